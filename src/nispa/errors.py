@@ -1,0 +1,62 @@
+"""Named errors. Each message names the value, the bound and the fix; none of them loses work."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NispaError(Exception):
+    """The root of every error that nispa raises on purpose."""
+
+
+class DivergedError(NispaError):
+    """Training produced a loss that is not a finite number."""
+
+
+class InputError(NispaError, ValueError):
+    """Something the caller passed cannot be used; nothing was started or written."""
+
+
+class ConfigError(InputError):
+    """A setting has the wrong type, lies out of range, or contradicts another one."""
+
+
+class UnknownNameError(InputError):
+    """A scenario, method, preset, data set or setting of that name does not exist."""
+
+
+class DataError(InputError):
+    """A data set is missing, damaged, or not what its name says."""
+
+
+class ScenarioError(InputError):
+    """The tasks asked for cannot be built, or the method cannot learn them."""
+
+
+class CapacityError(InputError):
+    """The network has too few outputs, or another shape than the images."""
+
+
+class DeviceError(InputError):
+    """The compute device asked for is not there."""
+
+
+class OutputError(InputError):
+    """The output folder cannot be used, or writing to it failed."""
+
+
+class FormatError(InputError):
+    """A record or a saved learner is damaged, or was written by another version."""
+
+
+class NotLearnedError(InputError):
+    """A prediction was asked for a task that has not been learned."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """An error that lists the ``known`` names of a ``kind`` and offers the nearest one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    guess = f"; did you mean '{near[0]}'?" if near else "."
+    return UnknownNameError(f"unknown {kind} '{name}'{guess} Known: {', '.join(names) or 'none'}")

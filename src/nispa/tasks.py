@@ -1,0 +1,214 @@
+"""What a method is given to learn: labelled images, cut into train, validation and test.
+
+Everything here is immutable. Images stay as stored (usually uint8) and are shared between tasks; a
+batch is gathered, scaled and turned into float32 when it is needed, without worker processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nispa.errors import FormatError, ScenarioError
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled images: rows of a shared pool of images, read batch by batch.
+
+    Attributes:
+        images: The pool, ``(pool, channels, height, width)``, uint8 or float32; never written to.
+        labels: Class of each sample as the network numbers its outputs, ``(samples,)`` int64.
+        rows: Where each sample lies in the pool, ``(samples,)`` int64; None means all, in order.
+        scale: Factor that brings a stored pixel into [0, 1] (1/255 for bytes).
+        pixel_order: For permuted tasks, which stored value each input takes,
+            ``(channels * height * width,)`` int64 over the flattened image; None keeps the order.
+        mean: Per-channel mean subtracted after scaling, or None.
+        std: Per-channel deviation divided by after that, or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor | None = None
+    scale: float = 1.0
+    pixel_order: Tensor | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.dim() != 4:
+            raise ScenarioError(
+                f"images of shape {tuple(self.images.shape)} must be (n, channels, height, width)"
+            )
+        rows = self.images.shape[0] if self.rows is None else self.rows.shape[0]
+        if self.labels.shape != (rows,):
+            raise ScenarioError(
+                f"{rows} images but labels of shape {tuple(self.labels.shape)}: one label per image"
+            )
+        if self.labels.dtype != torch.int64:
+            raise ScenarioError(f"labels of type {self.labels.dtype} must be {torch.int64}")
+        inputs = math.prod(self.shape)
+        if self.pixel_order is not None and self.pixel_order.shape != (inputs,):
+            raise ScenarioError(
+                f"pixel_order of shape {tuple(self.pixel_order.shape)} must name {inputs} inputs"
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.shape[0]:
+                raise ScenarioError(
+                    f"{name}={values} must have one value per channel ({self.shape[0]})"
+                )
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def subset(self, index: Tensor) -> Samples:
+        """The samples at ``index`` (``(n,)`` int64), sharing the pool of images."""
+        rows = index if self.rows is None else self.rows[index]
+        return replace(self, rows=rows, labels=self.labels[index])
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Images ``(n, channels, height, width)`` float32 and labels ``(n,)`` at ``index``."""
+        if self.rows is not None:
+            images = self.images.index_select(0, self.rows[index])
+        elif isinstance(index, slice):
+            images = self.images[index]
+        else:
+            images = self.images.index_select(0, index)
+        if self.pixel_order is not None:
+            images = images.flatten(1).index_select(1, self.pixel_order).view(-1, *self.shape)
+        pixels = images.to(torch.float32)
+        if self.scale != 1.0:
+            pixels = pixels * self.scale
+        if self.mean is not None:
+            pixels = pixels - pixels.new_tensor(self.mean).view(1, -1, 1, 1)
+        if self.std is not None:
+            pixels = pixels / pixels.new_tensor(self.std).view(1, -1, 1, 1)
+        return pixels, self.labels[index]
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples in order, ``size`` at a time (the last batch may be smaller)."""
+        for start in range(0, len(self), size):
+            yield self.batch(slice(start, start + size))
+
+    def to(self, device: torch.device) -> Samples:
+        """The same samples with their tensors on ``device``."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return replace(
+            self,
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            rows=move(self.rows),
+            pixel_order=move(self.pixel_order),
+        )
+
+
+def pack(samples: Samples, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Samples as tensors under ``prefix`` and JSON values, with the pool cut down to their rows."""
+    images = samples.images if samples.rows is None else samples.images[samples.rows]
+    tensors = {prefix + "images": images.cpu(), prefix + "labels": samples.labels.cpu()}
+    if samples.pixel_order is not None:
+        tensors[prefix + "pixel_order"] = samples.pixel_order.cpu()
+    return tensors, {"scale": samples.scale, "mean": samples.mean, "std": samples.std}
+
+
+def unpack(tensors: Mapping[str, Tensor], values: Any, prefix: str) -> Samples:
+    """What :func:`pack` packed.
+
+    Raises:
+        FormatError: Something is missing or does not fit.
+    """
+    try:
+        mean, std = (
+            None if values[name] is None else tuple(float(part) for part in values[name])
+            for name in ("mean", "std")
+        )
+        return Samples(
+            tensors[prefix + "images"],
+            tensors[prefix + "labels"],
+            scale=float(values["scale"]),
+            pixel_order=tensors.get(prefix + "pixel_order"),
+            mean=mean,
+            std=std,
+        )
+    except (KeyError, TypeError, ValueError, ScenarioError) as error:
+        raise FormatError(f"the saved samples '{prefix}' are damaged: {error}") from None
+
+
+@dataclass(frozen=True)
+class JoinedSamples:
+    """Several sets of samples read as one, part after part; images of all parts share one shape."""
+
+    parts: tuple[Samples, ...]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes of all samples, ``(samples,)`` int64."""
+        return torch.cat([part.labels for part in self.parts])
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images ``(n, channels, height, width)`` float32 and labels ``(n,)`` at ``index``."""
+        images = torch.empty((len(index), *self.parts[0].shape), device=index.device)
+        labels = torch.empty_like(index)
+        start = 0
+        for part in self.parts:
+            here = (index >= start) & (index < start + len(part))
+            images[here], labels[here] = part.batch(index[here] - start)
+            start += len(part)
+        return images, labels
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples in order, at most ``size`` at a time."""
+        for part in self.parts:
+            yield from part.batches(size)
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What names a task at prediction time: its place in the sequence and its classes."""
+
+    index: int
+    classes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a sequence.
+
+    Attributes:
+        index: Place in the sequence, from 0.
+        name: Short label for tables and pictures, such as ``"0-1"`` or ``"fashion-mnist"``.
+        classes: The outputs of the network that this task uses, in rising order.
+        train: What is learned from.
+        validation: What decides when to stop and which epoch to keep; may be empty only where a
+            method says so.
+        test: What is reported; never seen while learning.
+    """
+
+    index: int
+    name: str
+    classes: tuple[int, ...]
+    train: Samples
+    validation: Samples
+    test: Samples
+
+    @property
+    def info(self) -> TaskInfo:
+        """The task without its data."""
+        return TaskInfo(self.index, self.classes)
