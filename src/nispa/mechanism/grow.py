@@ -1,0 +1,158 @@
+"""Where new connections come from, and what value they start with.
+
+A growth rule says from which source units a layer's share of new connections should leave; what a
+rule cannot place is placed at random from any unit. New connections only ever enter plastic units.
+
+| rule | published name | sources |
+|---|---|---|
+| ``full`` | ``full_random`` | any unit |
+| ``from_stable`` | ``forwardT_random`` | stable and candidate units, then any |
+| ``from_plastic`` | ``flow_random`` | plastic units, then any |
+| ``progressive`` | ``progressive_rewiring`` | stable: 1 falling to 1/2 with depth; rest plastic |
+
+To add a rule, write a function from depth to wishes and enter it into ``GROWTH_RULES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nispa.errors import unknown_name
+from nispa.topology import ConnectionLayer, source_columns
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A share of a layer's new connections, and the source units they should leave."""
+
+    share: float
+    sources: Literal["any", "stable", "plastic"]
+
+
+GrowthRule = Callable[[float], tuple[Wish, ...]]
+"""From a layer's depth (0 for the first layer, 1 for the last) to wishes, served in order."""
+
+
+def _full(depth: float) -> tuple[Wish, ...]:
+    del depth
+    return (Wish(1.0, "any"),)
+
+
+def _from_stable(depth: float) -> tuple[Wish, ...]:
+    del depth
+    return (Wish(1.0, "stable"),)
+
+
+def _from_plastic(depth: float) -> tuple[Wish, ...]:
+    del depth
+    return (Wish(1.0, "plastic"),)
+
+
+def _progressive(depth: float) -> tuple[Wish, ...]:
+    stable = 1.0 - 0.5 * depth
+    return (Wish(stable, "stable"), Wish(1.0 - stable, "plastic"))
+
+
+GROWTH_RULES: dict[str, GrowthRule] = {
+    "full": _full,
+    "from_stable": _from_stable,
+    "from_plastic": _from_plastic,
+    "progressive": _progressive,
+}
+
+PUBLISHED_NAMES = {
+    "full_random": "full",
+    "forwardT_random": "from_stable",
+    "flow_random": "from_plastic",
+    "progressive_rewiring": "progressive",
+}
+
+
+def growth_rule(name: str) -> GrowthRule:
+    """The rule called ``name``, or by its published name."""
+    name = PUBLISHED_NAMES.get(name, name)
+    if name not in GROWTH_RULES:
+        raise unknown_name("growth rule", name, [*GROWTH_RULES, *PUBLISHED_NAMES])
+    return GROWTH_RULES[name]
+
+
+def choose(allowed: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """At most ``count`` True positions of ``allowed``, uniformly at random, without repetition.
+
+    Returns:
+        Flat positions, ``(min(count, allowed.sum()),)`` int64, in random order.
+    """
+    positions = allowed.flatten().nonzero().squeeze(1)
+    return positions[torch.randperm(len(positions), generator=generator)[:count]]
+
+
+def grow(
+    layer: ConnectionLayer,
+    pattern: Tensor,
+    kept_sources: Tensor,
+    kept_targets: Tensor,
+    count: int,
+    wishes: tuple[Wish, ...],
+    generator: torch.Generator,
+) -> Tensor:
+    """Picks ``count`` absent connections into plastic units to become live.
+
+    Args:
+        layer: The layer to grow in.
+        pattern: Its live connections, ``(target, source * block)`` bool.
+        kept_sources: Stable and candidate units of the source group, ``(source,)`` bool.
+        kept_targets: The same of the target group, ``(target,)`` bool.
+        count: How many to grow.
+        wishes: From where, in order; the remainder leaves any unit.
+        generator: Source of randomness.
+
+    Returns:
+        Flat positions, ``(grown,)`` int64; fewer than ``count`` when no more are absent.
+    """
+    if count == 0:
+        return torch.zeros(0, dtype=torch.int64)
+    absent = ~pattern & ~kept_targets.unsqueeze(1)
+    leaving = source_columns(layer, kept_sources)
+    columns = {"any": torch.ones_like(leaving), "stable": leaving, "plastic": ~leaving}
+    grown: list[Tensor] = []
+    left = count
+    for wish in (*wishes, Wish(1.0, "any")):
+        wanted = min(left, round(wish.share * count))
+        if wanted == 0:
+            continue
+        picked = choose(absent & columns[wish.sources].unsqueeze(0), wanted, generator)
+        absent.view(-1)[picked] = False
+        grown.append(picked)
+        left -= len(picked)
+    return torch.cat(grown)
+
+
+def growth_values(init: str, live_values: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Starting values of ``count`` new connections.
+
+    Args:
+        init: ``normal`` (mean and deviation of the layer's live weights), ``uniform`` (between the
+            smallest and the largest of them) or ``zero``.
+        live_values: The layer's live weights, ``(live, *kernel)``, which zeros do not count among.
+        count: How many connections are new.
+        generator: Source of randomness.
+
+    Returns:
+        ``(count, *kernel)`` float32.
+    """
+    shape = (count, *live_values.shape[1:])
+    weights = live_values[live_values != 0]
+    if init == "zero" or len(weights) == 0:
+        return torch.zeros(shape)
+    if init == "normal":
+        mean, std = weights.mean(), weights.std(correction=0)
+        return mean + std * torch.randn(shape, generator=generator)
+    if init == "uniform":
+        low, high = weights.min(), weights.max()
+        return low + (high - low) * torch.rand(shape, generator=generator)
+    raise unknown_name("growth init", init, ["normal", "uniform", "zero"])

@@ -1,0 +1,135 @@
+"""Rewiring: drop what plastic units tell kept ones, revive silent units, grow as much elsewhere.
+
+Gurbuz and Dovrolis 2022 (arXiv 2206.09117), section 3. Kept units are the stable ones and the
+candidates of the task being learned. Layer by layer:
+
+1. every live connection from a plastic into a kept unit is dropped;
+2. a plastic unit that no longer feeds anything gets one connection into a plastic unit, while the
+   count of dropped connections lasts;
+3. the rest of the count grows at random among the absent connections into plastic units.
+
+So the number of live connections stays what it was, unless nothing absent is left to grow; what
+could not be placed is returned, to be reported and carried over to the next rewiring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nispa.mechanism.grow import GrowthRule, grow
+from nispa.mechanism.select import without_outgoing
+from nispa.topology import Patterns, Topology, UnitSets, complement, live_between
+
+
+@dataclass(frozen=True)
+class Rewiring:
+    """What a rewiring does to one layer.
+
+    Attributes:
+        pattern: The new pattern, ``(target, source * block)`` bool.
+        revived: Flat positions of connections that give a silent unit an outlet, int64.
+        grown: Flat positions of the other new connections, int64.
+        dropped: Number of connections dropped.
+        ungrown: Number of connections owed (dropped or carried over) that found no place.
+    """
+
+    pattern: Tensor
+    revived: Tensor
+    grown: Tensor
+    dropped: int
+    ungrown: int
+
+
+def rewire(
+    topology: Topology,
+    patterns: Patterns,
+    kept: UnitSets,
+    rule: GrowthRule,
+    *,
+    owed: Mapping[str, int] | None = None,
+    generator: torch.Generator,
+) -> dict[str, Rewiring]:
+    """One rewiring of the whole network.
+
+    Args:
+        topology: The network's structure.
+        patterns: Live connections per layer, ``(target, source * block)`` bool; not written to.
+        kept: Stable and candidate units per group, ``(units,)`` bool, inputs and the outputs of the
+            classes seen included.
+        rule: Where new connections should come from.
+        owed: Connections per layer that an earlier rewiring could not place.
+        generator: Source of randomness.
+
+    Returns:
+        What happens to each layer, by name. Afterwards no live connection runs from a plastic into
+        a kept unit.
+    """
+    plastic = complement(kept)
+    drops = live_between(topology, patterns, plastic, kept)
+    after = {name: patterns[name] & ~drops[name] for name in drops}
+    dropped = {name: int(drop.sum()) for name, drop in drops.items()}
+    count = {name: number + (owed or {}).get(name, 0) for name, number in dropped.items()}
+
+    revived = _revive(topology, after, plastic, count, generator)
+    for name, positions in revived.items():
+        after[name].view(-1)[positions] = True
+
+    changes = {}
+    for place, layer in enumerate(topology.layers):
+        depth = place / max(1, len(topology.layers) - 1)
+        left = count[layer.name] - len(revived[layer.name])
+        grown = grow(
+            layer,
+            after[layer.name],
+            kept[layer.source],
+            kept[layer.target],
+            left,
+            rule(depth),
+            generator,
+        )
+        after[layer.name].view(-1)[grown] = True
+        changes[layer.name] = Rewiring(
+            pattern=after[layer.name],
+            revived=revived[layer.name],
+            grown=grown,
+            dropped=dropped[layer.name],
+            ungrown=left - len(grown),
+        )
+    return changes
+
+
+def _revive(
+    topology: Topology,
+    patterns: Patterns,
+    plastic: UnitSets,
+    count: Mapping[str, int],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """One new outgoing connection for each plastic unit that has none, as far as counts allow."""
+    left = dict(count)
+    positions: dict[str, list[int]] = {layer.name: [] for layer in topology.layers}
+    for group, silent in without_outgoing(topology, patterns, plastic).items():
+        outlets = [
+            (layer, plastic[layer.target].nonzero().squeeze(1))
+            for layer in topology.readers(group)
+            if plastic[layer.target].any()
+        ]
+        for unit in silent.nonzero().squeeze(1).tolist():
+            open_outlets = [outlet for outlet in outlets if left[outlet[0].name] > 0]
+            if not open_outlets:
+                break
+            layer, targets = open_outlets[_draw(len(open_outlets), generator)]
+            target = int(targets[_draw(len(targets), generator)])
+            column = unit * layer.block + _draw(layer.block, generator)
+            width = topology.group(layer.source).size * layer.block
+            positions[layer.name].append(target * width + column)
+            left[layer.name] -= 1
+    return {name: torch.tensor(flat, dtype=torch.int64) for name, flat in positions.items()}
+
+
+def _draw(below: int, generator: torch.Generator) -> int:
+    return int(torch.randint(below, (), generator=generator))

@@ -1,0 +1,95 @@
+"""Which units to keep for the task being learned.
+
+Candidates of a group are its most active units, in falling order, until they hold the share tau
+of the group's total activation. Published candidates may include units that nothing stable feeds;
+such a unit loses all its inputs in the drop that follows and carries nothing. :func:`supported`
+finds the ones that are really fed, so that the others can stay plastic. A unit that is already
+stable is never demoted: that would break what earlier tasks rely on.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nispa.topology import Patterns, Topology, UnitSets, column_units, source_columns
+
+
+def most_active(activity: Tensor, tau: float) -> Tensor:
+    """The fewest most active units that hold at least the share ``tau`` of all activity.
+
+    Args:
+        activity: Total activation per unit, ``(units,)``, none negative.
+        tau: Share in [0, 1].
+
+    Returns:
+        ``(units,)`` bool. Ties go to the lower index. A silent unit is never picked, so a group
+        without any activity gives none.
+    """
+    order = torch.argsort(activity, descending=True, stable=True)
+    running = activity[order].cumsum(0)
+    wanted = tau * running[-1]
+    before = running - activity[order]
+    picked = (before < wanted) & (activity[order] > 0)
+    chosen = torch.zeros_like(activity, dtype=torch.bool)
+    chosen[order] = picked
+    return chosen
+
+
+def select_candidates(
+    topology: Topology, activity: UnitSets, stable: UnitSets, tau: float
+) -> dict[str, Tensor]:
+    """Candidates per hidden group (and no others), stable units included.
+
+    Args:
+        topology: The network's structure.
+        activity: Total activation per hidden group, ``(units,)``.
+        stable: Units that are already stable, per group, ``(units,)`` bool.
+        tau: Share of each group's activation to capture.
+    """
+    candidates = {name: units.clone() for name, units in stable.items()}
+    for group in topology.hidden:
+        candidates[group.name] |= most_active(activity[group.name], tau)
+    return candidates
+
+
+def supported(
+    topology: Topology, patterns: Patterns, stable: UnitSets, candidates: UnitSets
+) -> dict[str, Tensor]:
+    """The candidates that a chain of live connections through candidates joins to a stable unit.
+
+    The chain starts at stable units (inputs among them). Growing the supported set until it no
+    longer changes is the walk forward through the layers, and holds for groups that feed themselves
+    through a residual sum, too: a ring of candidates that only feed each other is not supported.
+    Outputs are kept as they are: which outputs a task has is not a matter of activity.
+
+    Returns:
+        Units per group, ``(units,)`` bool: stable ones and supported candidates.
+    """
+    kept = {name: units.clone() for name, units in stable.items()}
+    output = topology.output.name
+    kept[output] = candidates[output].clone()
+    changed = True
+    while changed:
+        changed = False
+        for layer in topology.layers:
+            if layer.target == output:
+                continue
+            columns = source_columns(layer, kept[layer.source])
+            fed = (patterns[layer.name] & columns.unsqueeze(0)).any(dim=1)
+            grown = kept[layer.target] | (candidates[layer.target] & fed)
+            if not torch.equal(grown, kept[layer.target]):
+                kept[layer.target] = grown
+                changed = True
+    return kept
+
+
+def without_outgoing(topology: Topology, patterns: Patterns, units: UnitSets) -> dict[str, Tensor]:
+    """The ``units`` of hidden groups from which no live connection leaves."""
+    silent = {}
+    for group in topology.hidden:
+        busy = torch.zeros(group.size, dtype=torch.bool)
+        for layer in topology.readers(group.name):
+            busy |= column_units(layer, patterns[layer.name].any(dim=0))
+        silent[group.name] = units[group.name] & ~busy
+    return silent

@@ -1,0 +1,302 @@
+"""Networks of sparse layers: the MLP and the ConvNet of the paper, with every size a parameter.
+
+A network is any module built of sparse layers, together with its topology. :class:`Units` marks
+where in the forward pass the activations of a unit group can be read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nispa.config import setting, settings
+from nispa.errors import ConfigError
+from nispa.initialise import (
+    FanCount,
+    FanMode,
+    kaiming_values,
+    layer_densities,
+    random_pattern,
+    uniform_bias,
+)
+from nispa.layers import SparseConv2d, SparseLayer, SparseLinear
+from nispa.seeding import stream
+from nispa.topology import ConnectionLayer, Topology, UnitGroup
+
+MAX_UNITS = 1_000_000
+MAX_POSITIONS = 2**28  # of one layer: drawing its first pattern takes 8 bytes for each
+
+
+@settings
+class NetworkConfig:
+    """The network: its shape, how sparse it is, and how it starts."""
+
+    architecture: Literal["mlp", "convnet"] = setting("mlp", "fully connected, or convolutional")
+    hidden: tuple[int, ...] = setting(
+        (400, 400, 400), "units of each hidden Linear layer (of the MLP)"
+    )
+    channels: tuple[int, ...] = setting(
+        (64, 64, 128, 128), "channels of each convolution (of the ConvNet)"
+    )
+    kernel_size: int = setting(3, "side of a convolution's kernel, in pixels", ge=1, le=15)
+    pool_every: int = setting(2, "a 2x2 max-pool follows every so many convolutions", ge=1)
+    fc: tuple[int, ...] = setting((1024,), "units of each Linear layer after the convolutions")
+    density: float = setting(
+        0.2, "share of live connections", gt=0, le=1, hint="for 90 % sparsity pass 0.1"
+    )
+    distribution: Literal["uniform", "erk"] = setting(
+        "uniform", "the same density in every layer, or Erdos-Renyi-Kernel"
+    )
+    mask: Literal["exact", "bernoulli"] = setting(
+        "exact", "exactly the density's count of connections, or each by chance (published)"
+    )
+    fan: Literal["live", "positions"] = setting(
+        "live", "Kaiming fan over live connections, or over all positions (published)"
+    )
+    gain: float = setting(1.0, "factor on the Kaiming deviation of first values", gt=0, le=100)
+    init: Literal["fan_in", "fan_out"] = setting(
+        "fan_in", "Kaiming-normal mode of the first values"
+    )
+    bias: Literal["zero", "uniform"] = setting(
+        "zero", "first biases: zero, or as PyTorch makes them"
+    )
+
+    def __post_init__(self) -> None:
+        for name, sizes in (("hidden", self.hidden), ("channels", self.channels), ("fc", self.fc)):
+            if any(not 1 <= size <= MAX_UNITS for size in sizes):
+                shown = ",".join(map(str, sizes))
+                raise ValueError(f"{name}={shown} must all be whole numbers in [1, {MAX_UNITS}]")
+        if self.architecture == "mlp" and not self.hidden:
+            raise ValueError("hidden must name at least one layer, such as 400,400,400")
+        if self.architecture == "convnet" and not self.channels:
+            raise ValueError("channels must name at least one layer, such as 64,64,128,128")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={self.kernel_size} must be odd, so that sizes are kept")
+
+
+class Units(nn.Module):
+    """Marks the place where the activations of a unit group are final; changes nothing."""
+
+    def __init__(self, group: str) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns ``x``, ``(batch, units)`` or ``(batch, units, height, width)``."""
+        return x
+
+
+class SparseNetwork(nn.Module):
+    """A module of sparse layers, its topology, and a way to watch its units.
+
+    Attributes:
+        topology: Groups and layers.
+        layers: The sparse layers by name.
+        input_shape: Channels, height and width of an image.
+    """
+
+    def __init__(
+        self, body: nn.Module, topology: Topology, input_shape: tuple[int, int, int]
+    ) -> None:
+        """A network whose sparse layers and unit marks, found in ``body``, match ``topology``."""
+        super().__init__()
+        self.body = body
+        self.topology = topology
+        self.input_shape = input_shape
+        self.layers = {
+            module.spec.name: module for module in body.modules() if isinstance(module, SparseLayer)
+        }
+        marked = {module.group for module in body.modules() if isinstance(module, Units)}
+        assert set(self.layers) == {layer.name for layer in topology.layers}
+        assert marked == {group.name for group in topology.hidden}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of every output, ``(batch, channels, height, width)`` to ``(batch, outputs)``."""
+        logits: Tensor = self.body(images)
+        return logits
+
+    def observe(self, images: Tensor, measure: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Runs ``images`` through and measures each hidden group's activations, without gradients.
+
+        Args:
+            images: ``(batch, channels, height, width)``.
+            measure: From activations ``(batch, units)`` or ``(batch, units, height, width)`` to a
+                tensor; where a group is marked at several places, the measures are summed.
+        """
+        seen: dict[str, Tensor] = {}
+
+        def watch(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            assert isinstance(module, Units)
+            measured = measure(output)
+            seen[module.group] = seen[module.group] + measured if module.group in seen else measured
+
+        marks = [module for module in self.body.modules() if isinstance(module, Units)]
+        handles = [mark.register_forward_hook(watch) for mark in marks]
+        try:
+            with torch.no_grad():
+                self(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
+
+    def patterns(self) -> dict[str, Tensor]:
+        """The live connections of each layer, ``(target, source * block)`` bool."""
+        return {name: layer.pattern for name, layer in self.layers.items()}
+
+    def live_count(self) -> int:
+        """Number of live weights and of biases, as they are stored."""
+        return sum(
+            layer.live_count * layer.weights_each + layer.shape[0] for layer in self.layers.values()
+        )
+
+    def position_count(self) -> int:
+        """Number of weights and biases a dense network of this shape would have."""
+        return sum(
+            layer.position_count * layer.weights_each + layer.shape[0]
+            for layer in self.layers.values()
+        )
+
+
+def empty_network(
+    config: NetworkConfig, input_shape: tuple[int, int, int], outputs: int
+) -> SparseNetwork:
+    """The network that ``config`` describes, without any live connection: to load values into.
+
+    Args:
+        config: Its shape.
+        input_shape: Channels, height and width of an image.
+        outputs: Number of logits, one per class of all tasks.
+    """
+    make = {"mlp": _mlp, "convnet": _convnet}[config.architecture]
+    return make(config, input_shape, outputs)
+
+
+def build_network(
+    config: NetworkConfig, input_shape: tuple[int, int, int], outputs: int, *, seed: int
+) -> SparseNetwork:
+    """The network that ``config`` describes, with its first pattern and values drawn from ``seed``.
+
+    Args:
+        config: Its shape and sparsity. The first convolution is always dense.
+        input_shape: Channels, height and width of an image.
+        outputs: Number of logits, one per class of all tasks.
+        seed: Seed of the streams "pattern" and "initialisation".
+    """
+    network = empty_network(config, input_shape, outputs)
+    dense = frozenset({network.topology.layers[0].name} if config.architecture == "convnet" else ())
+    shares = layer_densities(network.topology, config.density, config.distribution, dense)
+    for name, layer in network.layers.items():
+        pattern = random_pattern(
+            layer.shape, shares[name], config.mask, stream(seed, "pattern", name)
+        )
+        values = kaiming_values(
+            layer.spec,
+            pattern,
+            config.init,
+            config.fan,
+            stream(seed, "initialisation", name),
+            config.gain,
+        )
+        layer.connect(pattern, values)
+        if config.bias == "uniform":
+            start = stream(seed, "initialisation", name, "bias")
+            with torch.no_grad():
+                layer.bias.copy_(uniform_bias(pattern, layer.weights_each, config.fan, start))
+    return network
+
+
+def restart_plastic(
+    network: SparseNetwork,
+    mode: FanMode,
+    fan: FanCount,
+    *,
+    seed: int,
+    task: int,
+    gain: float = 1.0,
+) -> None:
+    """Draws every plastic weight anew (Kaiming-normal) and sets every plastic bias to zero."""
+    for name, layer in network.layers.items():
+        start = stream(seed, "restart", task, name)
+        values = kaiming_values(layer.spec, layer.pattern, mode, fan, start, gain)
+        layer.restart_plastic(values, torch.zeros(layer.shape[0]))
+
+
+def _mlp(config: NetworkConfig, input_shape: tuple[int, int, int], outputs: int) -> SparseNetwork:
+    """Flatten, then Linear and ReLU for each hidden size, then the head."""
+    chain = _Chain(UnitGroup("input", math.prod(input_shape), "input"))
+    chain.modules.append(nn.Flatten())
+    for number, units in enumerate(config.hidden, start=1):
+        chain.linear(f"fc{number}", UnitGroup(f"fc{number}", units))
+    chain.linear("head", UnitGroup("output", outputs, "output"))
+    return chain.network(input_shape)
+
+
+def _convnet(
+    config: NetworkConfig, input_shape: tuple[int, int, int], outputs: int
+) -> SparseNetwork:
+    """Convolutions with a 2x2 max-pool after every ``pool_every``, Linear layers, then the head."""
+    channels, height, width = input_shape
+    chain = _Chain(UnitGroup("input", channels, "input"))
+    for number, size in enumerate(config.channels, start=1):
+        pool = number % config.pool_every == 0
+        if pool:
+            height, width = height // 2, width // 2
+        if height < 1 or width < 1:
+            raise ConfigError(
+                f"images of {input_shape[1]}x{input_shape[2]} pixels are too small for a max-pool "
+                f"after convolution {number}; pass fewer channels or a larger pool_every"
+            )
+        chain.conv(f"conv{number}", UnitGroup(f"conv{number}", size), config.kernel_size, pool)
+    chain.modules.append(nn.Flatten())
+    chain.block = height * width
+    for number, units in enumerate(config.fc, start=1):
+        chain.linear(f"fc{number}", UnitGroup(f"fc{number}", units))
+    chain.linear("head", UnitGroup("output", outputs, "output"))
+    return chain.network(input_shape)
+
+
+class _Chain:
+    """Collects modules, groups and layers of a network whose layers follow each other."""
+
+    def __init__(self, first: UnitGroup) -> None:
+        self.modules: list[nn.Module] = []
+        self.groups = [first]
+        self.layers: list[ConnectionLayer] = []
+        self.block = 1
+
+    def _join(self, name: str, target: UnitGroup, kernel: tuple[int, ...]) -> ConnectionLayer:
+        layer = ConnectionLayer(name, self.groups[-1].name, target.name, self.block, kernel)
+        self.groups.append(target)
+        self.layers.append(layer)
+        return layer
+
+    def linear(self, name: str, target: UnitGroup) -> None:
+        columns = self.groups[-1].size * self.block
+        layer = self._join(name, target, ())
+        self.block = 1
+        self.modules.append(SparseLinear(layer, (target.size, columns)))
+        if target.role == "hidden":
+            self.modules += [nn.ReLU(), Units(target.name)]
+
+    def conv(self, name: str, target: UnitGroup, side: int, pool: bool) -> None:
+        shape = (target.size, self.groups[-1].size)
+        layer = self._join(name, target, (side, side))
+        self.modules += [SparseConv2d(layer, shape, padding=side // 2), nn.ReLU()]
+        self.modules += [nn.MaxPool2d(2)] if pool else []
+        self.modules.append(Units(target.name))
+
+    def network(self, input_shape: tuple[int, int, int]) -> SparseNetwork:
+        topology = Topology(tuple(self.groups), tuple(self.layers))
+        for layer in self.layers:
+            rows, columns = topology.pattern_shape(layer)
+            if rows * columns > MAX_POSITIONS:
+                raise ConfigError(
+                    f"layer {layer.name} would join {columns:,} features to {rows:,} units, more "
+                    f"than {MAX_POSITIONS:,} positions; pass smaller layers"
+                )
+        return SparseNetwork(nn.Sequential(*self.modules), topology, input_shape)

@@ -1,0 +1,161 @@
+"""Which units a network has, which layers join them, and what that implies. No tensors of values.
+
+A *group* is a set of units that are stable or plastic one by one: the neurons of a Linear layer,
+the channels of a convolution, or several of these tied by a residual sum. A *connection layer*
+joins the units of one group to those of another; one connection is a scalar weight, or a whole
+k x k kernel.
+
+- Linear after a convolution: each channel became a ``block`` of features by flattening, so column
+  ``c * block + p`` of the layer's pattern belongs to unit ``c`` of the source group.
+- Several layers reading one group: they name the same ``source``.
+- A residual sum: every layer that adds into the stream names the same ``target``. A unit of the
+  stream is then one unit, whichever layer feeds it, and the group may feed itself through a block.
+
+A *pattern* is a boolean ``(target units, source units * block)`` matrix, True where a connection is
+live. Patterns and the sets of stable units are kept elsewhere; the functions here only relate them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nispa.errors import ConfigError
+
+Role = Literal["input", "hidden", "output"]
+Patterns = Mapping[str, Tensor]
+UnitSets = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class UnitGroup:
+    """A named set of units: ``input``, ``hidden`` or ``output``."""
+
+    name: str
+    size: int
+    role: Role = "hidden"
+
+
+@dataclass(frozen=True)
+class ConnectionLayer:
+    """A layer of connections from the units of ``source`` into those of ``target``.
+
+    Attributes:
+        name: The layer's name, as the network calls it.
+        source: Group the connections leave.
+        target: Group they enter.
+        block: Features per source unit (1 unless a flatten stands between).
+        kernel: Weights of one connection, such as ``(3, 3)``; empty for a scalar.
+    """
+
+    name: str
+    source: str
+    target: str
+    block: int = 1
+    kernel: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Groups and connection layers, both listed in the order in which a forward pass meets them."""
+
+    groups: tuple[UnitGroup, ...]
+    layers: tuple[ConnectionLayer, ...]
+
+    def __post_init__(self) -> None:
+        names = [group.name for group in self.groups]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"unit groups {names} must have different names")
+        layers = [layer.name for layer in self.layers]
+        if len(set(layers)) != len(layers):
+            raise ConfigError(f"layers {layers} must have different names")
+        for layer in self.layers:
+            for end in (layer.source, layer.target):
+                if end not in names:
+                    raise ConfigError(f"layer {layer.name} joins '{end}', not one of {names}")
+            if self.group(layer.target).role == "input":
+                raise ConfigError(f"layer {layer.name} must not feed the input '{layer.target}'")
+            if self.group(layer.source).role == "output":
+                raise ConfigError(f"layer {layer.name} must not read the output '{layer.source}'")
+
+    def group(self, name: str) -> UnitGroup:
+        """The group called ``name``."""
+        return next(group for group in self.groups if group.name == name)
+
+    def layer(self, name: str) -> ConnectionLayer:
+        """The layer called ``name``."""
+        return next(layer for layer in self.layers if layer.name == name)
+
+    @property
+    def hidden(self) -> tuple[UnitGroup, ...]:
+        """The groups whose units become stable by selection."""
+        return tuple(group for group in self.groups if group.role == "hidden")
+
+    @property
+    def output(self) -> UnitGroup:
+        """The group of logits."""
+        return next(group for group in self.groups if group.role == "output")
+
+    def readers(self, group: str) -> tuple[ConnectionLayer, ...]:
+        """The layers that read a group."""
+        return tuple(layer for layer in self.layers if layer.source == group)
+
+    def feeders(self, group: str) -> tuple[ConnectionLayer, ...]:
+        """The layers that feed a group."""
+        return tuple(layer for layer in self.layers if layer.target == group)
+
+    def pattern_shape(self, layer: ConnectionLayer) -> tuple[int, int]:
+        """Rows (target units) and columns (source features) of a layer's pattern."""
+        return self.group(layer.target).size, self.group(layer.source).size * layer.block
+
+    def no_units(self) -> dict[str, Tensor]:
+        """A boolean vector per group: True for inputs, which never change, False elsewhere."""
+        return {
+            group.name: torch.full((group.size,), group.role == "input") for group in self.groups
+        }
+
+
+def source_columns(layer: ConnectionLayer, units: Tensor) -> Tensor:
+    """Units of the source group ``(units,)`` as columns of the pattern ``(units * block,)``."""
+    return units if layer.block == 1 else units.repeat_interleave(layer.block)
+
+
+def column_units(layer: ConnectionLayer, columns: Tensor) -> Tensor:
+    """Columns of a pattern ``(units * block,)`` as units: True where any column of a unit is."""
+    return columns if layer.block == 1 else columns.view(-1, layer.block).any(dim=1)
+
+
+def live_between(
+    topology: Topology, patterns: Patterns, sources: UnitSets, targets: UnitSets
+) -> dict[str, Tensor]:
+    """The live connections from units of ``sources`` into units of ``targets``, layer by layer.
+
+    Args:
+        topology: The network's structure.
+        patterns: Pattern of each layer, ``(target, source * block)`` bool.
+        sources: Units per group they may leave, ``(units,)`` bool.
+        targets: Units per group they may enter, ``(units,)`` bool.
+
+    Returns:
+        A boolean matrix per layer, of its pattern's shape.
+    """
+    return {
+        layer.name: patterns[layer.name]
+        & targets[layer.target].unsqueeze(1)
+        & source_columns(layer, sources[layer.source]).unsqueeze(0)
+        for layer in topology.layers
+    }
+
+
+def complement(units: UnitSets) -> dict[str, Tensor]:
+    """The units not in a set, group by group."""
+    return {name: ~members for name, members in units.items()}
+
+
+def union(first: UnitSets, second: UnitSets) -> dict[str, Tensor]:
+    """The units in either set, group by group."""
+    return {name: first[name] | second[name] for name in first}
