@@ -1,0 +1,1 @@
+"""Data sets and scenarios: get, verify and cut images into a sequence of tasks."""

@@ -1,0 +1,241 @@
+"""A data set in memory, and its identity: what exactly a number was measured on."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from nispa.errors import DataError
+from nispa.seeding import stream
+
+BYTE_SCALE = 1.0 / 255.0
+TEST_SHARE = 0.2
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(what, done, total)``; ``total`` is 0 where it is not known."""
+
+
+@dataclass(frozen=True)
+class DataIdentity:
+    """What a data set is, as a record keeps it.
+
+    Attributes:
+        name: Its name, such as ``"mnist"``; for a user's own data that of the file or folder.
+        canonical: True only where the content was proven to be the published one; None for data
+            of one's own, which has no published version.
+        sha256: Over the decoded arrays (see :func:`digest`), so the same content has the same value
+            whatever files it came in.
+        source: What it was read from, such as ``"IDX files"``.
+        note: How canonical content was proven, or how this content differs from it.
+    """
+
+    name: str
+    canonical: bool | None
+    sha256: str
+    source: str
+    note: str
+
+    def as_json(self) -> dict[str, str | bool | None]:
+        """The identity as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Labelled images, training and test, as stored: nothing is scaled before a batch needs it.
+
+    Attributes:
+        name: The name of the data set.
+        train_images: ``(n, channels, height, width)``, uint8 or float32.
+        train_labels: ``(n,)`` int64, from 0 to ``len(class_names) - 1``.
+        test_images: As ``train_images``.
+        test_labels: As ``train_labels``.
+        class_names: The name of each class, in the order of the labels.
+        scale: Factor that brings a stored pixel into [0, 1]; 1 for float images.
+        source: What it was read from.
+        canonical: Whether the content is proven to be the published one; None for own data.
+        note: How it was proven, or what differs.
+
+    Raises:
+        DataError: Images and labels do not fit together, or a label is not a class.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    class_names: tuple[str, ...]
+    scale: float
+    source: str
+    canonical: bool | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        check_pair(f"{self.name} (training)", self.train_images, self.train_labels)
+        check_pair(f"{self.name} (test)", self.test_images, self.test_labels)
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            raise DataError(
+                f"{self.name}: training images are {_size(self.train_images)} but test images "
+                f"{_size(self.test_images)}; all must share one shape"
+            )
+        if self.train_images.dtype != self.test_images.dtype:
+            raise DataError(
+                f"{self.name}: training images are {self.train_images.dtype} but test images "
+                f"{self.test_images.dtype}; all must share one type"
+            )
+        for labels in (self.train_labels, self.test_labels):
+            check_labels(self.name, labels, len(self.class_names))
+
+    @cached_property
+    def identity(self) -> DataIdentity:
+        """What the data set is, with the hash of its content."""
+        arrays = (self.train_images, self.train_labels, self.test_images, self.test_labels)
+        return DataIdentity(self.name, self.canonical, digest(*arrays), self.source, self.note)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        _, channels, height, width = self.train_images.shape
+        return channels, height, width
+
+
+def one_line(text: object) -> str:
+    """A text from outside, such as a library's error, in one line and not endlessly long."""
+    return " ".join(str(text).split())[:200] or type(text).__name__
+
+
+def _size(images: Tensor) -> str:
+    return "×".join(str(side) for side in images.shape[1:])
+
+
+def check_pair(name: str, images: Tensor, labels: Tensor) -> None:
+    """Images must be 4-dimensional and have one label each; there must be at least one.
+
+    Raises:
+        DataError: They are not.
+    """
+    if images.dim() != 4 or 0 in images.shape[1:]:
+        raise DataError(
+            f"{name}: images of shape {tuple(images.shape)} must be (n, channels, height, width)"
+        )
+    if labels.dim() != 1 or images.shape[0] != labels.shape[0]:
+        raise DataError(
+            f"{name}: {images.shape[0]} images but {labels.numel()} labels; each image needs one"
+        )
+    if not labels.numel():
+        raise DataError(f"{name}: there are no images")
+
+
+def check_labels(name: str, labels: Tensor, classes: int) -> None:
+    """Labels must lie between 0 and ``classes`` - 1.
+
+    Raises:
+        DataError: One does not; the message names it and its place.
+    """
+    wrong = torch.nonzero((labels < 0) | (labels >= classes)).flatten()
+    if wrong.numel():
+        place = int(wrong[0])
+        raise DataError(
+            f"{name}: label {int(labels[place])} of image {place} is outside its {classes} classes "
+            f"(0 to {classes - 1}); the file is damaged or belongs to another data set"
+        )
+
+
+def digest(*arrays: Tensor) -> str:
+    """SHA-256 over each array's type, shape and bytes (row by row, little-endian), in hex."""
+    total = hashlib.sha256()
+    for array in arrays:
+        values = array.contiguous().numpy()
+        values = values.astype(values.dtype.newbyteorder("<"), copy=False)
+        total.update(f"{values.dtype.name}{tuple(values.shape)}".encode())
+        total.update(values.data if values.size else b"")
+    return total.hexdigest()
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Class names in order: as numbers where all of them are whole numbers, else as texts."""
+    known = list(names)
+    if all(re.fullmatch("-?[0-9]+", name) for name in known):
+        return sorted(known, key=lambda name: (int(name), name))
+    return sorted(known)
+
+
+def share_of(share: float, count: int) -> int:
+    """The whole part of ``share * count``, with the share taken as the decimal that it prints as.
+
+    So 0.29 of 100 is 29, although ``0.29 * 100`` is 28.999… in binary.
+    """
+    return int(Fraction(str(share)) * count)
+
+
+def hold_out(
+    labels: Tensor, *, seed: int, name: str, class_names: tuple[str, ...]
+) -> tuple[Tensor, Tensor]:
+    """Which images to train on and which to test on: a fifth of each class, at random.
+
+    Args:
+        labels: Class of each image, ``(n,)`` int64.
+        seed: The split depends on nothing but this and the labels.
+        name: The data set's name, for the error.
+        class_names: Names of the classes, for the error.
+
+    Returns:
+        Rows of the training and of the test images, each in rising order.
+
+    Raises:
+        DataError: A class has a single image.
+    """
+    held = torch.zeros(labels.shape[0], dtype=torch.bool)
+    for label in sorted(set(labels.tolist())):
+        rows = torch.nonzero(labels == label).flatten()
+        if rows.numel() < 2:
+            known = one_line(class_names[label])
+            raise DataError(
+                f"{name}: class '{known}' has one image; to be split into training and test it "
+                "needs two (or give a test set)"
+            )
+        order = torch.randperm(rows.numel(), generator=stream(seed, "test split", label))
+        held[rows[order[: max(1, share_of(TEST_SHARE, rows.numel()))]]] = True
+    return torch.nonzero(~held).flatten(), torch.nonzero(held).flatten()
+
+
+def split_by_seed(
+    name: str,
+    images: Tensor,
+    labels: Tensor,
+    class_names: tuple[str, ...],
+    scale: float,
+    *,
+    seed: int,
+    source: str,
+    note: str = "",
+) -> ImageData:
+    """A data set without a test set of its own: a fifth of each class is held out by the seed."""
+    check_pair(name, images, labels)
+    check_labels(name, labels, len(class_names))
+    train, test = hold_out(labels, seed=seed, name=name, class_names=class_names)
+    how = f"no test set given: a fifth of each class was held out by seed {seed}"
+    return ImageData(
+        name=name,
+        train_images=images[train],
+        train_labels=labels[train],
+        test_images=images[test],
+        test_labels=labels[test],
+        class_names=class_names,
+        scale=scale,
+        source=source,
+        note=f"{note}; {how}" if note else how,
+    )

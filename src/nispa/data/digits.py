@@ -1,0 +1,42 @@
+"""The 1,797 real 8×8 digits that ship with scikit-learn (UCI "Optical Recognition of Digits")."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from nispa.data.dataset import ImageData, hold_out
+
+SPLIT_SEED = 0
+SHA256 = "3b7fa0174ec69290e6652ff16d235368ca5c634f32af01bb41243582e8208b80"
+"""Of the digits of scikit-learn 1.9 in the split made here."""
+
+
+def load_digits() -> ImageData:
+    """Digits as uint8 0 to 16, ``(n, 1, 8, 8)``; a fifth of each class is the test set.
+
+    The test set is the same for every seed of a run, so that results can be compared.
+    """
+    from sklearn import datasets  # here, since importing it takes a second
+
+    bunch = datasets.load_digits()
+    images = torch.from_numpy(np.asarray(bunch.images).astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(np.asarray(bunch.target).astype(np.int64))
+    names = tuple(str(digit) for digit in range(10))
+    train, test = hold_out(labels, seed=SPLIT_SEED, name="digits", class_names=names)
+    data = ImageData(
+        name="digits",
+        train_images=images[train],
+        train_labels=labels[train],
+        test_images=images[test],
+        test_labels=labels[test],
+        class_names=names,
+        scale=1.0 / 16.0,
+        source="scikit-learn",
+        note="the test set is a fixed fifth of each class: scikit-learn has no split",
+    )
+    if data.identity.sha256 == SHA256:
+        return replace(data, canonical=True)
+    return replace(data, note=f"not the digits of scikit-learn 1.9; {data.note}")

@@ -1,0 +1,67 @@
+"""EMNIST straight from its canonical archive ``gzip.zip``, without unpacking it to disk."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from nispa.data.dataset import one_line
+from nispa.data.idx import MOST_DEFLATE, read_idx_stream
+from nispa.errors import DataError
+
+
+def read_zip(path: Path, files: Sequence[str]) -> list[Tensor]:
+    """IDX members of a zip archive: images and labels in turn, uint8 as stored.
+
+    Args:
+        path: The archive.
+        files: Names of the members without folder and ``.gz``; images have ``idx3`` in theirs.
+
+    Raises:
+        DataError: The archive is damaged, or lacks a member.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {Path(info.filename).name: info for info in archive.infolist()}
+            found = []
+            for file in files:
+                info = members.get(f"{file}.gz") or members.get(file)
+                if info is None:
+                    raise DataError(f"{path}: holds no {file}.gz; it is not EMNIST's archive")
+                size = min(info.file_size, info.compress_size * MOST_DEFLATE)
+                with archive.open(info) as member:
+                    plain = io.BufferedReader(cast(Any, member))
+                    dims = 3 if "idx3" in file else 1
+                    found.append(read_idx_stream(plain, size, dims, f"{path}: {info.filename}"))
+            return found
+    except DataError:
+        raise
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        zlib.error,
+        struct.error,
+        OSError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise DataError(
+            f"{path}: damaged or truncated ({one_line(error)}); get the file again"
+        ) from None
+
+
+def stored_names(split: str) -> tuple[str, ...]:
+    """The four IDX files of an EMNIST split, such as ``"balanced"``."""
+    return tuple(
+        f"emnist-{split}-{part}-{kind}-ubyte"
+        for part in ("train", "test")
+        for kind in ("images-idx3", "labels-idx1")
+    )

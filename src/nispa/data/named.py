@@ -1,0 +1,280 @@
+"""The scenarios known by name, as data, and their options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from nispa.config import as_json, build, canonical_keys, describe, setting, settings
+from nispa.data.catalog import Remote
+from nispa.data.dataset import ImageData, Progress
+from nispa.data.permuted import permuted
+from nispa.data.scenarios import VALIDATION, Scenario, efmnist, split
+from nispa.data.sources import load
+from nispa.errors import ConfigError, unknown_name
+from nispa.seeding import MAX_SEED
+
+
+@settings
+class SplitOptions:
+    """The classes of one data set, cut into tasks."""
+
+    dataset: str | None = setting(None, "name of a data set, or path of a file or folder")
+    classes_per_task: int = setting(2, "classes of each task; the last may have fewer", ge=2)
+    tasks: str | None = setting(
+        None, "the classes of each task instead, such as [[0,1],[2,3,4]]", hint="write it as JSON"
+    )
+    class_order: Literal["natural", "seeded"] = setting(
+        "natural", "order of the classes: as numbered, or shuffled by the seed"
+    )
+    validation: float = setting(
+        VALIDATION, "share of each task's training images held out to validate on", ge=0, lt=1
+    )
+    normalise: bool = setting(
+        False, "subtract the mean of the training images and divide by their deviation"
+    )
+
+
+@settings
+class EfmnistOptions:
+    """EMNIST balanced in four tasks, then Fashion-MNIST."""
+
+    validation: float = setting(
+        VALIDATION, "share of each task's training images held out to validate on", ge=0, lt=1
+    )
+    normalise: bool = setting(
+        False, "subtract the mean of the training images and divide by their deviation"
+    )
+
+
+@settings
+class PermutedOptions:
+    """All classes in every task, with pixels in an order of its own."""
+
+    dataset: str | None = setting("mnist", "name of a data set, or path of a file or folder")
+    tasks: int = setting(
+        10, "number of tasks; the first keeps its pixels in place", ge=1, le=10_000
+    )
+    share: float = setting(1.0, "share of the pixels that every later task moves", ge=0, le=1)
+    shares: tuple[float, ...] | None = setting(
+        None, "that share for each task, the first included, instead of tasks and share"
+    )
+    shared_classes: bool = setting(
+        False, "one set of outputs for all tasks; otherwise each task has its own"
+    )
+    validation: float = setting(
+        VALIDATION, "share of each task's training images held out to validate on", ge=0, lt=1
+    )
+    normalise: bool = setting(
+        False, "subtract the mean of the training images and divide by their deviation"
+    )
+
+
+Options = SplitOptions | EfmnistOptions | PermutedOptions
+Load = Callable[[str], ImageData]
+
+
+@dataclass(frozen=True)
+class NamedScenario:
+    """A scenario known by name.
+
+    Attributes:
+        name: Its name.
+        doc: One line.
+        options: The settings class of its options.
+        defaults: Options that differ from the defaults of that class.
+    """
+
+    name: str
+    doc: str
+    options: type[Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _groups(*sizes: int) -> str:
+    first, groups = 0, []
+    for size in sizes:
+        groups.append(list(range(first, first + size)))
+        first += size
+    return json.dumps(groups)
+
+
+def _split(dataset: str, doc: str, **defaults: Any) -> NamedScenario:
+    return NamedScenario(f"split-{dataset}", doc, SplitOptions, {"dataset": dataset} | defaults)
+
+
+_FOUR_GROUPS = _groups(10, 13, 13, 11)
+_KNOWN = (
+    NamedScenario("split", "any data set (--dataset NAME or PATH), cut by classes", SplitOptions),
+    _split("digits", "8×8 digits of scikit-learn, 5 tasks of 2 classes"),
+    _split("mnist", "MNIST, 5 tasks of 2 classes"),
+    _split("fashion-mnist", "Fashion-MNIST, 5 tasks of 2 classes"),
+    _split("emnist-balanced", "EMNIST balanced, 10, 13, 13 and 11 classes", tasks=_FOUR_GROUPS),
+    _split("emnist-bymerge", "EMNIST by merge, 10, 13, 13 and 11 classes", tasks=_FOUR_GROUPS),
+    _split(
+        "emnist-byclass",
+        "EMNIST by class: digits, capitals, small letters",
+        tasks=_groups(10, 26, 26),
+    ),
+    _split("emnist-letters", "EMNIST letters, 13 tasks of 2 classes"),
+    _split("emnist-digits", "EMNIST digits, 5 tasks of 2 classes"),
+    _split("emnist-mnist", "EMNIST's version of MNIST, 5 tasks of 2 classes"),
+    _split("cifar10", "CIFAR-10, 5 tasks of 2 classes"),
+    _split("cifar100", "CIFAR-100, 20 tasks of 5 classes", classes_per_task=5),
+    NamedScenario("efmnist", "EMNIST balanced in 4 tasks, then Fashion-MNIST", EfmnistOptions),
+    NamedScenario(
+        "permuted-mnist", "MNIST, 10 tasks with all pixels in another order", PermutedOptions
+    ),
+    NamedScenario(
+        "partly-permuted-mnist",
+        "MNIST, 5 tasks that permute 0, 25, 50, 75 and 100 % of the pixels",
+        PermutedOptions,
+        {"shares": (0.0, 0.25, 0.5, 0.75, 1.0)},
+    ),
+)
+SCENARIOS: Mapping[str, NamedScenario] = {known.name: known for known in _KNOWN}
+
+
+def build_scenario(
+    name: str,
+    *,
+    seed: int,
+    folder: Path | None = None,
+    download: bool = True,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    remotes: Mapping[str, Sequence[Remote]] | None = None,
+) -> Scenario:
+    """A scenario by its name.
+
+    Args:
+        name: One of :data:`SCENARIOS`.
+        seed: Decides class order, validation images, permutations, and the test split of data that
+            has none.
+        folder: Where to look for the data sets; see :func:`nispa.data.sources.load`.
+        download: Whether to download what is not found.
+        options: Fields of the scenario's settings class; texts are converted.
+        progress: See :func:`nispa.data.sources.load`.
+        remotes: See :func:`nispa.data.sources.load`.
+
+    Returns:
+        The scenario; its ``settings`` hold this call's arguments, complete, and what they came to.
+
+    Raises:
+        UnknownNameError: No scenario, option or data set has that name.
+        ConfigError: An option has the wrong type or is out of range.
+        DataError: The data set is missing or damaged.
+        ScenarioError: The tasks asked for cannot be built from it.
+    """
+    if name not in SCENARIOS:
+        raise unknown_name("scenario", name, SCENARIOS)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed={seed} must be a whole number in [0, {MAX_SEED}]")
+    chosen = resolve_options(SCENARIOS[name], options or {})
+
+    def get(dataset: str) -> ImageData:
+        return load(
+            dataset,
+            folder=folder,
+            seed=seed,
+            download=download,
+            progress=progress,
+            remotes=remotes,
+        )
+
+    made = _build(name, chosen, seed, get)
+    call = {"scenario": name, "seed": seed, "options": as_json(chosen)}
+    return replace(made, settings=call | {"resolved": dict(made.settings)})
+
+
+def resolve_options(known: NamedScenario, given: Mapping[str, Any]) -> Options:
+    """The options of a scenario: what is given over its defaults.
+
+    Raises:
+        UnknownNameError: It has no such option.
+        ConfigError: A value is out of range, or two contradict each other.
+    """
+    values = canonical_keys(known.options, given)
+    defaults = dict(known.defaults)
+    if known.options is SplitOptions:
+        if values.get("tasks") is not None:
+            _refuse_beside("tasks", ("classes_per_task", "class_order"), values, known)
+            if not isinstance(values["tasks"], str):
+                values["tasks"] = json.dumps([list(group) for group in values["tasks"]])
+        if {"classes_per_task", "class_order", "dataset"} & set(values):
+            defaults.pop("tasks", None)
+    if known.options is PermutedOptions:
+        if values.get("shares") is not None:
+            _refuse_beside("shares", ("tasks", "share"), values, known)
+        if {"tasks", "share"} & set(values):
+            defaults.pop("shares", None)
+    chosen: Options = build(known.options, defaults | values)
+    return chosen
+
+
+def _refuse_beside(
+    name: str, others: Sequence[str], values: Mapping[str, Any], known: NamedScenario
+) -> None:
+    """Two options that say the same thing may not differ; a default beside it is harmless."""
+    usual = {each.name: each.default for each in describe(known.options)}
+    for other in others:
+        if other in values and str(values[other]) != str(usual[other]):
+            raise ConfigError(
+                f"{name} and {other}={values[other]} contradict each other; give one of them"
+            )
+
+
+def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
+    if isinstance(chosen, EfmnistOptions):
+        return efmnist(
+            get("emnist-balanced"),
+            get("fashion-mnist"),
+            seed=seed,
+            validation=chosen.validation,
+            normalise=chosen.normalise,
+        )
+    if chosen.dataset is None:
+        raise ConfigError(f"scenario {name} needs a data set: give --dataset NAME or PATH")
+    if isinstance(chosen, PermutedOptions):
+        return permuted(
+            get(chosen.dataset),
+            tasks=chosen.tasks,
+            share=chosen.share,
+            shares=chosen.shares,
+            shared_classes=chosen.shared_classes,
+            seed=seed,
+            validation=chosen.validation,
+            normalise=chosen.normalise,
+            name=name,
+        )
+    groups = None if chosen.tasks is None else parse_tasks(chosen.tasks)
+    return split(
+        get(chosen.dataset),
+        classes_per_task=chosen.classes_per_task,
+        tasks=groups,
+        class_order=chosen.class_order,
+        seed=seed,
+        validation=chosen.validation,
+        normalise=chosen.normalise,
+        name=name,
+    )
+
+
+def parse_tasks(text: str) -> list[list[int]]:
+    """Tasks written as JSON, such as ``[[0,1],[2,3,4]]``.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    try:
+        groups = json.loads(text)
+    except (ValueError, RecursionError):
+        groups = None
+    if not isinstance(groups, list) or not all(
+        isinstance(group, list) and all(type(label) is int for label in group) for group in groups
+    ):
+        raise ConfigError(f"tasks={text} must be lists of classes, such as [[0,1],[2,3,4]]")
+    return groups

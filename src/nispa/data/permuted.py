@@ -1,0 +1,109 @@
+"""Permuted images: the same classes in every task, with the pixels in another order (domain shift).
+
+Each task moves a share of the pixels: that many positions are drawn, and the pixels on them change
+places by a random permutation; no pixel is lost or doubled. A pixel's channels move together.
+
+Differences from the published code of NISPA: it draws positions with replacement, without a seed,
+and all its tasks end up with the last task's images. Here each task has a permutation of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nispa.data.dataset import ImageData, share_of
+from nispa.data.scenarios import VALIDATION, Scenario, make_task, preparation, select_classes
+from nispa.errors import ScenarioError
+from nispa.seeding import stream
+
+
+def pixel_order(shape: tuple[int, int, int], share: float, *, seed: int, task: int) -> Tensor:
+    """Which stored value each input takes: ``(channels * height * width,)`` int64.
+
+    Args:
+        shape: Channels, height and width.
+        share: Share of the pixels that change places, [0, 1]; rounded down to whole pixels.
+        seed: The seed of the scenario.
+        task: Each task has a permutation of its own.
+    """
+    channels, height, width = shape
+    count = height * width
+    generator = stream(seed, "pixel order", task)
+    moved = torch.randperm(count, generator=generator)[: share_of(share, count)]
+    order = torch.arange(count)
+    order[moved] = moved[torch.randperm(moved.numel(), generator=generator)]
+    planes = torch.arange(channels).unsqueeze(1) * count
+    return (planes + order).flatten()
+
+
+def permuted(
+    data: ImageData,
+    *,
+    tasks: int = 10,
+    share: float = 1.0,
+    shares: Sequence[float] | None = None,
+    shared_classes: bool = False,
+    seed: int = 0,
+    validation: float = VALIDATION,
+    normalise: bool = False,
+    name: str = "permuted",
+) -> Scenario:
+    """Every task has all classes and all images of ``data``, with pixels in an order of its own.
+
+    Args:
+        data: The data set.
+        tasks: Number of tasks; the first keeps its pixels in place.
+        share: Share of the pixels that every later task moves, [0, 1].
+        shares: That share for each task, the first included, instead of ``tasks`` and ``share``.
+        shared_classes: One set of outputs for all tasks; otherwise each task has its own.
+        seed: Decides the permutations and the validation images.
+        validation: Share of each task's training images that becomes validation, rounded down.
+        normalise: Subtract the mean and divide by the deviation of all training images.
+        name: The name of the scenario.
+
+    Raises:
+        ScenarioError: A share is outside [0, 1], or there are no tasks.
+    """
+    if shares is None:
+        if tasks < 1:
+            raise ScenarioError(f"tasks={tasks} must be at least 1")
+        shares = [0.0] + [share] * (tasks - 1)
+    if not shares:
+        raise ScenarioError("shares is empty; give one share for each task, such as 0,0.5,1")
+    for each in (share, *shares):
+        if not 0.0 <= each <= 1.0:
+            raise ScenarioError(f"share={each} must be in [0, 1]; 1 moves every pixel")
+    how = preparation(data, normalise)
+    classes = list(range(data.classes))
+    made = []
+    for index, each in enumerate(shares):
+        first = 0 if shared_classes else index * data.classes
+        outputs = [first + label for label in classes]
+        order = pixel_order(data.shape, each, seed=seed, task=index) if each else None
+        kept: dict[str, Any] = how | {"pixel_order": order}
+        train = select_classes(data.train_images, data.train_labels, classes, outputs, **kept)
+        test = select_classes(data.test_images, data.test_labels, classes, outputs, **kept)
+        label = f"{each:.0%} permuted" if each else "as it is"
+        made.append(make_task(index, label, outputs, train, test, seed=seed, validation=validation))
+    repeats = 1 if shared_classes else len(shares)
+    return Scenario(
+        name=name,
+        tasks=tuple(made),
+        outputs=data.classes * repeats,
+        input_shape=data.shape,
+        class_names=data.class_names * repeats,
+        identity=(data.identity,),
+        settings={
+            "kind": "permuted",
+            "dataset": data.name,
+            "shares": list(shares),
+            "shared_classes": shared_classes,
+            "seed": seed,
+            "validation": validation,
+            "normalise": normalise,
+        },
+    )

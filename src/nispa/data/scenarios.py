@@ -1,0 +1,336 @@
+"""Scenarios: immutable sequences of tasks, the same from the same seed on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nispa.data.dataset import DataIdentity, ImageData, share_of
+from nispa.errors import ScenarioError
+from nispa.seeding import stream
+from nispa.tasks import Samples, Task
+
+EFMNIST_GROUPS = (10, 13, 13, 11)
+VALIDATION = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Scenario:
+    """A sequence of tasks to learn one after another.
+
+    Attributes:
+        name: Its name, such as ``"split-digits"``.
+        tasks: The tasks in order.
+        outputs: Network outputs that all tasks together need.
+        input_shape: Channels, height and width of one image.
+        class_names: What each output stands for, in order.
+        identity: The data sets that the tasks were made of.
+        settings: JSON values that, with the same data, make the same scenario again.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    outputs: int
+    input_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    identity: tuple[DataIdentity, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+def make_task(
+    index: int,
+    name: str,
+    classes: Sequence[int],
+    train: Samples,
+    test: Samples,
+    *,
+    seed: int,
+    validation: float = VALIDATION,
+) -> Task:
+    """A task whose validation images are drawn once from its training images.
+
+    Args:
+        index: Place in the sequence, from 0; the draw depends on it and on ``seed`` alone.
+        name: Short label.
+        classes: The outputs that the task uses.
+        train: Training images, with labels among ``classes``.
+        test: Test images, with labels among ``classes``.
+        seed: The seed of the scenario.
+        validation: Share of the training images, [0, 1); rounded down. Zero means none.
+
+    Raises:
+        ScenarioError: The task has one class, a class without training images, or no validation or
+            test images.
+    """
+    if len(classes) < 2:
+        raise ScenarioError(
+            f"task {index} ({name}) has {len(classes)} class; a task needs at least 2"
+        )
+    if not 0.0 <= validation < 1.0:
+        raise ScenarioError(f"validation={validation} must be in [0, 1); 0.1 is usual")
+    for kind, samples in (("training", train), ("test", test)):
+        if not len(samples):
+            raise ScenarioError(f"task {index} ({name}) has no {kind} images")
+    counts = torch.bincount(train.labels, minlength=max(classes) + 1)
+    for output in classes:
+        if not counts[output]:
+            raise ScenarioError(
+                f"task {index} ({name}) has no training images for output {output}; leave that "
+                "class out or give images"
+            )
+    held = share_of(validation, len(train))
+    if validation and not held:
+        raise ScenarioError(
+            f"task {index} ({name}) has {len(train)} training images, so validation={validation} "
+            "leaves it no validation image; give more images, a larger share, or 0 for none"
+        )
+    order = torch.randperm(len(train), generator=stream(seed, "validation", index))
+    return Task(
+        index=index,
+        name=name,
+        classes=tuple(sorted(classes)),
+        train=train.subset(order[held:].sort().values),
+        validation=train.subset(order[:held].sort().values),
+        test=test,
+    )
+
+
+def select_classes(
+    images: Tensor, labels: Tensor, classes: Sequence[int], outputs: Sequence[int], **how: Any
+) -> Samples:
+    """The images of some classes, labelled with the network outputs of these classes.
+
+    Args:
+        images: The pool, ``(n, channels, height, width)``; shared, never copied.
+        labels: The class of each, ``(n,)`` int64.
+        classes: The classes to take.
+        outputs: The output of each of ``classes``.
+        how: Further fields of :class:`~nispa.tasks.Samples`, such as ``scale``.
+    """
+    table = torch.full((int(labels.max()) + 1 if labels.numel() else 1,), -1, dtype=torch.int64)
+    for label, output in zip(classes, outputs, strict=True):
+        if label < table.numel():
+            table[label] = output
+    numbers = table[labels]
+    rows = torch.nonzero(numbers >= 0).flatten()
+    return Samples(images=images, labels=numbers[rows], rows=rows, **how)
+
+
+def channel_statistics(images: Tensor, scale: float) -> dict[str, tuple[float, ...]]:
+    """Mean and deviation of each channel over scaled ``(n, channels, height, width)`` images.
+
+    A channel that is constant gets the deviation 1.
+    """
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for start in range(0, images.shape[0], 4096):
+        values = images[start : start + 4096].to(torch.float64) * scale
+        total += values.sum((0, 2, 3))
+        squares += values.square().sum((0, 2, 3))
+    count = images.numel() // images.shape[1]
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(0).sqrt()
+    std[std < 1e-12] = 1.0
+    return {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
+
+
+def preparation(data: ImageData, normalise: bool) -> dict[str, Any]:
+    """How the samples of a data set turn into network inputs: their scale, mean and deviation."""
+    how: dict[str, Any] = {"scale": data.scale}
+    return how | channel_statistics(data.train_images, data.scale) if normalise else how
+
+
+def group_classes(
+    count: int,
+    *,
+    classes_per_task: int,
+    class_order: Literal["natural", "seeded"] = "natural",
+    seed: int = 0,
+) -> list[list[int]]:
+    """Classes 0 to ``count`` - 1 in groups; the last group takes what remains.
+
+    Args:
+        count: Number of classes.
+        classes_per_task: Size of a group, at least 2.
+        class_order: ``natural`` keeps their order, ``seeded`` shuffles them by the seed.
+        seed: For ``seeded``.
+
+    Raises:
+        ScenarioError: A group would have a single class.
+    """
+    if classes_per_task < 2:
+        raise ScenarioError(f"classes_per_task={classes_per_task} must be at least 2")
+    if class_order not in ("natural", "seeded"):
+        raise ScenarioError(f"class_order={class_order} must be natural or seeded")
+    order = list(range(count))
+    if class_order == "seeded":
+        order = torch.randperm(count, generator=stream(seed, "class order")).tolist()
+    groups = [
+        order[start : start + classes_per_task] for start in range(0, count, classes_per_task)
+    ]
+    if groups and len(groups[-1]) < 2:
+        raise ScenarioError(
+            f"{count} classes with classes_per_task={classes_per_task} leave a last task of one "
+            "class; choose another number, or give the tasks themselves"
+        )
+    return groups
+
+
+def split(
+    data: ImageData,
+    *,
+    classes_per_task: int = 2,
+    tasks: Sequence[Sequence[int]] | None = None,
+    class_order: Literal["natural", "seeded"] = "natural",
+    seed: int = 0,
+    validation: float = VALIDATION,
+    normalise: bool = False,
+    name: str = "split",
+    task_names: Sequence[str] | None = None,
+) -> Scenario:
+    """Cuts the classes of one data set into tasks.
+
+    Outputs are numbered by rising class among the classes used: where all are used, output and
+    class are the same number; where ``tasks`` leaves some out, the remaining ones close ranks.
+
+    Args:
+        data: The data set.
+        classes_per_task: Classes of each task; the last may have fewer, but not one.
+        tasks: The classes of each task, instead; classes may be left out, none used twice.
+        class_order: ``natural``, or ``seeded`` to shuffle the classes; ignored with ``tasks``.
+        seed: Decides the class order and the validation images.
+        validation: Share of each task's training images that becomes validation, rounded down.
+        normalise: Subtract the mean and divide by the deviation of all training images.
+        name: The name of the scenario.
+        task_names: Labels of the tasks; by default their classes, such as ``"0-1"``.
+
+    Raises:
+        ScenarioError: A class is unknown or used twice, or a task has one class or no images.
+    """
+    if tasks is None:
+        groups = group_classes(
+            data.classes, classes_per_task=classes_per_task, class_order=class_order, seed=seed
+        )
+    else:
+        groups = [list(group) for group in tasks]
+    _check_groups(data, groups)
+    used = sorted(label for group in groups for label in group)
+    output_of = {label: output for output, label in enumerate(used)}
+    how = preparation(data, normalise)
+    made = []
+    for index, group in enumerate(groups):
+        outputs = [output_of[label] for label in group]
+        train = select_classes(data.train_images, data.train_labels, group, outputs, **how)
+        test = select_classes(data.test_images, data.test_labels, group, outputs, **how)
+        label = task_names[index] if task_names is not None else _task_name(group)
+        made.append(make_task(index, label, outputs, train, test, seed=seed, validation=validation))
+    return Scenario(
+        name=name,
+        tasks=tuple(made),
+        outputs=len(used),
+        input_shape=data.shape,
+        class_names=tuple(data.class_names[label] for label in used),
+        identity=(data.identity,),
+        settings={
+            "kind": "split",
+            "dataset": data.name,
+            "tasks": groups,
+            "seed": seed,
+            "validation": validation,
+            "normalise": normalise,
+        },
+    )
+
+
+def _task_name(group: Sequence[int]) -> str:
+    ordered = sorted(group)
+    if ordered == list(range(ordered[0], ordered[0] + len(ordered))):
+        return f"{ordered[0]}-{ordered[-1]}"
+    return ",".join(str(label) for label in ordered)
+
+
+def _check_groups(data: ImageData, groups: Sequence[Sequence[int]]) -> None:
+    if not groups:
+        raise ScenarioError("a scenario needs at least one task")
+    owner: dict[int, int] = {}
+    for index, group in enumerate(groups):
+        if len(group) < 2:
+            raise ScenarioError(
+                f"task {index} has {len(group)} class{'' if len(group) == 1 else 'es'}; a task "
+                "needs at least 2"
+            )
+        for label in group:
+            if not 0 <= label < data.classes:
+                raise ScenarioError(
+                    f"task {index}: class {label} is unknown; {data.name} has the classes 0 to "
+                    f"{data.classes - 1}"
+                )
+            if label in owner:
+                raise ScenarioError(
+                    f"class {label} is in task {owner[label]} and in task {index}; each class "
+                    "belongs to one task"
+                )
+            owner[label] = index
+
+
+def efmnist(
+    emnist: ImageData,
+    fashion: ImageData,
+    *,
+    seed: int = 0,
+    validation: float = VALIDATION,
+    normalise: bool = False,
+) -> Scenario:
+    """EFMNIST: classes 10, 13, 13, 11 of EMNIST balanced in label order, then Fashion-MNIST.
+
+    The outputs 0 to 46 are EMNIST's classes, 47 to 56 those of Fashion-MNIST.
+
+    Raises:
+        ScenarioError: A data set has another number of classes, or the images differ in shape.
+
+    Source: Gurbuz and Dovrolis, "NISPA", ICML 2022 (its first benchmark).
+    """
+    needed = sum(EFMNIST_GROUPS)
+    for data, classes in ((emnist, needed), (fashion, 10)):
+        if data.classes != classes:
+            raise ScenarioError(
+                f"efmnist needs {classes} classes, but {data.name} has {data.classes}"
+            )
+    if emnist.shape != fashion.shape:
+        raise ScenarioError(
+            f"efmnist: {emnist.name} has images of {emnist.shape} but {fashion.name} of "
+            f"{fashion.shape}; both must share one shape"
+        )
+    made = []
+    parts = [(emnist, size) for size in EFMNIST_GROUPS] + [(fashion, 10)]
+    first = 0
+    for index, (data, size) in enumerate(parts):
+        outputs = list(range(first, first + size))
+        group = outputs if data is emnist else list(range(10))
+        how = preparation(data, normalise)
+        train = select_classes(data.train_images, data.train_labels, group, outputs, **how)
+        test = select_classes(data.test_images, data.test_labels, group, outputs, **how)
+        label = f"emnist {_task_name(group)}" if data is emnist else "fashion-mnist"
+        made.append(make_task(index, label, outputs, train, test, seed=seed, validation=validation))
+        first += size
+    return Scenario(
+        name="efmnist",
+        tasks=tuple(made),
+        outputs=first,
+        input_shape=emnist.shape,
+        class_names=emnist.class_names + fashion.class_names,
+        identity=(emnist.identity, fashion.identity),
+        settings={
+            "kind": "efmnist",
+            "seed": seed,
+            "validation": validation,
+            "normalise": normalise,
+        },
+    )

@@ -1,0 +1,309 @@
+"""Where images come from: the folder that the user names, the cache, or a download."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nispa.data.catalog import CATALOG, MNIST_FILES, NAMES, OTHER_NAMES, Entry, Remote
+from nispa.data.cifar import read_cifar
+from nispa.data.dataset import BYTE_SCALE, ImageData, Progress
+from nispa.data.digits import load_digits
+from nispa.data.download import cache_folder, fetch
+from nispa.data.emnist import read_zip, stored_names
+from nispa.data.finding import (
+    CIFAR_FILES,
+    Found,
+    Listing,
+    check_folder,
+    find,
+    idx_files,
+    list_files,
+    parquet_files,
+)
+from nispa.data.folders import read_folder
+from nispa.data.idx import idx_md5, image_pair, read_four
+from nispa.data.npz import read_npz
+from nispa.data.parquet import read_parquet
+from nispa.errors import DataError, UnknownNameError, unknown_name
+
+LOOSE = "no checksum is published for this form"
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    folder: Path | None = None,
+    seed: int = 0,
+    download: bool = True,
+    progress: Progress | None = None,
+    remotes: Mapping[str, Sequence[Remote]] | None = None,
+) -> ImageData:
+    """A data set by its name, or from a file or folder of the user's own.
+
+    A named one is looked for in ``folder``, then in the cache, then downloaded. A text that is a
+    known name is never taken for a path: write ``./mnist`` (or pass a ``Path``) for a folder of
+    that name.
+
+    Args:
+        name_or_path: A name such as ``"mnist"``; or an ``.npz`` or ``.parquet`` file, a folder of
+            Parquet or IDX files, or a folder of class folders.
+        folder: Where to look for named data sets, three levels deep.
+        seed: Decides the test split of data that has none; named data sets do not depend on it.
+        download: Whether to download what is not found.
+        progress: Called as ``progress(what, done, total)`` while files come in or are decoded.
+        remotes: Addresses by data set, instead of the canonical ones.
+
+    Raises:
+        UnknownNameError: It is neither a known name nor a path that exists.
+        DataError: The data set is not found, damaged, or could not be downloaded.
+    """
+    if folder is not None:
+        check_folder(folder)
+    name = name_or_path if isinstance(name_or_path, str) else ""
+    if name == "digits":
+        return load_digits()
+    if name in CATALOG:
+        return _load_named(CATALOG[name], folder, download, progress, remotes)
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return load_path(path, seed=seed, progress=progress)
+    if not name or "/" in name or "\\" in name or path.suffix:
+        known = ", ".join(NAMES)
+        raise DataError(f"{path} does not exist; give a file, a folder, or one of {known}")
+    if name.lower() in OTHER_NAMES:
+        meant = OTHER_NAMES[name.lower()]
+        raise UnknownNameError(f"unknown data set '{name}'; did you mean '{meant}'?")
+    raise unknown_name("data set", name, NAMES)
+
+
+def _load_named(
+    entry: Entry,
+    folder: Path | None,
+    download: bool,
+    progress: Progress | None,
+    remotes: Mapping[str, Sequence[Remote]] | None,
+) -> ImageData:
+    cache = cache_folder() / entry.cache
+    for place in (folder, cache):
+        found = find(entry, list_files(place)) if place is not None and place.is_dir() else None
+        if found:
+            return read_found(entry, found, progress=progress)
+    looked = f"not found in {folder}" if folder else "no data folder was given"
+    if not download:
+        raise DataError(f"{entry.name}: {looked}; {how_to_get(entry)}")
+    wanted = remotes[entry.name] if remotes is not None else entry.remotes
+    try:
+        fetch(wanted, cache, progress=progress)
+    except DataError as error:
+        raise DataError(f"{entry.name}: {looked}, and {error}") from None
+    found = find(entry, list_files(cache))
+    if found is None:
+        raise DataError(f"{entry.name}: {cache} does not hold it after the download")
+    return read_found(entry, found, progress=progress)
+
+
+def how_to_get(entry: Entry) -> str:
+    """One line: which files to place in the data folder, and where they come from."""
+    files = ", ".join(remote.file for remote in entry.remotes)
+    source = entry.remotes[0].urls[0].rsplit("/", 1)[0]
+    inside = f"{entry.name}/ inside" if entry.layout == "mnist" else "or inside"
+    return f"place {files} (from {source}) in {inside} DIR and pass --data DIR"
+
+
+def read_found(entry: Entry, found: Found, *, progress: Progress | None = None) -> ImageData:
+    """Reads the files of a named data set, and says whether they are the canonical ones.
+
+    Raises:
+        DataError: A file is damaged, or does not hold what its name says.
+    """
+    proof = ""
+    if found.form == "parquet":
+        data = read_parquet(
+            found.files,
+            name=entry.name,
+            seed=0,
+            class_names=entry.class_names,
+            progress=progress,
+        )
+    else:
+        if found.form in ("idx", "zip"):
+            train, test, proof = _read_idx_form(entry, found)
+        else:
+            train, test, proof = _read_cifar_form(entry, found)
+        data = ImageData(entry.name, *train, *test, entry.class_names, BYTE_SCALE, found.source)
+    canonical, note = judge(entry, data, proof)
+    return replace(data, canonical=canonical, note="; ".join(filter(None, (data.note, note))))
+
+
+def _read_idx_form(
+    entry: Entry, found: Found
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], str]:
+    proof = ""
+    if found.form == "zip":
+        stored = read_zip(found.path, stored_names(entry.name.removeprefix("emnist-")))
+        if _file_md5(found.path) == entry.archives["gzip.zip"]:
+            proof = "MD5 of gzip.zip"
+    else:
+        stored = read_four(found.files)
+    turned = entry.layout == "emnist"
+    first = 1 if entry.name == "emnist-letters" else 0
+    train = image_pair(stored[0], stored[1], transposed=turned, first_label=first)
+    test = image_pair(stored[2], stored[3], transposed=turned, first_label=first)
+    return train, test, proof
+
+
+def _read_cifar_form(
+    entry: Entry, found: Found
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], str]:
+    names = CIFAR_FILES[entry.name]
+    binary = found.form == "binary"
+    files = [f"{name}.bin" for name in names] if binary else list(names)
+    parts, md5s = read_cifar(found.path, files, classes=len(entry.class_names), binary=binary)
+    proof = ""
+    if not binary and md5s == [entry.files[name] for name in names]:
+        proof = "MD5 of each file"
+    elif found.path.is_file() and _file_md5(found.path) == entry.archives.get(found.path.name):
+        proof = f"MD5 of {found.path.name}"
+    images = torch.cat([each for each, _ in parts[:-1]])
+    labels = torch.cat([each for _, each in parts[:-1]])
+    return (images, labels), parts[-1], proof
+
+
+def _file_md5(path: Path) -> str:
+    total = hashlib.md5(usedforsecurity=False)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                total.update(chunk)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return total.hexdigest()
+
+
+def judge(entry: Entry, data: ImageData, proof: str) -> tuple[bool, str]:
+    """Whether ``data`` is proven to be the canonical data set, and how, or what differs.
+
+    Args:
+        entry: What it should be.
+        data: What was read.
+        proof: A checksum of the files that matched, in words; empty if none did.
+    """
+    if proof:
+        return True, f"verified by {proof}"
+    differs = []
+    if data.shape != entry.shape:
+        differs.append(f"images of {data.shape} instead of {entry.shape}")
+    for labels, count, kind in (
+        (data.train_labels, entry.train, "training"),
+        (data.test_labels, entry.test, "test"),
+    ):
+        if len(labels) != count:
+            differs.append(f"{len(labels):,} instead of {count:,} {kind} images")
+    if differs:
+        return False, f"not the canonical data set: {', '.join(differs)}"
+    if entry.content_md5 and data.train_images.dtype == torch.uint8:
+        arrays = (
+            data.train_images[:, 0],
+            data.train_labels,
+            data.test_images[:, 0],
+            data.test_labels,
+        )
+        kinds = ("training images", "training labels", "test images", "test labels")
+        wrong = [
+            kind
+            for kind, array, md5 in zip(kinds, arrays, entry.content_md5, strict=True)
+            if idx_md5(array) != md5
+        ]
+        if not wrong:
+            return True, "verified by MD5 of its content"
+        return False, f"not the canonical data set: other {', '.join(wrong)}"
+    if "lossy" in data.note:
+        return False, "not the canonical pixels"
+    return False, f"not verified: as many images as the canonical data set, but {LOOSE}"
+
+
+def load_path(path: Path, *, seed: int, progress: Progress | None = None) -> ImageData:
+    """A user's own data set from a file or folder; see :func:`load`.
+
+    Raises:
+        DataError: It holds no data set in a known form, or a damaged one.
+    """
+    if path.is_file():
+        if path.suffix == ".npz":
+            return read_npz(path, seed=seed)
+        if path.suffix == ".parquet":
+            return read_parquet([path], name=path.stem, seed=seed, progress=progress)
+        raise DataError(f"{path}: unknown kind of file; give an .npz or .parquet file, or a folder")
+    check_folder(path)
+    listing = list_files(path)
+    name = path.resolve().name
+    for folder in (path, path / "data"):
+        files = parquet_files(folder, listing)
+        if files:
+            return read_parquet(files, name=name, seed=seed, progress=progress)
+    idx = [file for file in idx_files(path, listing.get(path, ()), MNIST_FILES) if file is not None]
+    if idx:
+        return _read_own_idx(path, idx, name)
+    return read_folder(path, seed=seed, progress=progress)
+
+
+def _read_own_idx(path: Path, files: Sequence[Path], name: str) -> ImageData:
+    """A user's own data in MNIST's four files."""
+    if len(files) < len(MNIST_FILES):
+        raise DataError(f"{path}: needs the four files {', '.join(MNIST_FILES)} (or .gz)")
+    values = read_four(files)
+    train, test = image_pair(values[0], values[1]), image_pair(values[2], values[3])
+    classes = int(train[1].max()) + 1
+    names = tuple(str(label) for label in range(classes))
+    return ImageData(name, *train, *test, names, BYTE_SCALE, "IDX files")
+
+
+@dataclass(frozen=True)
+class Availability:
+    """What is known of a named data set without reading it.
+
+    Attributes:
+        name: Its name.
+        found: Whether its files are there.
+        where: Where they are, or what is wrong with them.
+        how: How to get it, where it is not there.
+    """
+
+    name: str
+    found: bool
+    where: str
+    how: str = ""
+
+
+def available(folder: Path | None = None) -> list[Availability]:
+    """Which named data sets lie in ``folder`` or in the cache; reads hardly anything.
+
+    Raises:
+        DataError: ``folder`` is missing or cannot be read.
+    """
+    if folder is not None:
+        check_folder(folder)
+    listings = {"data folder": list_files(folder)} if folder is not None else {}
+    result = [Availability("digits", True, "ships with scikit-learn")]
+    for entry in CATALOG.values():
+        cache = cache_folder() / entry.cache
+        places = listings | ({"cache": list_files(cache)} if cache.is_dir() else {})
+        result.append(_availability(entry, places.values()))
+    return result
+
+
+def _availability(entry: Entry, listings: Iterable[Listing]) -> Availability:
+    for listing in listings:
+        try:
+            found = find(entry, listing)
+        except DataError as error:
+            return Availability(entry.name, False, str(error), how_to_get(entry))
+        if found:
+            return Availability(entry.name, True, f"{found.source} in {found.path}")
+    return Availability(entry.name, False, "not found", how_to_get(entry))

@@ -1,0 +1,348 @@
+"""The contract that every method keeps: learn one task at a time, predict, give its state.
+
+``learn`` is a generator. It yields events between which the method's state is whole, and returns a
+:class:`LearnReport`; whoever drives it shows, records or stops. Methods write no files, print
+nothing and know nothing of the tasks to come (but for their number, where they say that they need
+it). docs/decisions/0003-method-contract.md tells how regularisation, pruning and replay sit on it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from nispa.errors import CapacityError, FormatError, NotLearnedError, ScenarioError
+from nispa.models import NetworkConfig, SparseNetwork, build_network, empty_network
+from nispa.tasks import Task, TaskInfo
+from nispa.training import EpochEnd, OptimiserConfig
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method must know before the first task.
+
+    Attributes:
+        input_shape: Channels, height and width of every image.
+        outputs: Number of logits: one per class of all tasks to come.
+        tasks: How many tasks are planned, or None where that is not known.
+    """
+
+    input_shape: tuple[int, int, int]
+    outputs: int
+    tasks: int | None = None
+
+
+@dataclass(frozen=True)
+class PhaseStart:
+    """A phase begins.
+
+    Attributes:
+        phase: Its number, from 1; methods without phases have one.
+        tau: Share of activation that its candidates were picked with; None where none were.
+        epochs: How many epochs it has, at most.
+        phases: How many phases the task has, at most.
+        stable_share: Share of hidden units that are stable or candidates during the phase.
+    """
+
+    phase: int
+    epochs: int
+    phases: int = 1
+    tau: float | None = None
+    stable_share: float | None = None
+
+
+@dataclass(frozen=True)
+class PhaseEnd:
+    """A phase is over.
+
+    Attributes:
+        phase: Its number, from 1.
+        accuracy: Validation accuracy of the network it ends with.
+        tau: Share of activation for the candidates picked now, None where none are.
+        kept: Stable units and candidates picked now, per hidden group.
+        dropped: Connections dropped per layer; ``revived``, ``grown`` and ``ungrown`` likewise.
+        seconds: Wall time of the phase, rewiring included.
+    """
+
+    phase: int
+    accuracy: float | None
+    seconds: float
+    tau: float | None = None
+    kept: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    revived: Mapping[str, int] = field(default_factory=dict)
+    grown: Mapping[str, int] = field(default_factory=dict)
+    ungrown: Mapping[str, int] = field(default_factory=dict)
+
+
+Event = PhaseStart | EpochEnd | PhaseEnd
+
+
+@dataclass(frozen=True)
+class LearnReport:
+    """How a task was learned.
+
+    Attributes:
+        phases: Phases trained, the one that was given up included.
+        samples_trained: Training images seen, repetitions included.
+        tau: Share of activation that the candidates now stable were picked with, or None.
+        stop_reason: Why learning ended, such as ``"epochs"`` or ``"accuracy_drop"``.
+    """
+
+    phases: int
+    samples_trained: int
+    tau: float | None
+    stop_reason: str
+
+
+Learning = Generator[Event, None, LearnReport]
+
+
+@dataclass(frozen=True)
+class MethodState:
+    """All that a method needs to go on in another process: tensors by name, and JSON values."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Census:
+    """What is there: units and connections counted.
+
+    Attributes:
+        stable: Stable units and size of each hidden group.
+        connections: Live, frozen and possible connections of each layer.
+        owed: Connections of each layer that were dropped and found no place to grow yet.
+        live: Live weights and biases in all.
+        total: Weights and biases that the same networks would have if they were dense.
+    """
+
+    stable: dict[str, tuple[int, int]]
+    connections: dict[str, tuple[int, int, int]]
+    owed: dict[str, int]
+    live: int
+    total: int
+
+
+class Method(ABC):
+    """One algorithm of continual learning.
+
+    Attributes:
+        name: What the command line calls it.
+        config_class: Its settings.
+        shares_classes: Whether it can learn a task with classes that it has seen before.
+        task_agnostic: Whether it can predict without being told the task.
+        rehearses: Whether an epoch goes over the images of all tasks so far, not the new one's.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[OptimiserConfig]]
+    shares_classes: ClassVar[bool] = True
+    task_agnostic: ClassVar[bool] = True
+    rehearses: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: NetworkConfig,
+        config: Any,
+        *,
+        seed: int,
+        device: torch.device | None = None,
+    ) -> None:
+        """A method without values: call ``start`` or ``load_state`` next.
+
+        Args:
+            problem: Shape of images and number of outputs.
+            network: The network to learn with.
+            config: The method's own settings, of ``config_class``.
+            seed: From which all its random streams are derived.
+            device: Where to compute; the CPU unless said otherwise.
+        """
+        self.problem = problem
+        self.network_config = network
+        self.config = config
+        self.seed = seed
+        self.device = device or torch.device("cpu")
+        self.learned: list[TaskInfo] = []
+
+    @abstractmethod
+    def start(self) -> None:
+        """Draws what the first task begins with; instead, ``load_state`` may take over a state."""
+
+    def learn(self, task: Task) -> Learning:
+        """Learns one task; see the module's text.
+
+        Raises:
+            ScenarioError: The task's data or classes cannot be learned by this method.
+            CapacityError: Images or classes do not fit the network.
+            DivergedError: The loss is no longer finite. The method is then in mid-task: put it back
+                with ``load_state``.
+        """
+        self.check(task, self.learned)
+        report = yield from self.learn_task(task)
+        self.learned.append(task.info)
+        return report
+
+    @abstractmethod
+    def learn_task(self, task: Task) -> Learning:
+        """The algorithm itself, for a task that fits the network."""
+
+    @abstractmethod
+    def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:
+        """Classes of images.
+
+        Args:
+            images: ``(batch, channels, height, width)`` float32 on the method's device.
+            task: The task they belong to; None to choose among all classes seen.
+
+        Returns:
+            ``(batch,)`` int64.
+
+        Raises:
+            NotLearnedError: This method cannot predict that task yet.
+        """
+
+    @abstractmethod
+    def state(self) -> MethodState:
+        """What it takes to go on elsewhere, between two tasks."""
+
+    @abstractmethod
+    def load_state(self, state: MethodState) -> None:
+        """Takes over a state that ``state`` gave.
+
+        Raises:
+            FormatError: The state does not fit this method or its network.
+        """
+
+    @abstractmethod
+    def census(self) -> Census:
+        """Counts units and connections as they stand."""
+
+    @property
+    def classes_seen(self) -> tuple[int, ...]:
+        """The classes of all tasks learned, in rising order."""
+        return tuple(sorted({label for task in self.learned for label in task.classes}))
+
+    def choices(self, task: TaskInfo | None) -> tuple[int, ...]:
+        """The classes a prediction may name."""
+        if task is not None:
+            return task.classes
+        if not self.task_agnostic:
+            raise NotLearnedError(f"method '{self.name}' must be told the task; pass task=")
+        if not self.learned:
+            raise NotLearnedError("nothing has been learned yet; call learn first")
+        return self.classes_seen
+
+    def check(self, task: Task, earlier: Sequence[TaskInfo]) -> None:
+        """Whether this method could learn ``task`` after the ``earlier`` ones.
+
+        Raises:
+            ScenarioError: It has classes seen before, one class, or too few images.
+            CapacityError: Its images or classes do not fit the network.
+        """
+        if task.train.shape != self.problem.input_shape:
+            raise CapacityError(
+                f"task {task.name}: images of shape {task.train.shape} do not fit the network, "
+                f"which was built for {self.problem.input_shape}; all tasks must share one shape"
+            )
+        if max(task.classes) >= self.problem.outputs:
+            raise CapacityError(
+                f"task {task.name} has class {max(task.classes)}, but the network has outputs 0 to "
+                f"{self.problem.outputs - 1}; build it with more classes"
+            )
+        if len(task.classes) < 2:
+            raise ScenarioError(f"task {task.name} has one class; a task needs at least two")
+        for part in ("train", "validation"):
+            if len(getattr(task, part)) == 0:
+                raise ScenarioError(
+                    f"task {task.name} has no {part} images, which decide when to stop; "
+                    "pass a validation share above 0, such as 0.1"
+                )
+        seen = {label for info in earlier for label in info.classes}
+        again = sorted(seen & set(task.classes))
+        if again and not self.shares_classes:
+            raise ScenarioError(
+                f"task {task.name} has classes seen before ({', '.join(map(str, again))}), whose "
+                f"outputs method '{self.name}' has frozen; give each task outputs of its own"
+            )
+
+
+def count(
+    networks: Mapping[str, SparseNetwork],
+    stable: Mapping[str, Tensor] | None = None,
+    owed: Mapping[str, int] | None = None,
+) -> Census:
+    """The census of some networks.
+
+    Args:
+        networks: By the prefix of their layers' names, such as ``"task0/"``, or ``""``.
+        stable: Stable units per group, ``(units,)`` bool, where the method has any.
+        owed: Connections per layer that found no place, where the method counts them.
+    """
+    groups = {}
+    if stable is not None:
+        topology = networks[""].topology
+        groups = {
+            group.name: (int(stable[group.name].sum()), group.size) for group in topology.hidden
+        }
+    layers = {
+        prefix + name: (layer.live_count, layer.frozen_count, layer.position_count)
+        for prefix, network in networks.items()
+        for name, layer in network.layers.items()
+    }
+    return Census(
+        groups,
+        layers,
+        dict(owed or {}),
+        sum(network.live_count() for network in networks.values()),
+        sum(network.position_count() for network in networks.values()),
+    )
+
+
+def network_state(network: SparseNetwork, prefix: str = "network.") -> dict[str, Tensor]:
+    """Copies of a network's tensors under ``prefix``, on the CPU."""
+    return {
+        prefix + name: value.detach().cpu().clone() for name, value in network.state_dict().items()
+    }
+
+
+def take_tensors(state: MethodState, prefix: str) -> dict[str, Tensor]:
+    """The tensors of a state whose names begin with ``prefix``, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def load_network(method: Method, state: MethodState, prefix: str = "network.") -> SparseNetwork:
+    """The method's network with the values that :func:`network_state` gave.
+
+    Raises:
+        FormatError: The tensors do not fit the network.
+    """
+    problem = method.problem
+    tensors = take_tensors(state, prefix)
+    if not tensors:  # before anything is built: a header may promise what the file does not hold
+        raise FormatError(f"the saved values of '{prefix}' are missing")
+    network = empty_network(method.network_config, problem.input_shape, problem.outputs)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        raise FormatError(f"the saved values do not fit the network: {text}") from None
+    return network.to(method.device)
+
+
+def draw_network(method: Method, seed: int) -> SparseNetwork:
+    """The method's network with first values drawn from ``seed``."""
+    problem = method.problem
+    network = build_network(method.network_config, problem.input_shape, problem.outputs, seed=seed)
+    return network.to(method.device)

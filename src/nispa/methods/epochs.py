@@ -1,0 +1,60 @@
+"""A task learned in one go: so many epochs with early stopping. What the plain methods share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nispa.config import setting, settings
+from nispa.methods.base import Learning, LearnReport, PhaseEnd, PhaseStart
+from nispa.models import SparseNetwork
+from nispa.tasks import JoinedSamples, Samples
+from nispa.training import OptimiserConfig, fit, gradient_step, make_optimiser
+
+
+@settings
+class EpochsConfig(OptimiserConfig):
+    """Settings of methods that train a task in one go."""
+
+    epochs: int = setting(20, "epochs of training per task, at most", ge=1, le=1_000_000)
+    patience: int | None = setting(
+        None, "stop after so many epochs without a better validation accuracy", ge=1
+    )
+
+
+def learn_in_epochs(
+    network: SparseNetwork,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    train: Samples | JoinedSamples,
+    validate: Callable[[], float | None],
+    config: EpochsConfig,
+    order: Callable[[int], torch.Generator],
+) -> Learning:
+    """Trains with a fresh optimiser and keeps the epoch with the best validation accuracy.
+
+    Args:
+        network: What learns.
+        loss: Mean loss of one batch of images and labels.
+        train: What it learns from.
+        validate: Fraction right on the validation set.
+        config: How long, and with which optimiser.
+        order: From the epoch's number to the stream that shuffles it.
+    """
+    started = time.perf_counter()
+    yield PhaseStart(1, config.epochs)
+    result = yield from fit(
+        network,
+        gradient_step(loss, make_optimiser(config, network.parameters())),
+        train,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        order=order,
+        validate=validate,
+        patience=config.patience,
+    )
+    yield PhaseEnd(1, result.accuracy, time.perf_counter() - started)
+    stop = "epochs" if result.epochs == config.epochs else "patience"
+    return LearnReport(1, result.samples, None, stop)

@@ -1,0 +1,35 @@
+"""Fine-tuning: learn each task where the last one left off, with nothing to hold the old ones.
+
+The lower bound of every comparison. The network is as sparse as NISPA's, its pattern never changes;
+the logits of other tasks' classes are left out of the loss, as if each task had a head of its own.
+"""
+
+from __future__ import annotations
+
+from nispa.methods.base import Learning
+from nispa.methods.epochs import EpochsConfig, learn_in_epochs
+from nispa.methods.one_network import OneNetwork
+from nispa.seeding import stream
+from nispa.tasks import Task
+from nispa.training import accuracy
+
+
+class Finetune(OneNetwork):
+    """Plain training, task after task, in one network."""
+
+    name = "finetune"
+    config_class = EpochsConfig
+    config: EpochsConfig
+
+    def learn_task(self, task: Task) -> Learning:
+        """Trains on the task alone."""
+        classes = self._classes(task.classes)
+        validation = task.validation.to(self.device)
+        return learn_in_epochs(
+            self.network,
+            lambda images, labels: classes.loss(self.network(images), labels),
+            task.train.to(self.device),
+            lambda: accuracy(self.network, classes.predict, validation),
+            self.config,
+            lambda epoch: stream(self.seed, "batches", task.index, epoch),
+        )

@@ -1,0 +1,93 @@
+"""Joint training: a fresh network on all tasks so far, their data kept. The upper bound.
+
+With each new task the network starts anew and learns the union of all tasks' training images; each
+image is scored against the classes of its own task, as if each task had a head of its own. Row i of
+the accuracy matrix is thus joint training on tasks 0 to i, and the last row the usual upper bound.
+It keeps every training and validation image, so its saved state grows with each task.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nispa.errors import FormatError
+from nispa.methods.base import Learning, MethodState, draw_network
+from nispa.methods.epochs import EpochsConfig, learn_in_epochs
+from nispa.methods.one_network import OneNetwork
+from nispa.seeding import stream
+from nispa.tasks import JoinedSamples, Samples, Task, pack, unpack
+from nispa.training import accuracy
+
+
+class Joint(OneNetwork):
+    """Training from scratch on the data of all tasks seen."""
+
+    name = "joint"
+    config_class = EpochsConfig
+    rehearses = True
+    config: EpochsConfig
+
+    def start(self) -> None:
+        """A fresh network and no data."""
+        super().start()
+        self.train: list[Samples] = []
+        self.validation: list[Samples] = []
+
+    def learn_task(self, task: Task) -> Learning:
+        """Trains a fresh network on this task and all before."""
+        self.network = draw_network(self, self.seed)
+        self.train.append(task.train.to(self.device))
+        self.validation.append(task.validation.to(self.device))
+        tasks = [*self.learned, task.info]
+        head = torch.full((self.problem.outputs,), -1, device=self.device)
+        for number, info in enumerate(tasks):
+            head[list(info.classes)] = number
+
+        def loss(images: Tensor, labels: Tensor) -> Tensor:
+            others = head[labels].unsqueeze(1) != head.unsqueeze(0)
+            logits = self.network(images).masked_fill(others, -torch.inf)
+            return functional.cross_entropy(logits, labels)
+
+        def validate() -> float:
+            right = total = 0.0
+            for info, samples in zip(tasks, self.validation, strict=True):
+                share = accuracy(self.network, self._classes(info.classes).predict, samples)
+                right += (share or 0.0) * len(samples)
+                total += len(samples)
+            return right / total
+
+        return learn_in_epochs(
+            self.network,
+            loss,
+            JoinedSamples(tuple(self.train)),
+            validate,
+            self.config,
+            lambda epoch: stream(self.seed, "batches", task.index, epoch),
+        )
+
+    def state(self) -> MethodState:
+        """The network and all data seen."""
+        state = super().state()
+        for part, samples in (("train", self.train), ("validation", self.validation)):
+            packed = [pack(each, f"{part}.{number}.") for number, each in enumerate(samples)]
+            for tensors, _ in packed:
+                state.tensors.update(tensors)
+            state.values[part] = [values for _, values in packed]
+        return state
+
+    def load_state(self, state: MethodState) -> None:
+        """Takes over a state; see :class:`Method`."""
+        parts = [state.values.get(part) for part in ("train", "validation")]
+        if not all(isinstance(part, list) for part in parts):
+            raise FormatError("'train' and 'validation' must list the samples of each task")
+        loaded: dict[str, list[Samples]] = {
+            part: [
+                unpack(state.tensors, values, f"{part}.{number}.").to(self.device)
+                for number, values in enumerate(state.values[part])
+            ]
+            for part in ("train", "validation")
+        }
+        super().load_state(state)
+        self.train, self.validation = loaded["train"], loaded["validation"]

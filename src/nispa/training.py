@@ -1,0 +1,214 @@
+"""Training one data set: ``fit`` runs epochs, ``accuracy`` measures.
+
+``fit`` knows no algorithm. A method passes it a ``step``, a function that takes one batch, updates
+the network and returns the loss; whatever an algorithm does to losses or gradients (penalties,
+projections, memories, path integrals) stands in its own step. ``fit`` is a generator: it yields an
+:class:`EpochEnd` after each epoch, and whoever drives it may show, record or stop.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nispa.config import setting, settings
+from nispa.errors import DivergedError
+from nispa.tasks import JoinedSamples, Samples
+
+EVALUATION_BATCH = 512
+"""Images per batch outside training: a fixed number, so that logits are comparable bit by bit."""
+
+Step = Callable[[Tensor, Tensor], Tensor]
+"""From images and labels of a batch to its loss, a detached scalar, after updating the network."""
+
+
+@settings
+class OptimiserConfig:
+    """How values are updated: shared by every method."""
+
+    optimiser: Literal["adam", "adamw", "sgd", "adadelta"] = setting(
+        "adam", "update rule", aliases=("optimizer",)
+    )
+    learning_rate: float = setting(
+        0.01, "step size of the optimiser", gt=0, le=100, aliases=("lr",), hint="0.01 is usual"
+    )
+    batch_size: int = setting(128, "images per training step", ge=1, le=10_000_000)
+    momentum: float = setting(0.9, "momentum, for sgd only", ge=0, lt=1)
+    weight_decay: float = setting(0.0, "weight decay of plastic values", ge=0)
+
+
+def make_optimiser(
+    config: OptimiserConfig, parameters: Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """A fresh optimiser over ``parameters``, less the empty ones."""
+    learning = [parameter for parameter in parameters if parameter.numel()]
+    rate, decay = config.learning_rate, config.weight_decay
+    if not learning:  # a network without plastic values: every optimiser does nothing
+        learning = [nn.Parameter(torch.zeros(0))]
+    if config.optimiser == "adam":
+        return torch.optim.Adam(learning, lr=rate, weight_decay=decay)
+    if config.optimiser == "adamw":
+        return torch.optim.AdamW(learning, lr=rate, weight_decay=decay)
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(learning, lr=rate, momentum=config.momentum, weight_decay=decay)
+    return torch.optim.Adadelta(learning, lr=rate, weight_decay=decay)
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What one epoch did.
+
+    Attributes:
+        epoch: Its number, from 1.
+        loss: Mean training loss over the epoch's images.
+        validation_accuracy: Fraction right on the validation set, or None if it is empty.
+        samples: Training images seen in this epoch.
+        seconds: Wall time, validation included.
+    """
+
+    epoch: int
+    loss: float
+    validation_accuracy: float | None
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a whole fit came to: the accuracy of the epoch kept, its number, and images seen."""
+
+    accuracy: float | None
+    epoch: int
+    epochs: int
+    samples: int
+
+
+def fit(
+    network: nn.Module,
+    step: Step,
+    train: Samples | JoinedSamples,
+    *,
+    epochs: int,
+    batch_size: int,
+    order: Callable[[int], torch.Generator],
+    validate: Callable[[], float | None],
+    keep: Literal["best", "last"] = "best",
+    patience: int | None = None,
+) -> Generator[EpochEnd, None, FitResult]:
+    """Trains for some epochs and leaves the network with the values of the epoch to keep.
+
+    Args:
+        network: What ``step`` updates; its values are kept and put back.
+        step: One update.
+        train: What to learn from.
+        epochs: How many passes over it, at most.
+        batch_size: Images per step.
+        order: From the epoch's number (from 1) to the stream that shuffles it.
+        validate: Fraction right on the validation set, or None where there is none.
+        keep: The epoch of the best validation accuracy (the first of equals), or the last one.
+        patience: Stop after so many epochs without a better accuracy; None never does.
+
+    Raises:
+        DivergedError: The loss is no longer a finite number.
+    """
+    best: float | None = None
+    best_epoch, samples, epoch = 0, 0, 0
+    kept: dict[str, Tensor] = {}
+    for epoch in range(1, epochs + 1):
+        started = time.perf_counter()
+        network.train()
+        shuffled = torch.randperm(len(train), generator=order(epoch)).to(train.labels.device)
+        total = torch.zeros((), dtype=torch.float64, device=train.labels.device)
+        for index in shuffled.split(batch_size):
+            images, labels = train.batch(index)
+            total += step(images, labels).double() * len(index)
+        loss = float(total) / len(train)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the loss became {loss} in epoch {epoch}; pass a smaller learning_rate"
+            )
+        samples += len(train)
+        accuracy = validate()
+        if accuracy is None or best is None or accuracy > best:
+            best, best_epoch = accuracy, epoch
+            if keep == "best":
+                kept = {name: value.clone() for name, value in network.state_dict().items()}
+        yield EpochEnd(epoch, loss, accuracy, len(train), time.perf_counter() - started)
+        if patience is not None and epoch - best_epoch >= patience:
+            break
+    if keep == "best":
+        network.load_state_dict(kept)
+        return FitResult(best, best_epoch, epoch, samples)
+    return FitResult(accuracy, epoch, epoch, samples)
+
+
+def gradient_step(
+    loss: Callable[[Tensor, Tensor], Tensor], optimiser: torch.optim.Optimizer
+) -> Step:
+    """The plain step: the gradient of ``loss(images, labels)``, then the optimiser."""
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        optimiser.zero_grad(set_to_none=True)
+        value = loss(images, labels)
+        if value.requires_grad:  # nothing to do where every value is frozen
+            value.backward()
+            optimiser.step()
+        return value.detach()
+
+    return step
+
+
+@torch.no_grad()
+def accuracy(
+    network: nn.Module, predict: Callable[[Tensor], Tensor], samples: Samples
+) -> float | None:
+    """Fraction of ``samples`` that a network gets right; None if there are none.
+
+    Args:
+        network: From images ``(batch, channels, height, width)`` to logits ``(batch, outputs)``.
+        predict: From logits to classes ``(batch,)``.
+        samples: What to predict.
+    """
+    network.eval()
+    right = sum(
+        int((predict(network(images)) == labels).sum())
+        for images, labels in samples.batches(EVALUATION_BATCH)
+    )
+    return right / len(samples) if len(samples) else None
+
+
+class ClassMask:
+    """Restricts logits to the classes of one task.
+
+    ``slice`` takes the logits of those classes alone. ``zero`` (published) multiplies the others by
+    0: they stay in the soft-max as e^0 and can win the arg-max when all the task's are negative.
+    """
+
+    def __init__(
+        self, classes: tuple[int, ...], outputs: int, how: str, device: torch.device
+    ) -> None:
+        self.how = how
+        self.classes = torch.tensor(classes, device=device)
+        self.place = torch.full((outputs,), -1, device=device)
+        self.place[self.classes] = torch.arange(len(classes), device=device)
+        self.mask = torch.zeros(outputs, device=device)
+        self.mask[self.classes] = 1.0
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of ``(batch, outputs)`` logits against ``(batch,)`` classes."""
+        if self.how == "zero":
+            return functional.cross_entropy(logits * self.mask, labels)
+        return functional.cross_entropy(logits[:, self.classes], self.place[labels])
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """The class with the highest logit, ``(batch,)`` int64."""
+        if self.how == "zero":
+            return (logits * self.mask).argmax(dim=1)
+        return self.classes[logits[:, self.classes].argmax(dim=1)]
