@@ -1,0 +1,138 @@
+"""``nispa list``: everything that has a name, read from where it is defined."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nispa.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from nispa.config import Setting
+
+NARROWEST = 24  # columns of text below which wrapping makes a table harder to read
+
+
+@click.command(
+    name="list",
+    short_help="List scenarios, methods, presets, datasets or settings.",
+    epilog="\b\nExamples:\n  nispa list scenarios\n  nispa list settings --method nispa",
+)
+@click.argument("what", metavar="scenarios|methods|presets|datasets|settings")
+@click.option("--method", metavar="NAME", help="With settings: those of this method alone.")
+def list_known(what: str, method: str | None) -> None:
+    """List everything that has a name."""
+    if what not in _TABLES:
+        raise unknown_name("list", what, _TABLES)
+    if method is not None and what != "settings":
+        raise ConfigError(f"--method={method} goes with 'nispa list settings' alone; leave it out")
+    for line in _TABLES[what](method):
+        click.echo(line)
+
+
+def _scenarios(method: str | None) -> Iterable[str]:
+    from nispa.data.named import SCENARIOS
+
+    yield from rows([(known.name, known.doc) for known in SCENARIOS.values()])
+
+
+def _methods(method: str | None) -> Iterable[str]:
+    from nispa.methods import METHODS
+
+    yield from rows([(name, _first_line(found)) for name, found in METHODS.items()])
+
+
+def _presets(method: str | None) -> Iterable[str]:
+    from nispa.presets import preset_names
+
+    yield from rows(list(preset_names().items()))
+
+
+def _datasets(method: str | None) -> Iterable[str]:
+    from nispa.data.catalog import CATALOG
+
+    table = [("digits", "10", "1,797", "1x8x8", "ships with scikit-learn")]
+    table += [
+        (
+            entry.name,
+            str(len(entry.class_names)),
+            f"{entry.train + entry.test:,}",
+            "x".join(map(str, entry.shape)),
+            "read from --data, or downloaded",
+        )
+        for entry in CATALOG.values()
+    ]
+    yield from rows(table, ("data set", "classes", "images", "shape", "where from"))
+    yield ""
+    yield "Your own: an .npz or .parquet file, a folder of Parquet or IDX files, or a folder with a"
+    yield "folder of images per class: nispa run split --dataset PATH. See also: nispa doctor."
+
+
+def _settings(method: str | None) -> Iterable[str]:
+    from nispa.config import describe
+    from nispa.methods import METHODS, method_class
+    from nispa.models import NetworkConfig
+    from nispa.training import OptimiserConfig
+
+    yield "Settings for --set KEY=VALUE. Presets change some of these defaults."
+    shared = {field.name for field in describe(OptimiserConfig)}
+    owners: dict[type[Any], list[str]] = {}
+    for name in METHODS if method is None else [method]:
+        owners.setdefault(method_class(name).config_class, []).append(name)
+    sections = [("the network", describe(NetworkConfig))]
+    sections.append(("training, of every method", describe(OptimiserConfig)))
+    for config_class, names in owners.items():
+        own = [field for field in describe(config_class) if field.name not in shared]
+        sections.append((", ".join(names), own))
+    for title, fields in sections:
+        yield ""
+        yield title
+        yield from rows([_row(field) for field in fields])
+
+
+def _row(field: Setting) -> tuple[str, str, str]:
+    default = field.default
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
+    allowed = ", ".join(field.choices) if field.choices else field.kind
+    if field.interval:
+        allowed += f" in {field.interval}"
+    also = f"; also called {', '.join(field.aliases)}" if field.aliases else ""
+    return f"  {field.name}", shown, f"{field.doc}: {allowed}{also}"
+
+
+_TABLES: dict[str, Callable[[str | None], Iterable[str]]] = {
+    "scenarios": _scenarios,
+    "methods": _methods,
+    "presets": _presets,
+    "datasets": _datasets,
+    "settings": _settings,
+}
+
+
+def _first_line(found: type[Any]) -> str:
+    module = inspect.getdoc(sys.modules[found.__module__]) or ""
+    return module.partition("\n")[0].rstrip(".")
+
+
+def rows(table: Sequence[Sequence[str]], head: Sequence[str] | None = None) -> Iterable[str]:
+    """A table as lines: columns as wide as they need to be.
+
+    On a terminal the last column is wrapped to its width; elsewhere a row is always one line.
+    """
+    table = [head, *table] if head else list(table)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    indent = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    room = sys.maxsize
+    if sys.stdout.isatty():
+        room = max(shutil.get_terminal_size().columns - indent, NARROWEST)
+    for row in table:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row[:-1], widths, strict=False)]
+        first, *more = textwrap.wrap(row[-1], room) or [""]
+        yield "  ".join([*cells, first]).rstrip()
+        yield from (" " * indent + line for line in more)

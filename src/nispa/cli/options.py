@@ -1,0 +1,114 @@
+"""Options that several commands share, and those that come from the scenarios' settings."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nispa.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from nispa.config import Setting
+
+DATA_VARIABLE = "NISPA_DATA"
+
+
+def whole_number(
+    low: int, high: int, span: str, hint: str
+) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
+    """A callback for options that take a whole number from ``low`` to ``high``.
+
+    Args:
+        low: The least.
+        high: The most.
+        span: Both in mathematical notation, for the error.
+        hint: The fix to offer.
+    """
+
+    def convert(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+        if value is None:
+            return None
+        digits = value.removeprefix("-")
+        plain = digits.isascii() and digits.isdecimal() and len(digits) < 30
+        if plain and low <= int(value) <= high:
+            return int(value)
+        raise InputError(f"{param.opts[0]}={value} must be a whole number in {span}; {hint}")
+
+    return convert
+
+
+def _check_folder(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Names the environment variable where it is to blame; other checks are the data package's."""
+    from_variable = ctx.get_parameter_source(param.name or "")
+    if from_variable is click.core.ParameterSource.ENVIRONMENT and value and not value.is_dir():
+        raise DataError(
+            f"{DATA_VARIABLE}={value} is not a folder; set it to the folder of your data sets, "
+            "unset it, or pass --data DIR"
+        )
+    return value
+
+
+data_option = click.option(
+    "--data",
+    type=click.Path(readable=False, path_type=Path),
+    envvar=DATA_VARIABLE,
+    metavar="DIR",
+    callback=_check_folder,
+    help=f"Folder to look for data sets in, three levels deep; ${DATA_VARIABLE} by default.",
+)
+
+
+@functools.cache  # click compares options by identity
+def scenario_options() -> tuple[click.Option, ...]:
+    """An option for each setting of any scenario; which scenario takes which is checked later."""
+    from nispa.config import describe
+    from nispa.data.named import SCENARIOS
+
+    found: dict[str, dict[str, Setting]] = {}
+    for cls in dict.fromkeys(known.options for known in SCENARIOS.values()):
+        kind = cls.__name__.removesuffix("Options").lower()
+        for field in describe(cls):
+            found.setdefault(field.name, {})[kind] = field
+    return tuple(_option(name, fields) for name, fields in found.items())
+
+
+def _option(name: str, fields: Mapping[str, Setting]) -> click.Option:
+    flag = "--" + name.replace("_", "-")
+    helps = dict.fromkeys(_help(field) for field in fields.values())
+    if len(helps) > 1:
+        text = "; ".join(f"{kind}: {_help(field)}" for kind, field in fields.items())
+    else:
+        text = next(iter(helps))
+    field = next(iter(fields.values()))
+    if field.kind == "true or false":
+        return click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=f"{text}.")
+    metavar = "|".join(field.choices) or "VALUE"
+    return click.Option([flag, name], metavar=metavar, help=f"{text}.")
+
+
+def _help(field: Setting) -> str:
+    return f"{field.doc}, in {field.interval}" if field.interval else field.doc
+
+
+def settings_given(pairs: tuple[str, ...]) -> dict[str, str]:
+    """What ``--set KEY=VALUE`` said.
+
+    Raises:
+        InputError: One is no pair, or a key is given twice.
+    """
+    given: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise InputError(f"--set {pair} must be KEY=VALUE, such as --set density=0.1")
+        if key in given:
+            raise InputError(
+                f"--set {key}={value} comes after {key}={given[key]}; keep one of them"
+            )
+        given[key] = value.strip()
+    return given

@@ -1,0 +1,44 @@
+"""``nispa show``: a run's record as tables. Needs no PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from nispa.results import Record
+
+NETWORK = "network.safetensors"  # as runner.NETWORK, which is not imported: it would need PyTorch
+
+
+@click.command(epilog="\b\nExample:\n  nispa show runs/split-digits-nispa-default-s0")
+@click.argument("run", type=click.Path(readable=False, path_type=Path), metavar="RUN")
+def show(run: Path) -> None:
+    """Show what a run learned, kept and took.
+
+    RUN is the folder of a run, or the record.json in it; it may be somebody else's.
+    """
+    from nispa.results import read_record
+
+    record = read_record(run)
+    print_report(record, run if run.is_dir() else run.parent)
+
+
+def print_report(record: Record, folder: Path) -> None:
+    """Prints a record, and where the files of its run lie."""
+    from rich.console import Console
+
+    from nispa.files import shown
+    from nispa.report import render
+    from nispa.results import EVENTS, PICTURE, RECORD
+
+    console = Console(highlight=False)
+    console.print(render(record, console.width))
+    console.print()
+    files = {"Record": RECORD, "Picture": PICTURE, "Network": NETWORK, "Events": EVENTS}
+    for label, name in files.items():
+        if (folder / name).is_file():
+            line = f"{label + ':':<9}{shown(folder / name)}"
+            console.print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,198 @@
+"""Files that are written whole or not at all, and read without trust.
+
+A reader of ``record.json`` sees the old content or the new one, whatever happens between: power
+loss, a full disk, Ctrl-C. Every failure is an :class:`~nispa.errors.OutputError` of one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from nispa.errors import FormatError, InputError, OutputError
+
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would otherwise change line ends
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+    errno.EFBIG: "the file would pass the size limit of this process or disk (see ulimit -f)",
+    errno.EROFS: "the disk is read-only; choose another folder",
+    errno.EACCES: "not permitted; choose a folder that you may write to",
+    errno.EPERM: "not permitted; choose a folder that you may write to",
+    errno.ENOTDIR: "a part of the path is a file; choose another folder",
+    errno.ENOENT: "the folder does not exist",
+    errno.EISDIR: "a folder of that name is in the way",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ELOOP: "the links in the path form a circle; choose another folder",
+    errno.EIO: "the disk reports a read or write error",
+}
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Why a file operation failed and what to do about it, in a few words."""
+    if not isinstance(error, OSError):
+        return one_line(str(error))
+    if error.errno in _REASONS:
+        return _REASONS[error.errno]
+    return one_line(error.strerror or type(error).__name__)
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Writes a file whole or not at all; an older file of that name is replaced in one step.
+
+    Args:
+        path: Where to write; its folder must exist.
+        data: The whole content.
+
+    Raises:
+        OutputError: It could not be written. Nothing is left behind, and an older file of that
+            name is untouched.
+    """
+    path = Path(path)
+    temporary = path.parent / f".nispa-{secrets.token_hex(8)}.part"
+    created = replaced = False
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():  # never put a file in the place of a device
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        created = True
+        try:
+            _write_all(handle, data)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        temporary.replace(path)
+        replaced = True
+        _sync_folder(path.parent)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        if replaced:
+            after = "the new content is in place, but may not survive a power loss"
+        else:
+            after = "the previous file is untouched" if _exists(path) else "nothing was written"
+        raise OutputError(f"cannot write {shown(path)}: {reason(error)}; {after}") from error
+    finally:  # also on Ctrl-C: no half-written file stays behind
+        if created and not replaced:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Adds one complete line to a text file in a single write.
+
+    What a crash left of an unfinished last line is removed first; a line that does not fit is
+    taken back, so the file always holds complete lines.
+
+    Args:
+        path: The file; it is created when missing.
+        line: Its text, without a line break inside.
+
+    Raises:
+        OutputError: It could not be added; the lines before it are untouched.
+    """
+    path = Path(path)
+    data = line.encode(errors="replace") + b"\n"
+    if b"\n" in data[:-1] or b"\r" in data:
+        raise ValueError("a line must not hold a line break")
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
+        try:
+            end = _after_last_line(handle)
+            if end != os.lseek(handle, 0, os.SEEK_END):
+                os.ftruncate(handle, end)
+            os.lseek(handle, end, os.SEEK_SET)
+            try:
+                _write_all(handle, data)
+            except BaseException:  # Ctrl-C, too, must not leave half a line
+                with contextlib.suppress(OSError):
+                    os.ftruncate(handle, end)
+                raise
+        finally:
+            os.close(handle)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"cannot add to {shown(path)}: {reason(error)}; the lines before are untouched"
+        ) from error
+
+
+def read_limited(path: str | Path, limit: int) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        FormatError: It is larger, or a pipe or device that might never end.
+        InputError: It does not exist or cannot be read.
+    """
+    path = Path(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise FormatError(f"{shown(path)} is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"cannot read {shown(path)}: {reason(error)}") from error
+    if len(data) > limit:
+        raise FormatError(f"{shown(path)} is larger than {limit:,} bytes, the most read here")
+    return data
+
+
+def shown(path: str | Path) -> str:
+    """A path for a message: on one line, and short."""
+    return one_line(str(path))
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """A text from anywhere, safe on a terminal: no control characters, no line breaks."""
+    clean = "".join(letter if letter.isprintable() else "?" for letter in text[: limit + 1])
+    return clean if len(clean) <= limit else clean[: limit - 3] + "..."
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    """Writes ``data`` to an open file; the system may take it in several pieces."""
+    rest = memoryview(data)
+    while rest:
+        written = os.write(handle, rest)
+        if written == 0:  # no progress and no error: do not spin for ever
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rest = rest[written:]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in ``folder`` survive a power loss, where the system has a way to."""
+    if os.name == "nt":  # a folder cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no such call
+            raise
+    finally:
+        os.close(handle)
+
+
+def _after_last_line(handle: int) -> int:
+    """Where the last complete line of an open file ends, read backwards from its end."""
+    end = os.lseek(handle, 0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 4096)
+        os.lseek(handle, start, os.SEEK_SET)
+        found = os.read(handle, end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

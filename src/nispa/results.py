@@ -1,0 +1,475 @@
+"""The record of a run: versioned models, the same bytes for the same record, and a run's folder.
+
+A folder holds ``record.json`` (this module's :class:`Record`), ``events.jsonl`` beside it (a line
+per epoch and phase) and the picture ``run.png``. Records may come from strangers: reading one
+evaluates nothing, is bounded in size, and ends in a record or in one
+:class:`~nispa.errors.FormatError`. No torch here, so that reports work without it.
+
+Versions: ``schema`` counts the format. Fields may be added under the same number (readers ignore
+what they do not know); a field that changes its meaning or goes away raises the number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from nispa import metrics as formulas
+from nispa.errors import FormatError, InputError, OutputError
+from nispa.files import append_line, one_line, read_limited, reason, shown, write_atomic
+
+SCHEMA_NAME = "nispa-record"
+SCHEMA_VERSION = 1
+RECORD, EVENTS, PICTURE = "record.json", "events.jsonl", "run.png"
+NETWORK = "network.safetensors"
+MAX_RECORD_BYTES = 64 * 2**20
+MAX_EVENTS_BYTES = 256 * 2**20
+MAX_TASKS = 1_000  # a matrix has the square of this: a stranger's record must not fill the memory
+
+T = TypeVar("T")
+# A list is accepted where a record is built, a tuple is kept: records are immutable.
+Many = Annotated[tuple[T, ...], Field(strict=False)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Field(ge=0.0)]
+Instant = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")]
+Matrix = Many[Many[Share | None]]
+
+
+def _finite(value: JsonValue) -> JsonValue:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("numbers must be finite")
+    if isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            _finite(part)
+    return value
+
+
+Json = Annotated[JsonValue, AfterValidator(_finite)]  # pydantic lets NaN pass inside JsonValue
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class ScenarioEntry(_Part):
+    """Which sequence of tasks was learned, with the settings that it was built from."""
+
+    name: str
+    settings: dict[str, Json] = Field(default_factory=dict)
+
+
+class DataEntry(_Part):
+    """One data set a number was measured on.
+
+    Attributes:
+        name: Its name, such as ``"emnist-balanced"``.
+        canonical: Whether the content is the published one, bit for bit; None for own data.
+        sha256: Hash of the content, 64 hexadecimal digits.
+        source: What it was read from, such as ``"IDX files"``.
+        note: What a reader must know, such as how it differs from the canonical one.
+    """
+
+    name: str
+    canonical: bool | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    source: str = ""
+    note: str = ""
+
+
+class TaskEntry(_Part):
+    """One task of the sequence: its classes, and the samples of each split."""
+
+    name: str
+    classes: Many[Count]
+    train: Count
+    validation: Count
+    test: Count
+
+
+class MetricValue(_Part):
+    """A number with the formula that made it; ``value`` is None where it is not defined."""
+
+    value: float | None
+    formula: str
+    source: str
+
+
+class UnitCount(_Part):
+    """Units of one group: ``stable`` of ``size``."""
+
+    stable: Count
+    size: Count
+
+    @model_validator(mode="after")
+    def _within(self) -> UnitCount:
+        if self.stable > self.size:
+            raise ValueError(f"stable={self.stable} of {self.size} units")
+        return self
+
+
+class ConnectionCount(_Part):
+    """Connections of one layer: ``live`` of ``total`` positions, ``frozen`` of the live ones.
+
+    ``owed`` were dropped and found no place to grow: live and owed together stay constant.
+    """
+
+    live: Count
+    frozen: Count
+    total: Count
+    owed: Count = 0
+
+    @model_validator(mode="after")
+    def _within(self) -> ConnectionCount:
+        if not self.frozen <= self.live <= self.total:
+            raise ValueError(f"frozen={self.frozen} of live={self.live} of total={self.total}")
+        return self
+
+
+class TaskResult(_Part):
+    """What learning one task took, and the network after it.
+
+    Attributes:
+        phases: Phases trained (1 for methods without phases).
+        samples_trained: Training samples seen, over all epochs.
+        train_s: Seconds of learning, validation included.
+        eval_s: Seconds of measuring test accuracy after the task.
+        tau: τ that the chosen candidates were picked with; None where nothing was picked.
+        stop_reason: Why learning ended, in a few words.
+        stable_units: Per hidden group of units, in the network's order.
+        connections: Per layer, in the network's order.
+    """
+
+    phases: Count
+    samples_trained: Count
+    train_s: Seconds
+    eval_s: Seconds
+    tau: Share | None = None
+    stop_reason: str | None = None
+    stable_units: dict[str, UnitCount] = Field(default_factory=dict)
+    connections: dict[str, ConnectionCount] = Field(default_factory=dict)
+
+
+class Parameters(_Part):
+    """Size of the network: ``live`` values of ``total`` positions, biases included."""
+
+    live: Count
+    total: Count
+
+
+class Environment(_Part):
+    """Where it ran. Another machine or thread count may give other numbers."""
+
+    nispa: str
+    python: str
+    torch: str
+    numpy: str
+    cpu: str
+    threads: Count
+    device: str
+    platform: str
+    kernels: str
+
+
+class Record(_Part):
+    """Everything about one run; ``docs/record.md`` tells each field.
+
+    ``accuracy_matrix`` has a row per task learned and a column per task: entry ``[i][j]`` is the
+    share of task j's test samples predicted rightly after task i, None where not measured.
+    """
+
+    schema_: Annotated[str, Field(pattern=rf"^{SCHEMA_NAME}/{SCHEMA_VERSION}$")] = Field(
+        default=f"{SCHEMA_NAME}/{SCHEMA_VERSION}", alias="schema"
+    )
+    version: str
+    status: Literal["running", "complete", "interrupted", "failed"]
+    started: Instant
+    finished: Instant | None = None
+    scenario: ScenarioEntry
+    data: Many[DataEntry]
+    method: str
+    preset: str | None = None
+    seed: Count
+    config: dict[str, Json]
+    tasks: Many[TaskEntry]
+    accuracy_matrix: Matrix = ()
+    accuracy_matrix_task_agnostic: Matrix | None = None
+    metrics: dict[str, MetricValue] = Field(default_factory=dict)
+    metrics_task_agnostic: dict[str, MetricValue] | None = None
+    per_task: Many[TaskResult] = ()
+    parameters: Parameters
+    environment: Environment
+    notes: Many[str] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Record:
+        count = len(self.tasks)
+        if not 1 <= count <= MAX_TASKS:
+            raise ValueError(f"{count} tasks: there must be 1 to {MAX_TASKS:,}")
+        if len(self.per_task) > count:
+            raise ValueError(f"per_task has {len(self.per_task)} entries for {count} tasks")
+        for name in ("accuracy_matrix", "accuracy_matrix_task_agnostic"):
+            rows = getattr(self, name) or ()
+            if len(rows) > count or any(len(row) != count for row in rows):
+                raise ValueError(f"{name} must have {count} columns and at most {count} rows")
+        return self
+
+
+def now() -> str:
+    """The time in UTC as a record writes it, such as ``2022-06-18T09:30:00Z``."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def as_rows(matrix: formulas.Rows) -> tuple[tuple[float | None, ...], ...]:
+    """An accuracy matrix ``(rows, tasks)`` as a record keeps it: NaN becomes None."""
+    values = np.asarray(matrix, dtype=np.float64)
+    return tuple(
+        tuple(None if np.isnan(value) else float(value) for value in row) for row in values
+    )
+
+
+def measured(
+    matrix: formulas.Rows, chance: Sequence[float] | None = None
+) -> dict[str, MetricValue]:
+    """All metrics of an accuracy matrix, each with its formula and source.
+
+    Args:
+        matrix: ``(rows, tasks)`` fractions; NaN or None where not measured.
+        chance: Accuracy of guessing on each task, ``(tasks,)``; without it FWT is not defined.
+    """
+    return {
+        name: MetricValue(
+            value=metric.function(matrix, chance), formula=metric.formula, source=metric.source
+        )
+        for name, metric in formulas.METRICS.items()
+    }
+
+
+def _lay_out(value: Any, indent: str = "") -> str:
+    """JSON for people: what fits on one line of 100 columns stays on one line."""
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, (dict, list)) or not value or len(indent) + len(flat) <= 96:
+        return flat
+    deeper = indent + "  "
+    if isinstance(value, dict):
+        parts = [
+            f"{deeper}{json.dumps(key, ensure_ascii=False)}: {_lay_out(item, deeper)}"
+            for key, item in value.items()
+        ]
+        return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(deeper + _lay_out(item, deeper) for item in value) + f"\n{indent}]"
+
+
+def encode(record: Record) -> bytes:
+    """The bytes of ``record.json``: the same record always gives the same bytes.
+
+    Fields stand in the order of the models, groups and layers in the network's order, and every
+    float with the fewest digits that read back to the same value.
+    """
+    return (_lay_out(record.model_dump(mode="json", by_alias=True)) + "\n").encode()
+
+
+def comparable(record: Record) -> bytes:
+    """What two runs of the same command and seed must agree on, byte for byte.
+
+    Leaves out when and where it ran: ``started``, ``finished``, ``environment``, ``train_s`` and
+    ``eval_s``. Keys are sorted.
+    """
+    values = record.model_dump(mode="json", by_alias=True)
+    for name in ("started", "finished", "environment"):
+        del values[name]
+    for task in values["per_task"]:
+        del task["train_s"], task["eval_s"]
+    return (json.dumps(values, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+
+
+_EVENT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+
+
+class _Head(BaseModel):
+    schema_: Annotated[str, Field(max_length=100)] = Field(alias="schema")
+
+
+def decode(data: bytes, name: str = RECORD) -> Record:
+    """A record from the bytes of its file.
+
+    Args:
+        data: The whole content, from anywhere.
+        name: What to call it in messages.
+
+    Raises:
+        FormatError: It is damaged, no record of nispa, or from a newer version.
+    """
+    try:
+        schema = _Head.model_validate_json(data).schema_
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        what = "is damaged" if detail["type"] == "json_invalid" else "is not a record of nispa"
+        raise FormatError(f"{name} {what}: {_one_line(detail)}") from None
+    match = re.fullmatch(rf"{SCHEMA_NAME}/([1-9][0-9]{{0,8}})", schema, re.ASCII)
+    if match is None:
+        raise FormatError(
+            f"{name} is not a record of nispa: schema={schema!r}, "
+            f"expected '{SCHEMA_NAME}/{SCHEMA_VERSION}'"
+        )
+    if int(match[1]) > SCHEMA_VERSION:
+        raise FormatError(
+            f"{name} was written by a newer nispa (schema {schema}; this one reads up to "
+            f"{SCHEMA_VERSION}); update with: pip install --upgrade nispa"
+        )
+    try:
+        return Record.model_validate_json(data)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        raise FormatError(f"{name} is damaged: {_one_line(detail)}") from None
+
+
+def _one_line(detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    return one_line(f"{place}: {detail['msg']}" if place else str(detail["msg"]))
+
+
+def read_record(path: str | Path) -> Record:
+    """The record of a run, from its folder or from the file itself.
+
+    Raises:
+        InputError: There is none, or it cannot be read.
+        FormatError: It is damaged, no record of nispa, or from a newer version.
+    """
+    path = Path(path)
+    file = path if path.name == RECORD and not path.is_dir() else path / RECORD
+    if not os.path.lexists(file):
+        raise InputError(f"{shown(path)} holds no {RECORD}; pass the folder of a run")
+    return decode(read_limited(file, MAX_RECORD_BYTES), shown(file))
+
+
+class RunFolder:
+    """A run's folder: what belongs to one run lies in it, each file whole or not there at all."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def check(cls, path: str | Path) -> None:
+        """Whether a new run can be written to ``path``; creates nothing.
+
+        Raises:
+            OutputError: It is a file, holds a run, or may not be written to.
+        """
+        path = Path(path)
+        try:
+            nearest = path
+            while not os.path.lexists(nearest):
+                nearest = nearest.parent
+            if not nearest.is_dir():
+                raise OutputError(f"{shown(nearest)} is not a folder; choose another output folder")
+            for name in (RECORD, EVENTS, PICTURE, NETWORK):
+                if nearest == path and os.path.lexists(path / name):
+                    raise OutputError(
+                        f"{shown(path)} already holds a run ({name}); choose another output "
+                        "folder, or delete this one first"
+                    )
+            if not os.access(nearest, os.W_OK | os.X_OK):
+                raise OutputError(
+                    f"{shown(nearest)} cannot be written to; choose an output folder that can"
+                )
+        except (OSError, ValueError) as error:
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(f"cannot use {shown(path)}: {reason(error)}") from error
+
+    @classmethod
+    def create(cls, path: str | Path, record: Record | None = None) -> RunFolder:
+        """A new run's folder at ``path``, made with its parents after :meth:`check`.
+
+        Args:
+            path: Where.
+            record: The first record, written at once.
+
+        Raises:
+            OutputError: It cannot be used; no folder was left behind.
+        """
+        cls.check(path)
+        folder = Path(path)
+        made: list[Path] = []
+        try:
+            missing = [part for part in (folder, *folder.parents) if not part.exists()]
+            for part in reversed(missing):
+                part.mkdir()
+                made.append(part)
+            if record is not None:
+                cls(folder).write_record(record)
+        except (OSError, ValueError) as error:  # OutputError is a ValueError, too
+            for part in reversed(made):
+                with contextlib.suppress(OSError):
+                    part.rmdir()
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(f"cannot create {shown(folder)}: {reason(error)}") from error
+        return cls(folder)
+
+    def write_record(self, record: Record) -> None:
+        """Replaces ``record.json`` in one step.
+
+        Raises:
+            OutputError: It could not be written; the previous record is untouched.
+        """
+        data = encode(record)
+        decode(data)  # what is written can be read: model_copy() and the like check nothing
+        write_atomic(self.path / RECORD, data)
+
+    def read_record(self) -> Record:
+        """The run's record; raises as :func:`read_record`."""
+        return read_record(self.path)
+
+    def append_event(self, event: Mapping[str, JsonValue]) -> None:
+        """Adds a line to ``events.jsonl``; raises OutputError when it does not fit."""
+        line = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        append_line(self.path / EVENTS, line)
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """All events in order; an unfinished last line, as a crash leaves it, is passed over.
+
+        Raises:
+            FormatError: A line before the last is damaged.
+            InputError: There are no events, or they cannot be read.
+        """
+        file = self.path / EVENTS
+        lines = read_limited(file, MAX_EVENTS_BYTES).split(b"\n")[:-1]
+        events: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                events.append(_EVENT.validate_json(line))
+            except ValidationError as error:
+                what = _one_line(error.errors(include_url=False)[0])
+                raise FormatError(f"{shown(file)}, line {number}, is damaged: {what}") from None
+        return events
+
+
+def fresh_name(root: str | Path, stem: str) -> Path:
+    """A path in ``root`` that nothing has yet: ``stem``, then ``stem-2``, ``stem-3`` and on."""
+    root = Path(root)
+    path, number = root / stem, 1
+    while os.path.lexists(path):
+        number += 1
+        path = root / f"{stem}-{number}"
+    return path

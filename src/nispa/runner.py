@@ -1,0 +1,322 @@
+"""Runs a scenario: feeds the tasks to a method, measures, and keeps the record up to date.
+
+``run`` is a generator of events, as ``learn`` is. After every task the record, the network and the
+picture on disk are complete as far as the run has come, so an interruption loses the current task
+at most.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nispa import __version__
+from nispa.data.scenarios import Scenario
+from nispa.devices import choose_device
+from nispa.errors import ConfigError, NotLearnedError
+from nispa.files import write_atomic
+from nispa.kernels.dispatch import in_use
+from nispa.learner import encode, make_method
+from nispa.methods.base import (
+    Event,
+    LearnReport,
+    Method,
+    PhaseEnd,
+    PhaseStart,
+    Problem,
+)
+from nispa.plots import picture
+from nispa.presets import Settings
+from nispa.results import (
+    NETWORK,
+    PICTURE,
+    ConnectionCount,
+    DataEntry,
+    Environment,
+    Parameters,
+    Record,
+    RunFolder,
+    ScenarioEntry,
+    TaskEntry,
+    TaskResult,
+    UnitCount,
+    as_rows,
+    measured,
+    now,
+)
+from nispa.seeding import MAX_SEED
+from nispa.tasks import Samples, Task, TaskInfo
+from nispa.training import EVALUATION_BATCH, EpochEnd
+
+
+@dataclass(frozen=True)
+class TaskStart:
+    """A task begins: its place (from 0), how many there are, and its name."""
+
+    task: int
+    tasks: int
+    name: str
+
+
+@dataclass(frozen=True)
+class TaskEnd:
+    """A task is learned and measured.
+
+    Attributes:
+        task: Its place, from 0.
+        accuracies: Test accuracy on every task learned so far, itself last.
+        result: What the record keeps of it.
+    """
+
+    task: int
+    accuracies: tuple[float, ...]
+    result: TaskResult
+
+
+RunEvent = TaskStart | Event | TaskEnd
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What to run: a scenario, a method with its settings, a seed, a device."""
+
+    scenario: Scenario
+    settings: Settings
+    seed: int
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"seed={self.seed} must be a whole number in [0, 2^63)")
+
+    def method(self) -> Method:
+        """The method, ready for the first task.
+
+        Raises:
+            ScenarioError: It cannot learn these tasks.
+            DeviceError: The device is not there.
+        """
+        scenario = self.scenario
+        problem = Problem(scenario.input_shape, scenario.outputs, len(scenario.tasks))
+        method = make_method(self.settings, problem, seed=self.seed, device=self.device)
+        for task in scenario.tasks:
+            method.check(task, [earlier.info for earlier in scenario.tasks[: task.index]])
+        method.start()
+        return method
+
+
+def run(experiment: Experiment, out: Path) -> Generator[RunEvent, None, Record]:
+    """Runs an experiment and keeps its record in a new folder ``out``.
+
+    Yields:
+        What happens, as it happens. Closing the generator, or an exception such as
+        KeyboardInterrupt, leaves the record of the tasks finished, with status ``interrupted`` (or
+        ``failed``).
+
+    Returns:
+        The complete record.
+
+    Raises:
+        OutputError: The folder holds a run or cannot be written to.
+        InputError: The method cannot learn these tasks; nothing was written.
+        DivergedError: The loss is no longer finite.
+    """
+    RunFolder.check(out)
+    method = experiment.method()
+    record = _begin(experiment, method)
+    folder = RunFolder.create(out, record)
+    try:
+        for task in experiment.scenario.tasks:
+            yield TaskStart(task.index, len(experiment.scenario.tasks), task.name)
+            started = time.perf_counter()
+            report = yield from _learn(method, task, folder)
+            train_s = time.perf_counter() - started
+
+            started = time.perf_counter()
+            row, agnostic = _measure(method, experiment.scenario, task.index)
+            result = _result(method, report, train_s, time.perf_counter() - started)
+            record = _add(record, method, result, row, agnostic)
+            _save(folder, record, method, experiment.settings)
+            learned = tuple(value for value in row[: task.index + 1] if value is not None)
+            yield TaskEnd(task.index, learned, result)
+    except BaseException as error:
+        stopped = isinstance(error, (KeyboardInterrupt, GeneratorExit))
+        status = "interrupted" if stopped else "failed"
+        folder.write_record(record.model_copy(update={"status": status, "finished": now()}))
+        raise
+    record = record.model_copy(update={"status": "complete", "finished": now()})
+    folder.write_record(record)
+    return record
+
+
+def _learn(method: Method, task: Task, folder: RunFolder) -> Generator[RunEvent, None, LearnReport]:
+    """Learns one task, with a line of ``events.jsonl`` for every event."""
+    learning = method.learn(task)
+    phase: dict[str, Any] = {}
+    try:
+        while True:
+            event = next(learning)
+            names = {PhaseStart: "phase_start", EpochEnd: "epoch", PhaseEnd: "phase_end"}
+            if isinstance(event, PhaseStart):
+                phase = {"task": task.index, "phase": event.phase}
+            folder.append_event({"event": names[type(event)], **phase, **asdict(event)})
+            yield event
+    except StopIteration as end:
+        report: LearnReport = end.value
+        return report
+
+
+def _measure(
+    method: Method, scenario: Scenario, last: int
+) -> tuple[list[float | None], list[float | None]]:
+    """Test accuracy after task ``last``: told the task, and (where possible) not told it.
+
+    Told the task, every task learned and the next one are measured; forward transfer needs that.
+    """
+    told: list[float | None] = [None] * len(scenario.tasks)
+    untold: list[float | None] = [None] * len(scenario.tasks)
+    for task in scenario.tasks[: last + 2]:
+        test = task.test.to(method.device)
+        try:
+            told[task.index] = _accuracy(method, test, task.info)
+        except NotLearnedError:  # a method with a network per task has none for the next one
+            continue
+        if method.task_agnostic and task.index <= last:
+            untold[task.index] = _accuracy(method, test, None)
+    return told, untold
+
+
+def _accuracy(method: Method, test: Samples, info: TaskInfo | None) -> float:
+    right = sum(
+        int((method.predict(images, info) == labels).sum())
+        for images, labels in test.batches(EVALUATION_BATCH)
+    )
+    return right / len(test)
+
+
+def _begin(experiment: Experiment, method: Method) -> Record:
+    scenario, settings = experiment.scenario, experiment.settings
+    census = method.census()
+    return Record(
+        version=__version__,
+        status="running",
+        started=now(),
+        scenario=ScenarioEntry(name=scenario.name, settings=dict(scenario.settings)),
+        data=tuple(
+            DataEntry(
+                name=data.name,
+                canonical=data.canonical,
+                sha256=data.sha256,
+                source=data.source,
+                note=data.note,
+            )
+            for data in scenario.identity
+        ),
+        method=settings.method,
+        preset=settings.preset,
+        seed=experiment.seed,
+        config=settings.as_json(),
+        tasks=tuple(
+            TaskEntry(
+                name=task.name,
+                classes=task.classes,
+                train=len(task.train),
+                validation=len(task.validation),
+                test=len(task.test),
+            )
+            for task in scenario.tasks
+        ),
+        accuracy_matrix_task_agnostic=() if method.task_agnostic else None,
+        parameters=Parameters(live=census.live, total=census.total),
+        environment=environment(method.device),
+    )
+
+
+def _result(method: Method, report: LearnReport, train_s: float, eval_s: float) -> TaskResult:
+    census = method.census()
+    return TaskResult(
+        phases=report.phases,
+        samples_trained=report.samples_trained,
+        train_s=train_s,
+        eval_s=eval_s,
+        tau=report.tau,
+        stop_reason=report.stop_reason,
+        stable_units={
+            group: UnitCount(stable=stable, size=size)
+            for group, (stable, size) in census.stable.items()
+        },
+        connections={
+            layer: ConnectionCount(
+                live=live, frozen=frozen, total=total, owed=census.owed.get(layer, 0)
+            )
+            for layer, (live, frozen, total) in census.connections.items()
+        },
+    )
+
+
+def _add(
+    record: Record,
+    method: Method,
+    result: TaskResult,
+    row: list[float | None],
+    agnostic: list[float | None],
+) -> Record:
+    """The record with one more task."""
+    census = method.census()
+    chance = [1.0 / len(task.classes) for task in record.tasks]
+    matrix = (*record.accuracy_matrix, *as_rows([row]))
+    changes: dict[str, Any] = {
+        "accuracy_matrix": matrix,
+        "metrics": measured(matrix, chance),
+        "per_task": (*record.per_task, result),
+        "parameters": Parameters(live=census.live, total=census.total),
+    }
+    if record.accuracy_matrix_task_agnostic is not None:
+        both = (*record.accuracy_matrix_task_agnostic, *as_rows([agnostic]))
+        changes["accuracy_matrix_task_agnostic"] = both
+        changes["metrics_task_agnostic"] = measured(both)
+    return record.model_copy(update=changes)
+
+
+def _save(folder: RunFolder, record: Record, method: Method, settings: Settings) -> None:
+    """Record, network and picture as they stand after a task."""
+    write_atomic(folder.path / NETWORK, encode(method, settings))
+    write_atomic(folder.path / PICTURE, picture(record))
+    folder.write_record(record)
+
+
+def environment(device: torch.device | None = None) -> Environment:
+    """Versions, processor, threads, device and kernels of this process."""
+    device = device or choose_device("cpu")
+    name = str(device)
+    if device.type == "cuda":
+        name = f"{device} ({torch.cuda.get_device_name(device)})"
+    return Environment(
+        nispa=__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        numpy=np.__version__,
+        cpu=_processor(),
+        threads=torch.get_num_threads(),
+        device=name,
+        platform=platform.platform(),
+        kernels=in_use().name,
+    )
+
+
+def _processor() -> str:
+    """The processor's model, as the system names it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
+    return platform.processor() or platform.machine()

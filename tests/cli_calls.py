@@ -1,0 +1,61 @@
+"""Calls of the command line, in this process and in others, and small data to call it with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nispa.cli import cli
+
+NISPA = [sys.executable, "-m", "nispa"]
+SMALL = [f"--set={pair}" for pair in ("hidden=12,12", "e=1", "max_phases=3", "batch_size=16")]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call ended: its exit code, and what it wrote."""
+
+    code: object
+    out: str
+    err: str
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: str | Path) -> Ended:
+    """Calls the command line in this process."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ending:
+        cli.main(args=[str(arg) for arg in args], prog_name="nispa")
+    out, err = capsys.readouterr()
+    return Ended(ending.value.code, out, err)
+
+
+def spawn(*args: str | Path, cwd: Path) -> subprocess.Popen[str]:
+    """Starts the command line in a process of its own, with pipes for what it writes."""
+    return subprocess.Popen(
+        [*NISPA, *map(str, args)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+def write_npz(path: Path, *, classes: int = 4, each: int = 20, side: int = 4) -> Path:
+    """A data set of 20 training and 5 test images a class: class k is bright in row k."""
+    random = np.random.default_rng(0)
+    arrays: dict[str, NDArray[Any]] = {}
+    for part, count in (("train", each), ("test", 5)):
+        labels = np.repeat(np.arange(classes), count)
+        images = random.integers(0, 60, (len(labels), side, side), dtype=np.uint8)
+        images[np.arange(len(labels)), labels] += 190
+        arrays |= {f"x_{part}": images, f"y_{part}": labels}
+    savez: Any = np.savez  # its stubs take the names of arrays for its own options
+    savez(path, **arrays)
+    return path

@@ -1,0 +1,104 @@
+"""Toy tasks that every method can learn in a fraction of a second."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nispa.config import build
+from nispa.methods import method_class
+from nispa.methods.base import Event, Learning, LearnReport, Method, Problem
+from nispa.models import NetworkConfig
+from nispa.seeding import stream
+from nispa.tasks import Samples, Task
+
+SIDE = 4
+INPUT_SHAPE = (1, SIDE, SIDE)
+CLASSES_EACH = 2
+
+
+def toy_images(index: int, count: int, part: str) -> Samples:
+    """Two easy classes: bright left or bright right, with noise and a shift per task."""
+    generator = stream(7, "toy", index, part)
+    labels = torch.arange(count) % CLASSES_EACH
+    images = torch.randint(0, 60, (count, *INPUT_SHAPE), generator=generator)
+    for label in range(CLASSES_EACH):
+        column = (2 * label + index) % SIDE
+        images[labels == label, :, :, column] += 160
+    return Samples(images.to(torch.uint8), labels + index * CLASSES_EACH, scale=1 / 255)
+
+
+def toy_task(index: int, count: int = 48) -> Task:
+    """Task ``index`` with classes ``2 index`` and ``2 index + 1``."""
+    classes = (index * CLASSES_EACH, index * CLASSES_EACH + 1)
+    return Task(
+        index,
+        f"toy {index}",
+        classes,
+        toy_images(index, count, "train"),
+        toy_images(index, 16, "validation"),
+        toy_images(index, 32, "test"),
+    )
+
+
+def toy_problem(tasks: int = 3) -> Problem:
+    """The problem of ``tasks`` toy tasks."""
+    return Problem(INPUT_SHAPE, tasks * CLASSES_EACH, tasks)
+
+
+NETWORKS: dict[str, dict[str, object]] = {
+    "mlp": {"architecture": "mlp", "hidden": (16, 12), "density": 0.6},
+    "convnet": {
+        "architecture": "convnet",
+        "channels": (4, 6),
+        "fc": (8,),
+        "density": 0.6,
+    },
+}
+
+
+def toy_method(
+    name: str,
+    network: str = "mlp",
+    *,
+    seed: int = 0,
+    tasks: int = 3,
+    network_settings: dict[str, object] | None = None,
+    **settings: object,
+) -> Method:
+    """A method on a toy network, not started."""
+    cls = method_class(name)
+    fast: dict[str, object] = {"learning_rate": 0.01, "batch_size": 8}
+    if name == "nispa":
+        fast |= {"epochs_per_phase": 4, "k": 6, "accuracy_drop": 5}
+    else:
+        fast |= {"epochs": 20}
+    return cls(
+        toy_problem(tasks),
+        build(NetworkConfig, NETWORKS[network] | (network_settings or {})),
+        build(cls.config_class, fast | settings),
+        seed=seed,
+    )
+
+
+def finish(learning: Learning) -> tuple[list[Event], LearnReport]:
+    """Drives ``learn`` to its end."""
+    events = []
+    while True:
+        try:
+            events.append(next(learning))
+        except StopIteration as end:
+            return events, end.value
+
+
+def accuracy_on(method: Method, task: Task) -> float:
+    """Share of a task's test images predicted rightly, told the task."""
+    images, labels = task.test.batch(slice(None))
+    return float((method.predict(images, task.info) == labels).float().mean())
+
+
+def same_tensors(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Whether two sets of tensors are equal bit by bit."""
+    return first.keys() == second.keys() and all(
+        torch.equal(tensor, second[name]) for name, tensor in first.items()
+    )

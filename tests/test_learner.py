@@ -1,0 +1,327 @@
+"""The learner: arrays in, labels out, one file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import nispa
+from nispa.errors import (
+    CapacityError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    FormatError,
+    InputError,
+    NotLearnedError,
+    OutputError,
+    ScenarioError,
+    UnknownNameError,
+)
+from nispa.learner import Learner
+
+Arrays = tuple[NDArray[Any], NDArray[Any]]
+FAST: dict[str, Any] = {
+    "batch_size": 8,
+    "hidden": (16, 12),
+    "density": 0.6,
+    "epochs_per_phase": 5,
+    "k": 6,
+}
+
+
+def arrays(index: int, count: int = 60, names: tuple[Any, Any] = (0, 1)) -> Arrays:
+    """Images (n, 4, 4) uint8 that are bright in one of two columns, and their labels."""
+    random = np.random.default_rng(index)
+    which = np.arange(count) % 2
+    images = random.integers(0, 60, (count, 4, 4), dtype=np.uint8)
+    for label in (0, 1):
+        images[which == label, :, (2 * label + index) % 4] += 160
+    return images, np.array([names[label] for label in which])
+
+
+def learner(tasks: int = 2, **values: Any) -> Learner:
+    made = Learner(input_shape=(1, 4, 4), classes=2 * 6, seed=1, **(FAST | values))
+    for index in range(tasks):
+        made.learn(*arrays(index, names=("left", "right")))
+    return made
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("learner") / "two.safetensors"
+    learner().save(path)
+    return path
+
+
+def test_is_offered_by_the_package() -> None:
+    assert nispa.Learner is Learner
+    with pytest.raises(AttributeError, match="Lerner"):
+        nispa.Lerner  # noqa: B018
+
+
+def test_learns_and_predicts_the_users_labels() -> None:
+    made = learner()
+    for index in range(2):
+        images, labels = arrays(index, names=("left", "right"))
+        assert made.accuracy(images, labels, task=index) >= 0.9
+        assert set(made.predict(images, task=index)) <= {"left", "right"}
+    assert made.predict(arrays(0)[0]).shape == (60,)
+
+
+def test_the_same_label_means_another_thing_in_another_task() -> None:
+    made = Learner(input_shape=(1, 4, 4), classes=4, seed=1, **FAST)
+    made.learn(*arrays(0, names=(7, 3)))
+    made.learn(*arrays(1, names=(3, 7)))
+    assert made.accuracy(*arrays(0, names=(7, 3)), task=0) >= 0.9
+    assert made.accuracy(*arrays(1, names=(3, 7)), task=1) >= 0.9
+
+
+def test_goes_on_in_a_new_process_as_if_it_had_never_stopped(saved: Path, tmp_path: Path) -> None:
+    script = """
+import sys, torch
+torch.set_num_threads(1)
+from nispa import Learner
+from tests.test_learner import arrays
+made = Learner.load(sys.argv[1])
+for index in range(2, 6):
+    made.learn(*arrays(index, names=("left", "right")))
+made.save(sys.argv[2])
+"""
+    import torch
+
+    there = tmp_path / "there.safetensors"
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", script, saved, there], check=True, cwd=root)
+    here = Learner.load(saved)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for index in range(2, 6):
+            here.learn(*arrays(index, names=("left", "right")))
+    finally:
+        torch.set_num_threads(threads)
+    here.save(tmp_path / "here.safetensors")
+    assert there.read_bytes() == (tmp_path / "here.safetensors").read_bytes()
+    assert len(Learner.load(there).tasks) == 6
+
+
+def test_saving_twice_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    Learner.load(saved).save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
+
+
+@pytest.mark.parametrize("method", ["stl", "stl-iso", "joint", "finetune"])
+def test_other_methods_live_in_the_same_file(method: str, tmp_path: Path) -> None:
+    made = Learner(
+        method, input_shape=(1, 4, 4), classes=6, tasks=3, hidden=(12, 10), density=0.6, epochs=3
+    )
+    for index in range(2):
+        made.learn(*arrays(index))
+    made.save(tmp_path / "m.safetensors")
+    loaded = Learner.load(tmp_path / "m.safetensors")
+    images, _ = arrays(1)
+    assert (loaded.predict(images, task=1) == made.predict(images, task=1)).all()
+    made.learn(*arrays(2))
+    loaded.learn(*arrays(2))
+    made.save(tmp_path / "a.safetensors")
+    loaded.save(tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_an_interrupted_task_leaves_the_learner_as_it_was(saved: Path, tmp_path: Path) -> None:
+    made = Learner.load(saved)
+
+    def interrupt(event: object) -> None:
+        if type(event).__name__ == "PhaseEnd":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made.learn(*arrays(2), watch=interrupt)
+    made.save(tmp_path / "after.safetensors")
+    assert (tmp_path / "after.safetensors").read_bytes() == saved.read_bytes()
+
+
+def test_float_images_and_channels_are_taken(tmp_path: Path) -> None:
+    made = Learner(input_shape=(3, 4, 4), classes=2, architecture="mlp", **FAST)
+    images, labels = arrays(0)
+    made.learn(np.repeat(images[..., None] / 255, 3, axis=3), labels)
+    assert made.accuracy(np.repeat(images[:, None] / 255, 3, axis=1), labels, task=0) >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"method": "nipsa"}, UnknownNameError, "did you mean 'nispa'"),
+        ({"preset": "papr"}, UnknownNameError, "did you mean 'paper'"),
+        ({"densty": 0.1}, UnknownNameError, "did you mean 'density'"),
+        ({"density": 1.3}, ConfigError, r"density=1.3 must be a number in \(0, 1\]"),
+        ({"density": 0.0}, ConfigError, "for 90 % sparsity pass 0.1"),
+        ({"learning_rate": -1}, ConfigError, "learning_rate=-1 must be"),
+        ({"k": 0}, ConfigError, "k=0 must be"),
+        ({"e": 0}, ConfigError, "epochs_per_phase=0 must be"),
+        ({"seed": -1}, ConfigError, "seed=-1 must be"),
+        ({"classes": 1}, ConfigError, "classes=1 must be"),
+        ({"input_shape": (28, 28)}, ConfigError, r"input_shape=\(28, 28\)"),
+        ({"device": "cuda:99"}, DeviceError, "cuda:99 is not there"),
+        ({"device": "tpu"}, DeviceError, "must be cpu, cuda"),
+        ({"method": "stl-iso"}, ConfigError, "number of tasks"),
+        ({"epochs": 3}, ConfigError, "not of this method"),
+    ],
+)
+def test_bad_settings_are_named(
+    values: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    base: dict[str, Any] = {"input_shape": (1, 4, 4), "classes": 4}
+    with pytest.raises(error, match=message):
+        Learner(**(base | values))
+
+
+def test_bad_tasks_are_named_and_change_nothing(saved: Path, tmp_path: Path) -> None:
+    made = Learner.load(saved)
+    images, labels = arrays(2)
+    with pytest.raises(CapacityError, match=r"\(1, 4, 3\).*\(1, 4, 4\)"):
+        made.learn(images[:, :, :3], labels)
+    with pytest.raises(DataError, match="60 images but 59 labels"):
+        made.learn(images, labels[:59])
+    with pytest.raises(ScenarioError, match="at least 2"):
+        made.learn(images, np.zeros(60, dtype=int))
+    with pytest.raises(CapacityError, match="only 8 of 12 outputs are free"):
+        made.learn(np.concatenate([images] * 2), np.arange(120))
+    with pytest.raises(NotLearnedError, match="learned are: 0 to 1"):
+        made.predict(images, task=2)
+    with pytest.raises(NotLearnedError, match="task=-1"):
+        made.predict(images, task=-1)
+    made.save(tmp_path / "after.safetensors")
+    assert (tmp_path / "after.safetensors").read_bytes() == saved.read_bytes()
+
+
+def test_a_method_that_must_be_told_the_task_says_so() -> None:
+    made = Learner("stl", input_shape=(1, 4, 4), classes=2, hidden=(4,), epochs=1)
+    made.learn(*arrays(0))
+    with pytest.raises(NotLearnedError, match="must be told the task"):
+        made.predict(arrays(0)[0])
+
+
+def test_saving_where_one_cannot_is_an_error(saved: Path, tmp_path: Path) -> None:
+    made = Learner.load(saved)
+    with pytest.raises(OutputError):
+        made.save(tmp_path / "no" / "such" / "folder.safetensors")
+    with pytest.raises(OutputError):
+        made.save(tmp_path)
+
+
+def test_loading_what_is_no_learner_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a file"):
+        Learner.load(tmp_path / "none.safetensors")
+    text = tmp_path / "text.safetensors"
+    text.write_text("not a learner")
+    with pytest.raises(FormatError):
+        Learner.load(text)
+
+
+def rewrite(path: Path, out: Path, change: Any) -> None:
+    """A copy of a learner's file whose header went through ``change``, its checksum made anew."""
+    import safetensors.torch
+
+    from nispa.learner import _digest, _read
+
+    tensors, checked = _read(path)
+    header = checked.model_dump(mode="json")
+    change(header, tensors)
+    header["sha256"] = _digest(header, tensors)
+    out.write_bytes(safetensors.torch.save(tensors, {"nispa": json.dumps(header)}))
+
+
+def test_a_strangers_file_is_held_to_its_size(saved: Path, tmp_path: Path) -> None:
+    """Headers that promise more than the file holds must not make anything large."""
+    out = tmp_path / "bad.safetensors"
+
+    def huge(header: dict[str, Any], tensors: dict[str, Any]) -> None:
+        header["config"]["network"]["hidden"] = [10**9, 10**9]
+
+    rewrite(saved, out, huge)
+    with pytest.raises(FormatError, match="too small for the network"):
+        Learner.load(out)
+
+    def other(header: dict[str, Any], tensors: dict[str, Any]) -> None:
+        header["config"]["network"]["hidden"] = [15, 12]
+
+    rewrite(saved, out, other)
+    with pytest.raises(FormatError, match="do not fit"):
+        Learner.load(out)
+
+    def newer(header: dict[str, Any], tensors: dict[str, Any]) -> None:
+        header["format"], header["nispa"] = "nispa-learner/9", "9.0"
+
+    rewrite(saved, out, newer)
+    with pytest.raises(FormatError, match=r"nispa-learner/9, written by nispa 9\.0"):
+        Learner.load(out)
+
+    def outside(header: dict[str, Any], tensors: dict[str, Any]) -> None:
+        tensors["network.body.1.plastic_index"][0] = 10**12
+
+    rewrite(saved, out, outside)
+    with pytest.raises(FormatError, match="outside the layer"):
+        Learner.load(out)
+
+
+HEADER_CHANGES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_header_of_nonsense_is_refused_or_understood(
+    saved: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    out = tmp_path / "bad.safetensors"
+
+    def change(header: dict[str, Any], tensors: dict[str, Any]) -> None:
+        place: Any = header
+        while True:
+            key = data.draw(
+                st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place)))
+            )
+            if isinstance(place[key], (dict, list)) and place[key] and data.draw(st.booleans()):
+                place = place[key]
+                continue
+            place[key] = data.draw(HEADER_CHANGES)
+            return
+
+    rewrite(saved, out, change)
+    with contextlib.suppress(InputError):
+        Learner.load(out).predict(arrays(0)[0], task=0)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_flipped_or_missing_bytes_are_noticed(
+    saved: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    content = bytearray(saved.read_bytes())
+    (length,) = struct.unpack("<Q", content[:8])
+    if data.draw(st.booleans(), label="cut"):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    else:
+        # Half of the flips hit the header, which is small beside the values.
+        last = 8 + length if data.draw(st.booleans(), label="header") else len(content)
+        content[data.draw(st.integers(0, last - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    out = tmp_path / "bad.safetensors"
+    out.write_bytes(content)
+    with pytest.raises(InputError):
+        Learner.load(out)

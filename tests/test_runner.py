@@ -1,0 +1,171 @@
+"""Runs: what the record and the folder hold, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nispa.data.own_tasks import from_tasks
+from nispa.data.scenarios import Scenario
+from nispa.errors import ConfigError, DivergedError, OutputError, ScenarioError
+from nispa.learner import decode
+from nispa.metrics import as_matrix
+from nispa.presets import resolve
+from nispa.results import NETWORK, Record, RunFolder, comparable, read_record
+from nispa.runner import Experiment, RunEvent, TaskEnd, TaskStart, run
+
+FAST: dict[str, Any] = {"hidden": (16, 12), "density": 0.6, "batch_size": 8}
+PHASES: dict[str, Any] = {"epochs_per_phase": 3, "k": 6, "accuracy_drop": 5}
+
+
+def scenario(*, shared: bool = False) -> Scenario:
+    """Three tasks of two easy classes, from arrays."""
+    tasks = []
+    for index in range(3):
+        random = np.random.default_rng(index)
+        which = np.arange(100) % 2
+        images = random.integers(0, 60, (100, 4, 4), dtype=np.uint8)
+        for label in (0, 1):
+            images[which == label, :, (2 * label + index) % 4] += 160
+        tasks.append((images, which + (0 if shared else 2 * index)))
+    return from_tasks(tasks, seed=0, shared_classes=shared)
+
+
+def experiment(method: str = "nispa", seed: int = 0, **given: Any) -> Experiment:
+    fast = FAST | (PHASES if method == "nispa" else {"epochs": 5}) | given
+    sequence = scenario()
+    settings = resolve(method, "default", sequence.name, sequence.input_shape, fast)
+    return Experiment(sequence, settings, seed)
+
+
+def finish(what: Experiment, out: Path) -> tuple[list[RunEvent], Record]:
+    running, events = run(what, out), []
+    while True:
+        try:
+            events.append(next(running))
+        except StopIteration as end:
+            return events, end.value
+
+
+def test_a_run_leaves_a_whole_folder(tmp_path: Path) -> None:
+    events, record = finish(experiment(), tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert sorted(path.name for path in folder.path.iterdir()) == [
+        "events.jsonl",
+        "network.safetensors",
+        "record.json",
+        "run.png",
+    ]
+    assert folder.read_record() == record
+    assert record.status == "complete"
+    assert record.finished is not None
+    assert [task.classes for task in record.tasks] == [(0, 1), (2, 3), (4, 5)]
+    assert [(task.train, task.validation, task.test) for task in record.tasks] == [(72, 8, 20)] * 3
+    assert record.config["network"]["hidden"] == [16, 12]  # type: ignore[index,call-overload]
+    assert record.config["method"]["k"] == 6  # type: ignore[index,call-overload]
+    assert record.parameters.live < record.parameters.total
+    assert record.environment.threads == torch.get_num_threads()
+    starts = [event for event in events if isinstance(event, TaskStart)]
+    assert [(start.task, start.tasks) for start in starts] == [(0, 3), (1, 3), (2, 3)]
+    lines = folder.read_events()
+    assert {line["event"] for line in lines} == {"phase_start", "epoch", "phase_end"}
+    epochs = [line for line in lines if line["event"] == "epoch"]
+    assert sum(line["samples"] for line in epochs) == sum(
+        task.samples_trained for task in record.per_task
+    )
+    assert {line["task"] for line in lines} == {0, 1, 2}
+
+
+def test_nispa_forgets_exactly_nothing(tmp_path: Path) -> None:
+    _, record = finish(experiment(), tmp_path / "run")
+    matrix = as_matrix(record.accuracy_matrix)
+    for task in range(3):
+        assert len(set(matrix[task:, task].tolist())) == 1
+    assert record.metrics["forgetting"].value == 0
+    assert record.metrics["bwt"].value == 0
+    assert record.metrics["acc"].value == pytest.approx(matrix[-1].mean())
+    # The next task is measured, too, for forward transfer; the one after that is not.
+    assert not np.isnan(matrix[0, 1])
+    assert np.isnan(matrix[0, 2])
+    assert record.metrics["fwt"].value is not None
+    for before, after in zip(record.per_task, record.per_task[1:], strict=False):
+        for group, units in before.stable_units.items():
+            assert units.stable <= after.stable_units[group].stable
+        for layer, connections in before.connections.items():
+            assert connections.frozen <= after.connections[layer].frozen
+
+
+def test_the_saved_network_predicts_what_the_record_says(tmp_path: Path) -> None:
+    what = experiment()
+    _, record = finish(what, tmp_path / "run")
+    method, settings, _ = decode(tmp_path / "run" / NETWORK)
+    assert settings == what.settings
+    for task in what.scenario.tasks:
+        images, labels = task.test.batch(slice(None))
+        right = float((method.predict(images, task.info) == labels).double().mean())
+        assert right == record.accuracy_matrix[-1][task.index]
+
+
+def test_two_runs_of_one_seed_are_equal_byte_for_byte(tmp_path: Path) -> None:
+    _, first = finish(experiment(seed=5), tmp_path / "a")
+    _, second = finish(experiment(seed=5), tmp_path / "b")
+    _, other = finish(experiment(seed=6), tmp_path / "c")
+    assert comparable(first) == comparable(second) != comparable(other)
+    networks = [(tmp_path / name / NETWORK).read_bytes() for name in "abc"]
+    assert networks[0] == networks[1] != networks[2]
+
+
+@pytest.mark.parametrize("method", ["finetune", "joint", "stl", "stl-iso"])
+def test_every_method_runs_and_is_recorded(method: str, tmp_path: Path) -> None:
+    _, record = finish(experiment(method), tmp_path / "run")
+    matrix = as_matrix(record.accuracy_matrix)
+    assert not np.isnan(matrix[np.tril_indices(3)]).any()
+    told_only = method.startswith("stl")
+    assert (record.accuracy_matrix_task_agnostic is None) == told_only
+    assert (record.metrics["fwt"].value is None) == told_only
+    assert record.per_task[0].tau is None
+
+
+def test_an_interruption_keeps_the_tasks_finished(tmp_path: Path) -> None:
+    running = run(experiment(), tmp_path / "run")
+    for event in running:
+        if isinstance(event, TaskEnd) and event.task == 1:
+            break
+    next(running)  # the third task has begun
+    running.close()
+    record = read_record(tmp_path / "run")
+    assert record.status == "interrupted"
+    assert len(record.accuracy_matrix) == len(record.per_task) == 2
+    method, _, _ = decode(tmp_path / "run" / NETWORK)
+    assert [task.classes for task in method.learned] == [(0, 1), (2, 3)]
+
+
+def test_a_diverging_run_is_recorded_as_failed(tmp_path: Path) -> None:
+    what = experiment("finetune", optimiser="sgd", learning_rate=100, weight_decay=100)
+    with pytest.raises(DivergedError, match="smaller learning_rate"):
+        finish(what, tmp_path / "run")
+    assert read_record(tmp_path / "run").status == "failed"
+
+
+def test_nothing_is_created_for_what_cannot_run(tmp_path: Path) -> None:
+    sequence = scenario(shared=True)
+    settings = resolve("nispa", "default", sequence.name, sequence.input_shape, FAST)
+    with pytest.raises(ScenarioError, match="classes seen before"):
+        finish(Experiment(sequence, settings, 0), tmp_path / "run")
+    with pytest.raises(ConfigError, match="seed=-1"):
+        experiment(seed=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_never_written_over(tmp_path: Path) -> None:
+    finish(experiment("finetune"), tmp_path / "run")
+    before = (tmp_path / "run" / "record.json").read_bytes()
+    with pytest.raises(OutputError, match="already holds a run"):
+        finish(experiment("finetune"), tmp_path / "run")
+    assert (tmp_path / "run" / "record.json").read_bytes() == before
+    assert json.loads(before)["status"] == "complete"
