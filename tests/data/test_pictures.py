@@ -67,6 +67,13 @@ def test_class_folders_with_train_and_test(tmp_path: Path) -> None:
         read_folder(tmp_path, seed=0)
 
 
+def test_class_folders_inside_train_alone_are_split_by_the_seed(tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", ["cat", "dog"])
+    data = read_folder(tmp_path, seed=0)
+    assert data.class_names == ("cat", "dog")
+    assert (len(data.train_labels), len(data.test_labels)) == (8, 2)
+
+
 def test_grey_and_colour_become_colour_in_any_order(tmp_path: Path) -> None:
     write_folders(tmp_path / "a", ["grey", "rgb"], 2, 2, 2)
     colour = np.array([[[1, 2, 3]] * 2] * 2, dtype=np.uint8)

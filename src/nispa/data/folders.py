@@ -50,7 +50,7 @@ def read_folder(
             "image folders",
             note=lossy_note(stack, test_stack),
         )
-    files = _class_files(path)
+    files = _class_files(path / "train" if _only_train(path) else path)
     names = list(files)
     stack, labels = _read(files, names, name, progress)
     return split_by_seed(
@@ -63,6 +63,12 @@ def read_folder(
         source="image folders",
         note=lossy_note(stack),
     )
+
+
+def _only_train(path: Path) -> bool:
+    """Whether the class folders lie in ``train/``, and nothing lies beside it."""
+    folders = [each.name for each in path.iterdir() if each.is_dir()]
+    return folders == ["train"] and any(each.is_dir() for each in (path / "train").iterdir())
 
 
 def _class_files(path: Path) -> dict[str, list[Path]]:
