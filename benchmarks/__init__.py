@@ -1,0 +1,1 @@
+"""Timings: ratios of things measured in turn in one run, medians of several."""
