@@ -149,11 +149,17 @@ def run(experiment: Experiment, out: Path) -> Generator[RunEvent, None, Record]:
             yield TaskEnd(task.index, learned, result)
     except BaseException as error:
         stopped = isinstance(error, (KeyboardInterrupt, GeneratorExit))
-        status = "interrupted" if stopped else "failed"
-        folder.write_record(record.model_copy(update={"status": status, "finished": now()}))
+        _finish(folder, record, "interrupted" if stopped else "failed")
         raise
-    record = record.model_copy(update={"status": "complete", "finished": now()})
+    return _finish(folder, record, "complete")
+
+
+def _finish(folder: RunFolder, record: Record, status: str) -> Record:
+    """Writes the record and its picture a last time, with the status that the run ended in."""
+    record = record.model_copy(update={"status": status, "finished": now()})
     folder.write_record(record)
+    if record.per_task:
+        write_atomic(folder.path / PICTURE, picture(record))
     return record
 
 
@@ -287,10 +293,11 @@ def _add(
 
 
 def _save(folder: RunFolder, record: Record, method: Method, settings: Settings) -> None:
-    """Record, network and picture as they stand after a task."""
+    """Network, record and picture as they stand after a task."""
     write_atomic(folder.path / NETWORK, encode(method, settings))
-    write_atomic(folder.path / PICTURE, picture(record))
     folder.write_record(record)
+    if len(record.per_task) < len(record.tasks):  # the last picture is drawn at the end
+        write_atomic(folder.path / PICTURE, picture(record))
 
 
 def environment(device: torch.device | None = None) -> Environment:
