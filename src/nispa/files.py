@@ -154,6 +154,11 @@ def one_line(text: str, limit: int = 200) -> str:
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."
 
 
+def wording(error: object) -> str:
+    """What a library's exception says, in one line; its type where it says nothing."""
+    return one_line(" ".join(str(error).split())) or type(error).__name__
+
+
 def _write_all(handle: int, data: bytes) -> None:
     """Writes ``data`` to an open file; the system may take it in several pieces."""
     rest = memoryview(data)

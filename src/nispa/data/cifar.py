@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nispa.data.dataset import one_line
 from nispa.data.pickles import read_batch
 from nispa.errors import DataError
+from nispa.files import wording
 
 PIXELS = 3 * 32 * 32
 MOST_BYTES = 512 << 20  # of one file; the largest canonical one has 155 MB
@@ -97,7 +97,7 @@ def _from_tar(path: Path, files: Collection[str]) -> Iterator[tuple[str, bytes]]
         raise
     except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, TypeError) as error:
         raise DataError(
-            f"{path}: damaged or truncated ({one_line(error)}); get the archive again"
+            f"{path}: damaged or truncated ({wording(error)}); get the archive again"
         ) from None
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nispa.errors import DataError
+from nispa.files import one_line
 from nispa.seeding import stream
 
 BYTE_SCALE = 1.0 / 255.0
@@ -110,11 +111,6 @@ class ImageData:
         """Channels, height and width of one image."""
         _, channels, height, width = self.train_images.shape
         return channels, height, width
-
-
-def one_line(text: object) -> str:
-    """A text from outside, such as a library's error, in one line and not endlessly long."""
-    return " ".join(str(text).split())[:200] or type(text).__name__
 
 
 def _size(images: Tensor) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import struct
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
-from nispa.data.dataset import one_line
+from nispa.data.archives import DAMAGED_ZIP
 from nispa.data.idx import MOST_DEFLATE, read_idx_stream
 from nispa.errors import DataError
+from nispa.files import wording
 
 
 def read_zip(path: Path, files: Sequence[str]) -> list[Tensor]:
@@ -43,18 +42,9 @@ def read_zip(path: Path, files: Sequence[str]) -> list[Tensor]:
             return found
     except DataError:
         raise
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        zlib.error,
-        struct.error,
-        OSError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except DAMAGED_ZIP as error:
         raise DataError(
-            f"{path}: damaged or truncated ({one_line(error)}); get the file again"
+            f"{path}: damaged or truncated ({wording(error)}); get the file again"
         ) from None
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nispa.data.dataset import one_line
 from nispa.errors import DataError
+from nispa.files import wording
 
 UNSIGNED_BYTE = 0x08
 # Deflate cannot shrink data by more than 1,032 times, so a header that promises more is wrong.
@@ -64,7 +64,7 @@ def read_idx_stream(file: io.BufferedReader, size: int, dims: int, name: str) ->
         return _parse(file, size, dims, name)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
-            f"{name}: damaged or truncated gzip data ({one_line(error)}); get the file again"
+            f"{name}: damaged or truncated gzip data ({wording(error)}); get the file again"
         ) from None
 
 

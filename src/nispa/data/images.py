@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nispa.data.dataset import one_line
 from nispa.errors import DataError
+from nispa.files import wording
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"))
@@ -75,7 +75,7 @@ def decode(content: bytes | Path, name: str) -> tuple[Pixels, str]:
     except DataError:
         raise
     except DAMAGED as error:
-        raise DataError(f"{name}: not a readable image ({one_line(error)})") from None
+        raise DataError(f"{name}: not a readable image ({wording(error)})") from None
 
 
 class ImageStack:

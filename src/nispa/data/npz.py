@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nispa.data.archives import DAMAGED_ZIP
 from nispa.data.arrays import from_arrays
-from nispa.data.dataset import ImageData, one_line
+from nispa.data.dataset import ImageData
 from nispa.data.idx import MOST_DEFLATE
 from nispa.errors import DataError
+from nispa.files import wording
 
 WITH_TEST = (
     ("x_train", "y_train", "x_test", "y_test"),
@@ -54,18 +54,8 @@ def read_npz(path: Path, *, seed: int, channels_first: bool | None = None) -> Im
             arrays = [_read_array(archive, members[key], f"{path}: {key}") for key in keys]
     except DataError:
         raise
-    except (
-        zipfile.BadZipFile,
-        ValueError,
-        zlib.error,
-        struct.error,
-        OSError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        OverflowError,
-    ) as error:
-        raise DataError(f"{path}: not a readable .npz file ({one_line(error)})") from None
+    except DAMAGED_ZIP as error:
+        raise DataError(f"{path}: not a readable .npz file ({wording(error)})") from None
     return from_arrays(
         *arrays, name=path.stem, seed=seed, channels_first=channels_first, source=".npz file"
     )
@@ -75,7 +65,7 @@ def _choose_keys(members: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     for keys in WITH_TEST + WITHOUT_TEST:
         if all(key in members for key in keys):
             return keys
-    found = one_line(", ".join(sorted(members))) if members else "none"
+    found = wording(", ".join(sorted(members))) if members else "none"
     raise DataError(
         f"{path}: needs the arrays x_train, y_train, x_test, y_test, or x, y; it has {found}"
     )
@@ -120,6 +110,4 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> n
         array = np.frombuffer(content, dtype=dtype)
         return array.reshape(shape, order="F" if fortran == "True" else "C")
     except ValueError as error:
-        raise DataError(
-            f"{name}: its header does not fit its content ({one_line(error)})"
-        ) from None
+        raise DataError(f"{name}: its header does not fit its content ({wording(error)})") from None

@@ -23,11 +23,11 @@ from nispa.data.dataset import (
     ImageData,
     Progress,
     check_labels,
-    one_line,
     split_by_seed,
 )
 from nispa.data.images import ImageStack, lossy_note, same_channels
 from nispa.errors import DataError
+from nispa.files import wording
 
 IMAGE_COLUMNS = ("img", "image", "images")
 LABEL_COLUMNS = ("fine_label", "label", "labels")
@@ -142,7 +142,7 @@ def _open(file: Path) -> Any:
     try:
         return parquet.ParquetFile(file)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{file}: not a readable Parquet file ({one_line(error)})") from None
+        raise DataError(f"{file}: not a readable Parquet file ({wording(error)})") from None
 
 
 def _columns(opened: Any, file: Path) -> tuple[str, str]:
@@ -152,7 +152,7 @@ def _columns(opened: Any, file: Path) -> tuple[str, str]:
     for choices in (IMAGE_COLUMNS, LABEL_COLUMNS):
         column = next((each for each in choices if each in names), None)
         if column is None:
-            known = one_line(", ".join(names))
+            known = wording(", ".join(names))
             raise DataError(f"{file}: needs a column {' or '.join(choices)}; it has {known}")
         found.append(column)
     return found[0], found[1]
@@ -208,7 +208,7 @@ def _rows(opened: Any, file: Path) -> Iterator[tuple[bytes | None, Any]]:
     binary = kind.field("bytes").type if nested else kind
     if not (pyarrow.types.is_binary(binary) or pyarrow.types.is_large_binary(binary)):
         raise DataError(
-            f"{file}: column {image_column} is {one_line(kind)}, expected struct<bytes, path>"
+            f"{file}: column {image_column} is {wording(kind)}, expected struct<bytes, path>"
         )
     try:
         for batch in opened.iter_batches(BATCH_ROWS, columns=[image_column, label_column]):
@@ -217,13 +217,13 @@ def _rows(opened: Any, file: Path) -> Iterator[tuple[bytes | None, Any]]:
             contents = (images.field("bytes") if nested else images).to_pylist()
             yield from zip(contents, labels, strict=True)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file}: damaged or truncated ({one_line(error)})") from None
+        raise DataError(f"{file}: damaged or truncated ({wording(error)})") from None
 
 
 def _label_array(labels: list[Any], file: Path) -> np.ndarray[Any, Any]:
     for row, label in enumerate(labels):
         if label is None or not isinstance(label, type(labels[0])):
-            raise DataError(f"{file}: row {row} has no valid label ({one_line(label)})")
+            raise DataError(f"{file}: row {row} has no valid label ({wording(label)})")
     if isinstance(labels[0], (int, str)):
         return np.array(labels)
     raise DataError(f"{file}: labels must be whole numbers or texts, not {labels[0]!r}")

@@ -12,8 +12,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any, cast
 
-from nispa.data.dataset import one_line
 from nispa.errors import DataError
+from nispa.files import wording
 
 ARRAY_CALLS = {
     "numpy.core.multiarray _reconstruct",
@@ -98,7 +98,7 @@ def read_batch(
         MemoryError,
         Warning,
     ) as error:
-        raise DataError(f"{where}: not a readable batch of CIFAR ({one_line(error)})") from None
+        raise DataError(f"{where}: not a readable batch of CIFAR ({wording(error)})") from None
     return shape, values, labels
 
 
