@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# The tests run side by side; more threads each, their subprocesses' included, would only compete.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
