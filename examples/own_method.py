@@ -61,18 +61,18 @@ class L2(Method):
         strength = self.config.strength if self.learned else 0.0
         anchors = [(value, value.detach().clone()) for value in self.network.parameters()]
 
-        def loss(images: Tensor, labels: Tensor) -> Tensor:
+        def spring() -> Tensor:
             distances = [(value - anchor).square().sum() for value, anchor in anchors]
-            fit = classes.loss(self.network(images), labels)
-            return fit + strength * torch.stack(distances).sum()
+            return strength * torch.stack(distances).sum()
 
         return learn_in_epochs(
             self.network,
-            loss,
-            task.train.to(self.device),
+            classes.loss,
+            self.prepare(self.network, task.train),
             lambda: accuracy(self.network, classes.predict, validation),
             self.config,
             lambda epoch: stream(self.seed, "batches", task.index, epoch),
+            spring,
         )
 
     @torch.no_grad()

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nispa.errors import ConfigError
-from nispa.layers import SparseConv2d, SparseLayer, SparseLinear
+from nispa.layers import SparseConv2d, SparseLayer, SparseLinear, Units
 from nispa.mechanism.activity import unit_activity
 from nispa.models import (
     NetworkConfig,
     SparseNetwork,
-    Units,
     build_network,
     empty_network,
     restart_plastic,

@@ -47,6 +47,7 @@ class SparseLayer(nn.Module):
         super().__init__()
         self.spec = spec
         self.shape = shape
+        self.compiled = dispatch.Compiled()
         none = torch.zeros(0, dtype=torch.int64)
         self.weight = nn.Parameter(torch.zeros(0, *spec.kernel))
         self.bias = nn.Parameter(torch.zeros(shape[0]))
@@ -282,7 +283,7 @@ class SparseLinear(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the layer."""
-        return dispatch.linear(x, self.live_weight(), self.live_bias())
+        return dispatch.linear(x, self.live_weight(), self.live_bias(), self.compiled)
 
 
 class SparseConv2d(SparseLayer):
@@ -298,4 +299,18 @@ class SparseConv2d(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the layer to ``(batch, in, height, width)``."""
-        return dispatch.conv2d(x, self.live_weight(), self.live_bias(), self.stride, self.padding)
+        return dispatch.conv2d(
+            x, self.live_weight(), self.live_bias(), self.stride, self.padding, self.compiled
+        )
+
+
+class Units(nn.Module):
+    """Marks the place where the activations of a unit group are final; changes nothing."""
+
+    def __init__(self, group: str) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns ``x``, ``(batch, units)`` or ``(batch, units, height, width)``."""
+        return x

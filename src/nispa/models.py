@@ -6,15 +6,18 @@ where in the forward pass the activations of a unit group can be read.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from nispa.config import setting, settings
 from nispa.errors import ConfigError
+from nispa.fusion import segments
 from nispa.initialise import (
     FanCount,
     FanMode,
@@ -23,7 +26,9 @@ from nispa.initialise import (
     random_pattern,
     uniform_bias,
 )
-from nispa.layers import SparseConv2d, SparseLayer, SparseLinear
+from nispa.kernels.dispatch import Chain, Compiled, Feed, Given
+from nispa.layers import SparseConv2d, SparseLayer, SparseLinear, Units
+from nispa.mechanism.activity import total_activity, unit_activity
 from nispa.seeding import stream
 from nispa.topology import ConnectionLayer, Topology, UnitGroup
 
@@ -78,16 +83,40 @@ class NetworkConfig:
             raise ValueError(f"kernel_size={self.kernel_size} must be odd, so that sizes are kept")
 
 
-class Units(nn.Module):
-    """Marks the place where the activations of a unit group are final; changes nothing."""
+class DataSet(Protocol):
+    """Labelled images, read batch by batch; see :class:`nispa.tasks.Samples`."""
 
-    def __init__(self, group: str) -> None:
-        super().__init__()
-        self.group = group
+    def __len__(self) -> int: ...
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns ``x``, ``(batch, units)`` or ``(batch, units, height, width)``."""
-        return x
+    @property
+    def labels(self) -> Tensor:
+        """Classes, ``(samples,)`` int64."""
+
+    def batch(self, index: Tensor) -> tuple[Any, Tensor]:
+        """Images and labels at ``index``, ``(n,)`` int64."""
+
+    def batches(self, size: int) -> Iterator[tuple[Any, Tensor]]:
+        """All in order, at most ``size`` at a time."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set as compiled kernels read it, for one network until what is frozen changes."""
+
+    feed: Feed
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: Tensor) -> tuple[Given, Tensor]:
+        """What stands for the images at ``index``, ``(n,)`` int64, and their labels."""
+        return Given(self.feed, index), self.labels[index]
+
+    def batches(self, size: int) -> Iterator[tuple[Given, Tensor]]:
+        """All in order, at most ``size`` at a time."""
+        for index in torch.arange(len(self)).split(size):
+            yield self.batch(index)
 
 
 class SparseNetwork(nn.Module):
@@ -107,6 +136,7 @@ class SparseNetwork(nn.Module):
         self.body = body
         self.topology = topology
         self.input_shape = input_shape
+        self._segments: dict[int, Compiled] = {}
         self.layers = {
             module.spec.name: module for module in body.modules() if isinstance(module, SparseLayer)
         }
@@ -114,10 +144,91 @@ class SparseNetwork(nn.Module):
         assert set(self.layers) == {layer.name for layer in topology.layers}
         assert marked == {group.name for group in topology.hidden}
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor | Given) -> Tensor:
         """Logits of every output, ``(batch, channels, height, width)`` to ``(batch, outputs)``."""
-        logits: Tensor = self.body(images)
-        return logits
+        x = images
+        for number, segment in enumerate(segments(self.body)):
+            chain = segment.chain(x, self._compiled(number))
+            if chain is not None:
+                x = chain(x)
+                continue
+            assert isinstance(x, Tensor), "only compiled kernels read a feed"
+            for module in segment.modules:
+                x = module(x)
+        assert isinstance(x, Tensor)
+        return x
+
+    def gradients(
+        self, images: Tensor | Given, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Replaces the ``grad`` of every plastic value by the gradient of a loss.
+
+        Args:
+            images: ``(batch, channels, height, width)``.
+            labels: ``(batch,)``.
+            loss: From logits ``(n, outputs)`` and labels ``(n,)`` to a mean over samples; it may be
+                called for some of the batch at a time.
+
+        Returns:
+            The loss, a detached scalar.
+        """
+        chain = self._whole(images)
+        if chain is not None:
+            return chain.gradients(images, labels, loss)
+        self.zero_grad(set_to_none=True)
+        value = loss(self(images), labels)
+        if value.requires_grad:  # not where every value is frozen
+            value.backward()
+        return value.detach()
+
+    def prepare(self, samples: DataSet, budget: int) -> DataSet:
+        """A data set ready for many passes, with the activations of constant units.
+
+        What a constant unit (one whose inputs are all frozen) computes for an image is computed
+        once and kept where that saves work. The result holds until a value is frozen or drawn anew;
+        every number that comes out of it is the same, bit for bit, as without.
+
+        Args:
+            samples: The data set.
+            budget: Bytes that it may take.
+
+        Returns:
+            The data set, or ``samples`` where compiled kernels do not run or it would not fit.
+        """
+        chain = self._whole(next(iter(samples.batches(1)))[0]) if len(samples) else None
+        if chain is None or budget <= 0:
+            return samples
+        batches = (images for images, _ in samples.batches(chain.at_a_time()))
+        feed = chain.feed(batches, len(samples), budget)
+        return samples if feed is None else Prepared(feed, samples.labels)
+
+    def activity(self, batches: Iterable[Tensor | Given]) -> dict[str, Tensor]:
+        """Total activation of each hidden group's units over a data set, ``(units,)`` float64.
+
+        Args:
+            batches: Images, ``(batch, channels, height, width)`` each.
+        """
+        whole = segments(self.body)[0]
+        batches = iter(batches)
+        first = next(batches)
+        chain = self._whole(first)
+        together = itertools.chain([first], batches)
+        if chain is not None and set(whole.marks) == {group.name for group in self.topology.hidden}:
+            sums = chain.unit_sums(together, list(whole.marks.values()))
+            return dict(zip(whole.marks, sums, strict=True))
+        return total_activity(
+            self.observe(images, lambda active: unit_activity(active).cpu())
+            for images in together
+            if isinstance(images, Tensor)
+        )
+
+    def _whole(self, images: Tensor | Given) -> Chain | None:
+        """The network as one chain, where it is one."""
+        found = segments(self.body)
+        return found[0].chain(images, self._compiled(0)) if len(found) == 1 else None
+
+    def _compiled(self, number: int) -> Compiled:
+        return self._segments.setdefault(number, Compiled())
 
     def observe(self, images: Tensor, measure: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Runs ``images`` through and measures each hidden group's activations, without gradients.

@@ -178,6 +178,10 @@ class JoinedSamples:
         for part in self.parts:
             yield from part.batches(size)
 
+    def to(self, device: torch.device) -> JoinedSamples:
+        """The same samples with their tensors on ``device``."""
+        return JoinedSamples(tuple(part.to(device) for part in self.parts))
+
 
 @dataclass(frozen=True)
 class TaskInfo:

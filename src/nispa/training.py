@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,16 @@ from torch.nn import functional
 
 from nispa.config import setting, settings
 from nispa.errors import DivergedError
-from nispa.tasks import JoinedSamples, Samples
+from nispa.models import DataSet, SparseNetwork
 
 EVALUATION_BATCH = 512
 """Images per batch outside training: a fixed number, so that logits are comparable bit by bit."""
 
-Step = Callable[[Tensor, Tensor], Tensor]
-"""From images and labels of a batch to its loss, a detached scalar, after updating the network."""
+Step = Callable[[Any, Tensor], Tensor]
+"""From images and labels of a batch to its loss, a detached scalar, after updating the network.
+
+Images are what the data set's ``batch`` gives: a tensor, or what stands for one in a prepared set.
+"""
 
 
 @settings
@@ -47,17 +50,19 @@ class OptimiserConfig:
 def make_optimiser(
     config: OptimiserConfig, parameters: Iterable[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """A fresh optimiser over ``parameters``, less the empty ones."""
+    """A fresh optimiser over ``parameters``, less the empty ones, in one pass over each value."""
     learning = [parameter for parameter in parameters if parameter.numel()]
     rate, decay = config.learning_rate, config.weight_decay
     if not learning:  # a network without plastic values: every optimiser does nothing
         learning = [nn.Parameter(torch.zeros(0))]
     if config.optimiser == "adam":
-        return torch.optim.Adam(learning, lr=rate, weight_decay=decay)
+        return torch.optim.Adam(learning, lr=rate, weight_decay=decay, fused=True)
     if config.optimiser == "adamw":
-        return torch.optim.AdamW(learning, lr=rate, weight_decay=decay)
+        return torch.optim.AdamW(learning, lr=rate, weight_decay=decay, fused=True)
     if config.optimiser == "sgd":
-        return torch.optim.SGD(learning, lr=rate, momentum=config.momentum, weight_decay=decay)
+        return torch.optim.SGD(
+            learning, lr=rate, momentum=config.momentum, weight_decay=decay, fused=True
+        )
     return torch.optim.Adadelta(learning, lr=rate, weight_decay=decay)
 
 
@@ -93,7 +98,7 @@ class FitResult:
 def fit(
     network: nn.Module,
     step: Step,
-    train: Samples | JoinedSamples,
+    train: DataSet,
     *,
     epochs: int,
     batch_size: int,
@@ -152,7 +157,7 @@ def fit(
 def gradient_step(
     loss: Callable[[Tensor, Tensor], Tensor], optimiser: torch.optim.Optimizer
 ) -> Step:
-    """The plain step: the gradient of ``loss(images, labels)``, then the optimiser."""
+    """A step with any loss: the gradient of ``loss(images, labels)``, then the optimiser."""
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
         optimiser.zero_grad(set_to_none=True)
@@ -165,9 +170,37 @@ def gradient_step(
     return step
 
 
+def network_step(
+    network: SparseNetwork,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    optimiser: torch.optim.Optimizer,
+    penalty: Callable[[], Tensor] | None = None,
+) -> Step:
+    """The fastest step, for a loss of logits and labels that is a mean over samples.
+
+    Args:
+        network: What learns.
+        loss: From logits ``(n, outputs)`` and labels ``(n,)`` to a scalar.
+        optimiser: Over the network's values.
+        penalty: What is added to the loss whatever the batch: a scalar from the values themselves.
+    """
+
+    def step(images: Any, labels: Tensor) -> Tensor:
+        value = network.gradients(images, labels, loss)
+        if penalty is not None:
+            more = penalty()
+            if more.requires_grad:  # not before there is something to hold on to
+                more.backward()
+            value = value + more.detach()
+        optimiser.step()
+        return value
+
+    return step
+
+
 @torch.no_grad()
 def accuracy(
-    network: nn.Module, predict: Callable[[Tensor], Tensor], samples: Samples
+    network: nn.Module, predict: Callable[[Tensor], Tensor], samples: DataSet
 ) -> float | None:
     """Fraction of ``samples`` that a network gets right; None if there are none.
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.kernels import dispatch, reference
 from nispa.kernels.reference import LiveValues, conv2d, linear, to_dense
 
 
@@ -203,10 +202,3 @@ def test_where_nothing_learns_no_gradient_is_asked_for() -> None:
 def test_values_keep_their_type(dtype: torch.dtype) -> None:
     live, _, _ = live_values((2, 3), (), 0.5, 0.5, torch.Generator().manual_seed(1), dtype)
     assert to_dense(live).dtype == dtype
-
-
-def test_the_kernels_in_use_are_named_with_a_reason() -> None:
-    choice = dispatch.in_use()
-    assert choice.name == "reference"
-    assert "CUDA" in choice.reason
-    assert (dispatch.linear, dispatch.conv2d) == (reference.linear, reference.conv2d)

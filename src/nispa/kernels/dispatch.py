@@ -1,12 +1,40 @@
-"""Chooses the kernels that layers run on, and can say which and why."""
+"""Chooses the kernels that layers run on, and can say which and why.
+
+Compiled kernels run float32 on the CPU, where a library for this processor was installed. All else
+(CUDA, other types, an empty batch, autocast) runs on the reference, which is plain PyTorch.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from nispa.kernels.reference import LiveValues, conv2d, linear, to_dense
+import torch
+from torch import Tensor
 
-__all__ = ["KernelChoice", "LiveValues", "conv2d", "in_use", "linear", "to_dense"]
+from nispa.kernels import reference
+from nispa.kernels.chain import CONVOLUTION, LINEAR, POOL, Chain, Feed, Given, Link
+from nispa.kernels.native import library
+from nispa.kernels.reference import LiveValues, to_dense
+
+__all__ = [
+    "CONVOLUTION",
+    "LINEAR",
+    "POOL",
+    "Chain",
+    "Compiled",
+    "Feed",
+    "Given",
+    "KernelChoice",
+    "Link",
+    "LiveValues",
+    "conv2d",
+    "in_use",
+    "linear",
+    "to_dense",
+]
 
 
 @dataclass(frozen=True)
@@ -18,5 +46,109 @@ class KernelChoice:
 
 
 def in_use() -> KernelChoice:
-    """The kernels that sparse layers run on in this process."""
-    return KernelChoice("reference", "plain PyTorch over scattered live values, on CPU and CUDA")
+    """The kernels that sparse layers run on in this process, on the CPU."""
+    compiled, reason = library()
+    if compiled is None:
+        return KernelChoice("reference", f"plain PyTorch through dense weights; {reason}")
+    return KernelChoice(compiled.isa, f"{reason}, over live connections, on {compiled.threads}")
+
+
+class Compiled:
+    """The chains of one module, kept from call to call. A copy of the module starts without."""
+
+    def __init__(self) -> None:
+        self._chains: dict[tuple[Any, ...], Chain] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
+        return Compiled()
+
+    def __reduce__(self) -> tuple[type[Compiled], tuple[()]]:
+        return Compiled, ()
+
+    def chain(self, links: Sequence[Link], x: Tensor | Given) -> Chain | None:
+        """A chain for these links and this input, or None where the reference must run.
+
+        Args:
+            links: Layers that feed each other.
+            x: ``(batch, features)`` or ``(batch, channels, height, width)``, or rows of a feed.
+        """
+        kernels, _ = library()
+        if kernels is None or not links or len(x) == 0:
+            return None
+        if isinstance(x, Given):
+            shape, gradient = x.feed.shape, False
+        else:
+            shape = (*x.shape[1:], 1, 1)[:3]
+            gradient = x.requires_grad and torch.is_grad_enabled()
+        if not _runs_here(links, x) or not _fits(links, shape):
+            return None
+        key = (shape, gradient, *(_form(link) for link in links))
+        chain = self._chains.get(key)
+        if chain is None:
+            chain = self._chains[key] = Chain(kernels, links, shape, gradient)
+        else:
+            chain.update(links)
+        return chain
+
+
+def _form(link: Link) -> tuple[Any, ...]:
+    kernel = None if link.weight is None else (link.weight.shape, link.weight.plastic.shape[1:])
+    return link.kind, link.relu, link.stride, link.padding, kernel
+
+
+def _runs_here(links: Sequence[Link], x: Tensor | Given) -> bool:
+    tensors = [live.plastic for link in links for live in link.live]
+    if isinstance(x, Tensor):
+        tensors.append(x)
+    return not torch.is_autocast_enabled("cpu") and all(
+        tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors
+    )
+
+
+def _fits(links: Sequence[Link], shape: tuple[int, int, int]) -> bool:
+    """Whether every layer gets the channels, and a window the pixels, that it needs."""
+    channels, height, width = shape
+    for link in links:
+        if link.weight is None:
+            height, width = height // 2, width // 2
+        elif link.kind == LINEAR:
+            if channels * height * width != link.weight.shape[1]:
+                return False
+            channels, height, width = link.weight.shape[0], 1, 1
+        else:
+            high, wide = link.weight.plastic.shape[1:]
+            if channels != link.weight.shape[1]:
+                return False
+            channels = link.weight.shape[0]
+            height = (height + 2 * link.padding - high) // link.stride + 1
+            width = (width + 2 * link.padding - wide) // link.stride + 1
+        if height < 1 or width < 1:
+            return False
+    return True
+
+
+def linear(x: Tensor, weight: LiveValues, bias: LiveValues, compiled: Compiled) -> Tensor:
+    """Linear layer, ``(..., in_features)`` to ``(..., out_features)``."""
+    if x.dim() > 1:
+        flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        chain = compiled.chain([Link(LINEAR, weight, bias)], flat)
+        if chain is not None:
+            return chain(flat).view(*x.shape[:-1], weight.shape[0])
+    return reference.linear(x, weight, bias)
+
+
+def conv2d(
+    x: Tensor,
+    weight: LiveValues,
+    bias: LiveValues,
+    stride: int,
+    padding: int,
+    compiled: Compiled,
+) -> Tensor:
+    """Convolution, ``(batch, in, height, width)`` to ``(batch, out, height', width')``."""
+    if x.dim() == 4:
+        link = Link(CONVOLUTION, weight, bias, stride=stride, padding=padding)
+        chain = compiled.chain([link], x)
+        if chain is not None:
+            return chain(x)
+    return reference.conv2d(x, weight, bias, stride, padding)

@@ -17,9 +17,12 @@ import torch
 from torch import Tensor
 
 from nispa.errors import CapacityError, FormatError, NotLearnedError, ScenarioError
-from nispa.models import NetworkConfig, SparseNetwork, build_network, empty_network
-from nispa.tasks import Task, TaskInfo
+from nispa.models import DataSet, NetworkConfig, SparseNetwork, build_network, empty_network
+from nispa.tasks import JoinedSamples, Samples, Task, TaskInfo
 from nispa.training import EpochEnd, OptimiserConfig
+
+CACHE_BYTES = 2**30
+"""Memory that prepared training data may take, unless a run says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ class Method(ABC):
         shares_classes: Whether it can learn a task with classes that it has seen before.
         task_agnostic: Whether it can predict without being told the task.
         rehearses: Whether an epoch goes over the images of all tasks so far, not the new one's.
+        cache_bytes: Memory that prepared training data may take; it changes the time, no number.
     """
 
     name: ClassVar[str]
@@ -170,6 +174,7 @@ class Method(ABC):
         self.config = config
         self.seed = seed
         self.device = device or torch.device("cpu")
+        self.cache_bytes = CACHE_BYTES
         self.learned: list[TaskInfo] = []
 
     @abstractmethod
@@ -224,6 +229,10 @@ class Method(ABC):
     @abstractmethod
     def census(self) -> Census:
         """Counts units and connections as they stand."""
+
+    def prepare(self, network: SparseNetwork, samples: Samples | JoinedSamples) -> DataSet:
+        """Training data on the method's device, ready for many passes through a network."""
+        return network.prepare(samples.to(self.device), self.cache_bytes)
 
     @property
     def classes_seen(self) -> tuple[int, ...]:

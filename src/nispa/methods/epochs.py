@@ -10,9 +10,8 @@ from torch import Tensor
 
 from nispa.config import setting, settings
 from nispa.methods.base import Learning, LearnReport, PhaseEnd, PhaseStart
-from nispa.models import SparseNetwork
-from nispa.tasks import JoinedSamples, Samples
-from nispa.training import OptimiserConfig, fit, gradient_step, make_optimiser
+from nispa.models import DataSet, SparseNetwork
+from nispa.training import OptimiserConfig, fit, make_optimiser, network_step
 
 
 @settings
@@ -28,26 +27,28 @@ class EpochsConfig(OptimiserConfig):
 def learn_in_epochs(
     network: SparseNetwork,
     loss: Callable[[Tensor, Tensor], Tensor],
-    train: Samples | JoinedSamples,
+    train: DataSet,
     validate: Callable[[], float | None],
     config: EpochsConfig,
     order: Callable[[int], torch.Generator],
+    penalty: Callable[[], Tensor] | None = None,
 ) -> Learning:
     """Trains with a fresh optimiser and keeps the epoch with the best validation accuracy.
 
     Args:
         network: What learns.
-        loss: Mean loss of one batch of images and labels.
+        loss: Mean loss of some samples, from logits ``(n, outputs)`` and labels ``(n,)``.
         train: What it learns from.
         validate: Fraction right on the validation set.
         config: How long, and with which optimiser.
         order: From the epoch's number to the stream that shuffles it.
+        penalty: A scalar of the network's values, added to the loss of each batch.
     """
     started = time.perf_counter()
     yield PhaseStart(1, config.epochs)
     result = yield from fit(
         network,
-        gradient_step(loss, make_optimiser(config, network.parameters())),
+        network_step(network, loss, make_optimiser(config, network.parameters()), penalty),
         train,
         epochs=config.epochs,
         batch_size=config.batch_size,

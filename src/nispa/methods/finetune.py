@@ -27,8 +27,8 @@ class Finetune(OneNetwork):
         validation = task.validation.to(self.device)
         return learn_in_epochs(
             self.network,
-            lambda images, labels: classes.loss(self.network(images), labels),
-            task.train.to(self.device),
+            classes.loss,
+            self.prepare(self.network, task.train),
             lambda: accuracy(self.network, classes.predict, validation),
             self.config,
             lambda epoch: stream(self.seed, "batches", task.index, epoch),

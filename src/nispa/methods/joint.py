@@ -45,10 +45,9 @@ class Joint(OneNetwork):
         for number, info in enumerate(tasks):
             head[list(info.classes)] = number
 
-        def loss(images: Tensor, labels: Tensor) -> Tensor:
+        def loss(logits: Tensor, labels: Tensor) -> Tensor:
             others = head[labels].unsqueeze(1) != head.unsqueeze(0)
-            logits = self.network(images).masked_fill(others, -torch.inf)
-            return functional.cross_entropy(logits, labels)
+            return functional.cross_entropy(logits.masked_fill(others, -torch.inf), labels)
 
         def validate() -> float:
             right = total = 0.0
@@ -61,7 +60,7 @@ class Joint(OneNetwork):
         return learn_in_epochs(
             self.network,
             loss,
-            JoinedSamples(tuple(self.train)),
+            self.prepare(self.network, JoinedSamples(tuple(self.train))),
             validate,
             self.config,
             lambda epoch: stream(self.seed, "batches", task.index, epoch),

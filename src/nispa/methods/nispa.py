@@ -42,7 +42,6 @@ from torch import Tensor
 
 from nispa.config import setting, settings
 from nispa.errors import FormatError
-from nispa.mechanism.activity import total_activity, unit_activity
 from nispa.mechanism.grow import GROWTH_RULES, PUBLISHED_NAMES, growth_rule, growth_values
 from nispa.mechanism.rewire import Rewiring, rewire
 from nispa.mechanism.schedule import SCHEDULES, TAU_MIN, check_schedule, tau
@@ -62,9 +61,9 @@ from nispa.methods.base import (
     network_state,
     take_tensors,
 )
-from nispa.models import restart_plastic
+from nispa.models import DataSet, restart_plastic
 from nispa.seeding import stream
-from nispa.tasks import Samples, Task, TaskInfo
+from nispa.tasks import Task, TaskInfo
 from nispa.topology import UnitSets, live_between
 from nispa.training import (
     EVALUATION_BATCH,
@@ -73,8 +72,8 @@ from nispa.training import (
     OptimiserConfig,
     accuracy,
     fit,
-    gradient_step,
     make_optimiser,
+    network_step,
 )
 
 
@@ -161,7 +160,8 @@ class Nispa(Method):
 
     def learn_task(self, task: Task) -> Learning:
         """Trains and rewires phase after phase, then makes the last good candidates stable."""
-        train, validation = task.train.to(self.device), task.validation.to(self.device)
+        train = self.prepare(self.network, task.train)
+        validation = self.prepare(self.network, task.validation)
         kept, tau_kept = self._with_outputs(self.stable, task.classes), None
         previous: _Phase | None = None
         best, samples = 0.0, 0
@@ -202,14 +202,14 @@ class Nispa(Method):
         return LearnReport(t, samples, previous.tau, stop)
 
     def _train(
-        self, task: Task, t: int, train: Samples, validation: Samples
+        self, task: Task, t: int, train: DataSet, validation: DataSet
     ) -> Generator[Event, None, FitResult]:
         """One phase of training with a fresh optimiser; ends with the values of its best epoch."""
         classes = self._class_mask(task.classes)
         optimiser = make_optimiser(self.config, self.network.parameters())
         return fit(
             self.network,
-            gradient_step(lambda x, labels: classes.loss(self.network(x), labels), optimiser),
+            network_step(self.network, classes.loss, optimiser),
             train,
             epochs=self.config.epochs_per_phase,
             batch_size=self.config.batch_size,
@@ -224,13 +224,10 @@ class Nispa(Method):
             return "schedule_end"
         return "max_phases" if t == self.config.max_phases else ""
 
-    def _select(self, train: Samples, classes: tuple[int, ...], tau_t: float) -> dict[str, Tensor]:
+    def _select(self, train: DataSet, classes: tuple[int, ...], tau_t: float) -> dict[str, Tensor]:
         """The units to keep from here on: stable ones, new candidates, outputs of seen classes."""
         self.network.eval()
-        activity = total_activity(
-            self.network.observe(images, lambda active: unit_activity(active).cpu())
-            for images, _ in train.batches(EVALUATION_BATCH)
-        )
+        activity = self.network.activity(images for images, _ in train.batches(EVALUATION_BATCH))
         candidates = select_candidates(self.topology, activity, self.stable, tau_t)
         kept = self._with_outputs(candidates, classes)
         if self.config.demote_unsupported:

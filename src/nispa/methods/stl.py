@@ -49,8 +49,8 @@ class Stl(Method):
         validation = task.validation.to(self.device)
         report = yield from learn_in_epochs(
             network,
-            lambda images, labels: classes.loss(network(images), labels),
-            task.train.to(self.device),
+            classes.loss,
+            self.prepare(network, task.train),
             lambda: accuracy(network, classes.predict, validation),
             self.config,
             lambda epoch: stream(self.seed, "batches", task.index, epoch),

@@ -1,0 +1,123 @@
+"""Finds the layers of a module that compiled kernels can run as one chain.
+
+Only what is known to compute the same is fused: sparse layers, ReLU, the 2 x 2 max-pool, a flatten,
+unit marks. Any other module, or one with a hook, runs by itself, with chains before and after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from nispa.kernels.dispatch import CONVOLUTION, LINEAR, POOL, Chain, Compiled, Given, Link
+from nispa.layers import SparseConv2d, SparseLayer, SparseLinear, Units
+
+
+@dataclass
+class Segment:
+    """Modules that follow each other, as one chain if ``links`` is not empty.
+
+    Attributes:
+        modules: The modules, in order.
+        links: The layers of the chain.
+        flat: Whether it ends in features rather than channels with pixels.
+        marks: For each unit group marked in it, the place of its activations among the chain's
+            buffers (0 is the input).
+        positive: Whether the activations at the end cannot be negative.
+    """
+
+    modules: list[nn.Module] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    flat: bool = False
+    marks: dict[str, int] = field(default_factory=dict)
+    positive: bool = False
+
+    def take(self, module: nn.Module) -> bool:
+        """Adds a module if the chain can hold it."""
+        if _hooked(module) or not self._link(module):
+            return False
+        self.modules.append(module)
+        return True
+
+    def _link(self, module: nn.Module) -> bool:
+        if isinstance(module, SparseLayer):
+            return self._layer(module)
+        if isinstance(module, Units):
+            if self.positive:
+                self.marks[module.group] = len(self.links)
+            return self.positive
+        if isinstance(module, nn.Flatten):
+            self.flat = True
+            return module.start_dim == 1 and module.end_dim == -1
+        if not self.links:
+            return False
+        if isinstance(module, nn.ReLU):
+            if not self.positive and self.links[-1].kind != POOL:
+                self.links[-1] = self.links[-1]._replace(relu=True)
+                self.positive = True
+            return self.positive
+        if isinstance(module, nn.MaxPool2d) and not self.flat and _halves(module):
+            self.links.append(Link(POOL))
+            return True
+        return False
+
+    def _layer(self, layer: SparseLayer) -> bool:
+        if isinstance(layer, SparseConv2d) and not self.flat:
+            link = Link(
+                CONVOLUTION,
+                layer.live_weight(),
+                layer.live_bias(),
+                stride=layer.stride,
+                padding=layer.padding,
+            )
+        elif isinstance(layer, SparseLinear) and (self.flat or not self.links):
+            link = Link(LINEAR, layer.live_weight(), layer.live_bias())
+            self.flat = True
+        else:
+            return False
+        self.links.append(link)
+        self.positive = False
+        return True
+
+    def chain(self, x: Tensor | Given, compiled: Compiled) -> Chain | None:
+        """The chain for an input, or None where its modules must run one by one."""
+        if isinstance(x, Tensor) and self.links and self.links[0].kind == LINEAR:
+            starts_flat = not isinstance(self.modules[0], nn.Flatten)
+            if x.dim() != 2 and starts_flat:
+                return None
+        return compiled.chain(self.links, x)
+
+
+def segments(body: nn.Module) -> list[Segment]:
+    """The modules of a sequence in chains as long as possible; any other module is one segment."""
+    modules: Iterable[nn.Module] = body if type(body) is nn.Sequential else (body,)
+    found = [Segment()]
+    for module in modules:
+        if found[-1].take(module):
+            continue
+        fresh = Segment()
+        if fresh.take(module):
+            found.append(fresh)
+        else:
+            found += [Segment([module]), Segment()]
+    return [segment for segment in found if segment.modules]
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _halves(pool: nn.MaxPool2d) -> bool:
+    settings = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+    return (
+        all(value in (one, (one, one)) for value, one in zip(settings, (2, 2, 0, 1), strict=True))
+        and not pool.ceil_mode
+        and not pool.return_indices
+    )

@@ -1,0 +1,690 @@
+"""A chain of layers over live connections, computed by compiled kernels.
+
+Work follows the live connections. Which of them need a gradient is found from what is a parameter
+and what is a buffer: a unit whose inputs and bias are all frozen, and fed by such units alone, is
+constant. No gradient flows into it, and what it computes for a data set can be kept; see
+:class:`Feed`. Every stable unit of NISPA is constant.
+
+Images lie side by side in slabs, one image a vector lane, so an image's result does not depend on
+the batch it comes in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nispa.kernels.native import CHOICE, Image, Layer, Library, Merged
+from nispa.kernels.reference import LiveValues
+
+CONVOLUTION, LINEAR, POOL = range(3)
+CACHE = 16 * 2**20
+"""Bytes of activations that are worked on at a time, so that they stay in the processor's cache."""
+WORTH_KEEPING = 10.0
+"""Operations that a kept activation must save for each of its bytes: less is sooner computed."""
+
+Ints = NDArray[np.int32]
+
+
+class Link(NamedTuple):
+    """One layer of a chain.
+
+    Attributes:
+        kind: ``CONVOLUTION``, ``LINEAR`` or ``POOL`` (the largest of 2 x 2, stride 2).
+        weight: Live weights, ``(target, source)``; None for a pool.
+        bias: Live biases, ``(target,)``; None for a pool.
+        relu: Whether a ReLU follows.
+        stride: Of a convolution.
+        padding: Of a convolution.
+    """
+
+    kind: int
+    weight: LiveValues | None = None
+    bias: LiveValues | None = None
+    relu: bool = False
+    stride: int = 1
+    padding: int = 0
+
+    @property
+    def live(self) -> tuple[LiveValues, ...]:
+        """Weights and biases, if there are any."""
+        return () if self.weight is None or self.bias is None else (self.weight, self.bias)
+
+    @property
+    def weights_each(self) -> int:
+        """Weights of one connection."""
+        return math.prod(self.weight.plastic.shape[1:]) if self.weight is not None else 0
+
+
+@dataclass(frozen=True)
+class Given:
+    """Some images of a :class:`Feed`: the rows of ``index``, ``(batch,)`` int64."""
+
+    feed: Feed
+    index: Tensor
+
+    def split(self, size: int) -> list[Given]:
+        """Parts of at most ``size`` images."""
+        return [Given(self.feed, part) for part in self.index.split(size)]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """Shape of activations between two links: channels, height, width, and a zero border."""
+
+    channels: int
+    height: int
+    width: int
+    pad: int = 0
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+    @property
+    def vectors(self) -> int:
+        return self.channels * (self.height + 2 * self.pad) * (self.width + 2 * self.pad)
+
+    def places(self) -> Ints:
+        """Where each feature lies, in vectors, in the order of a flatten."""
+        line = self.width + 2 * self.pad
+        channel = np.arange(self.channels)[:, None, None] * line * (self.height + 2 * self.pad)
+        row = (np.arange(self.height)[:, None] + self.pad) * line
+        return (channel + row + np.arange(self.width) + self.pad).ravel().astype(np.int32)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Columns of a feed's rows that fill channels of a buffer."""
+
+    buffer: int
+    channels: Ints
+    start: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A data set as kernels read it: pixels, and activations of constant units, a row an image.
+
+    Attributes:
+        rows: ``(images, features)`` float32.
+        parts: Which columns fill what.
+        computed: Rows (channels) of each link that are still to be computed; None means all.
+        shape: Channels, height and width of the images.
+    """
+
+    rows: Tensor
+    parts: tuple[_Part, ...]
+    computed: tuple[Ints | None, ...]
+    shape: tuple[int, int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return self.rows.numel() * self.rows.element_size()
+
+
+class _Side:
+    """Plastic or frozen connections of a layer, row by row."""
+
+    def __init__(self, index: Tensor, shape: tuple[int, ...], places: Ints | None) -> None:
+        flat = index.numpy()
+        self.row, self.column = np.divmod(flat, shape[1])
+        self.start = np.searchsorted(self.row, np.arange(shape[0] + 1)).astype(np.int32)
+        column = self.column.astype(np.int32)
+        self.source = column if places is None else places[column]
+        self.count = len(flat)
+
+
+class _Merged:
+    """Frozen and plastic connections in one order, with room for their values."""
+
+    def __init__(
+        self, row: Ints, source: Ints, origin: Ints, rows: int, weights: int, order: NDArray[Any]
+    ) -> None:
+        """Connections by row; ``origin`` is a place among plastic values, or -1 - it in frozen."""
+        self.start = np.searchsorted(row[order], np.arange(rows + 1)).astype(np.int32)
+        self.source = source[order].astype(np.int32)
+        self.origin = origin[order].astype(np.int32)
+        self.value = np.empty(len(order) * weights, dtype=np.float32)
+
+    def describe(self, merged: Merged) -> None:
+        """Writes where all lies."""
+        merged.rows.start, merged.rows.source = self.start.ctypes.data, self.source.ctypes.data
+        merged.rows.value = self.value.ctypes.data
+        merged.origin, merged.count = self.origin.ctypes.data, len(self.origin)
+
+
+class _Structure:
+    """What of one layer follows from its pattern alone."""
+
+    def __init__(self, link: Link, into: _Buffer, needed: NDArray[np.bool_]) -> None:
+        """Sorts the connections.
+
+        Args:
+            link: The layer.
+            into: Its input.
+            needed: Which channels of the input need a gradient, ``(channels,)``.
+        """
+        weight, bias = link.live
+        targets = weight.shape[0]
+        linear = link.kind == LINEAR
+        places = into.places() if linear else None
+        frozen = self.frozen = _Side(weight.frozen_index, weight.shape, places)
+        plastic = self.plastic = _Side(weight.plastic_index, weight.shape, places)
+        sources = np.repeat(needed, into.pixels) if linear else needed
+        gradient = np.zeros(targets, dtype=bool)
+        gradient[plastic.row] = True
+        gradient[bias.plastic_index.numpy()] = True
+        self.learning = np.flatnonzero(gradient).astype(np.int32)
+        for side in (frozen, plastic):
+            gradient[side.row[sources[side.column]]] = True
+        self.gradient = gradient
+        self.row_live = np.diff(frozen.start) + np.diff(plastic.start)
+        mixed = (np.diff(frozen.start) > 0) & (np.diff(plastic.start) > 0)
+        self.rows = np.flatnonzero(~mixed).astype(np.int32)
+        self.mixed_rows = np.flatnonzero(mixed).astype(np.int32)
+        self.into = np.flatnonzero(sources).astype(np.int32)
+        self.into_place = self.into if places is None else places[self.into]
+
+        row = np.concatenate([plastic.row, frozen.row])
+        column = np.concatenate([plastic.column, frozen.column])
+        source = np.concatenate([plastic.source, frozen.source])
+        origin = np.concatenate([np.arange(plastic.count), -1 - np.arange(frozen.count)])
+        each = link.weights_each
+        used = mixed[row]
+        order = np.argsort(row[used] * weight.shape[1] + column[used])
+        self.mixed = _Merged(row[used], source[used], origin[used], targets, each, order)
+        used = gradient[row] & sources[column]
+        order = np.argsort(column[used] * targets + row[used])
+        self.back = _Merged(column[used], row[used], origin[used], len(sources), each, order)
+
+
+class _PoolStructure:
+    """Channels of a pool, and those that need a gradient."""
+
+    def __init__(self, needed: NDArray[np.bool_]) -> None:
+        self.rows = np.arange(len(needed), dtype=np.int32)
+        self.into = np.flatnonzero(needed).astype(np.int32)
+
+
+class _Workspace:
+    """Buffers for so many slabs, and the layers as the kernels take them."""
+
+    def __init__(self, chain: Chain, slabs: int) -> None:
+        self.slabs = slabs
+        sizes = [buffer.vectors * chain.library.lanes * slabs for buffer in chain.buffers]
+        self.activations = torch.zeros(sum(sizes))  # borders stay zero
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        self.images = (Image * len(sizes))()
+        for image, buffer, start in zip(self.images, chain.buffers, starts[:-1], strict=True):
+            image.data = self.activations.data_ptr() + 4 * int(start)
+            image.channels, image.height = buffer.channels, buffer.height
+            image.width, image.pad = buffer.width, buffer.pad
+        self.layers = (Layer * len(chain.links))()
+        self.described: tuple[int, Feed | None] = (-1, None)
+        self._room: list[NDArray[np.float32]] = []
+        self._kept: list[Ints] = []
+
+    def describe(self, chain: Chain, feed: Feed | None) -> None:
+        """Fills in all that follows from the patterns."""
+        self._room, self._kept = [], []
+        for number, (layer, link, structure) in enumerate(
+            zip(self.layers, chain.links, chain.structures, strict=True)
+        ):
+            layer.kind, layer.relu = link.kind, link.relu
+            layer.input_relu = number > 0 and chain.links[number - 1].relu
+            layer.stride, layer.padding, layer.height, layer.width = link.stride, link.padding, 1, 1
+            layer.into_buffer, layer.out_buffer = self.images[number], self.images[number + 1]
+            computed = feed.computed[number] if feed is not None else None
+            rows = structure.rows
+            if computed is not None:  # of the rows not mixed, which never are constant
+                rows = computed[np.isin(computed, structure.rows)]
+                self._kept.append(rows)
+            layer.rows = layer.place = rows.ctypes.data
+            layer.row_count = len(rows)
+            layer.into, layer.into_count = structure.into.ctypes.data, len(structure.into)
+            if isinstance(structure, _Structure):
+                self._describe_live(layer, link, structure)
+        self.described = (chain.version, feed)
+
+    def _describe_live(self, layer: Layer, link: Link, structure: _Structure) -> None:
+        weight, bias = link.live
+        frozen, plastic, targets = structure.frozen, structure.plastic, weight.shape[0]
+        if link.kind == CONVOLUTION:
+            layer.height, layer.width = weight.plastic.shape[1:]
+        layer.frozen.start = frozen.start.ctypes.data if frozen.count else None
+        layer.frozen.source = frozen.source.ctypes.data
+        layer.plastic.start = plastic.start.ctypes.data
+        layer.plastic.source = plastic.source.ctypes.data
+        for biases, index in (
+            (layer.frozen_bias, bias.frozen_index),
+            (layer.plastic_bias, bias.plastic_index),
+        ):
+            biases.unit, biases.count = index.data_ptr(), len(index)
+        layer.bias = self._make_room(targets)
+        structure.mixed.describe(layer.mixed)
+        layer.mixed_rows = layer.mixed_place = structure.mixed_rows.ctypes.data
+        layer.mixed_row_count = len(structure.mixed_rows)
+        structure.back.describe(layer.back)
+        layer.into_place = structure.into_place.ctypes.data
+        layer.learning = structure.learning.ctypes.data
+        layer.learning_count, layer.plastic_count = len(structure.learning), plastic.count
+        parts = self.slabs if link.kind == CONVOLUTION else 1
+        layer.bias_part = self._make_room(parts * targets)
+        if link.kind == CONVOLUTION:
+            layer.weight_part = self._make_room(parts * plastic.count * link.weights_each)
+
+    def _make_room(self, size: int) -> int:
+        room = np.empty(size, dtype=np.float32)
+        self._room.append(room)
+        return room.ctypes.data
+
+    def point(self, links: Sequence[Link]) -> None:
+        """Points at the values as they lie now."""
+        for layer, link in zip(self.layers, links, strict=True):
+            if link.weight is not None and link.bias is not None:
+                layer.frozen.value = link.weight.frozen.data_ptr()
+                layer.plastic.value = link.weight.plastic.data_ptr()
+                layer.frozen_bias.value = link.bias.frozen.data_ptr()
+                layer.plastic_bias.value = link.bias.plastic.data_ptr()
+
+
+class Chain:
+    """Layers that feed each other, laid out for a pattern and an input shape."""
+
+    def __init__(
+        self,
+        library: Library,
+        links: Sequence[Link],
+        input_shape: tuple[int, int, int],
+        input_gradient: bool = False,
+    ) -> None:
+        """Lays out a chain.
+
+        Args:
+            library: The kernels.
+            links: Its layers.
+            input_shape: Channels, height and width; a vector of features is ``(features, 1, 1)``.
+            input_gradient: Whether a gradient flows into the input.
+        """
+        self.library = library
+        self.input_gradient = input_gradient
+        self.buffers = _buffers(links, input_shape)
+        self.version = 0
+        self.links: list[Link] = []
+        self._marks: list[tuple[Tensor, int]] = []
+        self._free: dict[int, list[_Workspace]] = {}
+        self.update(links)
+
+    def update(self, links: Sequence[Link]) -> None:
+        """Takes over links of the same shapes whose values, and perhaps patterns, are others."""
+        marks = [
+            (index, index._version)
+            for link in links
+            for live in link.live
+            for index in (live.plastic_index, live.frozen_index)
+        ]
+        same = self.version > 0 and all(
+            old is new and before == after
+            for (old, before), (new, after) in zip(self._marks, marks, strict=True)
+        )
+        self.links = list(links)
+        if same:
+            return
+        self._marks = marks
+        self.version += 1
+        needed = np.full(self.buffers[0].channels, self.input_gradient)
+        self.structures: list[_Structure | _PoolStructure] = []
+        for link, into in zip(self.links, self.buffers[:-1], strict=True):
+            if link.kind == POOL:
+                self.structures.append(_PoolStructure(needed))
+                continue
+            structure = _Structure(link, into, needed)
+            self.structures.append(structure)
+            needed = structure.gradient
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one image's output."""
+        last = self.buffers[-1]
+        if self.links[-1].kind == LINEAR:
+            return (last.channels,)
+        return (last.channels, last.height, last.width)
+
+    def at_a_time(self) -> int:
+        """Images whose activations fit the cache, a whole number of slabs for each thread."""
+        lanes, threads = self.library.lanes, torch.get_num_threads()
+        slab_bytes = sum(buffer.vectors for buffer in self.buffers) * lanes * 4
+        return max(1, CACHE // (slab_bytes * threads)) * threads * lanes
+
+    def parameters(self) -> list[Tensor]:
+        """Plastic weights and biases, link by link."""
+        return [values.plastic for link in self.links for values in link.live]
+
+    # Running.
+
+    def forward(self, given: Tensor | Given) -> _Workspace:
+        """Runs some images and keeps their activations; give the workspace back afterwards."""
+        feed = given.feed if isinstance(given, Given) else None
+        slabs = -(-len(given) // self.library.lanes)
+        free = self._free.setdefault(slabs, [])
+        workspace = free.pop() if free else _Workspace(self, slabs)
+        version, described = workspace.described
+        if version != self.version or described is not feed:
+            workspace.describe(self, feed)
+        workspace.point(self.links)
+        threads = torch.get_num_threads()
+        if isinstance(given, Given):
+            rows, index = given.feed.rows, given.index.data_ptr()
+            for part in given.feed.parts:
+                self.library.fill(
+                    ctypes.addressof(workspace.images[part.buffer]),
+                    part.channels.ctypes.data,
+                    len(part.channels),
+                    rows.data_ptr() + 4 * part.start,
+                    rows.shape[1],
+                    index,
+                    len(given),
+                    threads,
+                )
+        else:
+            images, buffer = given.contiguous(), self.buffers[0]
+            self.library.fill(
+                ctypes.addressof(workspace.images[0]),
+                None,
+                buffer.channels,
+                images.data_ptr(),
+                buffer.channels * buffer.pixels,
+                None,
+                len(images),
+                threads,
+            )
+        self.library.forward(
+            ctypes.addressof(workspace.layers), len(self.links), len(given), threads
+        )
+        return workspace
+
+    def give_back(self, workspace: _Workspace) -> None:
+        """Frees a workspace for the next pass."""
+        self._free[workspace.slabs].append(workspace)
+
+    def read(self, workspace: _Workspace, buffer: int, count: int) -> Tensor:
+        """The activations in a buffer, ``(count, channels, height, width)``."""
+        shape = self.buffers[buffer]
+        out = torch.empty(count, shape.channels, shape.height, shape.width)
+        self.library.empty(
+            ctypes.addressof(workspace.images[buffer]),
+            out.data_ptr(),
+            count,
+            torch.get_num_threads(),
+        )
+        return out
+
+    def output(self, workspace: _Workspace, count: int) -> Tensor:
+        """The chain's output, ``(count, *output_shape)``."""
+        return self.read(workspace, len(self.links), count).view(count, *self.output_shape)
+
+    def backward(
+        self,
+        workspace: _Workspace,
+        gradient: Tensor,
+        into: Sequence[Tensor],
+        *,
+        fresh: bool,
+        input_gradient: Tensor | None = None,
+    ) -> None:
+        """Gradients of live values; the activations in the workspace are lost.
+
+        Args:
+            workspace: What :meth:`forward` left.
+            gradient: Of the output, ``(batch, *output_shape)``.
+            into: Where to, in the order of :meth:`parameters`.
+            fresh: Whether to write rather than to add. The first backward of a step must.
+            input_gradient: Where to put the input's gradient.
+        """
+        places = iter(into)
+        for layer, link in zip(workspace.layers, self.links, strict=True):
+            if link.live:
+                layer.weight_gradient = next(places).data_ptr()
+                layer.bias_gradient = next(places).data_ptr()
+        gradient = gradient.contiguous()
+        self.library.backward(
+            ctypes.addressof(workspace.layers),
+            len(self.links),
+            len(gradient),
+            gradient.data_ptr(),
+            None if input_gradient is None else input_gradient.data_ptr(),
+            fresh,
+            torch.get_num_threads(),
+        )
+
+    def __call__(self, images: Tensor | Given) -> Tensor:
+        """Output of images, ``(batch, *input_shape)`` to ``(batch, *output_shape)``."""
+        parameters = self.parameters()
+        if torch.is_grad_enabled() and (
+            self.input_gradient
+            or any(values.requires_grad and values.numel() for values in parameters)
+        ):
+            out: Tensor = _Run.apply(self, images, *parameters)  # type: ignore[no-untyped-call]
+            return out
+        out = torch.empty(len(images), *self.output_shape)
+        done = 0
+        for part in images.split(self.at_a_time()):
+            workspace = self.forward(part)
+            out[done : done + len(part)] = self.output(workspace, len(part))
+            self.give_back(workspace)
+            done += len(part)
+        return out
+
+    def gradients(
+        self,
+        given: Tensor | Given,
+        labels: Tensor,
+        loss: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Makes the gradient of a mean loss the ``grad`` of every plastic value, part by part.
+
+        Forward and backward of some images run before the next ones start, so that activations
+        stay in the processor's cache.
+
+        Args:
+            given: Images.
+            labels: Their classes, ``(batch,)``.
+            loss: Mean over samples, from logits ``(n, outputs)`` and labels ``(n,)``.
+
+        Returns:
+            The loss of the batch, detached.
+        """
+        parameters = self.parameters()
+        into = [
+            torch.empty_like(values) if values.grad is None else values.grad
+            for values in parameters
+        ]
+        total = torch.zeros(())
+        size, done = self.at_a_time(), 0
+        for part in given.split(size):
+            here = labels[done : done + len(part)]
+            workspace = self.forward(part)
+            out = self.output(workspace, len(part)).requires_grad_()
+            value = loss(out, here) * (len(part) / len(labels))
+            (gradient,) = torch.autograd.grad(value, out)
+            self.backward(workspace, gradient, into, fresh=done == 0)
+            self.give_back(workspace)
+            total += value.detach()
+            done += len(part)
+        for values, gradient in zip(parameters, into, strict=True):
+            values.grad = gradient
+        return total
+
+    def unit_sums(self, batches: Iterable[Tensor | Given], buffers: Sequence[int]) -> list[Tensor]:
+        """Sums of activations over all images and pixels, ``(channels,)`` float64 per buffer."""
+        totals = [
+            torch.zeros(self.buffers[buffer].channels, dtype=torch.float64) for buffer in buffers
+        ]
+        for batch in batches:
+            for part in batch.split(self.at_a_time()):
+                workspace = self.forward(part)
+                for buffer, total in zip(buffers, totals, strict=True):
+                    image = ctypes.addressof(workspace.images[buffer])
+                    self.library.sums(image, len(part), total.data_ptr(), torch.get_num_threads())
+                self.give_back(workspace)
+        return totals
+
+    # Keeping what is constant.
+
+    def feed(self, batches: Iterable[Tensor], count: int, budget: int) -> Feed | None:
+        """A data set with the activations of constant units, where they are worth their memory.
+
+        Args:
+            batches: Its images, ``(n, channels, height, width)`` each.
+            count: How many in all.
+            budget: Bytes it may take.
+
+        Returns:
+            The feed, or None if the pixels alone take more than the budget.
+        """
+        first = self.buffers[0]
+        width = first.channels * first.pixels
+        parts = [_Part(0, np.arange(first.channels, dtype=np.int32), 0, width)]
+        computed: list[Ints | None] = [None] * len(self.links)
+        if 4 * count * width > budget:
+            return None
+        for stage in self._stages():
+            if stage.worth < WORTH_KEEPING or 4 * count * (width + stage.width) > budget:
+                continue
+            parts.append(_Part(stage.buffer, stage.constant, width, stage.width))
+            for number in stage.links:
+                computed[number] = stage.changing
+            width += stage.width
+        rows = torch.empty(count, width)
+        done = 0
+        for batch in batches:
+            for images in batch.split(self.at_a_time()):
+                here = rows[done : done + len(images)]
+                here[:, : parts[0].width] = images.flatten(1)
+                done += len(images)
+                if len(parts) == 1:
+                    continue
+                workspace = self.forward(images)
+                for part in parts[1:]:
+                    values = self.read(workspace, part.buffer, len(images))
+                    chosen = values[:, torch.from_numpy(part.channels.astype(np.int64))]
+                    here[:, part.start : part.start + part.width] = chosen.flatten(1)
+                self.give_back(workspace)
+        shape = (first.channels, first.height, first.width)
+        return Feed(rows, tuple(parts), tuple(computed), shape)
+
+    def _stages(self) -> list[_Stage]:
+        """Layers, each with the pool that follows, that have constant units; best worth first."""
+        stages = []
+        for number, (link, structure) in enumerate(zip(self.links, self.structures, strict=True)):
+            if not isinstance(structure, _Structure) or structure.gradient.all():
+                continue
+            pooled = number + 1 < len(self.links) and self.links[number + 1].kind == POOL
+            links = (number, number + 1) if pooled else (number,)
+            out = self.buffers[links[-1] + 1]
+            constant = np.flatnonzero(~structure.gradient).astype(np.int32)
+            work = 2 * structure.row_live[constant].sum() * link.weights_each
+            width = len(constant) * out.pixels
+            stages.append(
+                _Stage(
+                    links,
+                    links[-1] + 1,
+                    constant,
+                    np.flatnonzero(structure.gradient).astype(np.int32),
+                    width,
+                    float(work * self.buffers[number + 1].pixels / (4 * width)),
+                )
+            )
+        return sorted(stages, key=lambda stage: -stage.worth)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Constant units whose activations could be kept.
+
+    Attributes:
+        links: The layer, and its pool.
+        buffer: Where the activations lie.
+        constant: The units.
+        changing: The other units.
+        width: Activations per image.
+        worth: Operations saved per byte kept.
+    """
+
+    links: tuple[int, ...]
+    buffer: int
+    constant: Ints
+    changing: Ints
+    width: int
+    worth: float
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, chain: Chain, images: Tensor | Given, *parameters: Tensor) -> Tensor:
+        ctx.chain, ctx.shape = chain, images.shape if isinstance(images, Tensor) else None
+        ctx.workspace = chain.forward(images)
+        ctx.version, ctx.parameters = chain.version, parameters
+        ctx.versions = [values._version for values in parameters]
+        return chain.output(ctx.workspace, len(images))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        chain, workspace = ctx.chain, ctx.workspace
+        if workspace is None:
+            raise RuntimeError(
+                "backward was called twice over the same sparse layers, whose activations are gone "
+                f"after the first; run forward again, or set {CHOICE}=reference"
+            )
+        if ctx.version != chain.version or ctx.versions != [v._version for v in ctx.parameters]:
+            raise RuntimeError("live values or patterns were changed between forward and backward")
+        ctx.workspace = None
+        into = [torch.empty_like(values) for values in ctx.parameters]
+        shape = ctx.shape if ctx.needs_input_grad[1] else None
+        input_gradient = None if shape is None else torch.empty(shape)
+        chain.backward(workspace, gradients[0], into, fresh=True, input_gradient=input_gradient)
+        chain.give_back(workspace)
+        return None, input_gradient, *into
+
+
+def _buffers(links: Sequence[Link], input_shape: tuple[int, int, int]) -> list[_Buffer]:
+    shapes = [input_shape]
+    for link in links:
+        channels, height, width = shapes[-1]
+        if link.weight is None:
+            shapes.append((channels, height // 2, width // 2))
+        elif link.kind == LINEAR:
+            shapes.append((link.weight.shape[0], 1, 1))
+        else:
+            high, wide = link.weight.plastic.shape[1:]
+            shapes.append(
+                (
+                    link.weight.shape[0],
+                    (height + 2 * link.padding - high) // link.stride + 1,
+                    (width + 2 * link.padding - wide) // link.stride + 1,
+                )
+            )
+    pads = [0] * len(shapes)
+    for number, link in enumerate(links):
+        if link.kind == CONVOLUTION and link.weight is not None:
+            pads[number] = max(pads[number], link.padding)
+            if link.stride == 1:  # backward slides kernels over the output's gradient
+                reach = max(link.weight.plastic.shape[1:]) - 1 - link.padding
+                pads[number + 1] = max(pads[number + 1], reach)
+    return [_Buffer(*shape, pad) for shape, pad in zip(shapes, pads, strict=True)]

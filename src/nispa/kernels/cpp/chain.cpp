@@ -1,0 +1,355 @@
+// A chain of layers over live connections, forward and backward, layer by layer over slabs.
+//
+// Activations of a batch lie in one buffer per layer. Backward writes gradients over them: a
+// layer's input is needed last for its weight gradient, and just after that its own gradient takes
+// its place. Nothing is computed for rows or inputs that are not listed.
+//
+// Every field of the structures is 8 bytes wide, so that Python fills them as rows of integers.
+
+#include <algorithm>
+#include <cstring>
+
+#include "convolution.hpp"
+#include "layout.hpp"
+#include "linear.hpp"
+#include "threads.hpp"
+
+#if defined(_WIN32)
+#define NISPA_EXPORT extern "C" __declspec(dllexport)
+#else
+#define NISPA_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+static_assert(sizeof(void*) == 8, "pointers must be 8 bytes wide");
+
+enum Kind : int64_t { CONVOLUTION = 0, LINEAR = 1, POOL = 2 };
+
+struct Biases {
+  const int64_t* unit;
+  const float* value;
+  int64_t count;
+};
+
+// Connections of both kinds in one order. Values are copied in before use.
+struct Merged {
+  Rows rows;
+  const int32_t* origin;  // place among plastic values, or -1 - place among frozen ones
+  int64_t count;
+};
+
+struct Layer {
+  int64_t kind, relu, input_relu;           // whether its output, and its input, passed a ReLU
+  int64_t height, width, stride, padding;   // of the kernel
+  Image in, out;
+  Rows frozen, plastic;                     // start is null where there is none
+  Biases frozen_bias, plastic_bias;
+  float* bias;                              // room for one a unit
+  const int32_t *rows, *place;              // what forward computes, and where it puts it
+  int64_t row_count;
+  Merged mixed;                             // rows with frozen and plastic connections, merged, so
+  const int32_t *mixed_rows, *mixed_place;  // that freezing changes no sum
+  int64_t mixed_row_count;
+  Merged back;                              // connections by source
+  const int32_t *into, *into_place;         // inputs that need a gradient
+  int64_t into_count;
+  const int32_t* learning;                  // rows with plastic values
+  int64_t learning_count, plastic_count;
+  float *weight_gradient, *bias_gradient;   // one a plastic value
+  float *weight_part, *bias_part;           // room: for convolutions one of each a slab
+};
+
+static void gather_bias(const Layer& layer) {
+  for (const Biases* biases : {&layer.frozen_bias, &layer.plastic_bias})
+    for (int64_t i = 0; i < biases->count; i++) layer.bias[biases->unit[i]] = biases->value[i];
+}
+
+// Rows of features, one an image, into channels of a buffer; lanes without an image become zero.
+// Channel number c of the list takes its pixels from `from + offset + c * pixels` of each row.
+struct Source {
+  const int32_t* channels;  // null: all, in order
+  int64_t channel_count;
+  const float* from;
+  int64_t stride;           // floats from one row to the next
+  const int64_t* index;     // the row of each image; null: one after the other
+  int64_t count;            // images
+};
+
+template <bool MASKED>
+static void fill(const Image& to, const Source& source) {
+  const int64_t pixels = to.height * to.width, channels = source.channel_count;
+  const int64_t slabs = (source.count + LANES - 1) / LANES;
+  threads::parallel(slabs * channels, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; unit++) {
+      const int64_t slab = unit / channels, number = unit % channels;
+      const int64_t channel = source.channels ? source.channels[number] : number;
+      const float* lane[LANES];
+      const int64_t left = std::min<int64_t>(LANES, source.count - slab * LANES);
+      for (int64_t i = 0; i < left; i++) {
+        const int64_t image = slab * LANES + i;
+        lane[i] = source.from + (source.index ? source.index[image] : image) * source.stride +
+                  number * pixels;
+      }
+      for (int64_t y = 0; y < to.height; y++) {
+        float* out = to.data + slab * to.slab() + (to.inside(channel) + y * to.line()) * LANES;
+        for (int64_t x = y * to.width; x < (y + 1) * to.width; x++, out += LANES)
+          if (left == LANES)
+            for (int i = 0; i < LANES; i++) out[i] = MASKED && out[i] <= 0 ? 0.0f : lane[i][x];
+          else
+            for (int64_t i = 0; i < LANES; i++)
+              out[i] = i >= left || (MASKED && out[i] <= 0) ? 0.0f : lane[i][x];
+      }
+    }
+  });
+}
+
+// Sums of each channel over its pixels and the first `count` images.
+static void sums(const Image& from, int64_t count, double* to) {
+  threads::parallel(from.channels, [&](int64_t begin, int64_t end) {
+    for (int64_t channel = begin; channel < end; channel++) {
+      double total = 0;
+      for (int64_t slab = 0; slab * LANES < count; slab++) {
+        Vec part = broadcast(0.0f);
+        for (int64_t y = 0; y < from.height; y++) {
+          const float* at = from.data + slab * from.slab() +
+                            (from.inside(channel) + y * from.line()) * LANES;
+          for (int64_t x = 0; x < from.width; x++) part = add(part, load(at + x * LANES));
+        }
+        float lane[LANES];
+        store(lane, part);
+        for (int64_t i = 0; i < LANES && slab * LANES + i < count; i++) total += lane[i];
+      }
+      to[channel] += total;
+    }
+  });
+}
+
+static void empty(const Image& from, float* to, int64_t count) {
+  const int64_t pixels = from.height * from.width, size = from.channels * pixels;
+  threads::parallel(count, [&](int64_t begin, int64_t end) {
+    for (int64_t image = begin; image < end; image++)
+      for (int64_t channel = 0; channel < from.channels; channel++)
+        for (int64_t y = 0; y < from.height; y++) {
+          const float* at = from.data + image / LANES * from.slab() + image % LANES +
+                            (from.inside(channel) + y * from.line()) * LANES;
+          float* out = to + image * size + channel * pixels + y * from.width;
+          for (int64_t x = 0; x < from.width; x++) out[x] = at[x * LANES];
+        }
+  });
+}
+
+namespace pool {  // 2 x 2, stride 2
+
+static void run(const Layer& layer, int64_t slabs) {
+  const Image &in = layer.in, &out = layer.out;
+  threads::parallel(slabs * layer.row_count, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; unit++) {
+      const int64_t slab = unit / layer.row_count, channel = layer.rows[unit % layer.row_count];
+      for (int64_t y = 0; y < out.height; y++) {
+        const float* from =
+            in.data + slab * in.slab() + (in.inside(channel) + 2 * y * in.line()) * LANES;
+        float* to = out.data + slab * out.slab() + (out.inside(channel) + y * out.line()) * LANES;
+        for (int64_t x = 0; x < out.width; x++, from += 2 * LANES, to += LANES) {
+          const float* below = from + in.line() * LANES;
+          store(to, larger(larger(load(from), load(from + LANES)),
+                           larger(load(below), load(below + LANES))));
+        }
+      }
+    }
+  });
+}
+
+// The gradient goes to the first of the largest, as in PyTorch; where a ReLU precedes, not to 0.
+template <bool RELU>
+static void gradient(const Layer& layer, int64_t slabs) {
+  const Image &in = layer.in, &out = layer.out;
+  const Vec zero = broadcast(0.0f);
+  threads::parallel(slabs * layer.into_count, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; unit++) {
+      const int64_t slab = unit / layer.into_count, channel = layer.into[unit % layer.into_count];
+      float* first = in.data + slab * in.slab() + in.inside(channel) * LANES;
+      for (int64_t y = 0; y < out.height; y++) {
+        float* to = first + 2 * y * in.line() * LANES;
+        const float* g = out.data + slab * out.slab() + (out.inside(channel) + y * out.line()) * LANES;
+        for (int64_t x = 0; x < out.width; x++, to += 2 * LANES, g += LANES) {
+          float* below = to + in.line() * LANES;
+          const Vec a = load(to), b = load(to + LANES), c = load(below), d = load(below + LANES);
+          const Vec most = larger(larger(a, b), larger(c, d));
+          Vec rest = RELU ? where_positive(most, load(g)) : load(g);
+          store(to, where_same(a, most, rest, zero));
+          rest = where_same(a, most, zero, rest);
+          store(to + LANES, where_same(b, most, rest, zero));
+          rest = where_same(b, most, zero, rest);
+          store(below, where_same(c, most, rest, zero));
+          rest = where_same(c, most, zero, rest);
+          store(below + LANES, rest);
+        }
+        for (int64_t x = 2 * out.width; x < in.width; x++, to += LANES) {
+          store(to, zero);
+          store(to + in.line() * LANES, zero);
+        }
+      }
+      for (int64_t y = 2 * out.height; y < in.height; y++)
+        for (int64_t x = 0; x < in.width; x++) store(first + (y * in.line() + x) * LANES, zero);
+    }
+  });
+}
+
+}  // namespace pool
+
+// Copies values into a merged order; with `flip`, each kernel is turned around.
+static void merge_values(const Layer& layer, const Merged& merged, bool flip) {
+  const int64_t weights = layer.height * layer.width;
+  float* to = const_cast<float*>(merged.rows.value);
+  threads::parallel(merged.count, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; k++) {
+      const int32_t origin = merged.origin[k];
+      const float* from = origin >= 0 ? layer.plastic.value + origin * weights
+                                      : layer.frozen.value + (-1 - int64_t{origin}) * weights;
+      for (int64_t i = 0; i < weights; i++) to[k * weights + i] = from[flip ? weights - 1 - i : i];
+    }
+  });
+}
+
+static void forward_rows(const Layer& layer, const Rows& first, const Rows& second,
+                         const int32_t* rows, const int32_t* place, int64_t count, int64_t slabs) {
+  if (layer.kind == CONVOLUTION) {
+    const convolution::Pass pass{layer.in, layer.out, static_cast<int>(layer.height),
+                                 static_cast<int>(layer.width), static_cast<int>(layer.stride),
+                                 layer.in.pad - layer.padding, {first, second}, rows, count,
+                                 layer.bias};
+    return layer.relu ? convolution::run<Finish::relu>(pass, slabs)
+                      : convolution::run<Finish::plain>(pass, slabs);
+  }
+  const linear::Pass pass{layer.in.data, layer.out.data, layer.in.slab(), layer.out.slab(),
+                          {first, second}, rows, place, count, layer.bias};
+  layer.relu ? linear::run<Finish::relu>(pass, slabs) : linear::run<Finish::plain>(pass, slabs);
+}
+
+static void forward_layer(const Layer& layer, int64_t slabs) {
+  if (layer.kind == POOL) return pool::run(layer, slabs);
+  gather_bias(layer);
+  forward_rows(layer, layer.frozen, layer.plastic, layer.rows, layer.place, layer.row_count, slabs);
+  if (!layer.mixed_row_count) return;
+  merge_values(layer, layer.mixed, false);
+  forward_rows(layer, layer.mixed.rows, {}, layer.mixed_rows, layer.mixed_place,
+               layer.mixed_row_count, slabs);
+}
+
+static void gather_bias_gradient(const Layer& layer, int64_t parts, bool fresh) {
+  for (int64_t i = 0; i < layer.plastic_bias.count; i++) {
+    float total = fresh ? 0.0f : layer.bias_gradient[i];
+    for (int64_t part = 0; part < parts; part++)
+      total += layer.bias_part[part * layer.out.channels + layer.plastic_bias.unit[i]];
+    layer.bias_gradient[i] = total;
+  }
+}
+
+static void backward_convolution(const Layer& layer, int64_t slabs, bool fresh) {
+  const int height = static_cast<int>(layer.height), width = static_cast<int>(layer.width);
+  const int stride = static_cast<int>(layer.stride);
+  if (layer.learning_count) {
+    convolution::gradient({layer.in, layer.out, height, width, stride,
+                           layer.in.pad - layer.padding, layer.plastic.start, layer.plastic.source,
+                           layer.learning, layer.learning_count, layer.weight_part,
+                           layer.bias_part, layer.plastic_count}, slabs);
+    const int64_t size = layer.plastic_count * height * width;
+    threads::parallel(size, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        float total = fresh ? 0.0f : layer.weight_gradient[i];
+        for (int64_t slab = 0; slab < slabs; slab++) total += layer.weight_part[slab * size + i];
+        layer.weight_gradient[i] = total;
+      }
+    });
+    gather_bias_gradient(layer, slabs, fresh);
+  }
+  if (!layer.into_count) return;
+  const int64_t shift = layer.out.pad - (height - 1 - layer.padding);
+  const convolution::Pass pass{layer.out, layer.in, height, width, 1, shift,
+                               {layer.back.rows, {}}, layer.into, layer.into_count, nullptr};
+  if (stride == 1) {
+    layer.input_relu ? convolution::run<Finish::masked>(pass, slabs)
+                     : convolution::run<Finish::plain>(pass, slabs);
+  } else {
+    convolution::Pass strided = pass;
+    strided.stride = stride;
+    layer.input_relu
+        ? convolution::run_strided_gradient<Finish::masked>(strided, layer.padding, slabs)
+        : convolution::run_strided_gradient<Finish::plain>(strided, layer.padding, slabs);
+  }
+}
+
+static void backward_linear(const Layer& layer, int64_t slabs, bool fresh) {
+  if (layer.learning_count) {
+    linear::gradient({layer.in.data, layer.out.data, layer.in.slab(), layer.out.slab(),
+                      layer.plastic.start, layer.plastic.source, layer.learning,
+                      layer.learning_count, layer.weight_gradient, layer.bias_part, fresh}, slabs);
+    gather_bias_gradient(layer, 1, fresh);
+  }
+  if (!layer.into_count) return;
+  const linear::Pass pass{layer.out.data, layer.in.data, layer.out.slab(), layer.in.slab(),
+                          {layer.back.rows, {}}, layer.into, layer.into_place, layer.into_count,
+                          nullptr};
+  layer.input_relu ? linear::run<Finish::masked>(pass, slabs)
+                   : linear::run<Finish::plain>(pass, slabs);
+}
+
+NISPA_EXPORT const char* nispa_isa() { return NISPA_ISA; }
+
+NISPA_EXPORT int64_t nispa_lanes() { return LANES; }
+
+NISPA_EXPORT int64_t nispa_layer_fields() { return sizeof(Layer) / 8; }
+
+NISPA_EXPORT void nispa_use_threads(void* fork, void* number, void* count) {
+  threads::runtime.fork = reinterpret_cast<threads::Fork>(fork);
+  threads::runtime.number = reinterpret_cast<threads::Ask>(number);
+  threads::runtime.count = reinterpret_cast<threads::Ask>(count);
+}
+
+NISPA_EXPORT void nispa_fill(const Image* to, const int32_t* channels, int64_t channel_count,
+                             const float* from, int64_t stride, const int64_t* index,
+                             int64_t count, int64_t thread_count) {
+  threads::wanted = static_cast<int>(thread_count);
+  fill<false>(*to, {channels, channel_count, from, stride, index, count});
+}
+
+NISPA_EXPORT void nispa_empty(const Image* from, float* to, int64_t count, int64_t thread_count) {
+  threads::wanted = static_cast<int>(thread_count);
+  empty(*from, to, count);
+}
+
+NISPA_EXPORT void nispa_sums(const Image* from, int64_t count, double* to, int64_t thread_count) {
+  threads::wanted = static_cast<int>(thread_count);
+  sums(*from, count, to);
+}
+
+NISPA_EXPORT void nispa_forward(const Layer* layers, int64_t layer_count, int64_t count,
+                                int64_t thread_count) {
+  threads::wanted = static_cast<int>(thread_count);
+  const int64_t slabs = (count + LANES - 1) / LANES;
+  for (int64_t i = 0; i < layer_count; i++) forward_layer(layers[i], slabs);
+}
+
+// `fresh`: gradients are written rather than added to, and turned values are copied anew.
+NISPA_EXPORT void nispa_backward(const Layer* layers, int64_t layer_count, int64_t count,
+                                 const float* gradient, float* input_gradient, int64_t fresh,
+                                 int64_t thread_count) {
+  threads::wanted = static_cast<int>(thread_count);
+  const int64_t slabs = (count + LANES - 1) / LANES;
+  const Layer& last = layers[layer_count - 1];
+  const Image& out = last.out;
+  const Source source{nullptr, out.channels, gradient, out.channels * out.height * out.width,
+                      nullptr, count};
+  last.relu ? fill<true>(out, source) : fill<false>(out, source);
+  for (int64_t i = layer_count - 1; i >= 0; i--) {
+    const Layer& layer = layers[i];
+    if (layer.kind == POOL) {
+      if (!layer.into_count) continue;
+      layer.input_relu ? pool::gradient<true>(layer, slabs) : pool::gradient<false>(layer, slabs);
+      continue;
+    }
+    if (fresh && layer.into_count) merge_values(layer, layer.back, layer.stride == 1);
+    if (layer.kind == CONVOLUTION) backward_convolution(layer, slabs, fresh);
+    else backward_linear(layer, slabs, fresh);
+  }
+  if (input_gradient) empty(layers[0].in, input_gradient, count);
+}

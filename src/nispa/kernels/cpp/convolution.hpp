@@ -1,0 +1,262 @@
+// Convolution over live kernels, its gradient to inputs, and its gradient to live values.
+//
+// Each pixel's sum runs over the row's connections in order, within each from the first weight to
+// the last, whatever tile it falls into: what a row computes depends on its own connections alone.
+#pragma once
+
+#include <algorithm>
+
+#include "layout.hpp"
+#include "threads.hpp"
+
+namespace convolution {
+
+// One pass of live kernels over images: forward, or (kernels flipped and transposed) backward.
+struct Pass {
+  Image in, out;
+  int height, width, stride;  // of the kernel
+  int64_t shift;              // how far into the border of `in` the first window starts
+  Rows lists[2];              // frozen, then plastic
+  const int32_t* rows;        // which rows (channels of `out`) to compute
+  int64_t row_count;
+  const float* bias;          // one a row, or null
+};
+
+constexpr int TILE_ROWS = 2;
+constexpr int TILE_WIDTH = REGISTERS >= 32 ? 8 : 4;
+
+// Sums of 3 x 3 kernels, stride 1, over R x T pixels: each input vector is loaded once.
+template <int R, int T>
+static inline void tile_3x3(const float* x, int64_t line, int64_t plane, const Rows& list,
+                            int32_t row, Vec (&sum)[R][T]) {
+  for (int32_t k = list.start[row]; k < list.start[row + 1]; k++) {
+    const float* from = x + list.source[k] * plane * LANES;
+    const float* w = list.value + int64_t{9} * k;
+    for (int r = 0; r < R + 2; r++) {
+      Vec pixel[T + 2];
+      for (int t = 0; t < T + 2; t++) pixel[t] = load(from + (r * line + t) * LANES);
+      for (int q = 0; q < R; q++) {
+        const int y = r - q;
+        if (y < 0 || y > 2) continue;
+        for (int s = 0; s < 3; s++) {
+          const Vec weight = broadcast(w[3 * y + s]);
+          for (int t = 0; t < T; t++) sum[q][t] = fma(weight, pixel[t + s], sum[q][t]);
+        }
+      }
+    }
+  }
+}
+
+// The same for any kernel and stride, over 1 x T pixels.
+template <int T>
+static inline void tile_any(const float* x, const Pass& pass, const Rows& list, int32_t row,
+                            Vec (&sum)[1][T]) {
+  const int64_t line = pass.in.line(), plane = pass.in.plane(), step = pass.stride;
+  for (int32_t k = list.start[row]; k < list.start[row + 1]; k++) {
+    const float* from = x + list.source[k] * plane * LANES;
+    const float* w = list.value + int64_t{k} * pass.height * pass.width;
+    for (int y = 0; y < pass.height; y++)
+      for (int s = 0; s < pass.width; s++) {
+        const Vec weight = broadcast(*w++);
+        for (int t = 0; t < T; t++)
+          sum[0][t] = fma(weight, load(from + (y * line + t * step + s) * LANES), sum[0][t]);
+      }
+  }
+}
+
+template <int R, int T, Finish F>
+static inline void tile(const Pass& pass, const float* in, float* out, int32_t row, int64_t y,
+                        int64_t x) {
+  Vec sum[R][T];
+  const Vec first = broadcast(pass.bias ? pass.bias[row] : 0.0f);
+  for (int q = 0; q < R; q++)
+    for (int t = 0; t < T; t++) sum[q][t] = first;
+  const int64_t at = pass.shift * (pass.in.line() + 1) +
+                     (y * pass.in.line() + x) * pass.stride;
+  for (const Rows& list : pass.lists) {
+    if (!list.start) continue;
+    if constexpr (R == 1) {
+      if (pass.height != 3 || pass.width != 3 || pass.stride != 1) {
+        tile_any<T>(in + at * LANES, pass, list, row, sum);
+        continue;
+      }
+    }
+    tile_3x3<R, T>(in + at * LANES, pass.in.line(), pass.in.plane(), list, row, sum);
+  }
+  float* to = out + (pass.out.inside(row) + y * pass.out.line() + x) * LANES;
+  for (int q = 0; q < R; q++)
+    for (int t = 0; t < T; t++) finish<F>(to + (q * pass.out.line() + t) * LANES, sum[q][t]);
+}
+
+template <int R, Finish F>
+static void strip(const Pass& pass, const float* in, float* out, int64_t y) {
+  const int64_t width = pass.out.width;
+  for (int64_t j = 0; j < pass.row_count; j++) {
+    const int32_t row = pass.rows[j];
+    int64_t x = 0;
+    for (; x + TILE_WIDTH <= width; x += TILE_WIDTH)
+      tile<R, TILE_WIDTH, F>(pass, in, out, row, y, x);
+    if constexpr (TILE_WIDTH > 4)
+      if (x + 4 <= width) tile<R, 4, F>(pass, in, out, row, y, x), x += 4;
+    if (x + 2 <= width) tile<R, 2, F>(pass, in, out, row, y, x), x += 2;
+    if (x < width) tile<R, 1, F>(pass, in, out, row, y, x);
+  }
+}
+
+template <Finish F>
+static void run(const Pass& pass, int64_t slabs) {
+  const bool small = pass.height == 3 && pass.width == 3 && pass.stride == 1;
+  const int64_t high = small ? TILE_ROWS : 1;
+  const int64_t strips = (pass.out.height + high - 1) / high;
+  threads::parallel(slabs * strips, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; unit++) {
+      const int64_t slab = unit / strips, y = unit % strips * high;
+      const float* in = pass.in.data + slab * pass.in.slab();
+      float* out = pass.out.data + slab * pass.out.slab();
+      if (small && y + TILE_ROWS <= pass.out.height)
+        strip<TILE_ROWS, F>(pass, in, out, y);
+      else
+        strip<1, F>(pass, in, out, y);
+    }
+  });
+}
+
+// Gradient to inputs for strides over 1: pixel by pixel, over the outputs whose window holds it.
+// `pass.in` is the gradient of the output, `pass.out` the input; kernels are not flipped.
+template <Finish F>
+static void run_strided_gradient(const Pass& pass, int64_t padding, int64_t slabs) {
+  const Rows& list = pass.lists[0];
+  const int64_t weights = int64_t{pass.height} * pass.width;
+  threads::parallel(slabs * pass.row_count, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; unit++) {
+      const int32_t row = pass.rows[unit % pass.row_count];
+      const float* in = pass.in.data + unit / pass.row_count * pass.in.slab();
+      float* out = pass.out.data + unit / pass.row_count * pass.out.slab();
+      for (int64_t y = 0; y < pass.out.height; y++)
+        for (int64_t x = 0; x < pass.out.width; x++) {
+          Vec sum = broadcast(0.0f);
+          for (int32_t k = list.start[row]; k < list.start[row + 1]; k++)
+            for (int r = 0; r < pass.height; r++) {
+              const int64_t v = y + padding - r;
+              if (v < 0 || v % pass.stride || v / pass.stride >= pass.in.height) continue;
+              for (int s = 0; s < pass.width; s++) {
+                const int64_t u = x + padding - s;
+                if (u < 0 || u % pass.stride || u / pass.stride >= pass.in.width) continue;
+                const int64_t at = pass.in.inside(list.source[k]) +
+                                   v / pass.stride * pass.in.line() + u / pass.stride;
+                const Vec weight = broadcast(list.value[k * weights + r * pass.width + s]);
+                sum = fma(weight, load(in + at * LANES), sum);
+              }
+            }
+          finish<F>(out + (pass.out.inside(row) + y * pass.out.line() + x) * LANES, sum);
+        }
+    }
+  });
+}
+
+// Gradient to live values: products of input and output gradient, summed over pixels and images.
+struct Weights {
+  Image in, gradient;
+  int height, width, stride;
+  int64_t shift;
+  const int32_t *start, *source;  // plastic connections, row by row
+  const int32_t* rows;            // rows with a plastic connection or bias
+  int64_t row_count;
+  float* part;                    // (slab, connection, weight): each slab's own sums
+  float* bias_part;               // (slab, row)
+  int64_t connections;
+};
+
+constexpr int64_t STRIP = 8;  // rows of the output at a time: what they read stays in the cache
+
+static inline void add_3x3(const float* x, const float* g, int64_t line, int64_t gradient_line,
+                           int64_t high, int64_t wide, float* to) {
+  Vec sum[9];
+  for (Vec& each : sum) each = broadcast(0.0f);
+  for (int64_t y = 0; y < high; y++) {
+    const float* x0 = x + y * line * LANES;
+    const float* g0 = g + y * gradient_line * LANES;
+    int64_t t = 0;
+    for (; t + 2 <= wide; t += 2) {
+      NISPA_KEEP_LOADS();
+      const Vec a = load(g0 + t * LANES), b = load(g0 + (t + 1) * LANES);
+      for (int r = 0; r < 3; r++) {
+        const float* from = x0 + (r * line + t) * LANES;
+        const Vec p0 = load(from), p1 = load(from + LANES), p2 = load(from + 2 * LANES),
+                  p3 = load(from + 3 * LANES);
+        sum[3 * r] = fma(b, p1, fma(a, p0, sum[3 * r]));
+        sum[3 * r + 1] = fma(b, p2, fma(a, p1, sum[3 * r + 1]));
+        sum[3 * r + 2] = fma(b, p3, fma(a, p2, sum[3 * r + 2]));
+      }
+    }
+    if (t < wide) {
+      const Vec a = load(g0 + t * LANES);
+      for (int r = 0; r < 3; r++)
+        for (int s = 0; s < 3; s++)
+          sum[3 * r + s] = fma(a, load(x0 + (r * line + t + s) * LANES), sum[3 * r + s]);
+    }
+  }
+  add_sums(to, sum[0], sum[1], sum[2], sum[3]);
+  add_sums(to + 4, sum[4], sum[5], sum[6], sum[7]);
+  to[8] += ::sum(sum[8]);
+}
+
+static inline void add_any(const float* x, const float* g, const Weights& job, int64_t high,
+                           float* to) {
+  const int64_t line = job.in.line(), step = job.stride;
+  for (int r = 0; r < job.height; r++)
+    for (int s = 0; s < job.width; s++) {
+      Vec total[2] = {broadcast(0.0f), broadcast(0.0f)};
+      for (int64_t y = 0; y < high; y++)
+        for (int64_t t = 0; t < job.gradient.width; t++)
+          total[t & 1] = fma(load(g + (y * job.gradient.line() + t) * LANES),
+                             load(x + ((y * step + r) * line + t * step + s) * LANES),
+                             total[t & 1]);
+      *to++ += ::sum(add(total[0], total[1]));
+    }
+}
+
+static void gradient(const Weights& job, int64_t slabs) {
+  const bool small = job.height == 3 && job.width == 3 && job.stride == 1;
+  const int64_t weights = int64_t{job.height} * job.width;
+  const int64_t groups = std::min<int64_t>(job.row_count, slabs >= threads::wanted ? 1 : 16);
+  threads::parallel(slabs * groups, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; unit++) {
+      const int64_t slab = unit / groups, group = unit % groups;
+      const int64_t first = job.row_count * group / groups;
+      const int64_t last = job.row_count * (group + 1) / groups;
+      const float* in = job.in.data + slab * job.in.slab();
+      const float* out = job.gradient.data + slab * job.gradient.slab();
+      float* part = job.part + slab * job.connections * weights;
+      float* bias_part = job.bias_part + slab * job.gradient.channels;
+      for (int64_t j = first; j < last; j++) {
+        const int32_t row = job.rows[j];
+        std::fill(part + job.start[row] * weights, part + job.start[row + 1] * weights, 0.0f);
+        bias_part[row] = 0.0f;
+      }
+      for (int64_t y = 0; y < job.gradient.height; y += STRIP) {
+        const int64_t high = std::min(STRIP, job.gradient.height - y);
+        const float* x = in + (job.shift * (job.in.line() + 1) + y * job.stride * job.in.line()) * LANES;
+        for (int64_t j = first; j < last; j++) {
+          const int32_t row = job.rows[j];
+          const float* g = out + (job.gradient.inside(row) + y * job.gradient.line()) * LANES;
+          Vec total[2] = {broadcast(0.0f), broadcast(0.0f)};
+          for (int64_t v = 0; v < high; v++)
+            for (int64_t t = 0; t < job.gradient.width; t++)
+              total[t & 1] = add(total[t & 1], load(g + (v * job.gradient.line() + t) * LANES));
+          bias_part[row] += ::sum(add(total[0], total[1]));
+          for (int32_t k = job.start[row]; k < job.start[row + 1]; k++) {
+            const float* from = x + job.source[k] * job.in.plane() * LANES;
+            float* to = part + k * weights;
+            if (small)
+              add_3x3(from, g, job.in.line(), job.gradient.line(), high, job.gradient.width, to);
+            else
+              add_any(from, g, job, high, to);
+          }
+        }
+      }
+    }
+  });
+}
+
+}  // namespace convolution

@@ -1,0 +1,37 @@
+// What kernels work on: images side by side in slabs, and rows of live connections.
+#pragma once
+
+#include <cstdint>
+
+#include "vector.hpp"
+
+// Activations of LANES images: (slab, channel, row, column, lane), with a zero border of `pad`.
+// Features of a Linear layer are channels of one pixel, or, after a flatten, pixels in order.
+struct Image {
+  float* data;
+  int64_t channels, height, width, pad;
+  int64_t line() const { return width + 2 * pad; }
+  int64_t plane() const { return (height + 2 * pad) * line(); }
+  int64_t slab() const { return channels * plane() * LANES; }
+  // First pixel inside the border.
+  int64_t inside(int64_t channel) const { return channel * plane() + pad * line() + pad; }
+};
+
+// Live connections row by row: those of row r are start[r] to start[r + 1]. `source` is the channel
+// a convolution reads, or the place (in vectors) of the feature a Linear layer reads.
+struct Rows {
+  const int32_t* start;
+  const int32_t* source;
+  const float* value;
+};
+
+enum class Finish { plain, relu, masked };
+
+// The last thing done to a sum before it is stored: nothing, ReLU, or, for the gradient of a ReLU
+// written over the ReLU's own output, zero where that output is zero.
+template <Finish F>
+static inline void finish(float* to, Vec sum) {
+  if (F == Finish::relu) sum = relu(sum);
+  if (F == Finish::masked) sum = where_positive(load(to), sum);
+  store(to, sum);
+}

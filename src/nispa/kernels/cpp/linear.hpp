@@ -1,0 +1,159 @@
+// A Linear layer over live connections, its gradient to inputs, and its gradient to live values.
+#pragma once
+
+#include <algorithm>
+
+#include "layout.hpp"
+#include "threads.hpp"
+
+namespace linear {
+
+// One pass of live weights over features: forward, or (transposed) backward.
+struct Pass {
+  const float* in;
+  float* out;
+  int64_t in_slab, out_slab;  // floats from one slab to the next
+  Rows lists[2];              // frozen, then plastic
+  const int32_t* rows;        // which rows to compute
+  const int32_t* place;       // where a row's sum goes, in vectors
+  int64_t row_count;
+  const float* bias;          // one a row, or null
+};
+
+constexpr int TILE = 4;       // slabs at a time: each weight is read once for all of them
+constexpr int STRANDS = REGISTERS >= 32 ? 4 : 2;  // sums side by side, so that none waits for itself
+
+// A row's sum is split over strands by the place of a connection in the row, whatever S is.
+template <int S>
+static inline void add_row(const Rows& list, int32_t row, const float* in, int64_t in_slab,
+                           Vec (&sum)[S]) {
+  Vec strand[STRANDS][S];
+  for (auto& each : strand)
+    for (Vec& one : each) one = broadcast(0.0f);
+  int32_t k = list.start[row];
+  const int32_t end = list.start[row + 1];
+  for (; k + STRANDS <= end; k += STRANDS)
+    for (int i = 0; i < STRANDS; i++) {
+      const float* from = in + int64_t{list.source[k + i]} * LANES;
+      const Vec weight = broadcast(list.value[k + i]);
+      for (int s = 0; s < S; s++)
+        strand[i][s] = fma(weight, load(from + s * in_slab), strand[i][s]);
+    }
+  for (int i = 0; i < STRANDS - 1; i++) {
+    if (k + i >= end) break;
+    const float* from = in + int64_t{list.source[k + i]} * LANES;
+    const Vec weight = broadcast(list.value[k + i]);
+    for (int s = 0; s < S; s++)
+      strand[i][s] = fma(weight, load(from + s * in_slab), strand[i][s]);
+  }
+  for (int s = 0; s < S; s++) {
+    Vec total = add(strand[0][s], strand[1][s]);
+    if constexpr (STRANDS == 4) total = add(total, add(strand[2][s], strand[3][s]));
+    sum[s] = add(sum[s], total);
+  }
+}
+
+template <int S, Finish F>
+static void tile(const Pass& pass, int64_t slab, int64_t first, int64_t last) {
+  const float* in = pass.in + slab * pass.in_slab;
+  float* out = pass.out + slab * pass.out_slab;
+  for (int64_t j = first; j < last; j++) {
+    const int32_t row = pass.rows[j];
+    Vec sum[S];
+    const Vec begin = broadcast(pass.bias ? pass.bias[row] : 0.0f);
+    for (int s = 0; s < S; s++) sum[s] = begin;
+    for (const Rows& list : pass.lists)
+      if (list.start) add_row<S>(list, row, in, pass.in_slab, sum);
+    for (int s = 0; s < S; s++)
+      finish<F>(out + s * pass.out_slab + int64_t{pass.place[j]} * LANES, sum[s]);
+  }
+}
+
+template <Finish F>
+static void run(const Pass& pass, int64_t slabs) {
+  const int64_t wide = std::min<int64_t>(TILE, std::max<int64_t>(1, slabs));
+  const int64_t tiles = (slabs + wide - 1) / wide;
+  const int64_t groups = std::min<int64_t>(pass.row_count, tiles >= threads::wanted ? 1 : 8);
+  threads::parallel(tiles * groups, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; unit++) {
+      const int64_t first = pass.row_count * (unit % groups) / groups;
+      const int64_t last = pass.row_count * (unit % groups + 1) / groups;
+      int64_t slab = unit / groups * wide;
+      const int64_t stop = std::min(slab + wide, slabs);
+      if (slab + 4 <= stop) tile<4, F>(pass, slab, first, last), slab += 4;
+      if (slab + 2 <= stop) tile<2, F>(pass, slab, first, last), slab += 2;
+      if (slab < stop) tile<1, F>(pass, slab, first, last);
+    }
+  });
+}
+
+// Gradient to live values: products of input and output gradient, summed over images.
+struct Weights {
+  const float *in, *gradient;
+  int64_t in_slab, gradient_slab;
+  const int32_t *start, *source;  // plastic connections, row by row
+  const int32_t* rows;            // rows with a plastic connection or bias
+  int64_t row_count;
+  float* value;                   // one a connection
+  float* bias;                    // one a row
+  bool fresh;                     // values are written, rather than added to; biases always are
+};
+
+// Adds the sums of connections [k, end) over S slabs, whose output gradients are in registers.
+template <int S>
+static inline void add_products(const float* in, int64_t in_slab, const int32_t* source,
+                                const Vec (&g)[S], int32_t k, int32_t end, float* value) {
+  for (; k + 4 <= end; k += 4) {
+    Vec total[4];
+    const float* from[4];
+    for (int i = 0; i < 4; i++) {
+      total[i] = broadcast(0.0f);
+      from[i] = in + int64_t{source[k + i]} * LANES;
+    }
+    for (int s = 0; s < S; s++)
+      for (int i = 0; i < 4; i++) total[i] = fma(g[s], load(from[i] + s * in_slab), total[i]);
+    add_sums(value + k, total[0], total[1], total[2], total[3]);
+  }
+  for (; k < end; k++) {
+    Vec total = broadcast(0.0f);
+    const float* from = in + int64_t{source[k]} * LANES;
+    for (int s = 0; s < S; s++) total = fma(g[s], load(from + s * in_slab), total);
+    value[k] += sum(total);
+  }
+}
+
+template <int S>
+static void add_slabs(const Weights& job, int64_t slab, int64_t first, int64_t last, bool fresh) {
+  const float* in = job.in + slab * job.in_slab;
+  const float* gradient = job.gradient + slab * job.gradient_slab;
+  for (int64_t j = first; j < last; j++) {
+    const int32_t row = job.rows[j];
+    Vec g[S], total = broadcast(0.0f);
+    for (int s = 0; s < S; s++) {
+      g[s] = load(gradient + s * job.gradient_slab + int64_t{row} * LANES);
+      total = add(total, g[s]);
+    }
+    const int32_t begin = job.start[row], end = job.start[row + 1];
+    if (fresh) std::fill(job.value + begin, job.value + end, 0.0f);
+    job.bias[row] = sum(total) + (slab ? job.bias[row] : 0.0f);
+    add_products<S>(in, job.in_slab, job.source, g, begin, end, job.value);
+  }
+}
+
+static void gradient(const Weights& job, int64_t slabs) {
+  const int64_t groups = std::min<int64_t>(job.row_count, 4 * threads::wanted);
+  threads::parallel(groups, [&](int64_t begin, int64_t end) {
+    const int64_t first = job.row_count * begin / groups, last = job.row_count * end / groups;
+    bool fresh = job.fresh;
+    for (int64_t slab = 0; slab < slabs; fresh = false) {
+      const int64_t left = slabs - slab;
+      if (REGISTERS >= 32 && left >= 16) add_slabs<16>(job, slab, first, last, fresh), slab += 16;
+      else if (left >= 8) add_slabs<8>(job, slab, first, last, fresh), slab += 8;
+      else if (left >= 4) add_slabs<4>(job, slab, first, last, fresh), slab += 4;
+      else if (left >= 2) add_slabs<2>(job, slab, first, last, fresh), slab += 2;
+      else add_slabs<1>(job, slab, first, last, fresh), slab += 1;
+    }
+  });
+}
+
+}  // namespace linear

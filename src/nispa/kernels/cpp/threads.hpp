@@ -1,0 +1,48 @@
+// Runs a loop on the threads that PyTorch already has: no second pool, no oversubscription.
+//
+// PyTorch's OpenMP runtime is found by Python among the libraries that are loaded; three of its
+// functions come in as pointers. Without them everything runs on the calling thread.
+#pragma once
+
+#include <cstdint>
+
+namespace threads {
+
+using Fork = void (*)(void (*)(void*), void*, unsigned, unsigned);
+using Ask = int (*)();
+
+struct Runtime {
+  Fork fork = nullptr;
+  Ask number = nullptr, count = nullptr;
+};
+static Runtime runtime;
+static thread_local int wanted = 1;  // by the Python thread that calls
+
+template <class Work>
+struct Region {
+  Work& work;
+  int64_t units;
+  int parts;
+};
+
+template <class Work>
+static void run_region(void* given) {
+  auto& region = *static_cast<Region<Work>*>(given);
+  const int self = runtime.number(), team = runtime.count();
+  for (int part = self; part < region.parts; part += team)  // a team may be smaller than asked for
+    region.work(region.units * part / region.parts, region.units * (part + 1) / region.parts);
+}
+
+// Calls work(begin, end) so that [0, units) is covered, one part a thread.
+template <class Work>
+static void parallel(int64_t units, Work work) {
+  const int parts = static_cast<int>(units < wanted ? units : wanted);
+  if (parts <= 1 || !runtime.fork) {
+    if (units > 0) work(int64_t{0}, units);
+    return;
+  }
+  Region<Work> region{work, units, parts};
+  runtime.fork(&run_region<Work>, &region, static_cast<unsigned>(parts), 0u);
+}
+
+}  // namespace threads

@@ -1,0 +1,181 @@
+// One vector of float32 lanes, one image a lane: AVX-512, AVX2, NEON, or plain loops.
+//
+// The file is compiled once for each instruction set; each build has its own LANES.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define NISPA_ISA "avx512"
+constexpr int LANES = 16;
+constexpr int REGISTERS = 32;
+struct Vec {
+  __m512 v;
+};
+static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+static inline Vec broadcast(float a) { return {_mm512_set1_ps(a)}; }
+static inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+static inline Vec relu(Vec a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }  // keeps NaN
+// The larger one; NaN if either is.
+static inline Vec larger(Vec a, Vec b) {
+  const __mmask16 take = _mm512_cmp_ps_mask(b.v, a.v, _CMP_NLE_UQ);
+  const __mmask16 ordered = _mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q);
+  return {_mm512_mask_mov_ps(a.v, take & ordered, b.v)};
+}
+// g where not test <= 0, else 0.
+static inline Vec where_positive(Vec test, Vec g) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test.v, _mm512_setzero_ps(), _CMP_NLE_UQ), g.v)};
+}
+// yes where a == b (or both are NaN), else no.
+static inline Vec where_same(Vec a, Vec b, Vec yes, Vec no) {
+  const __mmask16 same = _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ) |
+                         (_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q) &
+                          _mm512_cmp_ps_mask(b.v, b.v, _CMP_UNORD_Q));
+  return {_mm512_mask_mov_ps(no.v, same, yes.v)};
+}
+static inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
+// The sums of four vectors, added to what lies there.
+static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a.v, b.v), _mm512_unpackhi_ps(a.v, b.v));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c.v, d.v), _mm512_unpackhi_ps(c.v, d.v));
+  const __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), four));
+}
+
+#elif defined(__AVX2__) && (defined(__FMA__) || defined(_MSC_VER))
+#include <immintrin.h>
+#define NISPA_ISA "avx2"
+constexpr int LANES = 8;
+constexpr int REGISTERS = 16;
+struct Vec {
+  __m256 v;
+};
+static inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+static inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
+static inline Vec broadcast(float a) { return {_mm256_set1_ps(a)}; }
+static inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+static inline Vec relu(Vec a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.v)}; }
+static inline Vec larger(Vec a, Vec b) {
+  const __m256 take = _mm256_cmp_ps(b.v, a.v, _CMP_NLE_UQ);
+  const __m256 ordered = _mm256_cmp_ps(a.v, a.v, _CMP_ORD_Q);
+  return {_mm256_blendv_ps(a.v, b.v, _mm256_and_ps(take, ordered))};
+}
+static inline Vec where_positive(Vec test, Vec g) {
+  return {_mm256_and_ps(_mm256_cmp_ps(test.v, _mm256_setzero_ps(), _CMP_NLE_UQ), g.v)};
+}
+static inline Vec where_same(Vec a, Vec b, Vec yes, Vec no) {
+  const __m256 nan = _mm256_and_ps(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q),
+                                   _mm256_cmp_ps(b.v, b.v, _CMP_UNORD_Q));
+  const __m256 same = _mm256_or_ps(_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ), nan);
+  return {_mm256_blendv_ps(no.v, yes.v, same)};
+}
+static inline float sum(Vec a) {
+  __m128 h = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  h = _mm_add_ps(h, _mm_movehl_ps(h, h));
+  return _mm_cvtss_f32(_mm_add_ss(h, _mm_shuffle_ps(h, h, 1)));
+}
+static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
+  const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v));
+  const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c.v, d.v), _mm256_unpackhi_ps(c.v, d.v));
+  const __m256 all = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+  _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), four));
+}
+
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#include <arm_neon.h>
+#define NISPA_ISA "neon"
+constexpr int LANES = 8;
+constexpr int REGISTERS = 16;  // pairs
+struct Vec {
+  float32x4_t v, w;
+};
+static inline Vec load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
+static inline void store(float* p, Vec a) {
+  vst1q_f32(p, a.v);
+  vst1q_f32(p + 4, a.w);
+}
+static inline Vec broadcast(float a) { return {vdupq_n_f32(a), vdupq_n_f32(a)}; }
+static inline Vec add(Vec a, Vec b) { return {vaddq_f32(a.v, b.v), vaddq_f32(a.w, b.w)}; }
+static inline Vec fma(Vec a, Vec b, Vec c) {
+  return {vfmaq_f32(c.v, a.v, b.v), vfmaq_f32(c.w, a.w, b.w)};
+}
+static inline Vec relu(Vec a) {
+  const float32x4_t zero = vdupq_n_f32(0.0f);
+  return {vmaxq_f32(a.v, zero), vmaxq_f32(a.w, zero)};  // NaN if either is
+}
+static inline Vec larger(Vec a, Vec b) { return {vmaxq_f32(a.v, b.v), vmaxq_f32(a.w, b.w)}; }
+static inline float32x4_t where_positive(float32x4_t test, float32x4_t g) {
+  const uint32x4_t no = vcleq_f32(test, vdupq_n_f32(0.0f));
+  return vbslq_f32(no, vdupq_n_f32(0.0f), g);
+}
+static inline Vec where_positive(Vec test, Vec g) {
+  return {where_positive(test.v, g.v), where_positive(test.w, g.w)};
+}
+static inline float32x4_t where_same(float32x4_t a, float32x4_t b, float32x4_t y, float32x4_t n) {
+  const uint32x4_t numbers = vorrq_u32(vceqq_f32(a, a), vceqq_f32(b, b));
+  return vbslq_f32(vorrq_u32(vceqq_f32(a, b), vmvnq_u32(numbers)), y, n);
+}
+static inline Vec where_same(Vec a, Vec b, Vec yes, Vec no) {
+  return {where_same(a.v, b.v, yes.v, no.v), where_same(a.w, b.w, yes.w, no.w)};
+}
+static inline float sum(Vec a) { return vaddvq_f32(vaddq_f32(a.v, a.w)); }
+static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
+  const float32x4_t ab = vpaddq_f32(vaddq_f32(a.v, a.w), vaddq_f32(b.v, b.w));
+  const float32x4_t cd = vpaddq_f32(vaddq_f32(c.v, c.w), vaddq_f32(d.v, d.w));
+  vst1q_f32(to, vaddq_f32(vld1q_f32(to), vpaddq_f32(ab, cd)));
+}
+
+#else
+#define NISPA_ISA "plain"
+constexpr int LANES = 8;
+constexpr int REGISTERS = 16;
+struct Vec {
+  float v[LANES];
+};
+#define NISPA_EACH(expression)                                   \
+  Vec r;                                                         \
+  for (int i = 0; i < LANES; i++) r.v[i] = (expression);         \
+  return r
+static inline Vec load(const float* p) { NISPA_EACH(p[i]); }
+static inline void store(float* p, Vec a) {
+  for (int i = 0; i < LANES; i++) p[i] = a.v[i];
+}
+static inline Vec broadcast(float a) { NISPA_EACH(a); }
+static inline Vec add(Vec a, Vec b) { NISPA_EACH(a.v[i] + b.v[i]); }
+static inline Vec fma(Vec a, Vec b, Vec c) { NISPA_EACH(a.v[i] * b.v[i] + c.v[i]); }
+static inline Vec relu(Vec a) { NISPA_EACH(a.v[i] < 0.0f ? 0.0f : a.v[i]); }
+static inline Vec larger(Vec a, Vec b) {
+  NISPA_EACH(b.v[i] <= a.v[i] || a.v[i] != a.v[i] ? a.v[i] : b.v[i]);
+}
+static inline Vec where_positive(Vec test, Vec g) { NISPA_EACH(test.v[i] <= 0.0f ? 0.0f : g.v[i]); }
+static inline Vec where_same(Vec a, Vec b, Vec yes, Vec no) {
+  NISPA_EACH(a.v[i] == b.v[i] || (a.v[i] != a.v[i] && b.v[i] != b.v[i]) ? yes.v[i] : no.v[i]);
+}
+static inline float sum(Vec a) {
+  float r = 0.0f;
+  for (int i = 0; i < LANES; i++) r += a.v[i];
+  return r;
+}
+static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
+  to[0] += sum(a);
+  to[1] += sum(b);
+  to[2] += sum(c);
+  to[3] += sum(d);
+}
+#undef NISPA_EACH
+#endif
+
+// With few registers, values carried from one iteration to the next would push sums out of them.
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(__AVX512F__)
+#define NISPA_KEEP_LOADS() __asm__ volatile("" ::: "memory")
+#else
+#define NISPA_KEEP_LOADS()
+#endif

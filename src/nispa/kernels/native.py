@@ -1,0 +1,208 @@
+"""Finds the compiled kernels that suit this processor, and PyTorch's threads for them.
+
+The kernels are one C++ source compiled once for each instruction set, without PyTorch's headers;
+they are called through ctypes, which lets other Python threads run meanwhile. They run on the
+OpenMP threads that PyTorch already has, whose functions are looked up among the loaded libraries.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.machinery
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ISAS = ("avx512", "avx2", "neon", "plain")
+"""Instruction sets that kernels may be compiled for, fastest first."""
+
+CHOICE = "NISPA_KERNELS"
+"""Environment variable that names an instruction set, or ``reference``."""
+
+_HERE = Path(__file__).parent
+
+
+class Rows(ctypes.Structure):
+    """Live connections row by row; see ``layout.hpp``."""
+
+    _fields_ = (
+        ("start", ctypes.c_void_p),
+        ("source", ctypes.c_void_p),
+        ("value", ctypes.c_void_p),
+    )
+
+
+class Image(ctypes.Structure):
+    """A buffer of activations; see ``layout.hpp``."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("channels", ctypes.c_int64),
+        ("height", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("pad", ctypes.c_int64),
+    )
+
+
+class Biases(ctypes.Structure):
+    """Biases of some units; see ``chain.cpp``."""
+
+    _fields_ = (
+        ("unit", ctypes.c_void_p),
+        ("value", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+    )
+
+
+class Merged(ctypes.Structure):
+    """Frozen and plastic connections in one order; see ``chain.cpp``."""
+
+    _fields_ = (
+        ("rows", Rows),
+        ("origin", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+    )
+
+
+class Layer(ctypes.Structure):
+    """One layer of a chain; see ``chain.cpp``."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int64),
+        ("relu", ctypes.c_int64),
+        ("input_relu", ctypes.c_int64),
+        ("height", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("stride", ctypes.c_int64),
+        ("padding", ctypes.c_int64),
+        ("into_buffer", Image),
+        ("out_buffer", Image),
+        ("frozen", Rows),
+        ("plastic", Rows),
+        ("frozen_bias", Biases),
+        ("plastic_bias", Biases),
+        ("bias", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("place", ctypes.c_void_p),
+        ("row_count", ctypes.c_int64),
+        ("mixed", Merged),
+        ("mixed_rows", ctypes.c_void_p),
+        ("mixed_place", ctypes.c_void_p),
+        ("mixed_row_count", ctypes.c_int64),
+        ("back", Merged),
+        ("into", ctypes.c_void_p),
+        ("into_place", ctypes.c_void_p),
+        ("into_count", ctypes.c_int64),
+        ("learning", ctypes.c_void_p),
+        ("learning_count", ctypes.c_int64),
+        ("plastic_count", ctypes.c_int64),
+        ("weight_gradient", ctypes.c_void_p),
+        ("bias_gradient", ctypes.c_void_p),
+        ("weight_part", ctypes.c_void_p),
+        ("bias_part", ctypes.c_void_p),
+    )
+
+
+class Library:
+    """Compiled kernels for one instruction set.
+
+    Attributes:
+        isa: One of :data:`ISAS`.
+        lanes: Images side by side in one vector.
+        threads: Where its threads come from, in words.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Loads a compiled library.
+
+        Raises:
+            OSError: It does not load here.
+        """
+        loaded = ctypes.CDLL(str(path))
+        size, pointer = ctypes.c_int64, ctypes.c_void_p
+        self.fill = _function(
+            loaded, "nispa_fill", [pointer, pointer, size, pointer, size, pointer, size, size]
+        )
+        self.empty = _function(loaded, "nispa_empty", [pointer, pointer, size, size])
+        self.sums = _function(loaded, "nispa_sums", [pointer, size, pointer, size])
+        self.forward = _function(loaded, "nispa_forward", [pointer, size, size, size])
+        self.backward = _function(
+            loaded, "nispa_backward", [pointer, size, size, pointer, pointer, size, size]
+        )
+        use_threads = _function(loaded, "nispa_use_threads", [pointer, pointer, pointer])
+        if _function(loaded, "nispa_layer_fields", [], size)() != ctypes.sizeof(Layer) // 8:
+            raise OSError(f"{path.name} was compiled from another version of its source")
+        self.lanes: int = _function(loaded, "nispa_lanes", [], size)()
+        self.isa: str = _function(loaded, "nispa_isa", [], ctypes.c_char_p)().decode()
+        runtime, self.threads = _openmp()
+        if runtime is not None:
+            use_threads(*runtime)
+
+
+def _function(
+    loaded: ctypes.CDLL, name: str, arguments: list[Any], result: Any = None
+) -> Callable[..., Any]:
+    function = getattr(loaded, name)
+    function.argtypes, function.restype = arguments, result
+    return function  # type: ignore[no-any-return]
+
+
+def _openmp() -> tuple[tuple[Any, Any, Any] | None, str]:
+    """PyTorch's OpenMP: fork, number of this thread, size of the team; and its name."""
+    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+    bundled = sorted(
+        path
+        for pattern in ("lib*omp*.so*", "lib*omp*.dylib")
+        for path in (Path(torch.__file__).parent / "lib").glob(pattern)
+    )
+    for library in [*map(str, bundled), None]:  # None: whatever the process has loaded
+        try:
+            loaded = ctypes.CDLL(library)
+            functions = tuple(ctypes.cast(getattr(loaded, name), ctypes.c_void_p) for name in names)
+        except (OSError, AttributeError, TypeError):
+            continue
+        return functions, "PyTorch's OpenMP threads"  # type: ignore[return-value]
+    return None, "one thread: PyTorch's OpenMP was not found"
+
+
+def _supported(isa: str) -> bool:
+    """Whether this processor has the instructions."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if isa == "avx512":
+        return capability == "AVX512"
+    if isa == "avx2":
+        return capability in ("AVX2", "AVX512")
+    return True
+
+
+def compiled(isa: str) -> Path | None:
+    """Where the library of an instruction set lies, or None if it was not compiled."""
+    found = (_HERE / f"_live_{isa}{end}" for end in importlib.machinery.EXTENSION_SUFFIXES)
+    return next((path for path in found if path.is_file()), None)
+
+
+@functools.cache
+def library() -> tuple[Library | None, str]:
+    """The kernels for this processor, or None; and the reason, in words."""
+    wanted = os.environ.get(CHOICE, "")
+    if wanted == "reference":
+        return None, f"{CHOICE}=reference"
+    if wanted and wanted not in ISAS:
+        names = ", ".join((*ISAS, "reference"))
+        return None, f"{CHOICE}={wanted} is not one of {names}"
+    problems = []
+    for isa in (wanted,) if wanted else ISAS:
+        path = compiled(isa)
+        if path is None or not _supported(isa):
+            continue
+        try:
+            return Library(path), f"compiled for {isa}"
+        except (OSError, AttributeError) as error:
+            problems.append(str(error))
+    if problems:
+        return None, "; ".join(problems)
+    return None, "no compiled kernels: install with a C++ compiler at hand"
