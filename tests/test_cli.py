@@ -17,7 +17,7 @@ from nispa.config import describe
 from nispa.learner import Learner
 from nispa.methods.nispa import NispaConfig
 from nispa.models import NetworkConfig
-from nispa.results import read_record
+from nispa.results import comparable, read_record
 from tests.cli_calls import NISPA, SMALL, call, spawn, write_npz
 
 Capture = pytest.CaptureFixture[str]
@@ -144,6 +144,16 @@ def test_data_folder_may_come_from_the_environment(
     monkeypatch.setenv("NISPA_DATA", "one")
     assert re.search(r"^  folder +one$", call(capsys, "doctor").out, re.M)
     assert re.search(r"^  folder +two$", call(capsys, "doctor", "--data", "two").out, re.M)
+
+
+def test_a_cache_changes_no_result(capsys: Capture, npz: Path) -> None:
+    for megabytes in (0, 1024):
+        out = f"cache{megabytes}"
+        cache = ("--cache-mb", str(megabytes))
+        call(capsys, "run", "split", "--dataset", npz, "--out", out, *cache, *SMALL)
+    assert comparable(read_record("cache0")) == comparable(read_record("cache1024"))
+    networks = [Path(out, "network.safetensors").read_bytes() for out in ("cache0", "cache1024")]
+    assert networks[0] == networks[1]
 
 
 def test_threads_are_set(capsys: Capture, npz: Path) -> None:

@@ -26,6 +26,7 @@ from nispa.files import write_atomic
 from nispa.kernels.dispatch import in_use
 from nispa.learner import encode, make_method
 from nispa.methods.base import (
+    CACHE_BYTES,
     Event,
     LearnReport,
     Method,
@@ -86,12 +87,16 @@ RunEvent = TaskStart | Event | TaskEnd
 
 @dataclass(frozen=True)
 class Experiment:
-    """What to run: a scenario, a method with its settings, a seed, a device."""
+    """What to run: a scenario, a method with its settings, a seed, a device.
+
+    ``cache_bytes`` is memory that prepared training data may take; it changes no result.
+    """
 
     scenario: Scenario
     settings: Settings
     seed: int
     device: str = "cpu"
+    cache_bytes: int = CACHE_BYTES
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
@@ -107,6 +112,7 @@ class Experiment:
         scenario = self.scenario
         problem = Problem(scenario.input_shape, scenario.outputs, len(scenario.tasks))
         method = make_method(self.settings, problem, seed=self.seed, device=self.device)
+        method.cache_bytes = self.cache_bytes
         for task in scenario.tasks:
             method.check(task, [earlier.info for earlier in scenario.tasks[: task.index]])
         method.start()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**63 - 1  # as seeding.MAX_SEED, which is not imported: it would need PyTorch
 MAX_THREADS = 1024
+MAX_CACHE_MB = 2**24
 ANY_SHAPE = (1, 28, 28)
 
 
@@ -90,6 +91,14 @@ Examples:
     help="CPU threads; PyTorch's own choice by default.",
 )
 @click.option(
+    "--cache-mb",
+    callback=whole_number(0, MAX_CACHE_MB, f"[0, {MAX_CACHE_MB}]", "0 keeps nothing"),
+    default="1024",
+    metavar="N",
+    show_default=True,
+    help="Memory for prepared training data and what stable units make of it; changes no result.",
+)
+@click.option(
     "--set",
     "pairs",
     multiple=True,
@@ -127,6 +136,7 @@ class Wanted:
     out: Path | None
     device: str
     threads: int | None
+    cache_mb: int
     quiet: bool
     download: bool
     settings: dict[str, str]
@@ -168,7 +178,9 @@ def _run(wanted: Wanted) -> None:
                 scenario.input_shape,
                 wanted.settings,
             )
-            experiment = Experiment(scenario, settings, wanted.seed, wanted.device)
+            experiment = Experiment(
+                scenario, settings, wanted.seed, wanted.device, wanted.cache_mb * 2**20
+            )
             display.begin(_epoch_sizes(scenario, settings), shown(out))
             _learn(experiment, out, display)
     except KeyboardInterrupt as stop:

@@ -105,13 +105,14 @@ static inline void add_products(const float* in, int64_t in_slab, const int32_t*
                                 const Vec (&g)[S], int32_t k, int32_t end, float* value) {
   for (; k + 4 <= end; k += 4) {
     Vec total[4];
-    const float* from[4];
+    int64_t at[4];
     for (int i = 0; i < 4; i++) {
       total[i] = broadcast(0.0f);
-      from[i] = in + int64_t{source[k + i]} * LANES;
+      at[i] = int64_t{source[k + i]} * LANES;
     }
-    for (int s = 0; s < S; s++)
-      for (int i = 0; i < 4; i++) total[i] = fma(g[s], load(from[i] + s * in_slab), total[i]);
+    const float* from = in;
+    for (int s = 0; s < S; s++, from += in_slab)
+      for (int i = 0; i < 4; i++) total[i] = fma(g[s], load(from + at[i]), total[i]);
     add_sums(value + k, total[0], total[1], total[2], total[3]);
   }
   for (; k < end; k++) {
