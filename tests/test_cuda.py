@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 import torch
 
 from nispa.devices import choose_device
 from nispa.learner import make_method
 from nispa.methods.base import Method, PhaseEnd
+from nispa.models import build_network
 from nispa.presets import Settings
+from nispa.training import (
+    ClassMask,
+    OptimiserConfig,
+    gradient_step,
+    make_optimiser,
+    network_step,
+)
 
 from .methods.toy import accuracy_on, finish, same_tensors, toy_method, toy_problem, toy_task
 
@@ -58,3 +69,31 @@ def test_a_state_moves_between_devices() -> None:
     assert same_tensors(other.state().tensors, method.state().tensors)
     assert accuracy_on(other, toy_task(0)) >= 0.9
     assert choose_device("cuda:0").index == 0
+
+
+@pytest.mark.parametrize("network", ["mlp", "convnet"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_recorded_steps_are_the_steps_one_by_one(
+    network: str, precision: Literal["float32", "bfloat16"]
+) -> None:
+    model = toy_method("nispa", network)
+    config = replace(model.network_config, precision=precision)
+    task = toy_task(0)
+    samples = task.train.to(torch.device("cuda"))
+    mask = ClassMask(task.classes, 6, "slice", samples.labels.device)
+    found = []
+    for record in (False, True):
+        net = build_network(config, samples.shape, 6, seed=0).cuda()
+        optimiser = make_optimiser(OptimiserConfig(learning_rate=1e-3), net.parameters())
+        step = network_step(net, mask.loss, optimiser)
+        if not record:
+            step = gradient_step(lambda x, y, net=net: mask.loss(net(x), y), optimiser)  # type: ignore[misc]
+        losses = []
+        for size in (32, 32, 32, 7, 32):  # the fourth batch has a shape of its own
+            index = torch.arange(size, device="cuda")
+            losses.append(float(step(*samples.batch(index))))
+        found.append((losses, [values.detach().clone() for values in net.parameters()]))
+    (plain, before), (recorded, after) = found
+    assert recorded == pytest.approx(plain, rel=1e-3)
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)

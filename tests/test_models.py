@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -436,3 +437,19 @@ def test_layers_are_the_modules_of_the_body() -> None:
     assert all(isinstance(layer, SparseLayer) for layer in network.layers.values())
     copied = copy.deepcopy(network)
     assert set(map(id, copied.layers.values())) <= set(map(id, copied.body.modules()))
+
+
+def test_products_in_bfloat16_leave_values_and_logits_in_float32() -> None:
+    image = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(5)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        network = build_network(replace(MLP, precision=precision), (1, 28, 28), 10, seed=0)
+        network.gradients(image, labels, functional.cross_entropy)
+        logits = network(image)
+        assert logits.dtype == torch.float32
+        assert all(value.dtype == torch.float32 for value in network.parameters())
+        found[precision] = [logits.detach(), *(value.grad for value in network.parameters())]
+    assert not torch.equal(found["float32"][0], found["bfloat16"][0])
+    for one, other in zip(*found.values(), strict=True):
+        assert float((one - other).abs().max()) < 0.05 * float(one.abs().max())

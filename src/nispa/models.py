@@ -70,6 +70,10 @@ class NetworkConfig:
         "zero", "first biases: zero, or as PyTorch makes them"
     )
 
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32", "type of products, for GPUs; values and their updates stay float32"
+    )
+
     def __post_init__(self) -> None:
         for name, sizes in (("hidden", self.hidden), ("channels", self.channels), ("fc", self.fc)):
             if any(not 1 <= size <= MAX_UNITS for size in sizes):
@@ -126,16 +130,22 @@ class SparseNetwork(nn.Module):
         topology: Groups and layers.
         layers: The sparse layers by name.
         input_shape: Channels, height and width of an image.
+        precision: Type of products: ``"float32"`` or ``"bfloat16"``.
     """
 
     def __init__(
-        self, body: nn.Module, topology: Topology, input_shape: tuple[int, int, int]
+        self,
+        body: nn.Module,
+        topology: Topology,
+        input_shape: tuple[int, int, int],
+        precision: str = "float32",
     ) -> None:
         """A network whose sparse layers and unit marks, found in ``body``, match ``topology``."""
         super().__init__()
         self.body = body
         self.topology = topology
         self.input_shape = input_shape
+        self.precision = precision
         self._segments: dict[int, Compiled] = {}
         self.layers = {
             module.spec.name: module for module in body.modules() if isinstance(module, SparseLayer)
@@ -146,6 +156,13 @@ class SparseNetwork(nn.Module):
 
     def forward(self, images: Tensor | Given) -> Tensor:
         """Logits of every output, ``(batch, channels, height, width)`` to ``(batch, outputs)``."""
+        if self.precision == "float32":
+            return self._run(images)
+        assert isinstance(images, Tensor), "only float32 reads a feed"
+        with torch.autocast(images.device.type, getattr(torch, self.precision)):
+            return self._run(images).float()
+
+    def _run(self, images: Tensor | Given) -> Tensor:
         x = images
         for number, segment in enumerate(segments(self.body)):
             chain = segment.chain(x, self._compiled(number))
@@ -225,7 +242,9 @@ class SparseNetwork(nn.Module):
     def _whole(self, images: Tensor | Given) -> Chain | None:
         """The network as one chain, where it is one."""
         found = segments(self.body)
-        return found[0].chain(images, self._compiled(0)) if len(found) == 1 else None
+        if len(found) > 1 or self.precision != "float32":
+            return None
+        return found[0].chain(images, self._compiled(0))
 
     def _compiled(self, number: int) -> Compiled:
         return self._segments.setdefault(number, Compiled())
@@ -284,7 +303,9 @@ def empty_network(
         outputs: Number of logits, one per class of all tasks.
     """
     make = {"mlp": _mlp, "convnet": _convnet}[config.architecture]
-    return make(config, input_shape, outputs)
+    network = make(config, input_shape, outputs)
+    network.precision = config.precision
+    return network
 
 
 def build_network(

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from nispa.config import setting, settings
 from nispa.errors import DivergedError
+from nispa.kernels.graphs import Recorded
 from nispa.models import DataSet, SparseNetwork
 
 EVALUATION_BATCH = 512
@@ -185,8 +186,15 @@ def network_step(
         penalty: What is added to the loss whatever the batch: a scalar from the values themselves.
     """
 
+    def gradients(images: Any, labels: Tensor) -> Tensor:
+        return network.gradients(images, labels, loss)
+
+    values = list(network.parameters())
+    if values[0].device.type == "cuda":
+        gradients = Recorded(gradients, values)
+
     def step(images: Any, labels: Tensor) -> Tensor:
-        value = network.gradients(images, labels, loss)
+        value = gradients(images, labels)
         if penalty is not None:
             more = penalty()
             if more.requires_grad:  # not before there is something to hold on to
