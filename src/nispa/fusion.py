@@ -10,9 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from nispa.kernels.dispatch import CONVOLUTION, LINEAR, POOL, Chain, Compiled, Given, Link
 from nispa.layers import SparseConv2d, SparseLayer, SparseLinear, Units
+
+_KNOWN = (SparseLinear, SparseConv2d, Units, nn.Flatten, nn.ReLU, nn.MaxPool2d)
 
 
 @dataclass
@@ -36,21 +39,25 @@ class Segment:
 
     def take(self, module: nn.Module) -> bool:
         """Adds a module if the chain can hold it."""
-        if _hooked(module) or not self._link(module):
+        if hooked(module) or not self._link(module):
             return False
         self.modules.append(module)
         return True
 
     def _link(self, module: nn.Module) -> bool:
+        if type(module) not in _KNOWN:  # a class derived from one may compute something else
+            return False
         if isinstance(module, SparseLayer):
-            return self._layer(module)
+            return module not in self.modules and self._layer(module)
         if isinstance(module, Units):
-            if self.positive:
-                self.marks[module.group] = len(self.links)
-            return self.positive
+            if not self.positive or module.group in self.marks:
+                return False
+            self.marks[module.group] = len(self.links)
+            return True
         if isinstance(module, nn.Flatten):
-            self.flat = True
-            return module.start_dim == 1 and module.end_dim == -1
+            whole = module.start_dim == 1 and module.end_dim == -1
+            self.flat = self.flat or whole
+            return whole
         if not self.links:
             return False
         if isinstance(module, nn.ReLU):
@@ -105,9 +112,11 @@ def segments(body: nn.Module) -> list[Segment]:
     return [segment for segment in found if segment.modules]
 
 
-def _hooked(module: nn.Module) -> bool:
+def hooked(module: nn.Module) -> bool:
+    """Whether something listens to a module's passes."""
     return bool(
-        module._forward_hooks
+        _has_any_global_hook()
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks

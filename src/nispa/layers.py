@@ -261,6 +261,9 @@ class SparseLayer(nn.Module):
                 return f"{index} has a position outside the layer's {size}"
             if len(flat.unique()) != len(flat):
                 return f"{index} names a position twice"
+            for places in (index, positions):
+                if bool((state[places].diff() < 0).any()):
+                    return f"{places} must rise"
             if weight == "bias" and len(flat) != size:
                 return f"{len(flat)} biases for {size} units"
         return ""

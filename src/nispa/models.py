@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nispa.config import setting, settings
 from nispa.errors import ConfigError
-from nispa.fusion import segments
+from nispa.fusion import hooked, segments
 from nispa.initialise import (
     FanCount,
     FanMode,
@@ -164,10 +164,14 @@ class SparseNetwork(nn.Module):
 
     def _run(self, images: Tensor | Given) -> Tensor:
         x = images
+        if hooked(self.body):
+            logits: Tensor = self.body(images)
+            return logits
         for number, segment in enumerate(segments(self.body)):
             chain = segment.chain(x, self._compiled(number))
             if chain is not None:
                 x = chain(x)
+                x = x.flatten(1) if segment.flat else x
                 continue
             assert isinstance(x, Tensor), "only compiled kernels read a feed"
             for module in segment.modules:
@@ -242,7 +246,7 @@ class SparseNetwork(nn.Module):
     def _whole(self, images: Tensor | Given) -> Chain | None:
         """The network as one chain, where it is one."""
         found = segments(self.body)
-        if len(found) > 1 or self.precision != "float32":
+        if len(found) > 1 or hooked(self.body) or hooked(self) or self.precision != "float32":
             return None
         return found[0].chain(images, self._compiled(0))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -142,6 +143,7 @@ class _Side:
 
     def __init__(self, index: Tensor, shape: tuple[int, ...], places: Ints | None) -> None:
         flat = index.numpy()
+        self.rising = bool((np.diff(flat) > 0).all())
         self.row, self.column = np.divmod(flat, shape[1])
         self.start = np.searchsorted(self.row, np.arange(shape[0] + 1)).astype(np.int32)
         column = self.column.astype(np.int32)
@@ -235,7 +237,8 @@ class _Workspace:
             image.channels, image.height = buffer.channels, buffer.height
             image.width, image.pad = buffer.width, buffer.pad
         self.layers = (Layer * len(chain.links))()
-        self.described: tuple[int, Feed | None] = (-1, None)
+        self.version = -1
+        self.feed: weakref.ref[Feed] | None = None  # a feed no longer used is let go
         self._room: list[NDArray[np.float32]] = []
         self._kept: list[Ints] = []
 
@@ -259,7 +262,8 @@ class _Workspace:
             layer.into, layer.into_count = structure.into.ctypes.data, len(structure.into)
             if isinstance(structure, _Structure):
                 self._describe_live(layer, link, structure)
-        self.described = (chain.version, feed)
+        self.version = chain.version
+        self.feed = None if feed is None else weakref.ref(feed)
 
     def _describe_live(self, layer: Layer, link: Link, structure: _Structure) -> None:
         weight, bias = link.live
@@ -320,6 +324,9 @@ class Chain:
             links: Its layers.
             input_shape: Channels, height and width; a vector of features is ``(features, 1, 1)``.
             input_gradient: Whether a gradient flows into the input.
+
+        Attributes:
+            rising: Whether all positions are stored in rising order, which kernels ask for.
         """
         self.library = library
         self.input_gradient = input_gradient
@@ -348,12 +355,14 @@ class Chain:
         self._marks = marks
         self.version += 1
         needed = np.full(self.buffers[0].channels, self.input_gradient)
+        self.rising = True
         self.structures: list[_Structure | _PoolStructure] = []
         for link, into in zip(self.links, self.buffers[:-1], strict=True):
             if link.kind == POOL:
                 self.structures.append(_PoolStructure(needed))
                 continue
             structure = _Structure(link, into, needed)
+            self.rising &= structure.frozen.rising and structure.plastic.rising
             self.structures.append(structure)
             needed = structure.gradient
 
@@ -383,13 +392,14 @@ class Chain:
         slabs = -(-len(given) // self.library.lanes)
         free = self._free.setdefault(slabs, [])
         workspace = free.pop() if free else _Workspace(self, slabs)
-        version, described = workspace.described
-        if version != self.version or described is not feed:
+        described = None if workspace.feed is None else workspace.feed()
+        fed = workspace.feed is not None
+        if workspace.version != self.version or described is not feed or fed != (feed is not None):
             workspace.describe(self, feed)
         workspace.point(self.links)
         threads = torch.get_num_threads()
         if isinstance(given, Given):
-            rows, index = given.feed.rows, given.index.data_ptr()
+            rows, index = given.feed.rows, given.index.contiguous()
             for part in given.feed.parts:
                 self.library.fill(
                     ctypes.addressof(workspace.images[part.buffer]),
@@ -397,7 +407,7 @@ class Chain:
                     len(part.channels),
                     rows.data_ptr() + 4 * part.start,
                     rows.shape[1],
-                    index,
+                    index.data_ptr(),
                     len(given),
                     threads,
                 )
@@ -509,6 +519,11 @@ class Chain:
         Returns:
             The loss of the batch, detached.
         """
+        if len(given) != len(labels):
+            raise ValueError(
+                f"images of batch_size {len(given)} and labels of batch_size {len(labels)} "
+                "must be as many"
+            )
         parameters = self.parameters()
         into = [
             torch.empty_like(values) if values.grad is None else values.grad
@@ -640,7 +655,7 @@ class _Run(torch.autograd.Function):
         ctx.chain, ctx.shape = chain, images.shape if isinstance(images, Tensor) else None
         ctx.workspace = chain.forward(images)
         ctx.version, ctx.parameters = chain.version, parameters
-        ctx.versions = [values._version for values in parameters]
+        ctx.links, ctx.state = chain.links, _state(chain.links)
         return chain.output(ctx.workspace, len(images))
 
     @staticmethod
@@ -652,7 +667,7 @@ class _Run(torch.autograd.Function):
                 "backward was called twice over the same sparse layers, whose activations are gone "
                 f"after the first; run forward again, or set {CHOICE}=reference"
             )
-        if ctx.version != chain.version or ctx.versions != [v._version for v in ctx.parameters]:
+        if ctx.version != chain.version or ctx.state != _state(ctx.links):
             raise RuntimeError("live values or patterns were changed between forward and backward")
         ctx.workspace = None
         into = [torch.empty_like(values) for values in ctx.parameters]
@@ -661,6 +676,16 @@ class _Run(torch.autograd.Function):
         chain.backward(workspace, gradients[0], into, fresh=True, input_gradient=input_gradient)
         chain.give_back(workspace)
         return None, input_gradient, *into
+
+
+def _state(links: Sequence[Link]) -> list[tuple[int, int]]:
+    """Where the values lie and how often each was changed in place."""
+    return [
+        (values.data_ptr(), values._version)
+        for link in links
+        for live in link.live
+        for values in (live.plastic, live.frozen)
+    ]
 
 
 def _buffers(links: Sequence[Link], input_shape: tuple[int, int, int]) -> list[_Buffer]:

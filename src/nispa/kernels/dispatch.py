@@ -73,7 +73,11 @@ class Compiled:
             x: ``(batch, features)`` or ``(batch, channels, height, width)``, or rows of a feed.
         """
         kernels, _ = library()
-        if kernels is None or not links or len(x) == 0:
+        if kernels is None or not links:
+            return None
+        if isinstance(x, Tensor) and x.dim() not in (2, 4):
+            return None
+        if len(x) == 0:
             return None
         if isinstance(x, Given):
             shape, gradient = x.feed.shape, False
@@ -88,7 +92,7 @@ class Compiled:
             chain = self._chains[key] = Chain(kernels, links, shape, gradient)
         else:
             chain.update(links)
-        return chain
+        return chain if chain.rising else None
 
 
 def _form(link: Link) -> tuple[Any, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.machinery
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -181,8 +180,8 @@ def _supported(isa: str) -> bool:
 
 def compiled(isa: str) -> Path | None:
     """Where the library of an instruction set lies, or None if it was not compiled."""
-    found = (_HERE / f"_live_{isa}{end}" for end in importlib.machinery.EXTENSION_SUFFIXES)
-    return next((path for path in found if path.is_file()), None)
+    path = _HERE / f"_live_{isa}{'.dll' if os.name == 'nt' else '.so'}"
+    return path if path.is_file() else None
 
 
 @functools.cache
@@ -198,6 +197,9 @@ def library() -> tuple[Library | None, str]:
     for isa in (wanted,) if wanted else ISAS:
         path = compiled(isa)
         if path is None or not _supported(isa):
+            if wanted:
+                lack = "was not compiled" if path is None else "is more than this processor has"
+                problems.append(f"{CHOICE}={wanted} {lack}")
             continue
         try:
             return Library(path), f"compiled for {isa}"

@@ -63,7 +63,8 @@ static void gather_bias(const Layer& layer) {
     for (int64_t i = 0; i < biases->count; i++) layer.bias[biases->unit[i]] = biases->value[i];
 }
 
-// Rows of features, one an image, into channels of a buffer; lanes without an image become zero.
+// Rows of features, one an image, into channels of a buffer. Lanes without an image repeat the last
+// one: zeros there could meet an infinite value, and become no number. Gradients there are zero.
 // Channel number c of the list takes its pixels from `from + offset + c * pixels` of each row.
 struct Source {
   const int32_t* channels;  // null: all, in order
@@ -72,6 +73,7 @@ struct Source {
   int64_t stride;           // floats from one row to the next
   const int64_t* index;     // the row of each image; null: one after the other
   int64_t count;            // images
+  bool gradient;
 };
 
 template <bool MASKED>
@@ -89,10 +91,13 @@ static void fill(const Image& to, const Source& source) {
         lane[i] = source.from + (source.index ? source.index[image] : image) * source.stride +
                   number * pixels;
       }
+      if (!source.gradient)
+        for (int64_t i = left; i < LANES; i++) lane[i] = lane[left - 1];
+      const bool full = left == LANES || !source.gradient;
       for (int64_t y = 0; y < to.height; y++) {
         float* out = to.data + slab * to.slab() + (to.inside(channel) + y * to.line()) * LANES;
         for (int64_t x = y * to.width; x < (y + 1) * to.width; x++, out += LANES)
-          if (left == LANES)
+          if (full)
             for (int i = 0; i < LANES; i++) out[i] = MASKED && out[i] <= 0 ? 0.0f : lane[i][x];
           else
             for (int64_t i = 0; i < LANES; i++)
@@ -213,10 +218,10 @@ static void merge_values(const Layer& layer, const Merged& merged, bool flip) {
 static void forward_rows(const Layer& layer, const Rows& first, const Rows& second,
                          const int32_t* rows, const int32_t* place, int64_t count, int64_t slabs) {
   if (layer.kind == CONVOLUTION) {
+    const int64_t shift = layer.in.pad - layer.padding;
     const convolution::Pass pass{layer.in, layer.out, static_cast<int>(layer.height),
                                  static_cast<int>(layer.width), static_cast<int>(layer.stride),
-                                 layer.in.pad - layer.padding, {first, second}, rows, count,
-                                 layer.bias};
+                                 shift, shift, {first, second}, rows, count, layer.bias};
     return layer.relu ? convolution::run<Finish::relu>(pass, slabs)
                       : convolution::run<Finish::plain>(pass, slabs);
   }
@@ -263,8 +268,9 @@ static void backward_convolution(const Layer& layer, int64_t slabs, bool fresh) 
     gather_bias_gradient(layer, slabs, fresh);
   }
   if (!layer.into_count) return;
-  const int64_t shift = layer.out.pad - (height - 1 - layer.padding);
-  const convolution::Pass pass{layer.out, layer.in, height, width, 1, shift,
+  const int64_t down = layer.out.pad - (height - 1 - layer.padding);
+  const int64_t right = layer.out.pad - (width - 1 - layer.padding);
+  const convolution::Pass pass{layer.out, layer.in, height, width, 1, down, right,
                                {layer.back.rows, {}}, layer.into, layer.into_count, nullptr};
   if (stride == 1) {
     layer.input_relu ? convolution::run<Finish::masked>(pass, slabs)
@@ -309,7 +315,7 @@ NISPA_EXPORT void nispa_fill(const Image* to, const int32_t* channels, int64_t c
                              const float* from, int64_t stride, const int64_t* index,
                              int64_t count, int64_t thread_count) {
   threads::wanted = static_cast<int>(thread_count);
-  fill<false>(*to, {channels, channel_count, from, stride, index, count});
+  fill<false>(*to, {channels, channel_count, from, stride, index, count, false});
 }
 
 NISPA_EXPORT void nispa_empty(const Image* from, float* to, int64_t count, int64_t thread_count) {
@@ -338,7 +344,7 @@ NISPA_EXPORT void nispa_backward(const Layer* layers, int64_t layer_count, int64
   const Layer& last = layers[layer_count - 1];
   const Image& out = last.out;
   const Source source{nullptr, out.channels, gradient, out.channels * out.height * out.width,
-                      nullptr, count};
+                      nullptr, count, true};
   last.relu ? fill<true>(out, source) : fill<false>(out, source);
   for (int64_t i = layer_count - 1; i >= 0; i--) {
     const Layer& layer = layers[i];

@@ -15,15 +15,15 @@ namespace convolution {
 struct Pass {
   Image in, out;
   int height, width, stride;  // of the kernel
-  int64_t shift;              // how far into the border of `in` the first window starts
+  int64_t down, right;        // how far into the border of `in` the first window starts
   Rows lists[2];              // frozen, then plastic
   const int32_t* rows;        // which rows (channels of `out`) to compute
   int64_t row_count;
   const float* bias;          // one a row, or null
 };
 
-constexpr int TILE_ROWS = 2;
-constexpr int TILE_WIDTH = REGISTERS >= 32 ? 8 : 4;
+constexpr int TILE_ROWS = REGISTERS >= 32 ? 4 : 2;
+constexpr int TILE_WIDTH = 4;
 
 // Sums of 3 x 3 kernels, stride 1, over R x T pixels: each input vector is loaded once.
 template <int R, int T>
@@ -71,8 +71,7 @@ static inline void tile(const Pass& pass, const float* in, float* out, int32_t r
   const Vec first = broadcast(pass.bias ? pass.bias[row] : 0.0f);
   for (int q = 0; q < R; q++)
     for (int t = 0; t < T; t++) sum[q][t] = first;
-  const int64_t at = pass.shift * (pass.in.line() + 1) +
-                     (y * pass.in.line() + x) * pass.stride;
+  const int64_t at = (pass.down + y * pass.stride) * pass.in.line() + pass.right + x * pass.stride;
   for (const Rows& list : pass.lists) {
     if (!list.start) continue;
     if constexpr (R == 1) {
@@ -96,8 +95,6 @@ static void strip(const Pass& pass, const float* in, float* out, int64_t y) {
     int64_t x = 0;
     for (; x + TILE_WIDTH <= width; x += TILE_WIDTH)
       tile<R, TILE_WIDTH, F>(pass, in, out, row, y, x);
-    if constexpr (TILE_WIDTH > 4)
-      if (x + 4 <= width) tile<R, 4, F>(pass, in, out, row, y, x), x += 4;
     if (x + 2 <= width) tile<R, 2, F>(pass, in, out, row, y, x), x += 2;
     if (x < width) tile<R, 1, F>(pass, in, out, row, y, x);
   }
@@ -113,10 +110,12 @@ static void run(const Pass& pass, int64_t slabs) {
       const int64_t slab = unit / strips, y = unit % strips * high;
       const float* in = pass.in.data + slab * pass.in.slab();
       float* out = pass.out.data + slab * pass.out.slab();
-      if (small && y + TILE_ROWS <= pass.out.height)
-        strip<TILE_ROWS, F>(pass, in, out, y);
-      else
-        strip<1, F>(pass, in, out, y);
+      const int64_t last = std::min(y + high, pass.out.height);
+      for (int64_t at = y; at < last;) {
+        if (high == TILE_ROWS && at + TILE_ROWS <= last) strip<TILE_ROWS, F>(pass, in, out, at), at += TILE_ROWS;
+        else if (high > 1 && at + 2 <= last) strip<2, F>(pass, in, out, at), at += 2;
+        else strip<1, F>(pass, in, out, at), at += 1;
+      }
     }
   });
 }
