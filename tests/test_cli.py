@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from nispa import __version__
+from nispa.cli.run import run
 from nispa.config import describe
 from nispa.learner import Learner
+from nispa.methods.base import CACHE_BYTES
 from nispa.methods.nispa import NispaConfig
 from nispa.models import NetworkConfig
 from nispa.results import comparable, read_record
@@ -146,13 +148,18 @@ def test_data_folder_may_come_from_the_environment(
     assert re.search(r"^  folder +two$", call(capsys, "doctor", "--data", "two").out, re.M)
 
 
+def test_the_default_cache_is_that_of_methods() -> None:
+    option = next(option for option in run.params if option.name == "cache_mb")
+    assert int(str(option.default)) * 2**20 == CACHE_BYTES
+
+
 def test_a_cache_changes_no_result(capsys: Capture, npz: Path) -> None:
-    for megabytes in (0, 1024):
+    for megabytes in (0, 512):
         out = f"cache{megabytes}"
         cache = ("--cache-mb", str(megabytes))
         call(capsys, "run", "split", "--dataset", npz, "--out", out, *cache, *SMALL)
-    assert comparable(read_record("cache0")) == comparable(read_record("cache1024"))
-    networks = [Path(out, "network.safetensors").read_bytes() for out in ("cache0", "cache1024")]
+    assert comparable(read_record("cache0")) == comparable(read_record("cache512"))
+    networks = [Path(out, "network.safetensors").read_bytes() for out in ("cache0", "cache512")]
     assert networks[0] == networks[1]
 
 

@@ -93,7 +93,7 @@ Examples:
 @click.option(
     "--cache-mb",
     callback=whole_number(0, MAX_CACHE_MB, f"[0, {MAX_CACHE_MB}]", "0 keeps nothing"),
-    default="1024",
+    default="512",
     metavar="N",
     show_default=True,
     help="Memory for prepared training data and what stable units make of it; changes no result.",

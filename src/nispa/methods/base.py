@@ -21,7 +21,7 @@ from nispa.models import DataSet, NetworkConfig, SparseNetwork, build_network, e
 from nispa.tasks import JoinedSamples, Samples, Task, TaskInfo
 from nispa.training import EpochEnd, OptimiserConfig
 
-CACHE_BYTES = 2**30
+CACHE_BYTES = 2**29
 """Memory that prepared training data may take, unless a run says otherwise."""
 
 
