@@ -26,7 +26,7 @@ from nispa.initialise import (
     random_pattern,
     uniform_bias,
 )
-from nispa.kernels.dispatch import Chain, Compiled, Feed, Given
+from nispa.kernels.dispatch import LINEAR, Chain, Compiled, Feed, Given
 from nispa.layers import SparseConv2d, SparseLayer, SparseLinear, Units
 from nispa.mechanism.activity import total_activity, unit_activity
 from nispa.seeding import stream
@@ -180,7 +180,12 @@ class SparseNetwork(nn.Module):
         return x
 
     def gradients(
-        self, images: Tensor | Given, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+        self,
+        images: Tensor | Given,
+        labels: Tensor,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        reuse: bool = False,
     ) -> Tensor:
         """Replaces the ``grad`` of every plastic value by the gradient of a loss.
 
@@ -189,13 +194,14 @@ class SparseNetwork(nn.Module):
             labels: ``(batch,)``.
             loss: From logits ``(n, outputs)`` and labels ``(n,)`` to a mean over samples; it may be
                 called for some of the batch at a time.
+            reuse: Whether the tensors that are the ``grad`` of now may be written over.
 
         Returns:
             The loss, a detached scalar.
         """
         chain = self._whole(images)
         if chain is not None:
-            return chain.gradients(images, labels, loss)
+            return chain.gradients(images, labels, loss, reuse=reuse)
         self.zero_grad(set_to_none=True)
         value = loss(self(images), labels)
         if value.requires_grad:  # not where every value is frozen
@@ -220,7 +226,8 @@ class SparseNetwork(nn.Module):
         if chain is None or budget <= 0:
             return samples
         batches = (images for images, _ in samples.batches(chain.at_a_time()))
-        feed = chain.feed(batches, len(samples), budget)
+        marks = segments(self.body)[0].marks.values()
+        feed = chain.feed(batches, len(samples), budget, marks)
         return samples if feed is None else Prepared(feed, samples.labels)
 
     def activity(self, batches: Iterable[Tensor | Given]) -> dict[str, Tensor]:
@@ -231,7 +238,12 @@ class SparseNetwork(nn.Module):
         """
         whole = segments(self.body)[0]
         batches = iter(batches)
-        first = next(batches)
+        first = next(batches, None)
+        if first is None:
+            return {
+                group.name: torch.zeros(group.size, dtype=torch.float64)
+                for group in self.topology.hidden
+            }
         chain = self._whole(first)
         together = itertools.chain([first], batches)
         if chain is not None and set(whole.marks) == {group.name for group in self.topology.hidden}:
@@ -248,6 +260,8 @@ class SparseNetwork(nn.Module):
         found = segments(self.body)
         if len(found) > 1 or hooked(self.body) or hooked(self) or self.precision != "float32":
             return None
+        if found[0].flat and found[0].links[-1:] and found[0].links[-1].kind != LINEAR:
+            return None  # what comes out is flattened, which a chain does not do
         return found[0].chain(images, self._compiled(0))
 
     def _compiled(self, number: int) -> Compiled:

@@ -187,7 +187,7 @@ def network_step(
     """
 
     def gradients(images: Any, labels: Tensor) -> Tensor:
-        return network.gradients(images, labels, loss)
+        return network.gradients(images, labels, loss, reuse=True)
 
     values = list(network.parameters())
     if values[0].device.type == "cuda":

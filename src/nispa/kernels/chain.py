@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -72,6 +72,16 @@ class Given:
 
     feed: Feed
     index: Tensor
+
+    def __post_init__(self) -> None:
+        index, size = self.index, len(self.feed.rows)
+        if index.dim() != 1 or index.dtype not in (torch.int64, torch.int32):
+            raise IndexError(f"index of {index.dtype}, {index.dim()} dimensions, must list numbers")
+        object.__setattr__(self, "index", index.to(torch.int64).contiguous())
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < size:
+            raise IndexError(
+                f"index from {int(index.min())} to {int(index.max())} must lie in [0, {size})"
+            )
 
     def split(self, size: int) -> list[Given]:
         """Parts of at most ``size`` images."""
@@ -399,7 +409,7 @@ class Chain:
         workspace.point(self.links)
         threads = torch.get_num_threads()
         if isinstance(given, Given):
-            rows, index = given.feed.rows, given.index.contiguous()
+            rows, index = given.feed.rows, given.index
             for part in given.feed.parts:
                 self.library.fill(
                     ctypes.addressof(workspace.images[part.buffer]),
@@ -505,6 +515,8 @@ class Chain:
         given: Tensor | Given,
         labels: Tensor,
         loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        reuse: bool = False,
     ) -> Tensor:
         """Makes the gradient of a mean loss the ``grad`` of every plastic value, part by part.
 
@@ -515,6 +527,7 @@ class Chain:
             given: Images.
             labels: Their classes, ``(batch,)``.
             loss: Mean over samples, from logits ``(n, outputs)`` and labels ``(n,)``.
+            reuse: Whether to write into tensors that are the ``grad`` of now.
 
         Returns:
             The loss of the batch, detached.
@@ -526,7 +539,9 @@ class Chain:
             )
         parameters = self.parameters()
         into = [
-            torch.empty_like(values) if values.grad is None else values.grad
+            values.grad
+            if reuse and values.grad is not None and values.grad.is_contiguous()
+            else torch.empty_like(values)
             for values in parameters
         ]
         total = torch.zeros(())
@@ -542,7 +557,8 @@ class Chain:
             total += value.detach()
             done += len(part)
         for values, gradient in zip(parameters, into, strict=True):
-            values.grad = gradient
+            if values.requires_grad:
+                values.grad = gradient
         return total
 
     def unit_sums(self, batches: Iterable[Tensor | Given], buffers: Sequence[int]) -> list[Tensor]:
@@ -561,13 +577,16 @@ class Chain:
 
     # Keeping what is constant.
 
-    def feed(self, batches: Iterable[Tensor], count: int, budget: int) -> Feed | None:
+    def feed(
+        self, batches: Iterable[Tensor], count: int, budget: int, marked: Container[int] = ()
+    ) -> Feed | None:
         """A data set with the activations of constant units, where they are worth their memory.
 
         Args:
             batches: Its images, ``(n, channels, height, width)`` each.
             count: How many in all.
             budget: Bytes it may take.
+            marked: Buffers that must hold every activation, as they are read from outside.
 
         Returns:
             The feed, or None if the pixels alone take more than the budget.
@@ -578,7 +597,7 @@ class Chain:
         computed: list[Ints | None] = [None] * len(self.links)
         if 4 * count * width > budget:
             return None
-        for stage in self._stages():
+        for stage in self._stages(marked):
             if stage.worth < WORTH_KEEPING or 4 * count * (width + stage.width) > budget:
                 continue
             parts.append(_Part(stage.buffer, stage.constant, width, stage.width))
@@ -603,13 +622,14 @@ class Chain:
         shape = (first.channels, first.height, first.width)
         return Feed(rows, tuple(parts), tuple(computed), shape)
 
-    def _stages(self) -> list[_Stage]:
+    def _stages(self, marked: Container[int] = ()) -> list[_Stage]:
         """Layers, each with the pool that follows, that have constant units; best worth first."""
         stages = []
         for number, (link, structure) in enumerate(zip(self.links, self.structures, strict=True)):
             if not isinstance(structure, _Structure) or structure.gradient.all():
                 continue
             pooled = number + 1 < len(self.links) and self.links[number + 1].kind == POOL
+            pooled = pooled and number + 1 not in marked
             links = (number, number + 1) if pooled else (number,)
             out = self.buffers[links[-1] + 1]
             constant = np.flatnonzero(~structure.gradient).astype(np.int32)

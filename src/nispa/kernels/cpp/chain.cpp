@@ -80,7 +80,8 @@ template <bool MASKED>
 static void fill(const Image& to, const Source& source) {
   const int64_t pixels = to.height * to.width, channels = source.channel_count;
   const int64_t slabs = (source.count + LANES - 1) / LANES;
-  threads::parallel(slabs * channels, [&](int64_t begin, int64_t end) {
+  const int64_t work = slabs * channels * pixels * LANES;
+  threads::parallel(slabs * channels, work, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; unit++) {
       const int64_t slab = unit / channels, number = unit % channels;
       const int64_t channel = source.channels ? source.channels[number] : number;
@@ -109,7 +110,8 @@ static void fill(const Image& to, const Source& source) {
 
 // Sums of each channel over its pixels and the first `count` images.
 static void sums(const Image& from, int64_t count, double* to) {
-  threads::parallel(from.channels, [&](int64_t begin, int64_t end) {
+  const int64_t work = count * from.channels * from.height * from.width / LANES;
+  threads::parallel(from.channels, work, [&](int64_t begin, int64_t end) {
     for (int64_t channel = begin; channel < end; channel++) {
       double total = 0;
       for (int64_t slab = 0; slab * LANES < count; slab++) {
@@ -130,7 +132,7 @@ static void sums(const Image& from, int64_t count, double* to) {
 
 static void empty(const Image& from, float* to, int64_t count) {
   const int64_t pixels = from.height * from.width, size = from.channels * pixels;
-  threads::parallel(count, [&](int64_t begin, int64_t end) {
+  threads::parallel(count, count * size, [&](int64_t begin, int64_t end) {
     for (int64_t image = begin; image < end; image++)
       for (int64_t channel = 0; channel < from.channels; channel++)
         for (int64_t y = 0; y < from.height; y++) {
@@ -146,7 +148,8 @@ namespace pool {  // 2 x 2, stride 2
 
 static void run(const Layer& layer, int64_t slabs) {
   const Image &in = layer.in, &out = layer.out;
-  threads::parallel(slabs * layer.row_count, [&](int64_t begin, int64_t end) {
+  const int64_t units = slabs * layer.row_count;
+  threads::parallel(units, units * in.height * in.width, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; unit++) {
       const int64_t slab = unit / layer.row_count, channel = layer.rows[unit % layer.row_count];
       for (int64_t y = 0; y < out.height; y++) {
@@ -168,13 +171,15 @@ template <bool RELU>
 static void gradient(const Layer& layer, int64_t slabs) {
   const Image &in = layer.in, &out = layer.out;
   const Vec zero = broadcast(0.0f);
-  threads::parallel(slabs * layer.into_count, [&](int64_t begin, int64_t end) {
+  const int64_t units = slabs * layer.into_count;
+  threads::parallel(units, units * in.height * in.width, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; unit++) {
       const int64_t slab = unit / layer.into_count, channel = layer.into[unit % layer.into_count];
       float* first = in.data + slab * in.slab() + in.inside(channel) * LANES;
       for (int64_t y = 0; y < out.height; y++) {
         float* to = first + 2 * y * in.line() * LANES;
-        const float* g = out.data + slab * out.slab() + (out.inside(channel) + y * out.line()) * LANES;
+        const float* g =
+            out.data + slab * out.slab() + (out.inside(channel) + y * out.line()) * LANES;
         for (int64_t x = 0; x < out.width; x++, to += 2 * LANES, g += LANES) {
           float* below = to + in.line() * LANES;
           const Vec a = load(to), b = load(to + LANES), c = load(below), d = load(below + LANES);
@@ -205,7 +210,7 @@ static void gradient(const Layer& layer, int64_t slabs) {
 static void merge_values(const Layer& layer, const Merged& merged, bool flip) {
   const int64_t weights = layer.height * layer.width;
   float* to = const_cast<float*>(merged.rows.value);
-  threads::parallel(merged.count, [&](int64_t begin, int64_t end) {
+  threads::parallel(merged.count, merged.count * weights, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; k++) {
       const int32_t origin = merged.origin[k];
       const float* from = origin >= 0 ? layer.plastic.value + origin * weights
@@ -258,7 +263,7 @@ static void backward_convolution(const Layer& layer, int64_t slabs, bool fresh) 
                            layer.learning, layer.learning_count, layer.weight_part,
                            layer.bias_part, layer.plastic_count}, slabs);
     const int64_t size = layer.plastic_count * height * width;
-    threads::parallel(size, [&](int64_t begin, int64_t end) {
+    threads::parallel(size, size * slabs, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
         float total = fresh ? 0.0f : layer.weight_gradient[i];
         for (int64_t slab = 0; slab < slabs; slab++) total += layer.weight_part[slab * size + i];

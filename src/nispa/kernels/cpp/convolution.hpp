@@ -105,14 +105,18 @@ static void run(const Pass& pass, int64_t slabs) {
   const bool small = pass.height == 3 && pass.width == 3 && pass.stride == 1;
   const int64_t high = small ? TILE_ROWS : 1;
   const int64_t strips = (pass.out.height + high - 1) / high;
-  threads::parallel(slabs * strips, [&](int64_t begin, int64_t end) {
+  int64_t live = 0;
+  for (const Rows& list : pass.lists) live += connections(list, pass.rows, pass.row_count);
+  const int64_t work = slabs * live * pass.height * pass.width * pass.out.height * pass.out.width;
+  threads::parallel(slabs * strips, work, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; unit++) {
       const int64_t slab = unit / strips, y = unit % strips * high;
       const float* in = pass.in.data + slab * pass.in.slab();
       float* out = pass.out.data + slab * pass.out.slab();
       const int64_t last = std::min(y + high, pass.out.height);
       for (int64_t at = y; at < last;) {
-        if (high == TILE_ROWS && at + TILE_ROWS <= last) strip<TILE_ROWS, F>(pass, in, out, at), at += TILE_ROWS;
+        if (high == TILE_ROWS && at + TILE_ROWS <= last)
+          strip<TILE_ROWS, F>(pass, in, out, at), at += TILE_ROWS;
         else if (high > 1 && at + 2 <= last) strip<2, F>(pass, in, out, at), at += 2;
         else strip<1, F>(pass, in, out, at), at += 1;
       }
@@ -126,7 +130,9 @@ template <Finish F>
 static void run_strided_gradient(const Pass& pass, int64_t padding, int64_t slabs) {
   const Rows& list = pass.lists[0];
   const int64_t weights = int64_t{pass.height} * pass.width;
-  threads::parallel(slabs * pass.row_count, [&](int64_t begin, int64_t end) {
+  const int64_t live = connections(list, pass.rows, pass.row_count);
+  const int64_t work = slabs * live * weights * pass.in.height * pass.in.width;
+  threads::parallel(slabs * pass.row_count, work, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; unit++) {
       const int32_t row = pass.rows[unit % pass.row_count];
       const float* in = pass.in.data + unit / pass.row_count * pass.in.slab();
@@ -219,7 +225,8 @@ static void gradient(const Weights& job, int64_t slabs) {
   const bool small = job.height == 3 && job.width == 3 && job.stride == 1;
   const int64_t weights = int64_t{job.height} * job.width;
   const int64_t groups = std::min<int64_t>(job.row_count, slabs >= threads::wanted ? 1 : 16);
-  threads::parallel(slabs * groups, [&](int64_t begin, int64_t end) {
+  const int64_t work = slabs * job.connections * weights * job.gradient.height * job.gradient.width;
+  threads::parallel(slabs * groups, work, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; unit++) {
       const int64_t slab = unit / groups, group = unit % groups;
       const int64_t first = job.row_count * group / groups;
@@ -235,7 +242,8 @@ static void gradient(const Weights& job, int64_t slabs) {
       }
       for (int64_t y = 0; y < job.gradient.height; y += STRIP) {
         const int64_t high = std::min(STRIP, job.gradient.height - y);
-        const float* x = in + (job.shift * (job.in.line() + 1) + y * job.stride * job.in.line()) * LANES;
+        const int64_t above = job.shift + y * job.stride;
+        const float* x = in + (above * job.in.line() + job.shift) * LANES;
         for (int64_t j = first; j < last; j++) {
           const int32_t row = job.rows[j];
           const float* g = out + (job.gradient.inside(row) + y * job.gradient.line()) * LANES;

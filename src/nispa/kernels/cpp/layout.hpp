@@ -25,6 +25,11 @@ struct Rows {
   const float* value;
 };
 
+// Connections of some rows, which are listed in rising order.
+static inline int64_t connections(const Rows& list, const int32_t* rows, int64_t count) {
+  return count && list.start ? list.start[rows[count - 1] + 1] - list.start[rows[0]] : 0;
+}
+
 enum class Finish { plain, relu, masked };
 
 // The last thing done to a sum before it is stored: nothing, ReLU, or, for the gradient of a ReLU

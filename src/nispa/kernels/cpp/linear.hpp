@@ -21,7 +21,8 @@ struct Pass {
 };
 
 constexpr int TILE = 4;       // slabs at a time: each weight is read once for all of them
-constexpr int STRANDS = REGISTERS >= 32 ? 4 : 2;  // sums side by side, so that none waits for itself
+// Sums side by side, so that no addition waits for the one before.
+constexpr int STRANDS = REGISTERS >= 32 ? 4 : 2;
 
 // A row's sum is split over strands by the place of a connection in the row, whatever S is.
 template <int S>
@@ -74,7 +75,9 @@ static void run(const Pass& pass, int64_t slabs) {
   const int64_t wide = std::min<int64_t>(TILE, std::max<int64_t>(1, slabs));
   const int64_t tiles = (slabs + wide - 1) / wide;
   const int64_t groups = std::min<int64_t>(pass.row_count, tiles >= threads::wanted ? 1 : 8);
-  threads::parallel(tiles * groups, [&](int64_t begin, int64_t end) {
+  int64_t live = 0;
+  for (const Rows& list : pass.lists) live += connections(list, pass.rows, pass.row_count);
+  threads::parallel(tiles * groups, slabs * live, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; unit++) {
       const int64_t first = pass.row_count * (unit % groups) / groups;
       const int64_t last = pass.row_count * (unit % groups + 1) / groups;
@@ -143,7 +146,9 @@ static void add_slabs(const Weights& job, int64_t slab, int64_t first, int64_t l
 
 static void gradient(const Weights& job, int64_t slabs) {
   const int64_t groups = std::min<int64_t>(job.row_count, 4 * threads::wanted);
-  threads::parallel(groups, [&](int64_t begin, int64_t end) {
+  const Rows list{job.start, job.source, nullptr};
+  const int64_t live = connections(list, job.rows, job.row_count);
+  threads::parallel(groups, slabs * live, [&](int64_t begin, int64_t end) {
     const int64_t first = job.row_count * begin / groups, last = job.row_count * end / groups;
     bool fresh = job.fresh;
     for (int64_t slab = 0; slab < slabs; fresh = false) {

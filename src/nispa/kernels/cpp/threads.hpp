@@ -33,10 +33,13 @@ static void run_region(void* given) {
     region.work(region.units * part / region.parts, region.units * (part + 1) / region.parts);
 }
 
-// Calls work(begin, end) so that [0, units) is covered, one part a thread.
+constexpr int64_t WORTH = 1 << 14;  // vector operations; below that other threads come too late
+
+// Calls work(begin, end) so that [0, units) is covered, one part a thread. `operations` says about
+// how many vector operations there are in all.
 template <class Work>
-static void parallel(int64_t units, Work work) {
-  const int parts = static_cast<int>(units < wanted ? units : wanted);
+static void parallel(int64_t units, int64_t operations, Work work) {
+  const int parts = operations < WORTH ? 1 : static_cast<int>(units < wanted ? units : wanted);
   if (parts <= 1 || !runtime.fork) {
     if (units > 0) work(int64_t{0}, units);
     return;
