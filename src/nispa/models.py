@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nispa.config import setting, settings
 from nispa.errors import ConfigError
-from nispa.fusion import hooked, segments
+from nispa.fusion import Segment, hooked, segments
 from nispa.initialise import (
     FanCount,
     FanMode,
@@ -146,7 +146,9 @@ class SparseNetwork(nn.Module):
         self.topology = topology
         self.input_shape = input_shape
         self.precision = precision
-        self._segments: dict[int, Compiled] = {}
+        self._compiled_segments: dict[int, Compiled] = {}
+        self._found: list[Segment] = []
+        self._found_for: tuple[int, ...] = ()
         self.layers = {
             module.spec.name: module for module in body.modules() if isinstance(module, SparseLayer)
         }
@@ -167,7 +169,7 @@ class SparseNetwork(nn.Module):
         if hooked(self.body):
             logits: Tensor = self.body(images)
             return logits
-        for number, segment in enumerate(segments(self.body)):
+        for number, segment in enumerate(self._segments()):
             chain = segment.chain(x, self._compiled(number))
             if chain is not None:
                 x = chain(x)
@@ -200,7 +202,11 @@ class SparseNetwork(nn.Module):
             The loss, a detached scalar.
         """
         chain = self._whole(images)
-        if chain is not None:
+        listened = any(
+            values._backward_hooks or values._post_accumulate_grad_hooks
+            for values in self.parameters()
+        )
+        if chain is not None and not listened:
             return chain.gradients(images, labels, loss, reuse=reuse)
         self.zero_grad(set_to_none=True)
         value = loss(self(images), labels)
@@ -226,7 +232,7 @@ class SparseNetwork(nn.Module):
         if chain is None or budget <= 0:
             return samples
         batches = (images for images, _ in samples.batches(chain.at_a_time()))
-        marks = segments(self.body)[0].marks.values()
+        marks = self._segments()[0].marks.values()
         feed = chain.feed(batches, len(samples), budget, marks)
         return samples if feed is None else Prepared(feed, samples.labels)
 
@@ -236,7 +242,7 @@ class SparseNetwork(nn.Module):
         Args:
             batches: Images, ``(batch, channels, height, width)`` each.
         """
-        whole = segments(self.body)[0]
+        whole = self._segments()[0]
         batches = iter(batches)
         first = next(batches, None)
         if first is None:
@@ -257,15 +263,28 @@ class SparseNetwork(nn.Module):
 
     def _whole(self, images: Tensor | Given) -> Chain | None:
         """The network as one chain, where it is one."""
-        found = segments(self.body)
+        found = self._segments()
         if len(found) > 1 or hooked(self.body) or hooked(self) or self.precision != "float32":
             return None
         if found[0].flat and found[0].links[-1:] and found[0].links[-1].kind != LINEAR:
             return None  # what comes out is flattened, which a chain does not do
         return found[0].chain(images, self._compiled(0))
 
+    def _segments(self) -> list[Segment]:
+        """The body in chains, found anew only where a module, a hook or a tensor is another."""
+        modules = list(self.body.modules())
+        tensors = [
+            id(tensor)
+            for layer in self.layers.values()
+            for tensor in (*layer._parameters.values(), *layer._buffers.values())
+        ]
+        key = (*map(id, modules), *map(hooked, modules), *tensors)
+        if key != self._found_for:
+            self._found, self._found_for = segments(self.body), key
+        return self._found
+
     def _compiled(self, number: int) -> Compiled:
-        return self._segments.setdefault(number, Compiled())
+        return self._compiled_segments.setdefault(number, Compiled())
 
     def observe(self, images: Tensor, measure: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Runs ``images`` through and measures each hidden group's activations, without gradients.

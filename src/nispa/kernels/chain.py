@@ -33,6 +33,14 @@ CACHE = 16 * 2**20
 WORTH_KEEPING = 10.0
 """Operations that a kept activation must save for each of its bytes: less is sooner computed."""
 
+FLOATS: Any = {"dtype": torch.float32, "device": "cpu"}
+"""What kernels read and write, whatever PyTorch's defaults are."""
+
+STALE = (
+    "this data set was prepared for a network with other frozen values or connections than it has "
+    "now; prepare it again"
+)
+
 Ints = NDArray[np.int32]
 
 
@@ -126,6 +134,36 @@ class _Part:
     width: int
 
 
+class _Constants:
+    """Frozen values and positions of a chain, as they were."""
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        self._marks = self._mark(links)
+        self._values = [values.clone() for values in self._frozen(links)]
+
+    def hold(self, links: Sequence[Link]) -> bool:
+        """Whether they still are the same; compared only where something was written."""
+        marks = self._mark(links)
+        if marks != self._marks:
+            pairs = zip(self._values, self._frozen(links), strict=True)
+            if not all(torch.equal(old, new) for old, new in pairs):
+                return False
+            self._marks = marks
+        return True
+
+    @staticmethod
+    def _frozen(links: Sequence[Link]) -> list[Tensor]:
+        return [
+            values
+            for link in links
+            for live in link.live
+            for values in (live.frozen, live.frozen_index)
+        ]
+
+    def _mark(self, links: Sequence[Link]) -> list[tuple[int, int]]:
+        return [(values.data_ptr(), _changes(values)) for values in self._frozen(links)]
+
+
 @dataclass(frozen=True)
 class Feed:
     """A data set as kernels read it: pixels, and activations of constant units, a row an image.
@@ -135,12 +173,14 @@ class Feed:
         parts: Which columns fill what.
         computed: Rows (channels) of each link that are still to be computed; None means all.
         shape: Channels, height and width of the images.
+        constants: The frozen values that the kept activations follow from.
     """
 
     rows: Tensor
     parts: tuple[_Part, ...]
     computed: tuple[Ints | None, ...]
     shape: tuple[int, int, int]
+    constants: _Constants
 
     @property
     def nbytes(self) -> int:
@@ -151,13 +191,11 @@ class Feed:
 class _Side:
     """Plastic or frozen connections of a layer, row by row."""
 
-    def __init__(self, index: Tensor, shape: tuple[int, ...], places: Ints | None) -> None:
-        flat = index.numpy()
+    def __init__(self, flat: NDArray[np.int64], row: NDArray[np.int64], source: Ints, rows: int):
+        """Connections at flat positions, which lie in ``row`` and come from ``source``."""
         self.rising = bool((np.diff(flat) > 0).all())
-        self.row, self.column = np.divmod(flat, shape[1])
-        self.start = np.searchsorted(self.row, np.arange(shape[0] + 1)).astype(np.int32)
-        column = self.column.astype(np.int32)
-        self.source = column if places is None else places[column]
+        self.start = np.searchsorted(row, np.arange(rows + 1)).astype(np.int32)
+        self.source = source
         self.count = len(flat)
 
 
@@ -192,37 +230,40 @@ class _Structure:
             needed: Which channels of the input need a gradient, ``(channels,)``.
         """
         weight, bias = link.live
-        targets = weight.shape[0]
+        targets, columns = weight.shape
         linear = link.kind == LINEAR
-        places = into.places() if linear else None
-        frozen = self.frozen = _Side(weight.frozen_index, weight.shape, places)
-        plastic = self.plastic = _Side(weight.plastic_index, weight.shape, places)
-        sources = np.repeat(needed, into.pixels) if linear else needed
+        places = into.places() if linear else np.arange(into.channels, dtype=np.int32)
+        flat = [index.numpy() for index in (weight.plastic_index, weight.frozen_index)]
+        rows, features = zip(*(np.divmod(each, columns) for each in flat), strict=True)
+        plastic, frozen = self.plastic, self.frozen = [
+            _Side(each, row, places[feature], targets)
+            for each, row, feature in zip(flat, rows, features, strict=True)
+        ]
+        needing = np.repeat(needed, into.pixels) if linear else needed
         gradient = np.zeros(targets, dtype=bool)
-        gradient[plastic.row] = True
+        gradient[rows[0]] = True
         gradient[bias.plastic_index.numpy()] = True
         self.learning = np.flatnonzero(gradient).astype(np.int32)
-        for side in (frozen, plastic):
-            gradient[side.row[sources[side.column]]] = True
+        row, feature = np.concatenate(rows), np.concatenate(features)
+        gradient[row[needing[feature]]] = True
         self.gradient = gradient
+        self.changing = np.flatnonzero(gradient).astype(np.int32)
         self.row_live = np.diff(frozen.start) + np.diff(plastic.start)
         mixed = (np.diff(frozen.start) > 0) & (np.diff(plastic.start) > 0)
         self.rows = np.flatnonzero(~mixed).astype(np.int32)
         self.mixed_rows = np.flatnonzero(mixed).astype(np.int32)
-        self.into = np.flatnonzero(sources).astype(np.int32)
-        self.into_place = self.into if places is None else places[self.into]
+        self.into = np.flatnonzero(needing).astype(np.int32)
+        self.into_place = places[self.into]
 
-        row = np.concatenate([plastic.row, frozen.row])
-        column = np.concatenate([plastic.column, frozen.column])
         source = np.concatenate([plastic.source, frozen.source])
         origin = np.concatenate([np.arange(plastic.count), -1 - np.arange(frozen.count)])
         each = link.weights_each
         used = mixed[row]
-        order = np.argsort(row[used] * weight.shape[1] + column[used])
+        order = np.argsort(row[used] * columns + feature[used])
         self.mixed = _Merged(row[used], source[used], origin[used], targets, each, order)
-        used = gradient[row] & sources[column]
-        order = np.argsort(column[used] * targets + row[used])
-        self.back = _Merged(column[used], row[used], origin[used], len(sources), each, order)
+        used = gradient[row] & needing[feature]
+        order = np.argsort(feature[used] * targets + row[used])
+        self.back = _Merged(feature[used], row[used], origin[used], len(needing), each, order)
 
 
 class _PoolStructure:
@@ -230,7 +271,7 @@ class _PoolStructure:
 
     def __init__(self, needed: NDArray[np.bool_]) -> None:
         self.rows = np.arange(len(needed), dtype=np.int32)
-        self.into = np.flatnonzero(needed).astype(np.int32)
+        self.into = self.changing = np.flatnonzero(needed).astype(np.int32)
 
 
 class _Workspace:
@@ -239,7 +280,7 @@ class _Workspace:
     def __init__(self, chain: Chain, slabs: int) -> None:
         self.slabs = slabs
         sizes = [buffer.vectors * chain.library.lanes * slabs for buffer in chain.buffers]
-        self.activations = torch.zeros(sum(sizes))  # borders stay zero
+        self.activations = torch.zeros(sum(sizes), **FLOATS)  # borders stay zero
         starts = np.concatenate([[0], np.cumsum(sizes)])
         self.images = (Image * len(sizes))()
         for image, buffer, start in zip(self.images, chain.buffers, starts[:-1], strict=True):
@@ -253,7 +294,14 @@ class _Workspace:
         self._kept: list[Ints] = []
 
     def describe(self, chain: Chain, feed: Feed | None) -> None:
-        """Fills in all that follows from the patterns."""
+        """Fills in all that follows from the patterns.
+
+        Raises:
+            RuntimeError: A unit that the feed holds is not constant any more.
+        """
+        for structure, kept in zip(chain.structures, feed.computed if feed else (), strict=False):
+            if kept is not None and not np.isin(structure.changing, kept).all():
+                raise RuntimeError(STALE)
         self._room, self._kept = [], []
         for number, (layer, link, structure) in enumerate(
             zip(self.layers, chain.links, chain.structures, strict=True)
@@ -303,7 +351,7 @@ class _Workspace:
             layer.weight_part = self._make_room(parts * plastic.count * link.weights_each)
 
     def _make_room(self, size: int) -> int:
-        room = np.empty(size, dtype=np.float32)
+        room = np.zeros(size, dtype=np.float32)
         self._room.append(room)
         return room.ctypes.data
 
@@ -350,7 +398,7 @@ class Chain:
     def update(self, links: Sequence[Link]) -> None:
         """Takes over links of the same shapes whose values, and perhaps patterns, are others."""
         marks = [
-            (index, index._version)
+            (index, _changes(index))
             for link in links
             for live in link.live
             for index in (live.plastic_index, live.frozen_index)
@@ -399,6 +447,8 @@ class Chain:
     def forward(self, given: Tensor | Given) -> _Workspace:
         """Runs some images and keeps their activations; give the workspace back afterwards."""
         feed = given.feed if isinstance(given, Given) else None
+        if feed is not None and len(feed.parts) > 1 and not feed.constants.hold(self.links):
+            raise RuntimeError(STALE)
         slabs = -(-len(given) // self.library.lanes)
         free = self._free.setdefault(slabs, [])
         workspace = free.pop() if free else _Workspace(self, slabs)
@@ -445,7 +495,7 @@ class Chain:
     def read(self, workspace: _Workspace, buffer: int, count: int) -> Tensor:
         """The activations in a buffer, ``(count, channels, height, width)``."""
         shape = self.buffers[buffer]
-        out = torch.empty(count, shape.channels, shape.height, shape.width)
+        out = torch.empty(count, shape.channels, shape.height, shape.width, **FLOATS)
         self.library.empty(
             ctypes.addressof(workspace.images[buffer]),
             out.data_ptr(),
@@ -501,7 +551,7 @@ class Chain:
         ):
             out: Tensor = _Run.apply(self, images, *parameters)  # type: ignore[no-untyped-call]
             return out
-        out = torch.empty(len(images), *self.output_shape)
+        out = torch.empty(len(images), *self.output_shape, **FLOATS)
         done = 0
         for part in images.split(self.at_a_time()):
             workspace = self.forward(part)
@@ -544,13 +594,14 @@ class Chain:
             else torch.empty_like(values)
             for values in parameters
         ]
-        total = torch.zeros(())
+        total = torch.zeros((), **FLOATS)
         size, done = self.at_a_time(), 0
         for part in given.split(size):
             here = labels[done : done + len(part)]
             workspace = self.forward(part)
             out = self.output(workspace, len(part)).requires_grad_()
-            value = loss(out, here) * (len(part) / len(labels))
+            logits = out.clone()  # which a loss may change in place
+            value = loss(logits, here) * (len(part) / len(labels))
             (gradient,) = torch.autograd.grad(value, out)
             self.backward(workspace, gradient, into, fresh=done == 0)
             self.give_back(workspace)
@@ -564,7 +615,8 @@ class Chain:
     def unit_sums(self, batches: Iterable[Tensor | Given], buffers: Sequence[int]) -> list[Tensor]:
         """Sums of activations over all images and pixels, ``(channels,)`` float64 per buffer."""
         totals = [
-            torch.zeros(self.buffers[buffer].channels, dtype=torch.float64) for buffer in buffers
+            torch.zeros(self.buffers[buffer].channels, dtype=torch.float64, device="cpu")
+            for buffer in buffers
         ]
         for batch in batches:
             for part in batch.split(self.at_a_time()):
@@ -604,7 +656,7 @@ class Chain:
             for number in stage.links:
                 computed[number] = stage.changing
             width += stage.width
-        rows = torch.empty(count, width)
+        rows = torch.empty(count, width, **FLOATS)
         done = 0
         for batch in batches:
             for images in batch.split(self.at_a_time()):
@@ -620,7 +672,7 @@ class Chain:
                     here[:, part.start : part.start + part.width] = chosen.flatten(1)
                 self.give_back(workspace)
         shape = (first.channels, first.height, first.width)
-        return Feed(rows, tuple(parts), tuple(computed), shape)
+        return Feed(rows, tuple(parts), tuple(computed), shape, _Constants(self.links))
 
     def _stages(self, marked: Container[int] = ()) -> list[_Stage]:
         """Layers, each with the pool that follows, that have constant units; best worth first."""
@@ -640,7 +692,7 @@ class Chain:
                     links,
                     links[-1] + 1,
                     constant,
-                    np.flatnonzero(structure.gradient).astype(np.int32),
+                    structure.changing,
                     width,
                     float(work * self.buffers[number + 1].pixels / (4 * width)),
                 )
@@ -692,16 +744,21 @@ class _Run(torch.autograd.Function):
         ctx.workspace = None
         into = [torch.empty_like(values) for values in ctx.parameters]
         shape = ctx.shape if ctx.needs_input_grad[1] else None
-        input_gradient = None if shape is None else torch.empty(shape)
+        input_gradient = None if shape is None else torch.empty(shape, **FLOATS)
         chain.backward(workspace, gradients[0], into, fresh=True, input_gradient=input_gradient)
         chain.give_back(workspace)
         return None, input_gradient, *into
 
 
+def _changes(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; those of inference mode do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def _state(links: Sequence[Link]) -> list[tuple[int, int]]:
     """Where the values lie and how often each was changed in place."""
     return [
-        (values.data_ptr(), values._version)
+        (values.data_ptr(), _changes(values))
         for link in links
         for live in link.live
         for values in (live.plastic, live.frozen)

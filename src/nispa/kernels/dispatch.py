@@ -101,11 +101,17 @@ def _form(link: Link) -> tuple[Any, ...]:
 
 
 def _runs_here(links: Sequence[Link], x: Tensor | Given) -> bool:
-    tensors = [live.plastic for link in links for live in link.live]
-    if isinstance(x, Tensor):
-        tensors.append(x)
-    return not torch.is_autocast_enabled("cpu") and all(
-        tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors
+    values = [
+        tensor for link in links for live in link.live for tensor in (live.plastic, live.frozen)
+    ]
+    inputs = [x] if isinstance(x, Tensor) else []
+    return (
+        not torch.is_autocast_enabled("cpu")
+        and all(tensor.is_contiguous() for tensor in values)
+        and all(
+            tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+            for tensor in (*values, *inputs)
+        )
     )
 
 

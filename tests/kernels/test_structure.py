@@ -1,0 +1,300 @@
+"""What is computed at all: every expected list here is read off the drawings by hand."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from nispa.kernels import chain as chain_module
+from nispa.kernels.chain import CONVOLUTION, LINEAR, Chain, Feed, Given, Link
+from nispa.kernels.native import Library
+from tests.kernels.links import POOL_LINK, live_values
+
+
+def drawn(rows: list[str], biases: str, *, relu: bool = True, kernel: int = 0) -> Link:
+    """A layer of ones, biases zero: ``p`` is plastic, ``f`` frozen, ``.`` not connected."""
+    marks = np.array([list(row) for row in rows])
+    side = (kernel, kernel) if kernel else ()
+    bias = np.array(list(biases))
+    return Link(
+        CONVOLUTION if kernel else LINEAR,
+        live_values(
+            torch.from_numpy(marks != "."),
+            torch.from_numpy(marks == "f"),
+            torch.ones(*marks.shape, *side),
+        ),
+        live_values(
+            torch.ones(len(bias), dtype=torch.bool),
+            torch.from_numpy(bias == "f"),
+            torch.zeros(len(bias)),
+        ),
+        relu,
+        padding=kernel // 2,
+    )
+
+
+def mlp() -> list[Link]:
+    """Constant are units 0 and 3 of the first layer, 0 of the second, and output 1."""
+    return [
+        drawn(["ff.", "f.f", "fp.", "..."], "fpff"),
+        drawn(["f..f", "f.f.", "p..."], "fff"),
+        drawn(["fpp", "f.."], "pf", relu=False),
+    ]
+
+
+def lists(structure: Any, *names: str) -> list[list[Any]]:
+    return [getattr(structure, name).tolist() for name in names]
+
+
+def test_the_lists_of_an_mlp(compiled: Library) -> None:
+    first, second, third = Chain(compiled, mlp(), (3, 1, 1)).structures
+    names = ("gradient", "learning", "rows", "mixed_rows", "into")
+    assert lists(first, *names) == [[False, True, True, False], [1, 2], [0, 1, 3], [2], []]
+    assert lists(second, *names) == [[False, True, True], [2], [0, 1, 2], [], [1, 2]]
+    assert lists(third, *names) == [[True, False], [0], [1], [0], [1, 2]]
+
+
+def test_gradients_flow_along_listed_connections_alone(compiled: Library) -> None:
+    """``origin`` is a place among plastic values, or -1 less a place among frozen ones."""
+    first, second, third = Chain(compiled, mlp(), (3, 1, 1)).structures
+    names = ("start", "source", "origin")
+    assert not isinstance(first, chain_module._PoolStructure)
+    assert not isinstance(second, chain_module._PoolStructure)
+    assert not isinstance(third, chain_module._PoolStructure)
+    assert lists(first.back, *names) == [[0, 0, 0, 0], [], []]
+    assert lists(second.back, *names) == [[0, 0, 0, 1, 1], [1], [-4]]
+    assert lists(third.back, *names) == [[0, 0, 1, 2], [0, 0], [0, 1]]
+
+
+def test_mixed_rows_are_merged_in_order_of_their_sources(compiled: Library) -> None:
+    links = [drawn(["pfpf", "pp..", "..ff", "fp.f"], "ffff")]
+    (structure,) = Chain(compiled, links, (4, 1, 1)).structures
+    assert not isinstance(structure, chain_module._PoolStructure)
+    assert lists(structure, "rows", "mixed_rows") == [[1, 2], [0, 3]]
+    assert structure.mixed.start.tolist() == [0, 4, 4, 4, 7]
+    assert structure.mixed.source.tolist() == [0, 1, 2, 3, 0, 1, 3]
+    assert structure.mixed.origin.tolist() == [0, -1, 1, -2, -5, 4, -6]
+
+
+def test_an_input_gradient_makes_every_unit_that_reads_one_changing(compiled: Library) -> None:
+    first, second, third = Chain(compiled, mlp(), (3, 1, 1), True).structures
+    names = ("gradient", "learning", "into")
+    assert lists(first, *names) == [[True, True, True, False], [1, 2], [0, 1, 2]]
+    assert lists(second, *names) == [[True, True, True], [2], [0, 1, 2]]
+    assert lists(third, *names) == [[True, True], [0], [0, 1, 2]]
+
+
+def convnet() -> list[Link]:
+    """Of 2 x 2 images; channel 0 is constant, and so is what reads it alone."""
+    return [
+        drawn(["f", "p"], "ff", kernel=3),
+        drawn(["f." + "." * 6, "f...f...", "...p...."], "fff", relu=False),
+    ]
+
+
+def test_features_of_a_channel_are_constant_together(compiled: Library) -> None:
+    """Pixels of 2 x 2 images within a border of 1: a line has 4 places, a channel 16."""
+    chain = Chain(compiled, convnet(), (1, 2, 2))
+    first, second = chain.structures
+    assert chain.buffers[1].pad == 1
+    assert chain.buffers[1].places().tolist() == [5, 6, 9, 10, 21, 22, 25, 26]
+    assert lists(first, "gradient", "learning", "into") == [[False, True], [1], []]
+    names = ("gradient", "learning", "into", "into_place")
+    expected = [[False, True, True], [2], [4, 5, 6, 7], [21, 22, 25, 26]]
+    assert lists(second, *names) == expected
+    assert not isinstance(second, chain_module._PoolStructure)
+    assert second.plastic.source.tolist() == [10]
+    assert lists(second.back, "start", "source", "origin") == [
+        [0, 0, 0, 0, 0, 1, 1, 1, 1],
+        [1],
+        [-3],
+    ]
+
+
+def test_a_pool_passes_on_what_is_needed(compiled: Library) -> None:
+    links = [drawn(["f", "p", "f"], "ffp", kernel=3), POOL_LINK, drawn(["fff"], "f")]
+    _, pool, last = Chain(compiled, links, (1, 2, 2)).structures
+    assert lists(pool, "rows", "into") == [[0, 1, 2], [1, 2]]
+    assert lists(last, "gradient", "learning", "into") == [[True], [], [1, 2]]
+
+
+def test_nothing_plastic_means_no_work_backward(compiled: Library) -> None:
+    links = [drawn(["ff", "f."], "ff"), drawn(["ff"], "f")]
+    for structure in Chain(compiled, links, (2, 1, 1)).structures:
+        assert not isinstance(structure, chain_module._PoolStructure)
+        assert lists(structure, "learning", "into") == [[], []]
+        assert not len(structure.back.origin)
+
+
+# Feeds.
+
+
+def parts_of(feed: Feed | None) -> list[tuple[int, list[int], int, int]]:
+    assert feed is not None
+    return [(part.buffer, part.channels.tolist(), part.start, part.width) for part in feed.parts]
+
+
+def computed_of(feed: Feed | None) -> list[list[int] | None]:
+    assert feed is not None
+    return [None if rows is None else rows.tolist() for rows in feed.computed]
+
+
+def five_images() -> Tensor:
+    return torch.tensor([1.0, 2.0, 3.0]) + torch.arange(5.0).view(5, 1)
+
+
+def test_constant_units_are_kept_best_worth_first(
+    compiled: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worth, 2 operations a connection over 4 bytes a unit: 4/8, 4/4 and 2/4."""
+    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    chain = Chain(compiled, mlp(), (3, 1, 1))
+    assert [stage.worth for stage in chain._stages(())] == [1.0, 0.5, 0.5]
+    feed = chain.feed([five_images()], 5, 10**6)
+    pixels = (0, [0, 1, 2], 0, 3)
+    assert parts_of(feed) == [pixels, (2, [0], 3, 1), (1, [0, 3], 4, 2), (3, [1], 6, 1)]
+    assert computed_of(feed) == [[1, 2], [1, 2], [0]]
+    assert feed is not None
+    assert feed.rows[0].tolist() == [1, 2, 3, 3, 3, 0, 3]  # 1 + 2; then 3 + 0; then 3
+    assert feed.rows[4].tolist() == [5, 6, 7, 11, 11, 0, 11]
+    assert feed.nbytes == 4 * 5 * 7
+
+
+@pytest.mark.parametrize(
+    ("numbers_each", "buffers"),
+    [(2, None), (3, [0]), (4, [0, 2]), (5, [0, 2, 3]), (6, [0, 2, 1]), (7, [0, 2, 1, 3])],
+)
+def test_a_budget_takes_what_fits(
+    compiled: Library,
+    monkeypatch: pytest.MonkeyPatch,
+    numbers_each: int,
+    buffers: list[int] | None,
+) -> None:
+    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    chain = Chain(compiled, mlp(), (3, 1, 1))
+    feed = chain.feed([five_images()], 5, 4 * 5 * numbers_each)
+    assert (feed and [part.buffer for part in feed.parts]) == buffers
+    if feed is not None and buffers is not None:
+        assert feed.nbytes <= 4 * 5 * numbers_each
+        kept = [rows is not None for rows in feed.computed]
+        assert kept == [number + 1 in buffers for number in range(3)]
+    if numbers_each == 4:
+        just_less = chain.feed([five_images()], 5, 4 * 5 * 4 - 1)
+        assert parts_of(just_less) == [(0, [0, 1, 2], 0, 3)]
+
+
+def test_what_a_pool_makes_of_a_constant_channel_is_kept_instead_of_it(compiled: Library) -> None:
+    """Worth: 2 * 5 * 9 operations for each of 16 pixels, over 4 bytes for each of 4."""
+    links = [
+        drawn(["f....", "fffff", "pffff"], "fff", kernel=3),
+        POOL_LINK,
+        drawn(["p" * 12], "p"),
+    ]
+    chain = Chain(compiled, links, (5, 4, 4))
+    (stage,) = chain._stages(())
+    assert (stage.links, stage.buffer, stage.width) == ((0, 1), 2, 2 * 4)
+    assert stage.worth == 2 * (1 + 5) * 9 * 16 / (4 * 2 * 4)
+    feed = chain.feed([torch.ones(1, 5, 4, 4)], 1, 10**6)
+    assert parts_of(feed) == [(0, [0, 1, 2, 3, 4], 0, 80), (2, [0, 1], 80, 8)]
+    assert computed_of(feed) == [[2], [2], None]
+    assert feed is not None  # a window within the image has 9 pixels, one at its corner 4
+    assert feed.rows[0, 80:].tolist() == [9, 9, 9, 9, 45, 45, 45, 45]
+
+
+def test_where_the_pool_reads_is_kept_if_others_read_it_too(compiled: Library) -> None:
+    """Worth: 2 * 5 * 9 operations for each pixel, over its 4 bytes."""
+    links = [drawn(["fffff", "pffff"], "ff", kernel=3), POOL_LINK, drawn(["p" * 8], "p")]
+    chain = Chain(compiled, links, (5, 4, 4))
+    feed = chain.feed([torch.ones(1, 5, 4, 4)], 1, 10**6, marked=[1])
+    assert parts_of(feed) == [(0, [0, 1, 2, 3, 4], 0, 80), (1, [0], 80, 16)]
+    assert computed_of(feed) == [[1], None, None]
+    assert feed is not None
+    assert feed.rows[0, 80:84].tolist() == [20, 30, 30, 20]
+
+
+@pytest.mark.parametrize(("connections", "kept"), [(19, False), (20, True)])
+def test_what_is_sooner_computed_is_not_kept(
+    compiled: Library, connections: int, kept: bool
+) -> None:
+    """A unit of 20 connections saves 40 operations for 4 bytes, 10 for each."""
+    links = [drawn(["f" * connections + "." * (20 - connections), "p" * 20], "fp")]
+    feed = Chain(compiled, links, (20, 1, 1)).feed([torch.ones(2, 20)], 2, 10**6)
+    assert len(parts_of(feed)) == 1 + kept
+    assert computed_of(feed) == [[1] if kept else None]
+
+
+def test_what_is_kept_is_not_computed_again(
+    kernels: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen values of constant units become NaN behind the feed's back: nobody reads them."""
+    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(chain_module._Constants, "hold", lambda *_: True)
+    links = mlp()
+    chain = Chain(kernels, links, (3, 1, 1))
+    images, labels = five_images(), torch.zeros(5)
+    feed = chain.feed([images], 5, 10**6)
+    assert feed is not None
+    given = Given(feed, torch.tensor([3, 0, 4]))
+
+    def loss(logits: Tensor, _labels: Tensor) -> Tensor:
+        return logits.square().mean()
+
+    workspace = chain.forward(given)
+    rows = [(layer.row_count, layer.mixed_row_count) for layer in workspace.layers]
+    assert rows == [(1, 1), (2, 0), (0, 1)]
+    chain.give_back(workspace)
+    outputs, losses, gradients = [], [], []
+    for x in (images[given.index], given):
+        outputs.append(chain(x).detach())
+        losses.append(chain.gradients(x, labels[:3], loss))
+        gradients.append([values.grad for values in chain.parameters() if values.grad is not None])
+        for values in chain.parameters():
+            values.grad = None
+        for each, places in zip(links, ([0, 1], [0, 1], [1]), strict=True):
+            assert each.weight is not None
+            each.weight.frozen[places] = math.nan
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(losses[0], losses[1])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        assert chain(images).isnan().any()
+
+
+@pytest.mark.parametrize(
+    "index",
+    [torch.arange(39, -1, -1), torch.tensor([5, 5, 0]), torch.arange(40)[::2]],
+    ids=["backward", "twice", "every other"],
+)
+def test_a_feed_gives_the_rows_asked_for(kernels: Library, index: Tensor) -> None:
+    chain = Chain(kernels, mlp(), (3, 1, 1))
+    images = torch.arange(120.0).view(40, 3)
+    feed = chain.feed(images.split(7), 40, 10**6)
+    assert feed is not None
+    with torch.no_grad():
+        assert torch.equal(chain(Given(feed, index)), chain(images[index]))
+
+
+def test_a_feed_no_longer_used_is_let_go(compiled: Library) -> None:
+    """A task's data set must not stay behind while the next one is learned."""
+    chain = Chain(compiled, mlp(), (3, 1, 1))
+    images = torch.ones(100, 3)
+    feed = chain.feed([images], 100, 10**6)
+    assert feed is not None
+    with torch.no_grad():
+        for count in (100, 5):
+            chain(Given(feed, torch.arange(count)))
+    gone = weakref.ref(feed)
+    del feed
+    gc.collect()
+    chain.update(mlp())
+    with torch.no_grad():
+        chain(images)
+    assert gone() is None
