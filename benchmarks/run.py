@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.timing import gflops, in_turn, product
+from benchmarks.timing import gflops, in_turn, medians, product
 from nispa.data.named import build_scenario
+from nispa.kernels.dispatch import in_use
 from nispa.methods.base import LearnReport
 from nispa.presets import resolve
 from nispa.runner import Experiment
@@ -37,7 +38,7 @@ def main() -> None:
     settings = resolve(given.method, given.preset, given.scenario, scenario.input_shape)
     method = Experiment(scenario, settings, given.seed).method()
 
-    before = gflops(in_turn({"peak": product()}, 9)["peak"])
+    before = _peak()
     samples, taken = 0, 0.0
     for task in scenario.tasks[: given.tasks]:
         started = time.perf_counter()
@@ -51,9 +52,15 @@ def main() -> None:
         seconds = time.perf_counter() - started
         samples, taken = samples + report.samples_trained, taken + seconds
         print(f"task {task.index}: {report.phases} phases, {seconds:.1f} s", flush=True)
-    after = gflops(in_turn({"peak": product()}, 9)["peak"])
+    after = _peak()
     print(f"{samples:,} training samples in {taken:.1f} s: {taken / samples * 1e6:.1f} s a million")
     print(f"dense peak {before:.0f} GFLOP/s before, {after:.0f} after, {given.threads} threads")
+    kernels = in_use()
+    print(f"kernels {kernels.name}: {kernels.reason}")
+
+
+def _peak() -> float:
+    return gflops(medians(in_turn({"peak": product()}, 9))["peak"])
 
 
 if __name__ == "__main__":

@@ -1,111 +1,165 @@
 """One training step over live connections, beside the same step in dense PyTorch with masks.
 
-    python -m benchmarks.step --net mlp --density 0.2 --batch 512 --threads 2
+    python -m benchmarks.step --net convnet --density 0.1 --threads 2
+    python -m benchmarks.step --net mlp --density 0.2 --stable 0.9 --no-cache
+    python -m benchmarks.step --net mlp --density 0.1 --others
 
-``masked`` multiplies a dense weight by its mask in every forward pass and lets Adam update all of
-it, which is how published code and other frameworks train sparse networks.
+Each contestant has its turn in every round; what is shown are medians. Gathering the batch is part
+of every contestant's time. See ``contestants.py`` for what is compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import math
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from benchmarks.timing import gflops, in_turn, product
-from nispa.layers import SparseConv2d, SparseLayer
-from nispa.models import NetworkConfig, SparseNetwork, build_network
-from nispa.training import OptimiserConfig, gradient_step, make_optimiser
+from benchmarks.contestants import Contestant, contestants
+from benchmarks.networks import NETS, Case, Net, make_loss, make_network, make_samples
+from benchmarks.others import others
+from benchmarks.timing import gflops, in_turn, medians, product
+from nispa.models import NetworkConfig
 
-NETS = {
-    "mlp": (NetworkConfig(architecture="mlp"), (1, 28, 28), 57, 512),
-    "convnet": (NetworkConfig(architecture="convnet", density=0.1), (3, 32, 32), 10, 128),
-}
-
-
-class Masked(nn.Module):
-    """A sparse layer as a dense weight times a mask."""
-
-    mask: Tensor
-
-    def __init__(self, layer: SparseLayer) -> None:
-        super().__init__()
-        dense = layer.dense_weight()
-        self.weight = nn.Parameter(dense)
-        self.bias = nn.Parameter(layer.dense_bias())
-        self.register_buffer("mask", (dense != 0).float())
-        self.padding = layer.padding if isinstance(layer, SparseConv2d) else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight * self.mask
-        if self.padding is None:
-            return functional.linear(x, weight, self.bias)
-        return functional.conv2d(x, weight, self.bias, padding=self.padding)
+DENSITY: dict[Net, float] = {"mlp": NetworkConfig().density, "convnet": 0.1}
+TOLERANCE = 1e-3
+"""By how much first losses may differ, as a share: sums run in another order."""
 
 
-def masked(network: SparseNetwork) -> nn.Sequential:
-    """The same network, dense with masks."""
-    assert isinstance(network.body, nn.Sequential)
-    return nn.Sequential(
-        *[Masked(part) if isinstance(part, SparseLayer) else part for part in network.body]
+def measure(case: Case, *, alternatives: bool = False, compiling: bool = True) -> dict[str, Any]:
+    """Times one case: its settings, counts, and seconds by contestant and round.
+
+    Args:
+        case: What to train.
+        alternatives: Whether to time the contestants of ``others.py``, too.
+        compiling: Whether those of them that compile are among them.
+
+    Raises:
+        RuntimeError: Two contestants do not compute the same loss.
+    """
+    torch.set_num_threads(case.threads)
+    network, samples, loss = make_network(case), make_samples(case), make_loss(case).loss
+    found = contestants(network, samples, case.batch, loss, cache=case.cache)
+    if alternatives:
+        found |= others(network, samples, case.batch, loss, compiling=compiling)
+    first_seconds = check_losses(found)
+    seconds = in_turn({"peak": product(), **found}, case.rounds)
+    layers = network.layers.values()
+    return {
+        **dataclasses.asdict(case),
+        "live": sum(layer.live_count * layer.weights_each for layer in layers),
+        "frozen": sum(layer.frozen_count * layer.weights_each for layer in layers),
+        "positions": sum(math.prod(layer.shape) * layer.weights_each for layer in layers),
+        "kept_bytes": kept_bytes(found["nispa"]),
+        "first_seconds": first_seconds,
+        "seconds": seconds,
+    }
+
+
+def check_losses(found: Mapping[str, Callable[[], Tensor]]) -> dict[str, float]:
+    """Runs the first step of each, compares the losses, and gives the seconds it took."""
+    losses, seconds = {}, {}
+    for name, contestant in found.items():
+        started = time.perf_counter()
+        losses[name] = float(contestant())
+        seconds[name] = time.perf_counter() - started
+    wanted = losses["masked"]
+    for name, loss in losses.items():
+        if not math.isclose(loss, wanted, rel_tol=TOLERANCE):
+            raise RuntimeError(f"the first loss of '{name}' is {loss}, of 'masked' {wanted}")
+    return seconds
+
+
+def kept_bytes(contestant: Contestant) -> int:
+    """Memory of the prepared data set; 0 if there is none."""
+    feed = getattr(contestant.data, "feed", None)
+    return 0 if feed is None else int(feed.nbytes)
+
+
+def best_masked(seconds: dict[str, float]) -> str:
+    """The faster of the masked contestants that a user has without compiling."""
+    names = [name for name in ("masked", "masked, channels-last") if name in seconds]
+    return min(names, key=lambda name: seconds[name])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    made.add_argument("--net", choices=NETS, default="mlp")
+    made.add_argument("--density", type=float)
+    made.add_argument("--batch", type=int)
+    made.add_argument("--stable", type=float, default=0.0, help="share of units that are stable")
+    made.add_argument("--cache", action=argparse.BooleanOptionalAction, default=True)
+    made.add_argument("--threads", type=int, default=torch.get_num_threads())
+    made.add_argument("--rounds", type=int, default=9)
+    made.add_argument("--others", action="store_true", help="what else a user could pick, too")
+    made.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="of --others"
+    )
+    made.add_argument("--json", action="store_true", help="print one line of JSON")
+    return made
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[Case, argparse.Namespace]:
+    """The case that a command line describes, and the rest of it."""
+    made = parser()
+    given = made.parse_args(arguments)
+    case = Case(
+        net=given.net,
+        density=DENSITY[given.net] if given.density is None else given.density,
+        batch=given.batch or NETS[given.net][2],
+        stable=given.stable,
+        cache=given.cache,
+        threads=given.threads,
+        rounds=given.rounds,
+    )
+    if len(case.classes) < 2:
+        made.error(f"--stable {case.stable} leaves {len(case.classes)} outputs to learn, not two")
+    return case, given
+
+
+def command_line(case: Case) -> list[str]:
+    """The arguments that :func:`parse` makes this case of."""
+    return [
+        f"--net={case.net}",
+        f"--density={case.density}",
+        f"--batch={case.batch}",
+        f"--stable={case.stable}",
+        "--cache" if case.cache else "--no-cache",
+        f"--threads={case.threads}",
+        f"--rounds={case.rounds}",
+    ]
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints milliseconds a step, and the ratios."""
+    seconds = medians(result["seconds"])
+    print(
+        f"{result['net']}, density {result['density']}, stable {result['stable']}, "
+        f"batch {result['batch']}, {result['threads']} threads, "
+        f"peak {gflops(seconds.pop('peak')):.0f} GFLOP/s"
+    )
+    best = seconds[best_masked(seconds)]
+    for name, taken in seconds.items():
+        print(f"{name:28} {taken * 1e3:8.2f} ms   {best / taken:6.2f} x masked at its best")
+    print(
+        f"live weights: {result['live']:,} of {result['positions']:,}, {result['frozen']:,} frozen"
     )
 
 
-def freeze_share(network: SparseNetwork, share: float) -> None:
-    """Freezes all connections into the first ``share`` of each hidden group's units."""
-    for name, layer in network.layers.items():
-        if name == "head":
-            continue
-        units = torch.arange(layer.shape[0]) < share * layer.shape[0]
-        layer.freeze(units.unsqueeze(1).expand(layer.shape), units)
-
-
-def adam_step(net: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], object]:
-    """One step of ``net`` with Adam on one batch."""
-    optimiser = make_optimiser(OptimiserConfig(learning_rate=1e-4), net.parameters())
-    step = gradient_step(lambda x, y: functional.cross_entropy(net(x), y), optimiser)
-    return lambda: step(images, labels)
-
-
 def main() -> None:
-    """Prints milliseconds a step, and the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--net", choices=NETS, default="mlp")
-    parser.add_argument("--density", type=float)
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--stable", type=float, default=0.0, help="share of units that are stable")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=9)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    config, shape, outputs, batch = NETS[given.net]
-    density = config.density if given.density is None else given.density
-    config = NetworkConfig(architecture=config.architecture, density=density)
-    images = torch.rand(given.batch or batch, *shape)
-    labels = torch.randint(outputs, (len(images),))
-    network = build_network(config, shape, outputs, seed=0)
-    dense = masked(network)
-    contestants = {"peak": product(), "masked": adam_step(dense, images, labels)}
-    if given.net == "convnet":
-        last = masked(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        lying = images.contiguous(memory_format=torch.channels_last)
-        contestants["masked, channels-last"] = adam_step(last, lying, labels)
-    freeze_share(network, given.stable)
-    contestants["nispa, reference"] = adam_step(network, images, labels)
-    seconds = in_turn(contestants, given.rounds)
-
-    print(f"{given.net}, density {density}, batch {len(images)}, {given.threads} threads, ", end="")
-    print(f"peak {gflops(seconds.pop('peak')):.0f} GFLOP/s")
-    best = min(taken for name, taken in seconds.items() if name.startswith("masked"))
-    for name, taken in seconds.items():
-        print(f"{name:24} {taken * 1e3:8.1f} ms   {best / taken:5.2f} x masked at its best")
-    weights = sum(math.prod(layer.shape) * layer.weights_each for layer in network.layers.values())
-    live = sum(layer.live_count * layer.weights_each for layer in network.layers.values())
-    print(f"weights stored: {live:,} of {weights:,}")
+    """Measures and prints."""
+    case, given = parse()
+    os.environ["OMP_NUM_THREADS"] = str(case.threads)  # for packages with threads of their own
+    result = measure(case, alternatives=given.others, compiling=given.compile)
+    print(json.dumps(result)) if given.json else show(result)
 
 
 if __name__ == "__main__":
