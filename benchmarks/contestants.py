@@ -56,7 +56,10 @@ class Contestant:
         """A contestant; all of them see the same batches in the same order."""
         self.module = module
         self.data = data
-        self.optimiser = make_optimiser(ADAM, module.parameters())
+        if isinstance(module, SparseNetwork):
+            self.optimiser = make_optimiser(ADAM, module.parameters())
+        else:  # as it comes, which is how published code and its users take it
+            self.optimiser = torch.optim.Adam(module.parameters(), lr=ADAM.learning_rate)
         self._step = make_step(self.optimiser)
         order = torch.randperm(len(data), generator=stream(0, "order"))
         self._batches = itertools.cycle(order[: len(data) // batch * batch].split(batch))

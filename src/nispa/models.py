@@ -202,11 +202,10 @@ class SparseNetwork(nn.Module):
             The loss, a detached scalar.
         """
         chain = self._whole(images)
-        listened = any(
+        if chain is not None and not any(
             values._backward_hooks or values._post_accumulate_grad_hooks
-            for values in self.parameters()
-        )
-        if chain is not None and not listened:
+            for values in chain.parameters()
+        ):
             return chain.gradients(images, labels, loss, reuse=reuse)
         self.zero_grad(set_to_none=True)
         value = loss(self(images), labels)
@@ -272,7 +271,7 @@ class SparseNetwork(nn.Module):
 
     def _segments(self) -> list[Segment]:
         """The body in chains, found anew only where a module, a hook or a tensor is another."""
-        modules = list(self.body.modules())
+        modules = [module for module in self.body._modules.values() if module is not None]
         tensors = [
             id(tensor)
             for layer in self.layers.values()

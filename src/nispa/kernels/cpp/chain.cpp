@@ -78,31 +78,34 @@ struct Source {
 
 template <bool MASKED>
 static void fill(const Image& to, const Source& source) {
+  constexpr int64_t GROUP = 32;  // channels at a time: rows are found once for all of them
   const int64_t pixels = to.height * to.width, channels = source.channel_count;
   const int64_t slabs = (source.count + LANES - 1) / LANES;
+  const int64_t groups = (channels + GROUP - 1) / GROUP;
   const int64_t work = slabs * channels * pixels * LANES;
-  threads::parallel(slabs * channels, work, [&](int64_t begin, int64_t end) {
+  threads::parallel(slabs * groups, work, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; unit++) {
-      const int64_t slab = unit / channels, number = unit % channels;
-      const int64_t channel = source.channels ? source.channels[number] : number;
-      const float* lane[LANES];
+      const int64_t slab = unit / groups, first = unit % groups * GROUP;
+      const int64_t last = std::min(first + GROUP, channels);
       const int64_t left = std::min<int64_t>(LANES, source.count - slab * LANES);
-      for (int64_t i = 0; i < left; i++) {
-        const int64_t image = slab * LANES + i;
-        lane[i] = source.from + (source.index ? source.index[image] : image) * source.stride +
-                  number * pixels;
-      }
-      if (!source.gradient)
-        for (int64_t i = left; i < LANES; i++) lane[i] = lane[left - 1];
       const bool full = left == LANES || !source.gradient;
-      for (int64_t y = 0; y < to.height; y++) {
-        float* out = to.data + slab * to.slab() + (to.inside(channel) + y * to.line()) * LANES;
-        for (int64_t x = y * to.width; x < (y + 1) * to.width; x++, out += LANES)
-          if (full)
-            for (int i = 0; i < LANES; i++) out[i] = MASKED && out[i] <= 0 ? 0.0f : lane[i][x];
-          else
-            for (int64_t i = 0; i < LANES; i++)
-              out[i] = i >= left || (MASKED && out[i] <= 0) ? 0.0f : lane[i][x];
+      const float* lane[LANES];
+      for (int64_t i = 0; i < LANES; i++) {
+        const int64_t image = slab * LANES + std::min(i, left - 1);
+        lane[i] = source.from + (source.index ? source.index[image] : image) * source.stride;
+      }
+      for (int64_t number = first; number < last; number++) {
+        const int64_t channel = source.channels ? source.channels[number] : number;
+        float* out = to.data + slab * to.slab() + to.inside(channel) * LANES;
+        for (int64_t y = 0, x = number * pixels; y < to.height; y++) {
+          float* at = out + y * to.line() * LANES;
+          for (const int64_t stop = x + to.width; x < stop; x++, at += LANES)
+            if (full)
+              for (int i = 0; i < LANES; i++) at[i] = MASKED && at[i] <= 0 ? 0.0f : lane[i][x];
+            else
+              for (int64_t i = 0; i < LANES; i++)
+                at[i] = i >= left || (MASKED && at[i] <= 0) ? 0.0f : lane[i][x];
+        }
       }
     }
   });

@@ -22,8 +22,8 @@ struct Pass {
   const float* bias;          // one a row, or null
 };
 
-constexpr int TILE_ROWS = REGISTERS >= 32 ? 4 : 2;
-constexpr int TILE_WIDTH = 4;
+constexpr int TILE_ROWS = 2;
+constexpr int TILE_WIDTH = REGISTERS >= 32 ? 8 : 4;
 
 // Sums of 3 x 3 kernels, stride 1, over R x T pixels: each input vector is loaded once.
 template <int R, int T>
@@ -95,6 +95,8 @@ static void strip(const Pass& pass, const float* in, float* out, int64_t y) {
     int64_t x = 0;
     for (; x + TILE_WIDTH <= width; x += TILE_WIDTH)
       tile<R, TILE_WIDTH, F>(pass, in, out, row, y, x);
+    if constexpr (TILE_WIDTH > 4)
+      if (x + 4 <= width) tile<R, 4, F>(pass, in, out, row, y, x), x += 4;
     if (x + 2 <= width) tile<R, 2, F>(pass, in, out, row, y, x), x += 2;
     if (x < width) tile<R, 1, F>(pass, in, out, row, y, x);
   }
@@ -117,8 +119,8 @@ static void run(const Pass& pass, int64_t slabs) {
       for (int64_t at = y; at < last;) {
         if (high == TILE_ROWS && at + TILE_ROWS <= last)
           strip<TILE_ROWS, F>(pass, in, out, at), at += TILE_ROWS;
-        else if (high > 1 && at + 2 <= last) strip<2, F>(pass, in, out, at), at += 2;
-        else strip<1, F>(pass, in, out, at), at += 1;
+        else
+          strip<1, F>(pass, in, out, at), at += 1;
       }
     }
   });
