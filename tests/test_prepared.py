@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -334,6 +335,23 @@ def test_a_prepared_set_that_holds_no_longer_is_refused_or_right(
         except (RuntimeError, ValueError, AssertionError):
             return
     assert torch.equal(found, expected)
+
+
+def test_other_frozen_values_at_the_same_place_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As new memory may lie where old memory lay."""
+    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    network, samples = by_hand()
+    memory = np.array([2.0], dtype=np.float32)
+    first = network.layers["f1"]
+    first.frozen_weight = torch.from_numpy(memory)
+    prepared = network.prepare(samples, PLENTY)
+    with torch.no_grad():
+        assert network(prepared.batch(torch.arange(3))[0]).flatten().tolist() == [6, 10, 24]
+        memory[0] = 20
+        first.frozen_weight = torch.from_numpy(memory)
+        assert network(samples.batch(torch.arange(3))[0]).flatten().tolist() == [60, 10, 240]
+        with pytest.raises(RuntimeError, match="prepare it again"):
+            network(prepared.batch(torch.arange(3))[0])
 
 
 @NETWORKS

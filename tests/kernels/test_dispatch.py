@@ -384,6 +384,19 @@ def test_a_layer_made_in_inference_mode_predicts(compiled: Library, kind: str) -
 
 
 @KINDS
+def test_a_state_loaded_in_inference_mode_is_seen(compiled: Library, kind: str) -> None:
+    """Where PyTorch does not count changes in place."""
+    with torch.inference_mode():
+        made, x = layer(kind), images(kind)
+        made(x)
+        state = {name: value.clone() for name, value in made.state_dict().items()}
+        dead = (~made.pattern.flatten()).nonzero().flatten()
+        state["plastic_index"] = dead[: len(made.plastic_index)]
+        made.load_state_dict(state)
+        assert torch.equal(made(x), plain(made, x))
+
+
+@KINDS
 def test_values_passed_in_for_one_call(compiled: Library, kind: str) -> None:
     made, x = layer(kind), images(kind)
     before = made(x)

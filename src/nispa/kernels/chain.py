@@ -12,9 +12,10 @@ the batch it comes in.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import weakref
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,6 +36,8 @@ WORTH_KEEPING = 10.0
 
 FLOATS: Any = {"dtype": torch.float32, "device": "cpu"}
 """What kernels read and write, whatever PyTorch's defaults are."""
+
+_UNKNOWN = itertools.count(-1, -1)
 
 STALE = (
     "this data set was prepared for a network with other frozen values or connections than it has "
@@ -138,30 +141,25 @@ class _Constants:
     """Frozen values and positions of a chain, as they were."""
 
     def __init__(self, links: Sequence[Link]) -> None:
-        self._marks = self._mark(links)
-        self._values = [values.clone() for values in self._frozen(links)]
+        self._marks = _marks(self._frozen(links))
+        self._values = [values.clone() for values, _ in self._marks]
 
     def hold(self, links: Sequence[Link]) -> bool:
         """Whether they still are the same; compared only where something was written."""
-        marks = self._mark(links)
-        if marks != self._marks:
-            pairs = zip(self._values, self._frozen(links), strict=True)
-            if not all(torch.equal(old, new) for old, new in pairs):
+        marks = _marks(self._frozen(links))
+        if not _same(marks, self._marks):
+            pairs = zip(self._values, marks, strict=True)
+            if not all(torch.equal(old, new) for old, (new, _) in pairs):
                 return False
             self._marks = marks
         return True
 
     @staticmethod
-    def _frozen(links: Sequence[Link]) -> list[Tensor]:
-        return [
-            values
-            for link in links
-            for live in link.live
-            for values in (live.frozen, live.frozen_index)
-        ]
-
-    def _mark(self, links: Sequence[Link]) -> list[tuple[int, int]]:
-        return [(values.data_ptr(), _changes(values)) for values in self._frozen(links)]
+    def _frozen(links: Sequence[Link]) -> Iterator[Tensor]:
+        for link in links:
+            for live in link.live:
+                yield live.frozen
+                yield live.frozen_index
 
 
 @dataclass(frozen=True)
@@ -397,16 +395,13 @@ class Chain:
 
     def update(self, links: Sequence[Link]) -> None:
         """Takes over links of the same shapes whose values, and perhaps patterns, are others."""
-        marks = [
-            (index, _changes(index))
+        marks = _marks(
+            index
             for link in links
             for live in link.live
             for index in (live.plastic_index, live.frozen_index)
-        ]
-        same = self.version > 0 and all(
-            old is new and before == after
-            for (old, before), (new, after) in zip(self._marks, marks, strict=True)
         )
+        same = self.version > 0 and _same(marks, self._marks)
         self.links = list(links)
         if same:
             return
@@ -751,8 +746,20 @@ class _Run(torch.autograd.Function):
 
 
 def _changes(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; those of inference mode do not count."""
-    return 0 if tensor.is_inference() else tensor._version
+    """How often a tensor was changed in place; another number each time if that is not counted."""
+    return next(_UNKNOWN) if tensor.is_inference() else tensor._version
+
+
+def _marks(tensors: Iterable[Tensor]) -> list[tuple[Tensor, int]]:
+    return [(tensor, _changes(tensor)) for tensor in tensors]
+
+
+def _same(first: list[tuple[Tensor, int]], second: list[tuple[Tensor, int]]) -> bool:
+    """Whether these are the same tensors, not written to in between."""
+    return all(
+        one is other and before == after
+        for (one, before), (other, after) in zip(first, second, strict=True)
+    )
 
 
 def _state(links: Sequence[Link]) -> list[tuple[int, int]]:
