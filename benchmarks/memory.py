@@ -75,7 +75,8 @@ def count(contestant: Contestant) -> dict[str, int]:
         for kind, things in kinds.items()
     }
     if isinstance(module, SparseNetwork):
-        arrays = list(held(module._compiled_segments, seen))  # what the kernels keep from step to step
+        # What the kernels keep from step to step.
+        arrays = list(held(module._compiled_segments, seen))
         tables = [a for a in arrays if isinstance(a, np.ndarray) and a.dtype != np.float32]
         room = [a for a in arrays if isinstance(a, np.ndarray) and a.dtype == np.float32]
         counted["kernels: tables of connections"] = _bytes(tables)

@@ -412,6 +412,7 @@ def test_three_digits(value: float, shown: str) -> None:
     assert page.number(value) == shown
 
 
+@pytest.mark.filterwarnings("ignore:Sparse BSR tensor support is in beta")
 def test_what_does_not_run_on_a_cpu_says_so() -> None:
     answers = probes()
     assert answers["2:4 (`to_sparse_semi_structured`)"].startswith("does not run: ")

@@ -277,7 +277,7 @@ class SparseNetwork(nn.Module):
             for layer in self.layers.values()
             for tensor in (*layer._parameters.values(), *layer._buffers.values())
         ]
-        key = (*map(id, modules), *map(hooked, modules), *tensors)
+        key = (id(self.body), *map(id, modules), *map(hooked, modules), *tensors)
         if key != self._found_for:
             self._found, self._found_for = segments(self.body), key
         return self._found

@@ -55,7 +55,7 @@ together = chain._Workspace.__init__
 def apart(self, owner, slabs):
     together(self, owner, slabs)
     sizes = [buffer.vectors * owner.library.lanes * slabs for buffer in owner.buffers]
-    self.apart = [torch.zeros(size) for size in sizes]
+    self.apart = [torch.zeros(size, dtype=torch.float32, device="cpu") for size in sizes]
     for image, memory in zip(self.images, self.apart, strict=True):
         image.data = memory.data_ptr()
 
