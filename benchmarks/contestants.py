@@ -24,8 +24,10 @@ from nispa.models import DataSet, SparseNetwork
 from nispa.seeding import stream
 from nispa.tasks import Samples
 from nispa.training import (
+    Batch,
     OptimiserConfig,
     Step,
+    batch_of,
     gradient_step,
     make_optimiser,
     network_step,
@@ -66,8 +68,7 @@ class Contestant:
 
     def __call__(self) -> Tensor:
         """One training step."""
-        images, labels = self.data.batch(next(self._batches))
-        return self._step(images, labels)
+        return self._step(batch_of(self.data, next(self._batches)))
 
 
 class ChannelsLast:
@@ -182,9 +183,9 @@ def nispa_reference(network: SparseNetwork, samples: Samples, batch: int, loss: 
     def make_step(optimiser: torch.optim.Optimizer) -> Step:
         step = network_step(network, loss, optimiser)
 
-        def on_reference(images: Tensor, labels: Tensor) -> Tensor:
+        def on_reference(batch: Batch) -> Tensor:
             with reference_kernels():
-                return step(images, labels)
+                return step(batch)
 
         return on_reference
 

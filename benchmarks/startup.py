@@ -16,12 +16,13 @@ FIRST_STEP = """
 import nispa
 import torch
 from nispa.models import NetworkConfig, build_network
-from nispa.training import OptimiserConfig, make_optimiser, network_step
+from nispa.training import Batch, OptimiserConfig, make_optimiser, network_step
 
 network = build_network(NetworkConfig(), (1, 28, 28), 57, seed=0)
 optimiser = make_optimiser(OptimiserConfig(), network.parameters())
 step = network_step(network, torch.nn.functional.cross_entropy, optimiser)
-step(torch.rand(128, 1, 28, 28), torch.zeros(128, dtype=torch.int64))
+labels = torch.zeros(128, dtype=torch.int64)
+step(Batch(torch.rand(128, 1, 28, 28), labels, torch.arange(128), 1, 1))
 """
 
 PROGRAMS = {

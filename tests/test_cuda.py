@@ -16,6 +16,7 @@ from nispa.presets import Settings
 from nispa.training import (
     ClassMask,
     OptimiserConfig,
+    batch_of,
     gradient_step,
     make_optimiser,
     network_step,
@@ -91,7 +92,7 @@ def test_recorded_steps_are_the_steps_one_by_one(
         losses = []
         for size in (32, 32, 32, 7, 32):  # the fourth batch has a shape of its own
             index = torch.arange(size, device="cuda")
-            losses.append(float(step(*samples.batch(index))))
+            losses.append(float(step(batch_of(samples, index))))
         found.append((losses, [values.detach().clone() for values in net.parameters()]))
     (plain, before), (recorded, after) = found
     assert recorded == pytest.approx(plain, rel=1e-3)

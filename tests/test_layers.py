@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from nispa.layers import SparseConv2d, SparseLayer, SparseLinear
 from nispa.topology import ConnectionLayer
-from nispa.training import OptimiserConfig, gradient_step, make_optimiser
+from nispa.training import Batch, OptimiserConfig, gradient_step, make_optimiser
 
 OPTIMISERS = [
     OptimiserConfig(optimiser="adam", weight_decay=0.1, learning_rate=0.05),
@@ -80,7 +80,7 @@ def train(layer: SparseLayer, config: OptimiserConfig, steps: int = 5) -> None:
 
     step = gradient_step(loss, make_optimiser(config, layer.parameters()))
     for _ in range(steps):
-        step(x, torch.zeros(1))
+        step(Batch(x, torch.zeros(1), torch.arange(len(x)), 1, 1))
 
 
 KINDS = pytest.mark.parametrize("kind", ["linear", "conv"])

@@ -29,7 +29,15 @@ from nispa.topology import (
     complement,
     live_between,
 )
-from nispa.training import ClassMask, OptimiserConfig, accuracy, make_optimiser, network_step
+from nispa.training import (
+    Batch,
+    ClassMask,
+    OptimiserConfig,
+    accuracy,
+    batch_of,
+    make_optimiser,
+    network_step,
+)
 from tests.kernels.links import assert_same, fastest, seeded
 
 PLENTY = 10**9
@@ -173,7 +181,7 @@ def test_training_on_prepared_data_gives_the_same_network(
         step = network_step(network, mask.loss, optimiser)
         for seed in range(3):
             for index in torch.randperm(70, generator=seeded(seed)).split(32):
-                seen.append(step(*data.batch(index)))
+                seen.append(step(batch_of(data, index)))
     assert torch.equal(torch.stack(losses[0]), torch.stack(losses[1]))
     before = stable_network(name).state_dict()
     for key, value in networks[0].state_dict().items():
@@ -603,7 +611,7 @@ def test_a_step_adds_the_penalty() -> None:
 
     extra = penalty().detach()
     step = network_step(network, functional.cross_entropy, optimiser, penalty)
-    value = step(images, wanted)
+    value = step(Batch(images, wanted, torch.arange(10), 1, 1))
     assert not value.requires_grad
     assert value.item() == pytest.approx((loss + extra).item())
     for values, old, gradient in zip(network.parameters(), before, gradients, strict=True):
@@ -615,7 +623,8 @@ def test_a_penalty_that_holds_nothing_yet() -> None:
     images, wanted = DATA["pixels"]().batch(torch.arange(10))
     for network, penalty in zip(networks, (None, lambda: torch.tensor(2.0)), strict=True):
         optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
-        network_step(network, functional.cross_entropy, optimiser, penalty)(images, wanted)
+        step = network_step(network, functional.cross_entropy, optimiser, penalty)
+        step(Batch(images, wanted, torch.arange(10), 1, 1))
     for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
         assert torch.equal(one, other)
 

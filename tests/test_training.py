@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from nispa.errors import ConfigError, DivergedError
 from nispa.models import NetworkConfig, build_network
@@ -15,12 +16,15 @@ from nispa.seeding import stream
 from nispa.tasks import JoinedSamples, Samples
 from nispa.training import (
     EVALUATION_BATCH,
+    Batch,
     ClassMask,
     EpochEnd,
     FitResult,
     OptimiserConfig,
+    Term,
     accuracy,
     fit,
+    gradient_of,
     gradient_step,
     make_optimiser,
 )
@@ -67,17 +71,19 @@ class Run:
     ) -> None:
         self.network = Counter()
         self.seen: list[list[int]] = []
+        self.places: list[tuple[int, int]] = []
         left, loss = iter(accuracies), iter(losses)
 
         def validate() -> float | None:
             self.network.eval()
             return next(left)
 
-        def step(images: Tensor, labels: Tensor) -> Tensor:
+        def step(batch: Batch) -> Tensor:
             assert self.network.training
-            assert len(images) == len(labels)
+            assert len(batch) == len(batch.images) == len(batch.labels)
             self.network.steps += 1
-            self.seen.append(labels.tolist())
+            self.seen.append(batch.labels.tolist())
+            self.places.append((batch.epoch, batch.number))
             return torch.tensor(next(loss, 1.0))
 
         self.ends, self.result = drive(
@@ -169,8 +175,9 @@ def test_a_loss_that_is_no_number_stops_the_fit(loss: float) -> None:
 def test_fit_takes_joined_samples() -> None:
     seen: list[int] = []
 
-    def step(_images: Tensor, labels: Tensor) -> Tensor:
-        seen.extend(labels.tolist())
+    def step(batch: Batch) -> Tensor:
+        assert torch.equal(two.batch(batch.index)[1], batch.labels)
+        seen.extend(batch.labels.tolist())
         return torch.tensor(1.0)
 
     two = JoinedSamples((numbered(3), numbered(2)))
@@ -221,16 +228,20 @@ def test_fit_learns_and_puts_sparse_values_back() -> None:
 # Steps and optimisers.
 
 
+def given(images: Tensor) -> Batch:
+    return Batch(images, torch.zeros(len(images)), torch.arange(len(images)), 1, 1)
+
+
 def test_a_gradient_step_by_hand() -> None:
     value = nn.Parameter(torch.tensor([3.0]))
     config = OptimiserConfig(optimiser="sgd", learning_rate=0.1, momentum=0.5, weight_decay=0.2)
     step = gradient_step(lambda x, labels: (value * x).sum(), make_optimiser(config, [value]))
-    loss = step(torch.tensor([2.0]), torch.zeros(1))
+    loss = step(given(torch.tensor([2.0])))
     assert float(loss) == 6.0
     assert not loss.requires_grad
     # gradient 2 + 0.2 * 3 = 2.6; 3 - 0.26 = 2.74
     assert value.tolist() == pytest.approx([2.74])
-    step(torch.tensor([2.0]), torch.zeros(1))
+    step(given(torch.tensor([2.0])))
     # gradient 2 + 0.2 * 2.74 = 2.548; velocity 0.5 * 2.6 + 2.548 = 3.848; 2.74 - 0.3848
     assert value.tolist() == pytest.approx([2.3552])
 
@@ -238,7 +249,7 @@ def test_a_gradient_step_by_hand() -> None:
 def test_a_step_without_anything_to_learn_returns_the_loss() -> None:
     optimiser = make_optimiser(OptimiserConfig(), [nn.Parameter(torch.zeros(0))])
     step = gradient_step(lambda x, labels: x.sum(), optimiser)
-    assert float(step(torch.ones(3), torch.zeros(3))) == 3.0
+    assert float(step(given(torch.ones(3)))) == 3.0
 
 
 @pytest.mark.parametrize(
@@ -361,3 +372,30 @@ def test_masks_take_double_logits() -> None:
     for how in ("slice", "zero"):
         loss = ClassMask((1, 3), 4, how, CPU).loss(LOGITS.double(), torch.tensor([3, 1]))
         assert loss.dtype == torch.float64
+
+
+def test_a_step_is_told_its_place() -> None:
+    run = Run([0.5, 0.5])
+    assert run.places == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+
+
+def test_the_gradient_of_several_terms() -> None:
+    network = build_network(NetworkConfig(hidden=(8,), density=0.5), (1, 2, 2), 3, seed=0)
+    generator = stream(0, "terms")
+    images = [torch.rand(count, 1, 2, 2, generator=generator) for count in (7, 3)]
+    labels, logits = torch.arange(7) % 3, torch.rand(3, 3, generator=generator)
+    terms = [
+        Term(images[0], labels, functional.cross_entropy),
+        Term(images[1], logits, functional.mse_loss, 2.5),
+    ]
+    loss = gradient_of(network, terms)
+    found = [value.grad for value in network.parameters()]
+    network.zero_grad(set_to_none=True)
+    wanted = functional.cross_entropy(network(images[0]), labels)
+    wanted = wanted + 2.5 * functional.mse_loss(network(images[1]), logits)
+    wanted.backward()
+    assert float(loss) == pytest.approx(float(wanted.detach()))
+    assert not loss.requires_grad
+    for gradient, value in zip(found, network.parameters(), strict=True):
+        assert gradient is not None
+        torch.testing.assert_close(gradient, value.grad)

@@ -29,9 +29,8 @@ from typing import Any
 from nispa.config import as_json, build, canonical_keys, describe
 from nispa.errors import ConfigError, UnknownNameError, unknown_name
 from nispa.methods import METHODS, method_class
-from nispa.methods.base import Method
+from nispa.methods.base import Method, MethodConfig
 from nispa.models import NetworkConfig
-from nispa.training import OptimiserConfig
 
 Values = Mapping[str, Any]
 
@@ -161,7 +160,7 @@ class Settings:
     method: str
     preset: str
     network: NetworkConfig
-    config: OptimiserConfig
+    config: MethodConfig
 
     def as_json(self) -> dict[str, Any]:
         """Both parts as JSON values."""
@@ -212,16 +211,23 @@ def resolve(
         architecture = str(for_network.get("architecture", network["architecture"]))
         network |= PAPER_NETWORK.get(architecture, {})
         config |= PAPER_METHODS.get(method, {})
-    return Settings(
+    settings = Settings(
         method,
         preset,
         build(NetworkConfig, {**network, **for_network}),
         build(config_class, {**config, **for_method}),
     )
+    able = method_class(method).incremental
+    if settings.config.incremental not in able:
+        raise ConfigError(
+            f"method '{method}' cannot learn with incremental={settings.config.incremental}; it "
+            f"can with {' or '.join(able)}"
+        )
+    return settings
 
 
 def _sort_out(
-    given: Values, config_class: type[OptimiserConfig]
+    given: Values, config_class: type[MethodConfig]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The user's settings by the class they belong to, under their proper names."""
     parts: list[dict[str, Any]] = [{}, {}]
@@ -238,7 +244,7 @@ def _sort_out(
 
 
 def _unknown_setting(
-    key: str, known: set[str], config_class: type[OptimiserConfig]
+    key: str, known: set[str], config_class: type[MethodConfig]
 ) -> UnknownNameError | ConfigError:
     owners = sorted(
         name

@@ -1,16 +1,16 @@
 """Training one data set: ``fit`` runs epochs, ``accuracy`` measures.
 
-``fit`` knows no algorithm. A method passes it a ``step``, a function that takes one batch, updates
-the network and returns the loss; whatever an algorithm does to losses or gradients (penalties,
-projections, memories, path integrals) stands in its own step. ``fit`` is a generator: it yields an
-:class:`EpochEnd` after each epoch, and whoever drives it may show, record or stop.
+``fit`` knows no algorithm. A method passes it a ``step``, a function that takes one :class:`Batch`,
+updates the network and returns the loss; whatever an algorithm does to losses or gradients
+(penalties, projections, memories, path integrals) stands in its own step. ``fit`` is a generator:
+it yields an :class:`EpochEnd` after each epoch, and whoever drives it may show, record or stop.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,11 +26,40 @@ from nispa.models import DataSet, SparseNetwork
 EVALUATION_BATCH = 512
 """Images per batch outside training: a fixed number, so that logits are comparable bit by bit."""
 
-Step = Callable[[Any, Tensor], Tensor]
-"""From images and labels of a batch to its loss, a detached scalar, after updating the network.
 
-Images are what the data set's ``batch`` gives: a tensor, or what stands for one in a prepared set.
-"""
+@dataclass(frozen=True)
+class Batch:
+    """Some images of the training set, in the order in which they were drawn.
+
+    Attributes:
+        images: What the data set's ``batch`` gives: ``(n, channels, height, width)`` float32, or
+            what stands for it in a prepared set.
+        labels: Their classes, ``(n,)`` int64.
+        index: Their places in the training set, ``(n,)`` int64.
+        epoch: Number of the epoch, from 1.
+        number: Number of the batch in its epoch, from 1.
+    """
+
+    images: Any
+    labels: Tensor
+    index: Tensor
+    epoch: int
+    number: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def batch_of(data: DataSet, index: Tensor, epoch: int = 1, number: int = 1) -> Batch:
+    """The batch of the samples at ``index``, ``(n,)`` int64."""
+    return Batch(*data.batch(index), index, epoch, number)
+
+
+Step = Callable[[Batch], Tensor]
+"""From a batch to its loss, a detached scalar, after updating the network."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""A mean over samples, from logits ``(n, outputs)`` and what they should be, ``(n, ...)``."""
 
 
 @settings
@@ -132,13 +161,13 @@ def fit(
         network.train()
         shuffled = torch.randperm(len(train), generator=order(epoch)).to(train.labels.device)
         total = torch.zeros((), dtype=torch.float64, device=train.labels.device)
-        for index in shuffled.split(batch_size):
-            images, labels = train.batch(index)
-            total += step(images, labels).double() * len(index)
-        loss = float(total) / len(train)
-        if not math.isfinite(loss):
+        for number, index in enumerate(shuffled.split(batch_size), 1):
+            loss = step(batch_of(train, index, epoch, number))
+            total += loss.double() * len(index)
+        mean = float(total) / len(train)
+        if not math.isfinite(mean):
             raise DivergedError(
-                f"the loss became {loss} in epoch {epoch}; pass a smaller learning_rate"
+                f"the loss became {mean} in epoch {epoch}; pass a smaller learning_rate"
             )
         samples += len(train)
         accuracy = validate()
@@ -146,7 +175,7 @@ def fit(
             best, best_epoch = accuracy, epoch
             if keep == "best":
                 kept = {name: value.clone() for name, value in network.state_dict().items()}
-        yield EpochEnd(epoch, loss, accuracy, len(train), time.perf_counter() - started)
+        yield EpochEnd(epoch, mean, accuracy, len(train), time.perf_counter() - started)
         if patience is not None and epoch - best_epoch >= patience:
             break
     if keep == "best":
@@ -155,14 +184,12 @@ def fit(
     return FitResult(accuracy, epoch, epoch, samples)
 
 
-def gradient_step(
-    loss: Callable[[Tensor, Tensor], Tensor], optimiser: torch.optim.Optimizer
-) -> Step:
+def gradient_step(loss: Callable[[Any, Tensor], Tensor], optimiser: torch.optim.Optimizer) -> Step:
     """A step with any loss: the gradient of ``loss(images, labels)``, then the optimiser."""
 
-    def step(images: Tensor, labels: Tensor) -> Tensor:
+    def step(batch: Batch) -> Tensor:
         optimiser.zero_grad(set_to_none=True)
-        value = loss(images, labels)
+        value = loss(batch.images, batch.labels)
         if value.requires_grad:  # nothing to do where every value is frozen
             value.backward()
             optimiser.step()
@@ -173,7 +200,7 @@ def gradient_step(
 
 def network_step(
     network: SparseNetwork,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     optimiser: torch.optim.Optimizer,
     penalty: Callable[[], Tensor] | None = None,
 ) -> Step:
@@ -185,16 +212,10 @@ def network_step(
         optimiser: Over the network's values.
         penalty: What is added to the loss whatever the batch: a scalar from the values themselves.
     """
+    gradients = batch_gradients(network, loss)
 
-    def gradients(images: Any, labels: Tensor) -> Tensor:
-        return network.gradients(images, labels, loss, reuse=True)
-
-    values = list(network.parameters())
-    if values[0].device.type == "cuda":
-        gradients = Recorded(gradients, values)
-
-    def step(images: Any, labels: Tensor) -> Tensor:
-        value = gradients(images, labels)
+    def step(batch: Batch) -> Tensor:
+        value = gradients(batch.images, batch.labels)
         if penalty is not None:
             more = penalty()
             if more.requires_grad:  # not before there is something to hold on to
@@ -204,6 +225,63 @@ def network_step(
         return value
 
     return step
+
+
+def batch_gradients(network: SparseNetwork, loss: Loss) -> Callable[[Any, Tensor], Tensor]:
+    """The fastest way to many gradients of one loss.
+
+    Returns:
+        From images and labels of a batch to its loss, detached. It makes the gradient the ``grad``
+        of every plastic value, and may write it over the one before.
+    """
+
+    def gradients(images: Any, labels: Tensor) -> Tensor:
+        return network.gradients(images, labels, loss, reuse=True)
+
+    values = list(network.parameters())
+    return Recorded(gradients, values) if values[0].device.type == "cuda" else gradients
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of a loss: some images, what their logits should be, how that is scored, its weight.
+
+    Attributes:
+        images: ``(n, channels, height, width)`` float32, or what stands for it.
+        wanted: What ``loss`` compares logits with, ``(n, ...)``: classes, or logits of before.
+        loss: A mean over samples.
+        weight: Its factor in the sum.
+    """
+
+    images: Any
+    wanted: Tensor
+    loss: Loss
+    weight: float = 1.0
+
+
+def gradient_of(network: SparseNetwork, terms: Sequence[Term]) -> Tensor:
+    """Makes the gradient of a weighted sum of terms the ``grad`` of every plastic value.
+
+    Each term is a pass of its own, so batches of any sizes and losses may be put together.
+
+    Returns:
+        The sum, a detached scalar.
+    """
+    values = [value for value in network.parameters() if value.numel()]
+    total = values[0].new_zeros(()) if values else torch.zeros(())
+    summed: list[Tensor] | None = None
+    for term in terms:
+        total = total + term.weight * network.gradients(term.images, term.wanted, term.loss)
+        here = [torch.zeros_like(each) if each.grad is None else each.grad for each in values]
+        if term.weight != 1.0:
+            torch._foreach_mul_(here, term.weight)
+        if summed is None:
+            summed = here
+        else:
+            torch._foreach_add_(summed, here)
+    for value, gradient in zip(values, summed or [], strict=True):
+        value.grad = gradient
+    return total
 
 
 @torch.no_grad()

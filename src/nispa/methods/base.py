@@ -11,11 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from nispa.config import setting, settings
 from nispa.errors import CapacityError, FormatError, NotLearnedError, ScenarioError
 from nispa.models import DataSet, NetworkConfig, SparseNetwork, build_network, empty_network
 from nispa.tasks import JoinedSamples, Samples, Task, TaskInfo
@@ -23,6 +24,26 @@ from nispa.training import EpochEnd, OptimiserConfig
 
 CACHE_BYTES = 2**29
 """Memory that prepared training data may take, unless a run says otherwise."""
+
+
+Incremental = Literal["task", "class", "domain"]
+"""What each task adds, after van de Ven and Tolias 2019, arXiv 1904.07734.
+
+``task``: outputs of its own, as if it had a head, among which a prediction that is told the task
+chooses. ``class``: new classes among those that came before, to be told from them all. ``domain``:
+the same classes in other images.
+"""
+
+
+@settings
+class MethodConfig(OptimiserConfig):
+    """Settings of every method."""
+
+    incremental: Incremental = setting(
+        "task",
+        "what a task adds: outputs of its own, new classes among all seen, or other images of the "
+        "same classes",
+    )
 
 
 @dataclass(frozen=True)
@@ -124,6 +145,8 @@ class Census:
         owed: Connections of each layer that were dropped and found no place to grow yet.
         live: Live weights and biases in all.
         total: Weights and biases that the same networks would have if they were dense.
+        storage: Bytes kept beside the networks from one task to the next, by what they are for:
+            ``"memory"`` (samples), ``"importance"``, ``"masks"``.
     """
 
     stable: dict[str, tuple[int, int]]
@@ -131,6 +154,7 @@ class Census:
     owed: dict[str, int]
     live: int
     total: int
+    storage: Mapping[str, int] = field(default_factory=dict)
 
 
 class Method(ABC):
@@ -139,6 +163,7 @@ class Method(ABC):
     Attributes:
         name: What the command line calls it.
         config_class: Its settings.
+        incremental: What tasks may add, as :data:`Incremental` names it.
         shares_classes: Whether it can learn a task with classes that it has seen before.
         task_agnostic: Whether it can predict without being told the task.
         rehearses: Whether an epoch goes over the images of all tasks so far, not the new one's.
@@ -146,7 +171,8 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
-    config_class: ClassVar[type[OptimiserConfig]]
+    config_class: ClassVar[type[MethodConfig]]
+    incremental: ClassVar[tuple[Incremental, ...]] = ("task",)
     shares_classes: ClassVar[bool] = True
     task_agnostic: ClassVar[bool] = True
     rehearses: ClassVar[bool] = False
@@ -253,7 +279,7 @@ class Method(ABC):
         """Whether this method could learn ``task`` after the ``earlier`` ones.
 
         Raises:
-            ScenarioError: It has classes seen before, one class, or too few images.
+            ScenarioError: It has classes seen before or new ones, one class, or too few images.
             CapacityError: Its images or classes do not fit the network.
         """
         if task.train.shape != self.problem.input_shape:
@@ -274,12 +300,26 @@ class Method(ABC):
                     f"task {task.name} has no {part} images, which decide when to stop; "
                     "pass a validation share above 0, such as 0.1"
                 )
+        self._check_classes(task, earlier)
+
+    def _check_classes(self, task: Task, earlier: Sequence[TaskInfo]) -> None:
+        """Whether a task has the classes that a task to come must have."""
         seen = {label for info in earlier for label in info.classes}
-        again = sorted(seen & set(task.classes))
-        if again and not self.shares_classes:
+        again, incremental = sorted(seen & set(task.classes)), self.config.incremental
+        if again and (incremental == "class" or not self.shares_classes):
+            fix = (
+                "tasks that share their classes are learned with incremental=domain"
+                if incremental == "class" and "domain" in self.incremental
+                else "give each task outputs of its own"
+            )
             raise ScenarioError(
-                f"task {task.name} has classes seen before ({', '.join(map(str, again))}), whose "
-                f"outputs method '{self.name}' has frozen; give each task outputs of its own"
+                f"task {task.name} has classes seen before ({', '.join(map(str, again))}), which "
+                f"method '{self.name}' cannot learn again; {fix}"
+            )
+        if incremental == "domain" and earlier and set(task.classes) != seen:
+            raise ScenarioError(
+                f"task {task.name} has other classes than the tasks before; with "
+                "incremental=domain all tasks share theirs; pass incremental=class for new ones"
             )
 
 
@@ -287,6 +327,7 @@ def count(
     networks: Mapping[str, SparseNetwork],
     stable: Mapping[str, Tensor] | None = None,
     owed: Mapping[str, int] | None = None,
+    storage: Mapping[str, int] | None = None,
 ) -> Census:
     """The census of some networks.
 
@@ -294,6 +335,7 @@ def count(
         networks: By the prefix of their layers' names, such as ``"task0/"``, or ``""``.
         stable: Stable units per group, ``(units,)`` bool, where the method has any.
         owed: Connections per layer that found no place, where the method counts them.
+        storage: Bytes kept beside the networks, where the method keeps any.
     """
     groups = {}
     if stable is not None:
@@ -312,6 +354,7 @@ def count(
         dict(owed or {}),
         sum(network.live_count() for network in networks.values()),
         sum(network.position_count() for network in networks.values()),
+        dict(storage or {}),
     )
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from nispa.config import setting, settings
-from nispa.methods.base import Learning, LearnReport, PhaseEnd, PhaseStart
+from nispa.methods.base import Learning, LearnReport, MethodConfig, PhaseEnd, PhaseStart
 from nispa.models import DataSet, SparseNetwork
-from nispa.training import OptimiserConfig, fit, make_optimiser, network_step
+from nispa.training import Loss, Step, fit, make_optimiser, network_step
 
 
 @settings
-class EpochsConfig(OptimiserConfig):
+class EpochsConfig(MethodConfig):
     """Settings of methods that train a task in one go."""
 
     epochs: int = setting(20, "epochs of training per task, at most", ge=1, le=1_000_000)
@@ -26,7 +27,7 @@ class EpochsConfig(OptimiserConfig):
 
 def learn_in_epochs(
     network: SparseNetwork,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     train: DataSet,
     validate: Callable[[], float | None],
     config: EpochsConfig,
@@ -44,16 +45,42 @@ def learn_in_epochs(
         order: From the epoch's number to the stream that shuffles it.
         penalty: A scalar of the network's values, added to the loss of each batch.
     """
+    optimiser = make_optimiser(config, network.parameters())
+    step = network_step(network, loss, optimiser, penalty)
+    return learn_by_steps(network, step, train, validate, config, order)
+
+
+def learn_by_steps(
+    network: SparseNetwork,
+    step: Step,
+    train: DataSet,
+    validate: Callable[[], float | None],
+    config: EpochsConfig,
+    order: Callable[[int], torch.Generator],
+    keep: Literal["best", "last"] = "best",
+) -> Learning:
+    """Trains with a step of the method's own.
+
+    Args:
+        network: What learns.
+        step: One update of it.
+        train: What it learns from.
+        validate: Fraction right on the validation set.
+        config: How long.
+        order: From the epoch's number to the stream that shuffles it.
+        keep: The epoch of the best validation accuracy, or the last one.
+    """
     started = time.perf_counter()
     yield PhaseStart(1, config.epochs)
     result = yield from fit(
         network,
-        network_step(network, loss, make_optimiser(config, network.parameters()), penalty),
+        step,
         train,
         epochs=config.epochs,
         batch_size=config.batch_size,
         order=order,
         validate=validate,
+        keep=keep,
         patience=config.patience,
     )
     yield PhaseEnd(1, result.accuracy, time.perf_counter() - started)

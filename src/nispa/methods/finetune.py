@@ -1,7 +1,6 @@
 """Fine-tuning: learn each task where the last one left off, with nothing to hold the old ones.
 
-The lower bound of every comparison. The network is as sparse as NISPA's, its pattern never changes;
-the logits of other tasks' classes are left out of the loss, as if each task had a head of its own.
+The lower bound of every comparison. The network is as sparse as NISPA's, its pattern never changes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Finetune(OneNetwork):
 
     def learn_task(self, task: Task) -> Learning:
         """Trains on the task alone."""
-        classes = self._classes(task.classes)
+        classes = self.competing(task)
         validation = task.validation.to(self.device)
         return learn_in_epochs(
             self.network,

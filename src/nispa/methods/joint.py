@@ -1,8 +1,9 @@
 """Joint training: a fresh network on all tasks so far, their data kept. The upper bound.
 
-With each new task the network starts anew and learns the union of all tasks' training images; each
-image is scored against the classes of its own task, as if each task had a head of its own. Row i of
-the accuracy matrix is thus joint training on tasks 0 to i, and the last row the usual upper bound.
+With each new task the network starts anew and learns the union of all tasks' training images. Where
+tasks add outputs of their own, each image is scored against the classes of its own task, as if each
+task had a head; otherwise against all classes seen. Row i of the accuracy matrix is thus joint
+training on tasks 0 to i, and the last row the usual upper bound.
 It keeps every training and validation image, so its saved state grows with each task.
 """
 
@@ -41,25 +42,29 @@ class Joint(OneNetwork):
         self.train.append(task.train.to(self.device))
         self.validation.append(task.validation.to(self.device))
         tasks = [*self.learned, task.info]
+        everything = self.competing(task)
         head = torch.full((self.problem.outputs,), -1, device=self.device)
         for number, info in enumerate(tasks):
             head[list(info.classes)] = number
 
-        def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        def own_head(logits: Tensor, labels: Tensor) -> Tensor:
             others = head[labels].unsqueeze(1) != head.unsqueeze(0)
             return functional.cross_entropy(logits.masked_fill(others, -torch.inf), labels)
+
+        told = self.config.incremental == "task"
 
         def validate() -> float:
             right = total = 0.0
             for info, samples in zip(tasks, self.validation, strict=True):
-                share = accuracy(self.network, self._classes(info.classes).predict, samples)
+                classes = self._classes(info.classes) if told else everything
+                share = accuracy(self.network, classes.predict, samples)
                 right += (share or 0.0) * len(samples)
                 total += len(samples)
             return right / total
 
         return learn_in_epochs(
             self.network,
-            loss,
+            own_head if told else everything.loss,
             self.prepare(self.network, JoinedSamples(tuple(self.train))),
             validate,
             self.config,

@@ -52,6 +52,7 @@ from nispa.methods.base import (
     Learning,
     LearnReport,
     Method,
+    MethodConfig,
     MethodState,
     PhaseEnd,
     PhaseStart,
@@ -69,7 +70,6 @@ from nispa.training import (
     EVALUATION_BATCH,
     ClassMask,
     FitResult,
-    OptimiserConfig,
     accuracy,
     fit,
     make_optimiser,
@@ -78,7 +78,7 @@ from nispa.training import (
 
 
 @settings
-class NispaConfig(OptimiserConfig):
+class NispaConfig(MethodConfig):
     """Settings of NISPA, named as in the paper where the paper names them."""
 
     epochs_per_phase: int = setting(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nispa.methods.base import (
     Census,
@@ -14,15 +15,14 @@ from nispa.methods.base import (
     load_network,
     network_state,
 )
-from nispa.tasks import TaskInfo
-from nispa.training import ClassMask
+from nispa.tasks import Task, TaskInfo
+from nispa.training import ClassMask, Loss
 
 
 class OneNetwork(Method):
-    """Holds ``network``; a method built on it writes ``learn_task``.
+    """Holds ``network``; a method built on it writes ``learn_task``."""
 
-    The logits of other tasks' classes are left out, as if each task had a head of its own.
-    """
+    incremental = ("task", "class", "domain")
 
     def start(self) -> None:
         """A fresh network."""
@@ -45,6 +45,37 @@ class OneNetwork(Method):
     def census(self) -> Census:
         """Connections; see :class:`Method`."""
         return count({"": self.network})
+
+    def competing(self, task: Task) -> ClassMask:
+        """The outputs that a sample of ``task`` is scored against while the task is learned.
+
+        Its own, as if each task had a head, or those of all classes seen with it.
+        """
+        if self.config.incremental == "task":
+            return self._classes(task.classes)
+        return self._classes(tuple(sorted({*self.classes_seen, *task.classes})))
+
+    def rehearsed(self, task: Task) -> Loss:
+        """The loss of samples of any task so far while ``task`` is learned.
+
+        Returns:
+            Mean cross-entropy, from logits ``(n, outputs)`` and ``(n, 2)`` int64: the class of each
+            sample and the place of its task.
+        """
+        if self.config.incremental != "task":
+            competing = self.competing(task)
+            return lambda logits, wanted: competing.loss(logits, wanted[:, 0])
+        places = {info.index: info.classes for info in (*self.learned, task.info)}
+        own = torch.zeros(max(places) + 1, self.problem.outputs, dtype=torch.bool)
+        for place, classes in places.items():
+            own[place, list(classes)] = True
+        own = own.to(self.device)
+
+        def loss(logits: Tensor, wanted: Tensor) -> Tensor:
+            heads = logits.masked_fill(~own[wanted[:, 1]], -torch.inf)
+            return functional.cross_entropy(heads, wanted[:, 0])
+
+        return loss
 
     def _classes(self, classes: tuple[int, ...]) -> ClassMask:
         return ClassMask(classes, self.problem.outputs, "slice", self.device)
