@@ -16,6 +16,7 @@ from nispa import __version__
 from nispa.cli.run import run
 from nispa.config import describe
 from nispa.learner import Learner
+from nispa.methods import METHODS
 from nispa.methods.base import CACHE_BYTES
 from nispa.methods.nispa import NispaConfig
 from nispa.models import NetworkConfig
@@ -178,7 +179,7 @@ def test_list_scenarios_methods_presets_and_datasets(capsys: Capture) -> None:
         for what in ("scenarios", "methods", "presets", "datasets")
     }
     assert {"split", "split-digits", "efmnist", "permuted-mnist"} <= listed["scenarios"]
-    assert listed["methods"] == {"nispa", "finetune", "joint", "stl", "stl-iso"}
+    assert listed["methods"] - {"method"} == set(METHODS)
     assert {"default", "paper", "efmnist", "paper-efmnist"} <= listed["presets"]
     assert {"digits", "mnist", "emnist-balanced", "cifar100"} <= listed["datasets"]
 
@@ -244,3 +245,40 @@ def test_events_are_kept_beside_the_record(capsys: Capture, npz: Path) -> None:
     events = [json.loads(line)["event"] for line in lines]
     assert events.count("phase_end") == events.count("phase_start") == 6
     assert events.count("epoch") == 6  # one epoch in each phase
+
+
+def test_class_incremental_runs_say_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    few = ("--set", "epochs=1", "--set", "hidden=16", "--out", out)
+    ended = call(
+        capsys, "run", "split-digits", "--method", "finetune", "--incremental", "class", *few
+    )
+    assert ended.code == 0
+    assert "class-incremental" in ended.out
+    record = read_record(out)
+    assert record.incremental == "class"
+    assert record.config["method"]["incremental"] == "class"  # type: ignore[index,call-overload]
+    assert record.main_matrix == record.accuracy_matrix_task_agnostic
+    untold, told = "Accuracy without knowing the task", "Accuracy on each task"
+    assert 0 < ended.out.index(untold) < ended.out.index(told)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--incremental", "class"), "method 'nispa' cannot learn with incremental=class; it can "),
+        (("--incremental", "sideways"), "unknown incremental 'sideways'. Known: class, "),
+        (("--incremental", "task", "--set", "incremental=class"), "contradict each other"),
+        (
+            ("--method", "finetune", "--incremental", "domain"),
+            "task 2-3 has other classes than the tasks before",
+        ),
+    ],
+)
+def test_a_kind_that_does_not_fit(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, args: tuple[str, ...], message: str
+) -> None:
+    ended = call(capsys, "run", "split-digits", *args, "--out", tmp_path / "run")
+    assert ended.code == 2
+    assert message in ended.err
+    assert not (tmp_path / "run").exists()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from nispa.config import build, describe
 from nispa.mechanism.grow import GROWTH_RULES
@@ -175,11 +174,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 SKETCHES = re.findall(r"^class (\w+)\((?!Finetune)\w+\):", CONTRACT.read_text(), re.MULTILINE)
-FREEZES = {"PackNet", "Clnp"}
 
 
 def test_the_contract_is_tried_on_these() -> None:
-    assert SKETCHES == ["Ewc", "Si", "Replay", "AGem", "PackNet", "Clnp", "Hat"]
+    assert SKETCHES == ["Hat"]
 
 
 @pytest.fixture(scope="module")
@@ -194,15 +192,11 @@ def test_a_sketch_of_the_contract_learns(name: str, sketches: dict[str, Any]) ->
     values = {"learning_rate": 0.01, "batch_size": 8, "epochs": 10}
     method = cls(toy_problem(2), network, build(cls.config_class, values), seed=0)
     method.start()
-    images, _ = toy_task(0).test.batch(slice(None))
     _, report = finish(method.learn(toy_task(0)))
     assert report.samples_trained == 480 * report.phases
-    before = method.predict(images, toy_task(0).info)
     assert accuracy_on(method, toy_task(0)) >= 0.9
     finish(method.learn(toy_task(1)))
     assert accuracy_on(method, toy_task(1)) >= 0.9
-    if name in FREEZES:
-        assert torch.equal(method.predict(images, toy_task(0).info), before)
 
 
 if __name__ == "__main__":

@@ -325,3 +325,49 @@ def test_flipped_or_missing_bytes_are_noticed(
     out.write_bytes(content)
     with pytest.raises(InputError):
         Learner.load(out)
+
+
+# What a task adds.
+
+
+def sequential(incremental: str) -> Learner:
+    return Learner(
+        "finetune",
+        input_shape=(1, 4, 4),
+        classes=4,
+        incremental=incremental,
+        hidden=(16, 12),
+        batch_size=8,
+        epochs=5,
+    )
+
+
+def test_class_incremental_labels_are_new_and_told_from_all() -> None:
+    made = sequential("class")
+    made.learn(*arrays(0, names=("a", "b")))
+    with pytest.raises(ScenarioError, match=r"labels \['b'\] were learned before; with increm"):
+        made.learn(*arrays(1, names=("b", "c")))
+    made.learn(*arrays(1, names=("c", "d")))
+    images, labels = arrays(1, names=("c", "d"))
+    assert made.accuracy(images, labels) >= 0.9
+    # plain training on new classes among all seen forgets the old ones entirely
+    assert set(made.predict(arrays(0)[0])) <= {"c", "d"}
+
+
+def test_domain_incremental_tasks_share_their_labels(tmp_path: Path) -> None:
+    made = sequential("domain")
+    made.learn(*arrays(0, names=("a", "b")))
+    with pytest.raises(ScenarioError, match=r"labels \['a', 'c'\] are others than"):
+        made.learn(*arrays(1, names=("a", "c")))
+    made.save(tmp_path / "one")
+    again = Learner.load(tmp_path / "one")
+    again.learn(*arrays(1, names=("a", "b")))
+    assert [task.classes for task in again.tasks] == [(0, 1), (0, 1)]
+    images, labels = arrays(1, names=("a", "b"))
+    assert again.accuracy(images, labels) >= 0.9
+    assert set(again.predict(images)) == {"a", "b"}
+
+
+def test_a_kind_that_the_method_cannot_do_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'nispa' cannot learn with incremental=class; it can"):
+        Learner("nispa", input_shape=(1, 4, 4), classes=4, incremental="class")

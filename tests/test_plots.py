@@ -75,7 +75,7 @@ def test_twenty_tasks_are_rounded_and_all_named() -> None:
 
 def test_the_heading_says_what_was_run_and_what_came_out() -> None:
     assert heading(draw(record())) == [
-        "split-digits  ·  nispa  ·  preset paper  ·  seed 19",
+        "split-digits  ·  nispa  ·  preset paper  ·  task-incremental  ·  seed 19",
         "mean accuracy 81.25 %  ·  forgetting 12.50 %",
         "Data: digits (canonical)",
     ]

@@ -32,6 +32,7 @@ from nispa.errors import (
     FormatError,
     InputError,
     NotLearnedError,
+    ScenarioError,
 )
 from nispa.files import one_line, write_atomic
 from nispa.methods import method_class
@@ -49,8 +50,10 @@ _HEADER = "nispa"
 class Learner:
     """Learns tasks one after another from arrays.
 
-    Each task gets network outputs of its own, so the same label may mean different things in
-    different tasks.
+    What a task adds is the setting ``incremental``. With ``"task"`` each task gets outputs of its
+    own, so the same label may mean different things in different tasks. With ``"class"`` every task
+    brings new labels, and a prediction chooses among all. With ``"domain"`` all tasks have the same
+    labels.
     """
 
     def __init__(
@@ -127,17 +130,11 @@ class Learner:
             CapacityError: The images have another shape, or the outputs do not suffice.
             ScenarioError: Too few classes or images.
         """
-        samples, names = self._samples(images, labels, channels_first)
-        used = self._outputs_used
-        if used + len(names) > self.method.problem.outputs:
-            raise CapacityError(
-                f"this task has {len(names)} classes, but only {self.method.problem.outputs - used}"
-                f" of {self.method.problem.outputs} outputs are free; build with more classes"
-            )
+        samples, names, outputs = self._samples(images, labels, channels_first)
         task = make_task(
             len(self.tasks),
             f"task {len(self.tasks)}",
-            tuple(range(used, used + len(names))),
+            outputs,
             samples,
             samples,
             seed=self.seed,
@@ -219,15 +216,42 @@ class Learner:
 
     def _samples(
         self, images: ArrayLike, labels: ArrayLike, channels_first: bool | None
-    ) -> tuple[Samples, list[Any]]:
+    ) -> tuple[Samples, list[Any], tuple[int, ...]]:
+        """Images and labels of a task, the labels' names, and the outputs that they take."""
         stored, scale = as_images(images, channels_first=channels_first)
         self._fits(stored)
         given = as_label_array(labels)
         if len(given) != len(stored):
             raise DataError(f"{len(stored)} images but {len(given)} labels: one label per image")
         (encoded,), _ = encode_labels(given)
-        labelled = Samples(stored, encoded + self._outputs_used, scale=scale)
-        return labelled, np.unique(given).tolist()
+        names = np.unique(given).tolist()
+        first = self._first_output(names)
+        labelled = Samples(stored, encoded + first, scale=scale)
+        return labelled, names, tuple(range(first, first + len(names)))
+
+    def _first_output(self, names: list[Any]) -> int:
+        """The first of the outputs that a task with these labels takes."""
+        incremental, used = self.settings.config.incremental, self._outputs_used
+        if incremental == "domain" and self.labels:
+            if names != self.labels[0]:
+                raise ScenarioError(
+                    f"labels {names} are others than those of the tasks before, {self.labels[0]}; "
+                    "with incremental='domain' all tasks share theirs"
+                )
+            return 0
+        again = sorted({name for labels in self.labels for name in labels} & set(names))
+        if incremental == "class" and again:
+            raise ScenarioError(
+                f"labels {again} were learned before; with incremental='class' every task brings "
+                "new ones"
+            )
+        free = self.method.problem.outputs - used
+        if len(names) > free:
+            raise CapacityError(
+                f"this task has {len(names)} classes, but only {free} of "
+                f"{self.method.problem.outputs} outputs are free; build with more classes"
+            )
+        return used
 
     @property
     def _outputs_used(self) -> int:

@@ -80,8 +80,8 @@ def draw(record: Record) -> Figure:
 def _draw(record: Record) -> Figure:
     tasks = len(record.tasks)
     matrix = np.full((tasks, tasks), np.nan)
-    if record.accuracy_matrix:
-        matrix = as_matrix(record.accuracy_matrix)
+    if record.main_matrix:
+        matrix = as_matrix(record.main_matrix)
     figure = Figure(figsize=(12.4, 6.2), facecolor="white")
     grid = GridSpec(
         2,
@@ -116,12 +116,12 @@ def _names(record: Record) -> list[str]:
 def _title(figure: Figure, record: Record) -> None:
     preset = f"  ·  preset {one_line(record.preset, 30)}" if record.preset else ""
     head = f"{one_line(record.scenario.name, 40)}  ·  {one_line(record.method, 30)}{preset}"
-    head += f"  ·  seed {record.seed}"
+    head += f"  ·  {record.incremental}-incremental  ·  seed {record.seed}"
     size = 15 if len(head) <= 85 else 11
     figure.text(0.015, 0.95, head, fontsize=size, fontweight="bold", va="center")
     numbers = []
     for name, label in (("acc", "mean accuracy"), ("forgetting", "forgetting")):
-        metric = record.metrics.get(name)
+        metric = record.main_metrics.get(name)
         if metric is not None and metric.value is not None:
             numbers.append(f"{label} {percent(metric.value)} %")
     if record.status != "complete":

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -42,10 +43,12 @@ def render(record: Record, width: int = 80) -> RenderableType:
         width: Columns of the terminal; tables too wide for it take a more compact form.
     """
     parts: list[RenderableType] = [_head(record), _data(record)]
-    parts += _accuracy(record, "Accuracy on each task (%)", record.accuracy_matrix, width)
+    told = _accuracy(record, "Accuracy on each task (%)", record.accuracy_matrix, width)
+    untold: list[RenderableType] = []
     if record.accuracy_matrix_task_agnostic is not None:
         title = "Accuracy without knowing the task (%)"
-        parts += _accuracy(record, title, record.accuracy_matrix_task_agnostic, width)
+        untold = _accuracy(record, title, record.accuracy_matrix_task_agnostic, width)
+    parts += told + untold if record.incremental == "task" else untold + told
     parts += [Text(), _metrics(record)]
     if record.per_task:
         parts += [_title("Learning"), _learning(record)]
@@ -62,6 +65,7 @@ def render(record: Record, width: int = 80) -> RenderableType:
 
 def _head(record: Record) -> Text:
     words = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
+    words.append(f"{record.incremental}-incremental")
     if record.preset:
         words.append(f"preset {one_line(record.preset, 30)}")
     words.append(f"seed {record.seed}")
@@ -298,7 +302,12 @@ def _density(live: int, total: int) -> str:
 def _size(record: Record) -> Text:
     live, total = record.parameters.live, record.parameters.total
     density = _density(live, total)
-    return Text(f"\nParameters: {live:,} live of {total:,} positions (density {density})")
+    text = Text(f"\nParameters: {live:,} live of {total:,} positions (density {density})")
+    kept = record.per_task[-1].storage if record.per_task else {}
+    if kept:
+        parts = (f"{one_line(name, 30)} {decimal(size)}" for name, size in kept.items())
+        text.append(f"\nKept beside the network: {', '.join(parts)}")
+    return text
 
 
 def _environment(record: Record) -> Text:

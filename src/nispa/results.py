@@ -157,6 +157,7 @@ class TaskResult(_Part):
         stop_reason: Why learning ended, in a few words.
         stable_units: Per hidden group of units, in the network's order.
         connections: Per layer, in the network's order.
+        storage: Bytes kept beside the network for the tasks to come, by what they are for.
     """
 
     phases: Count
@@ -167,6 +168,7 @@ class TaskResult(_Part):
     stop_reason: str | None = None
     stable_units: dict[str, UnitCount] = Field(default_factory=dict)
     connections: dict[str, ConnectionCount] = Field(default_factory=dict)
+    storage: dict[str, Count] = Field(default_factory=dict)
 
 
 class Parameters(_Part):
@@ -209,6 +211,7 @@ class Record(_Part):
     method: str
     preset: str | None = None
     seed: Count
+    incremental: Literal["task", "class", "domain"] = "task"
     config: dict[str, Json]
     tasks: Many[TaskEntry]
     accuracy_matrix: Matrix = ()
@@ -219,6 +222,18 @@ class Record(_Part):
     parameters: Parameters
     environment: Environment
     notes: Many[str] = ()
+
+    @property
+    def main_matrix(self) -> Matrix:
+        """The accuracy matrix that counts: told the task where each has outputs of its own."""
+        untold = self.accuracy_matrix_task_agnostic
+        return self.accuracy_matrix if self.incremental == "task" or untold is None else untold
+
+    @property
+    def main_metrics(self) -> dict[str, MetricValue]:
+        """The metrics of that matrix."""
+        untold = self.metrics_task_agnostic
+        return self.metrics if self.incremental == "task" or untold is None else untold
 
     @model_validator(mode="after")
     def _consistent(self) -> Record:

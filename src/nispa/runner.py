@@ -73,7 +73,8 @@ class TaskEnd:
 
     Attributes:
         task: Its place, from 0.
-        accuracies: Test accuracy on every task learned so far, itself last.
+        accuracies: Test accuracy on every task learned so far, itself last; without being told the
+            task where tasks add classes or images to the same outputs.
         result: What the record keeps of it.
     """
 
@@ -151,7 +152,8 @@ def run(experiment: Experiment, out: Path) -> Generator[RunEvent, None, Record]:
             result = _result(method, report, train_s, time.perf_counter() - started)
             record = _add(record, method, result, row, agnostic)
             _save(folder, record, method, experiment.settings)
-            learned = tuple(value for value in row[: task.index + 1] if value is not None)
+            last = record.main_matrix[-1][: task.index + 1]
+            learned = tuple(value for value in last if value is not None)
             yield TaskEnd(task.index, learned, result)
     except BaseException as error:
         stopped = isinstance(error, (KeyboardInterrupt, GeneratorExit))
@@ -235,6 +237,7 @@ def _begin(experiment: Experiment, method: Method) -> Record:
         method=settings.method,
         preset=settings.preset,
         seed=experiment.seed,
+        incremental=settings.config.incremental,
         config=settings.as_json(),
         tasks=tuple(
             TaskEntry(
@@ -271,6 +274,7 @@ def _result(method: Method, report: LearnReport, train_s: float, eval_s: float) 
             )
             for layer, (live, frozen, total) in census.connections.items()
         },
+        storage=dict(census.storage),
     )
 
 

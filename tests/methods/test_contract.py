@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from nispa.errors import CapacityError, FormatError, NotLearnedError, ScenarioError
+from nispa.errors import CapacityError, ConfigError, FormatError, NotLearnedError, ScenarioError
 from nispa.learner import decode, encode
-from nispa.methods import METHODS
+from nispa.methods import METHODS, method_class
 from nispa.methods.base import Method, MethodState, PhaseEnd, PhaseStart
-from nispa.presets import Settings
+from nispa.presets import Settings, resolve
 from nispa.tasks import Task, TaskInfo
 from nispa.training import EpochEnd
 
-from .toy import accuracy_on, finish, same_tensors, toy_method, toy_task
+from .toy import accuracy_on, finish, same_tensors, toy_domain, toy_method, toy_task
 
 pytestmark = pytest.mark.parametrize("name", METHODS)
 FREEZES = {"nispa", "stl", "stl-iso"}
@@ -53,6 +54,51 @@ def test_what_freezes_does_not_forget(name: str) -> None:
     finish(method.learn(toy_task(1)))
     finish(method.learn(toy_task(2)))
     assert torch.equal(method.predict(images, toy_task(0).info), before)
+
+
+@pytest.mark.parametrize("incremental", ["task", "class", "domain"])
+def test_learns_what_it_says_it_can(name: str, incremental: str) -> None:
+    if incremental not in method_class(name).incremental:
+        with pytest.raises(ConfigError, match=rf"cannot learn with incremental={incremental}; it"):
+            resolve(name, "default", "split-digits", (1, 8, 8), {"incremental": incremental})
+        return
+    method = toy_method(name, incremental=incremental)
+    method.start()
+    make = toy_domain if incremental == "domain" else toy_task
+    for index in range(2):
+        task = make(index)
+        finish(method.learn(task))
+        assert accuracy_on(method, task) >= 0.9
+    images, _ = make(1).test.batch(slice(None))
+    if method.task_agnostic:
+        chosen = set(method.predict(images, None).tolist())
+        assert chosen <= set(method.classes_seen)
+
+
+@pytest.mark.parametrize("incremental", ["task", "class", "domain"])
+def test_refuses_classes_that_do_not_fit(name: str, incremental: str) -> None:
+    cls = method_class(name)
+    if incremental not in cls.incremental or (incremental == "task" and cls.shares_classes):
+        pytest.skip("this method learns all classes, or not so")
+    method = toy_method(name, incremental=incremental)
+    method.start()
+    finish(method.learn(toy_task(0)))
+    unfit = toy_task(1) if incremental == "domain" else replace(toy_task(0), index=1)
+    message = "other classes than" if incremental == "domain" else "classes seen before"
+    with pytest.raises(ScenarioError, match=message):
+        finish(method.learn(unfit))
+    assert len(method.learned) == 1
+
+
+def test_bytes_beside_the_network_are_counted(name: str) -> None:
+    method = learned(name)
+    parts = {"memory": ("memory.", "train.", "validation."), "masks": ("mask.",)}
+    parts["importance"] = ("importance.", "anchor.")
+    storage, tensors = method.census().storage, method.state().tensors
+    assert set(storage) <= set(parts)
+    for purpose, prefixes in parts.items():
+        kept = [tensor.nbytes for key, tensor in tensors.items() if key.startswith(prefixes)]
+        assert storage.get(purpose, 0) == sum(kept)
 
 
 def test_same_seed_same_result(name: str) -> None:

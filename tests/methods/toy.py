@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,22 @@ def toy_task(index: int, count: int = 48) -> Task:
         toy_images(index, count, "train"),
         toy_images(index, 16, "validation"),
         toy_images(index, 32, "test"),
+    )
+
+
+def toy_domain(index: int, count: int = 48) -> Task:
+    """Task ``index`` with classes 0 and 1: a toy task's images under the first one's labels."""
+    task = toy_task(index, count)
+
+    def relabelled(samples: Samples) -> Samples:
+        return replace(samples, labels=samples.labels % CLASSES_EACH)
+
+    return replace(
+        task,
+        classes=(0, 1),
+        train=relabelled(task.train),
+        validation=relabelled(task.validation),
+        test=relabelled(task.test),
     )
 
 

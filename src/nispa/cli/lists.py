@@ -45,7 +45,8 @@ def _scenarios(method: str | None) -> Iterable[str]:
 def _methods(method: str | None) -> Iterable[str]:
     from nispa.methods import METHODS
 
-    yield from rows([(name, _first_line(found)) for name, found in METHODS.items()])
+    table = [(name, ", ".join(m.incremental), _first_line(m)) for name, m in METHODS.items()]
+    yield from rows(table, ("method", "incremental", "what it is"))
 
 
 def _presets(method: str | None) -> Iterable[str]:
@@ -77,16 +78,16 @@ def _datasets(method: str | None) -> Iterable[str]:
 def _settings(method: str | None) -> Iterable[str]:
     from nispa.config import describe
     from nispa.methods import METHODS, method_class
+    from nispa.methods.base import MethodConfig
     from nispa.models import NetworkConfig
-    from nispa.training import OptimiserConfig
 
     yield "Settings for --set KEY=VALUE. Presets change some of these defaults."
-    shared = {field.name for field in describe(OptimiserConfig)}
+    shared = {field.name for field in describe(MethodConfig)}
     owners: dict[type[Any], list[str]] = {}
     for name in METHODS if method is None else [method]:
         owners.setdefault(method_class(name).config_class, []).append(name)
     sections = [("the network", describe(NetworkConfig))]
-    sections.append(("training, of every method", describe(OptimiserConfig)))
+    sections.append(("training, of every method", describe(MethodConfig)))
     for config_class, names in owners.items():
         own = [field for field in describe(config_class) if field.name not in shared]
         sections.append((", ".join(names), own))

@@ -49,6 +49,7 @@ EXAMPLES = """\b
 Examples:
   nispa run split-digits
   nispa run efmnist --data ~/data --preset paper --seed 19
+  nispa run split-mnist --method er --incremental class
   nispa run split --dataset photos/ --classes-per-task 3 --set density=0.1"""
 
 
@@ -65,6 +66,12 @@ Examples:
     metavar="NAME",
     show_default=True,
     help="See: nispa list presets.",
+)
+@click.option(
+    "--incremental",
+    metavar="KIND",
+    help="What a task adds: task (outputs of its own), class (new classes among all seen) or "
+    "domain (other images of the same classes); the method's own choice by default.",
 )
 @click.option(
     "--seed",
@@ -114,9 +121,17 @@ def run(**given: Any) -> None:
     nispa list scenarios.
     """
     pairs, no_download = given.pop("pairs"), given.pop("no_download")
+    chosen = settings_given(pairs)
+    if (kind := given.pop("incremental")) is not None:
+        if chosen.get("incremental", kind) != kind:
+            raise ConfigError(
+                f"--incremental {kind} and --set incremental={chosen['incremental']} contradict "
+                "each other; give one of them"
+            )
+        chosen["incremental"] = kind
     wanted = Wanted(
         **{field.name: given.pop(field.name) for field in fields(Wanted) if field.name in given},
-        settings=settings_given(pairs),
+        settings=chosen,
         download=not no_download,
         options={name: value for name, value in given.items() if value is not None},
     )

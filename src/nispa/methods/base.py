@@ -3,7 +3,7 @@
 ``learn`` is a generator. It yields events between which the method's state is whole, and returns a
 :class:`LearnReport`; whoever drives it shows, records or stops. Methods write no files, print
 nothing and know nothing of the tasks to come (but for their number, where they say that they need
-it). docs/decisions/0003-method-contract.md tells how regularisation, pruning and replay sit on it.
+it). docs/decisions/0003-method-contract.md tells why it is as it is.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nispa.errors import FormatError
-from nispa.methods.base import Learning, MethodState, draw_network
+from nispa.methods.base import Census, Learning, MethodState, count, draw_network
 from nispa.methods.epochs import EpochsConfig, learn_in_epochs
 from nispa.methods.one_network import OneNetwork
 from nispa.seeding import stream
@@ -80,6 +80,12 @@ class Joint(OneNetwork):
                 state.tensors.update(tensors)
             state.values[part] = [values for _, values in packed]
         return state
+
+    def census(self) -> Census:
+        """Connections, and the data kept; see :class:`Method`."""
+        kept = [pack(samples, "")[0] for samples in (*self.train, *self.validation)]
+        size = sum(tensor.nbytes for tensors in kept for tensor in tensors.values())
+        return count({"": self.network}, storage={"memory": size})
 
     def load_state(self, state: MethodState) -> None:
         """Takes over a state; see :class:`Method`."""
