@@ -1,27 +1,33 @@
-"""Runs of one scenario as a Markdown table, a row per seed and the mean.
+"""Runs as Markdown tables: the seeds of one method one by one, or methods side by side.
 
 python -m benchmarks.table runs/efmnist-nispa-paper-s*
+python -m benchmarks.table --side-by-side runs/efmnist-*
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nispa.results import Record, read_record
 
 
-def row(record: Record) -> list[float]:
-    """Final accuracy of each task in per cent, and their mean."""
-    final = [100 * value for value in record.accuracy_matrix[-1] if value is not None]
-    return [*final, statistics.fmean(final)]
+def final(record: Record) -> list[float]:
+    """Accuracy on each task after the last one in per cent, as the scenario's kind counts it."""
+    return [100 * value for value in record.main_matrix[-1] if value is not None]
 
 
 def cost(record: Record) -> float:
     """Seconds per million training samples, validation and rewiring included."""
-    seconds = sum(task.train_s for task in record.per_task)
-    return seconds / sum(task.samples_trained for task in record.per_task) * 1e6
+    return seconds(record) / sum(task.samples_trained for task in record.per_task) * 1e6
+
+
+def seconds(record: Record) -> float:
+    """Seconds of learning all tasks."""
+    return sum(task.train_s for task in record.per_task)
 
 
 def stable(record: Record) -> str:
@@ -32,28 +38,89 @@ def stable(record: Record) -> str:
     )
 
 
+def spread(values: Iterable[float | None], digits: int = 2) -> str:
+    """Mean and standard deviation, or nothing where a value is not defined."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return "–"
+    mean = f"{statistics.fmean(found):.{digits}f}"
+    if len(found) == 1 or not any(found):
+        return mean
+    return f"{mean} ({statistics.stdev(found):.{digits}f})"
+
+
+def by_seed(records: Sequence[Record]) -> list[str]:
+    """A row per seed and the mean."""
+    names = " | ".join(task.name for task in records[0].tasks)
+    lines = [
+        f"| seed | {names} | mean | forgetting | phases | stable units after each task | s/M |"
+    ]
+    lines.append("|---" * (len(records[0].tasks) + 6) + "|")
+    rows = [[*final(record), statistics.fmean(final(record))] for record in records]
+    for record, row in zip(records, rows, strict=True):
+        values = " | ".join(f"{value:.2f}" for value in row)
+        phases = " ".join(str(task.phases) for task in record.per_task)
+        forgetting = record.main_metrics["forgetting"].value
+        lines.append(
+            f"| {record.seed} | {values} | {forgetting} | {phases} | {stable(record)} | "
+            f"{cost(record):.1f} |"
+        )
+    if len(records) > 1:
+        means = " | ".join(spread(column) for column in zip(*rows, strict=True))
+        lines.append(f"| mean (std) | {means} | | | | |")
+    return lines
+
+
+def side_by_side(groups: dict[str, list[Record]]) -> list[str]:
+    """A row per group of runs: means over their seeds, standard deviations behind."""
+    lines = [
+        "| run | seeds | accuracy, % | told the task | not told | forgetting | "
+        "live parameters | kept beside, kB | training, s |",
+        "|---" * 9 + "|",
+    ]
+    for name, records in groups.items():
+        told = [_percent(record, "acc", told=True) for record in records]
+        untold = [_percent(record, "acc", told=False) for record in records]
+        main = told if records[0].incremental == "task" else untold
+        kept = [sum(record.per_task[-1].storage.values()) / 1000 for record in records]
+        lines.append(
+            f"| {name} | {len(records)} | {spread(main)} | {spread(told)} | {spread(untold)} | "
+            f"{spread(_forgetting(record) for record in records)} | "
+            f"{statistics.fmean(record.parameters.live for record in records):,.0f} | "
+            f"{statistics.fmean(kept):,.0f} | {spread(map(seconds, records), 0)} |"
+        )
+    return lines
+
+
+def _percent(record: Record, metric: str, *, told: bool) -> float | None:
+    metrics = record.metrics if told else record.metrics_task_agnostic or {}
+    value = metrics[metric].value if metric in metrics else None
+    return None if value is None else 100 * value
+
+
+def _forgetting(record: Record) -> float | None:
+    value = record.main_metrics["forgetting"].value
+    return None if value is None else 100 * value
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path)
-    records = sorted((read_record(run) for run in parser.parse_args().runs), key=lambda r: r.seed)
-    names = " | ".join(task.name for task in records[0].tasks)
-    print(f"| seed | {names} | mean | forgetting | phases | stable units after each task | s/M |")
-    print("|---" * (len(records[0].tasks) + 6) + "|")
-    for record in records:
-        values = " | ".join(f"{value:.2f}" for value in row(record))
-        phases = " ".join(str(task.phases) for task in record.per_task)
-        forgetting = record.metrics["forgetting"].value
-        print(
-            f"| {record.seed} | {values} | {forgetting} | {phases} | {stable(record)} | "
-            f"{cost(record):.1f} |"
-        )
-    columns = list(zip(*(row(record) for record in records), strict=True))
-    if len(records) > 1:
-        means = " | ".join(
-            f"{statistics.fmean(column):.2f} ({statistics.stdev(column):.2f})" for column in columns
-        )
-        print(f"| mean (std) | {means} | | | | |")
+    parser.add_argument(
+        "--side-by-side", action="store_true", help="a row per name of folders, less their -sSEED"
+    )
+    given = parser.parse_args()
+    read = sorted(((run, read_record(run)) for run in given.runs), key=lambda pair: pair[1].seed)
+    if not given.side_by_side:
+        print("\n".join(by_seed([record for _, record in read])))
+        return
+    groups: dict[str, list[Record]] = {}
+    for run in given.runs:
+        groups[re.sub(r"-s\d+$", "", run.name)] = []
+    for run, record in read:
+        groups[re.sub(r"-s\d+$", "", run.name)].append(record)
+    print("\n".join(side_by_side(groups)))
 
 
 if __name__ == "__main__":
