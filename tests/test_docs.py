@@ -15,7 +15,7 @@ from nispa.config import build, describe
 from nispa.mechanism.grow import GROWTH_RULES
 from nispa.methods import METHODS
 from nispa.models import NetworkConfig
-from nispa.presets import BENCHMARKS, PAPER_METHODS, PAPER_NETWORK
+from nispa.published import BENCHMARKS, PAPER_METHODS, PAPER_NETWORK
 
 from .methods.toy import NETWORKS, accuracy_on, finish, toy_problem, toy_task
 
@@ -88,7 +88,10 @@ def preset_table(method: str) -> str:
     for name, benchmark in BENCHMARKS.items():
         sets = [
             ", ".join(f"`{key}={shown(value)}`" for key, value in values.items())
-            for values in (benchmark.network, benchmark.methods.get(method, {}))
+            for values in (
+                {**benchmark.network, **benchmark.networks.get(method, {})},
+                benchmark.methods.get(method, {}),
+            )
         ]
         rows.append(f"| `{name}` | {sets[0]} | {sets[1]} |")
     return "\n".join(rows)

@@ -337,11 +337,11 @@ def decode(path: Path, device: str = "cpu") -> tuple[Method, Settings, list[list
     if _units(settings, problem) * _BYTES_EACH > path.stat().st_size:
         raise FormatError(f"{path} is damaged: it is too small for the network it describes")
     method = make_method(settings, problem, seed=header.seed, device=device)
+    method.learned = [TaskInfo(task.index, task.classes) for task in header.learned]
     try:
         method.load_state(MethodState(tensors, header.values))
     except InputError as error:
         raise FormatError(f"{path} is damaged: {error}") from None
-    method.learned = [TaskInfo(task.index, task.classes) for task in header.learned]
     return method, settings, [list(names) for names in header.labels]
 
 

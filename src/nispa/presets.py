@@ -12,17 +12,10 @@ A run's settings are put together in one order, later ones winning:
 The presets ``default`` and ``paper`` take the benchmark that belongs to the scenario; ``NAME`` and
 ``paper-NAME`` take the published hyper-parameters of the benchmark of that name, whatever the
 scenario.
-
-Sources: Gurbuz and Dovrolis 2022 (arXiv 2206.09117) and its published scripts for ``efmnist``,
-``cifar10`` and ``cifar100``: NISPA's settings, and those of its single-task networks, which
-fine-tuning and joint training share here. ``digits`` is chosen for 8x8 images, by hand. What
-was tuned, and why, is in docs/log.md: with a fan that counts live connections, first values come
-out two to three times as large as those that the published learning rate was chosen for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,96 +24,15 @@ from nispa.errors import ConfigError, UnknownNameError, unknown_name
 from nispa.methods import METHODS, method_class
 from nispa.methods.base import Method, MethodConfig
 from nispa.models import NetworkConfig
-
-Values = Mapping[str, Any]
-
-
-def _plain(learning_rate: float, batch_size: int, epochs: int) -> dict[str, Values]:
-    """Settings that all methods share which train a task in one go."""
-    return {
-        method: {"learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs}
-        for method in ("stl", "stl-iso", "finetune", "joint")
-    }
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Hyper-parameters for one kind of data: of the network, and of each method by name."""
-
-    doc: str
-    network: Values
-    methods: Mapping[str, Values]
-
-
-BENCHMARKS: dict[str, Benchmark] = {
-    "efmnist": Benchmark(
-        "published: MLP 784-400-400-400, EMNIST and Fashion-MNIST in 5 tasks",
-        {"architecture": "mlp", "hidden": (400, 400, 400), "density": 0.2},
-        {
-            "nispa": {"learning_rate": 0.01, "batch_size": 512, "accuracy_drop": 0.75},
-            **_plain(0.01, 128, 20),
-        },
-    ),
-    "cifar10": Benchmark(
-        "published: ConvNet 64-64-128-128, CIFAR-10 in 5 tasks of 2 classes",
-        {"architecture": "convnet", "density": 0.1},
-        {
-            "nispa": {"learning_rate": 0.002, "batch_size": 128, "accuracy_drop": 0.75},
-            **_plain(0.001, 256, 40),
-        },
-    ),
-    "cifar100": Benchmark(
-        "published: ConvNet 64-64-128-128, CIFAR-100 in 20 tasks of 5 classes",
-        {"architecture": "convnet", "density": 0.1},
-        {
-            "nispa": {"learning_rate": 0.002, "batch_size": 64, "accuracy_drop": 2.5},
-            **_plain(0.001, 64, 40),
-        },
-    ),
-    "digits": Benchmark(
-        "small MLP 64-100-100-100 for 8x8 digits",
-        {"architecture": "mlp", "hidden": (100, 100, 100), "density": 0.2},
-        {
-            "nispa": {"learning_rate": 0.01, "batch_size": 32, "accuracy_drop": 2.0},
-            **_plain(0.01, 32, 20),
-        },
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What validation accuracy chose for the correct version: of the network, of the method."""
-
-    network: Values
-    method: Values
-
-
-TUNED: dict[tuple[str, str], Tuning] = {
-    ("efmnist", "nispa"): Tuning({"gain": 0.5}, {"optimiser": "adamw", "weight_decay": 0.1}),
-}
-
-SCENARIO_BENCHMARKS = {
-    "efmnist": "efmnist",
-    "split-digits": "digits",
-    "split-cifar10": "cifar10",
-    "split-cifar100": "cifar100",
-}
-
-PAPER_NETWORK: dict[str, Values] = {
-    "mlp": {"mask": "bernoulli", "fan": "positions", "init": "fan_out", "bias": "uniform"},
-    "convnet": {"mask": "bernoulli", "fan": "positions", "init": "fan_in", "bias": "zero"},
-}
-
-PAPER_METHODS: dict[str, Values] = {
-    "nispa": {
-        "restart_init": "fan_out",
-        "other_logits": "zero",
-        "demote_unsupported": False,
-        "revive_with_growth": False,
-        "carry_over": False,
-    },
-}
+from nispa.published import (
+    BENCHMARKS,
+    PAPER_METHODS,
+    PAPER_NETWORK,
+    PAPER_NETWORKS,
+    SCENARIO_BENCHMARKS,
+    TUNED,
+    Values,
+)
 
 
 def preset_names() -> dict[str, str]:
@@ -202,14 +114,14 @@ def resolve(
     benchmark = BENCHMARKS[name]
     for_network, for_method = _sort_out(given or {}, config_class)
 
-    network = {**benchmark.network}
+    network = {**benchmark.network, **benchmark.networks.get(method, {})}
     config = {**benchmark.methods.get(method, {})}
     if preset == "default" and (name, method) in TUNED:
         network |= TUNED[name, method].network
         config |= TUNED[name, method].method
     if behaviour == "paper":
         architecture = str(for_network.get("architecture", network["architecture"]))
-        network |= PAPER_NETWORK.get(architecture, {})
+        network |= {**PAPER_NETWORK.get(architecture, {}), **PAPER_NETWORKS.get(method, {})}
         config |= PAPER_METHODS.get(method, {})
     settings = Settings(
         method,

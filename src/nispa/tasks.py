@@ -18,6 +18,26 @@ from nispa.errors import FormatError, ScenarioError
 
 
 @dataclass(frozen=True)
+class Form:
+    """How stored pixels become what a network sees; attributes as in :class:`Samples`."""
+
+    scale: float = 1.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Pixels ``(n, channels, height, width)`` of any type as float32."""
+        pixels = stored.to(torch.float32)
+        if self.scale != 1.0:
+            pixels = pixels * self.scale
+        if self.mean is not None:
+            pixels = pixels - pixels.new_tensor(self.mean).view(1, -1, 1, 1)
+        if self.std is not None:
+            pixels = pixels / pixels.new_tensor(self.std).view(1, -1, 1, 1)
+        return pixels
+
+
+@dataclass(frozen=True)
 class Samples:
     """Labelled images: rows of a shared pool of images, read batch by batch.
 
@@ -77,8 +97,13 @@ class Samples:
         rows = index if self.rows is None else self.rows[index]
         return replace(self, rows=rows, labels=self.labels[index])
 
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Images ``(n, channels, height, width)`` float32 and labels ``(n,)`` at ``index``."""
+    @property
+    def form(self) -> Form:
+        """How stored pixels become what a network sees."""
+        return Form(self.scale, self.mean, self.std)
+
+    def stored(self, index: Tensor | slice) -> Tensor:
+        """Images at ``index`` in the pool's type, their pixels in the order the network sees."""
         if self.rows is not None:
             images = self.images.index_select(0, self.rows[index])
         elif isinstance(index, slice):
@@ -87,14 +112,11 @@ class Samples:
             images = self.images.index_select(0, index)
         if self.pixel_order is not None:
             images = images.flatten(1).index_select(1, self.pixel_order).view(-1, *self.shape)
-        pixels = images.to(torch.float32)
-        if self.scale != 1.0:
-            pixels = pixels * self.scale
-        if self.mean is not None:
-            pixels = pixels - pixels.new_tensor(self.mean).view(1, -1, 1, 1)
-        if self.std is not None:
-            pixels = pixels / pixels.new_tensor(self.std).view(1, -1, 1, 1)
-        return pixels, self.labels[index]
+        return images
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Images ``(n, channels, height, width)`` float32 and labels ``(n,)`` at ``index``."""
+        return self.form(self.stored(index)), self.labels[index]
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All samples in order, ``size`` at a time (the last batch may be smaller)."""

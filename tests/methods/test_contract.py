@@ -22,7 +22,7 @@ from nispa.training import EpochEnd
 from .toy import accuracy_on, finish, same_tensors, toy_domain, toy_method, toy_task
 
 pytestmark = pytest.mark.parametrize("name", METHODS)
-FREEZES = {"nispa", "stl", "stl-iso"}
+FREEZES = {"nispa", "clnp", "packnet", "stl", "stl-iso"}
 
 
 def learned(name: str, tasks: int = 2, **settings: object) -> Method:

@@ -75,6 +75,21 @@ NETWORKS: dict[str, dict[str, object]] = {
 }
 
 
+PHASES: dict[str, object] = {"epochs_per_phase": 4, "k": 6, "accuracy_drop": 5}
+MEMORY: dict[str, object] = {"epochs": 20, "memory": 24}
+DRAWN: dict[str, object] = {**MEMORY, "memory_batch": 8}
+FAST: dict[str, dict[str, object]] = {
+    "nispa": PHASES,
+    **{key: {"epochs": 20, "strength": 1.0} for key in ("ewc", "ewc-online", "si")},
+    **{key: {"epochs": 20, "strength": 0.01} for key in ("l2", "mas")},
+    "nispa-replay": {**PHASES, "memory": 24},
+    "rehearsal": MEMORY,
+    "gem": MEMORY,
+    "icarl": MEMORY,
+    **dict.fromkeys(("er", "der", "derpp", "a-gem", "fdr"), DRAWN),
+}
+
+
 def toy_method(
     name: str,
     network: str = "mlp",
@@ -87,10 +102,7 @@ def toy_method(
     """A method on a toy network, not started."""
     cls = method_class(name)
     fast: dict[str, object] = {"learning_rate": 0.01, "batch_size": 8}
-    if name == "nispa":
-        fast |= {"epochs_per_phase": 4, "k": 6, "accuracy_drop": 5}
-    else:
-        fast |= {"epochs": 20}
+    fast |= FAST.get(name, {"epochs": 20})
     return cls(
         toy_problem(tasks),
         build(NetworkConfig, NETWORKS[network] | (network_settings or {})),

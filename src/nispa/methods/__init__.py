@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from nispa.errors import unknown_name
+from nispa.methods.agem import AGem
 from nispa.methods.base import Method
+from nispa.methods.clnp import Clnp
+from nispa.methods.der import Der
+from nispa.methods.derpp import Derpp
+from nispa.methods.er import Er
+from nispa.methods.ewc import Ewc
+from nispa.methods.ewc_online import EwcOnline
+from nispa.methods.fdr import Fdr
 from nispa.methods.finetune import Finetune
+from nispa.methods.gem import Gem
+from nispa.methods.icarl import ICarl
 from nispa.methods.joint import Joint
+from nispa.methods.l2 import L2
+from nispa.methods.mas import Mas
 from nispa.methods.nispa import Nispa
+from nispa.methods.nispa_replay import NispaReplay
+from nispa.methods.packnet import PackNet
+from nispa.methods.rehearsal import Rehearsal
+from nispa.methods.si import Si
 from nispa.methods.stl import Stl
 from nispa.methods.stl_iso import StlIso
 
+_NISPA = (Nispa, NispaReplay)
+_STRUCTURAL = (Clnp, PackNet)
+_REGULARISED = (L2, Ewc, EwcOnline, Si, Mas)
+_REPLAY = (Rehearsal, Er, Der, Derpp, AGem, Gem, ICarl, Fdr)
+_BOUNDS = (Finetune, Joint, Stl, StlIso)
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Nispa, Finetune, Joint, Stl, StlIso)
+    method.name: method for method in (*_NISPA, *_STRUCTURAL, *_REGULARISED, *_REPLAY, *_BOUNDS)
 }
 
 

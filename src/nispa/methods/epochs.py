@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nispa.config import setting, settings
 from nispa.methods.base import Learning, LearnReport, MethodConfig, PhaseEnd, PhaseStart
@@ -51,7 +51,7 @@ def learn_in_epochs(
 
 
 def learn_by_steps(
-    network: SparseNetwork,
+    network: nn.Module,
     step: Step,
     train: DataSet,
     validate: Callable[[], float | None],
@@ -62,7 +62,7 @@ def learn_by_steps(
     """Trains with a step of the method's own.
 
     Args:
-        network: What learns.
+        network: What learns, or what holds it with all else that an epoch to keep puts back.
         step: One update of it.
         train: What it learns from.
         validate: Fraction right on the validation set.

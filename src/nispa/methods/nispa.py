@@ -17,7 +17,8 @@ stable unit computes never changes again, so what was learned is never forgotten
 Differences from the paper. Its text and its code leave these open or differ; each is a setting, and
 the preset ``paper`` chooses the published behaviour:
 - ``other_logits``: the published code multiplies the logits of other tasks' classes by 0, so they
-  stay in the soft-max and can win the arg-max. Here the logits are sliced.
+  stay in the soft-max and can win the arg-max. Here the logits are sliced. (Its class-incremental
+  variant, nispa_replay.py, keeps them as they are.)
 - ``demote_unsupported``: the published code keeps candidates that nothing stable feeds; they lose
   all their inputs. Here they stay plastic. Stable units are never demoted.
 - ``revive_with_growth``: the published code starts the connection of a revived unit at 0. Here it
@@ -39,6 +40,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nispa.config import setting, settings
 from nispa.errors import FormatError
@@ -70,6 +72,8 @@ from nispa.training import (
     EVALUATION_BATCH,
     ClassMask,
     FitResult,
+    Loss,
+    Step,
     accuracy,
     fit,
     make_optimiser,
@@ -104,8 +108,10 @@ class NispaConfig(MethodConfig):
     restart_init: Literal["fan_in", "fan_out"] = setting(
         "fan_in", "Kaiming-normal mode of that draw"
     )
-    other_logits: Literal["slice", "zero"] = setting(
-        "slice", "leave out logits of other tasks' classes, or multiply them by 0 (published)"
+    other_logits: Literal["slice", "zero", "keep"] = setting(
+        "slice",
+        "logits of classes that do not compete: left out, multiplied by 0 (published), or kept in "
+        "the soft-max",
     )
     demote_unsupported: bool = setting(True, "candidates that nothing stable feeds stay plastic")
     revive_with_growth: bool = setting(
@@ -204,18 +210,42 @@ class Nispa(Method):
     def _train(
         self, task: Task, t: int, train: DataSet, validation: DataSet
     ) -> Generator[Event, None, FitResult]:
-        """One phase of training with a fresh optimiser; ends with the values of its best epoch."""
-        classes = self._class_mask(task.classes)
+        """One phase of training with a fresh optimiser; ends with the values of one epoch."""
         optimiser = make_optimiser(self.config, self.network.parameters())
         return fit(
             self.network,
-            network_step(self.network, classes.loss, optimiser),
+            self._step(task, t, optimiser),
             train,
             epochs=self.config.epochs_per_phase,
             batch_size=self.config.batch_size,
             order=lambda epoch: stream(self.seed, "batches", task.index, t, epoch),
-            validate=lambda: accuracy(self.network, classes.predict, validation),
+            validate=lambda: self._validate(task, validation),
+            keep=self._epoch_to_keep,
         )
+
+    def _competing(self, task: Task) -> tuple[int, ...]:
+        """The classes that a sample of ``task`` is told from while the task is learned."""
+        return task.classes
+
+    def _step(self, task: Task, t: int, optimiser: torch.optim.Optimizer) -> Step:
+        """One update in phase ``t``."""
+        del t
+        return network_step(self.network, self._loss(self._competing(task)), optimiser)
+
+    def _validate(self, task: Task, validation: DataSet) -> float | None:
+        """The accuracy that chooses an epoch and ends the task."""
+        classes = self._class_mask(self._competing(task))
+        return accuracy(self.network, classes.predict, validation)
+
+    @property
+    def _epoch_to_keep(self) -> Literal["best", "last"]:
+        """The epoch whose values a phase ends with."""
+        return "best"
+
+    @property
+    def _freezes_outputs(self) -> bool:
+        """Whether what joins stable units to the outputs of seen classes is frozen, too."""
+        return True
 
     def _reason_to_stop(self, t: int, tau_t: float, reached: float, best: float) -> str:
         if t > self.config.min_phases and reached < best - self.config.accuracy_drop / 100:
@@ -261,16 +291,21 @@ class Nispa(Method):
         patterns = self.network.patterns()
         settled = live_between(self.topology, patterns, self.stable, self.stable)
         for name, layer in self.network.layers.items():
-            layer.freeze(settled[name], self.stable[layer.spec.target])
+            if self._freezes_outputs or layer.spec.target != self.topology.output.name:
+                layer.freeze(settled[name], self.stable[layer.spec.target])
         if self.config.restart:
-            restart_plastic(
-                self.network,
-                self.config.restart_init,
-                self.network_config.fan,
-                seed=self.seed,
-                task=task,
-                gain=self.network_config.gain,
-            )
+            self._restart(task)
+
+    def _restart(self, task: int) -> None:
+        """Draws what is plastic anew."""
+        restart_plastic(
+            self.network,
+            self.config.restart_init,
+            self.network_config.fan,
+            seed=self.seed,
+            task=task,
+            gain=self.network_config.gain,
+        )
 
     @torch.no_grad()
     def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:
@@ -304,7 +339,14 @@ class Nispa(Method):
         return count({"": self.network}, self.stable, self.owed)
 
     def _class_mask(self, classes: tuple[int, ...]) -> ClassMask:
-        return ClassMask(classes, self.problem.outputs, self.config.other_logits, self.device)
+        how = "zero" if self.config.other_logits == "zero" else "slice"
+        return ClassMask(classes, self.problem.outputs, how, self.device)
+
+    def _loss(self, classes: tuple[int, ...]) -> Loss:
+        """Mean cross-entropy of samples of ``classes``."""
+        if self.config.other_logits == "keep":
+            return functional.cross_entropy
+        return self._class_mask(classes).loss
 
     def _values(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.network.state_dict().items()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from nispa.methods.base import (
     Census,
+    Incremental,
     Method,
     MethodState,
     count,
@@ -22,7 +25,7 @@ from nispa.training import ClassMask, Loss
 class OneNetwork(Method):
     """Holds ``network``; a method built on it writes ``learn_task``."""
 
-    incremental = ("task", "class", "domain")
+    incremental: ClassVar[tuple[Incremental, ...]] = ("task", "class", "domain")
 
     def start(self) -> None:
         """A fresh network."""

@@ -1,0 +1,86 @@
+"""DER: hold the logits of remembered samples to what they were when these were stored.
+
+Buzzega et al. 2020, "Dark Experience for General Continual Learning: a Strong, Simple Baseline",
+arXiv 2004.07211, Algorithm 1. The memory is a reservoir of samples x with logits z. For each batch
+(X, Y), with M' drawn from the memory, each sample at most once
+
+    L = cross-entropy(h(X), Y) + alpha * mean over (x, z) in M' of |h(x) - z|^2 / outputs
+    theta <- theta - rate * gradient of L
+    every x of X is offered to the reservoir with z = h(x), as it was before that update
+
+Differences from the paper and its code:
+- The paper writes the squared distance; the division by the number of outputs is its code's, for
+  which its values of alpha were chosen.
+- The cross-entropy tells a sample from the classes seen so far (``class``) or from those of its own
+  task (``task``); the published one from all classes, those to come among them. The logits that are
+  held are those of all outputs, as published.
+- No augmentation of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nispa.config import setting, settings
+from nispa.methods.base import Learning
+from nispa.methods.replay import Replay, ReplayConfig
+from nispa.seeding import stream
+from nispa.tasks import Task
+from nispa.training import Batch, Term, gradient_of, make_optimiser
+
+
+@settings
+class DerConfig(ReplayConfig):
+    """Settings of DER."""
+
+    alpha: float = setting(0.5, "weight of the distance from stored logits", ge=0)
+
+
+class Der(Replay):
+    """Dark experience replay."""
+
+    name = "der"
+    config_class = DerConfig
+    config: DerConfig
+
+    def extras(self) -> Mapping[str, tuple[int, ...]]:
+        """Logits lie beside each sample."""
+        return {"logits": (self.problem.outputs,)}
+
+    def learn_task(self, task: Task) -> Learning:
+        """Trains on the task, held by the memory, which the task's own samples join."""
+        train = task.train.to(self.device)
+        new, held = self.competing(task).loss, self.held(task)
+        optimiser = make_optimiser(self.config, self.network.parameters())
+
+        def step(batch: Batch) -> Tensor:
+            before: list[Tensor] = []  # logits of the batch, part by part
+
+            def learned(logits: Tensor, labels: Tensor) -> Tensor:
+                before.append(logits.detach().clone())
+                return new(logits, labels)
+
+            terms = [Term(batch.images, batch.labels, learned), *held(batch)]
+            loss = gradient_of(self.network, terms)
+            optimiser.step()
+            generator = stream(self.seed, "reservoir", task.index, batch.epoch, batch.number)
+            self.memory.offer(train, batch.index, task.index, generator, logits=torch.cat(before))
+            return loss
+
+        return self.train_by(step, task, self.prepare(self.network, train))
+
+    def held(self, task: Task) -> Callable[[Batch], list[Term]]:
+        """What is added to the loss of a batch while ``task`` is learned."""
+
+        def terms(batch: Batch) -> list[Term]:
+            drawn = self.recall(task, batch, self.config.memory_batch)
+            if not len(drawn) or not self.config.alpha:
+                return []
+            logits = drawn.extras["logits"]
+            return [Term(drawn.images, logits, functional.mse_loss, self.config.alpha)]
+
+        return terms

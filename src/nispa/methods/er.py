@@ -1,0 +1,49 @@
+"""ER: learn each batch together with one drawn from a reservoir of all that came before.
+
+Chaudhry et al. 2019, "On Tiny Episodic Memories in Continual Learning", arXiv 1902.10486; the
+reservoir is that of Riemer et al. 2019, arXiv 1810.11910. For each batch B
+
+    M' = samples drawn from the memory, each at most once
+    theta <- theta - rate * gradient of the mean loss over B and M' together
+    every sample of B is offered to the reservoir
+
+Differences from the paper, which sees each sample once:
+- Several epochs may be trained. Each offers its samples anew, as common implementations do, so a
+  sample may be in memory more than once, and each pass counts for the reservoir.
+- In the paper each task has outputs of its own. Here ``incremental`` says what competes; with
+  ``class``, the classes seen so far, and not those to come.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nispa.methods.base import Learning
+from nispa.methods.replay import Replay, ReplayConfig, together
+from nispa.seeding import stream
+from nispa.tasks import Task
+from nispa.training import Batch, batch_gradients, make_optimiser
+
+
+class Er(Replay):
+    """Experience replay."""
+
+    name = "er"
+    config_class = ReplayConfig
+    config: ReplayConfig
+
+    def learn_task(self, task: Task) -> Learning:
+        """Trains on the task and on what is remembered, which the task's own samples join."""
+        train = task.train.to(self.device)
+        gradients = batch_gradients(self.network, self.rehearsed(task))
+        optimiser = make_optimiser(self.config, self.network.parameters())
+
+        def step(batch: Batch) -> Tensor:
+            drawn = self.recall(task, batch, self.config.memory_batch)
+            loss = gradients(*together(batch, task, drawn))
+            optimiser.step()
+            generator = stream(self.seed, "reservoir", task.index, batch.epoch, batch.number)
+            self.memory.offer(train, batch.index, task.index, generator)
+            return loss
+
+        return self.train_by(step, task, train)

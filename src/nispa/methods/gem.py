@@ -1,0 +1,180 @@
+"""GEM (gradient episodic memory): steps that do not raise the loss on what is remembered.
+
+Lopez-Paz and Ranzato 2017, arXiv 1706.08840. With g the gradient of a batch's loss and g_k that of
+the mean loss on all remembered samples of earlier task k, a step along g leaves task k unharmed to
+first order where g . g_k >= 0. If that fails for any task, g is replaced by the nearest vector for
+which it holds for all,
+
+    min_x 1/2 |x - g|^2  subject to  G x >= 0,  G the matrix of rows g_k,
+
+by way of the dual, with one variable for each earlier task:
+
+    min_v 1/2 v'GG'v + (Gg)'v  subject to  v >= margin,    x = g + G'v.
+
+With v = u + margin that is a problem of non-negative least squares in u. A margin above 0 adds at
+least so much of every g_k once any of them is violated: it makes up for the gap between the first
+order and a whole step, and between the memory and the task.
+
+The memory is shared equally among all classes of all tasks, so among tasks with as many classes;
+its samples are drawn at random from a task's training images when it has been learned.
+
+Differences from the paper: it makes one pass over the data and knows how many tasks there will be,
+each of which then has a fixed share of the memory, filled with its last samples. Differences from
+the published code: that adds 0.001 to the diagonal of GG', whatever the size of gradients; here
+their lengths are taken out first and the diagonal grows by 1e-12, which keeps parallel gradients
+from having many solutions and moves no constraint by more than rounding does. The first-order
+argument is for plain SGD, which the paper uses; with momentum or Adam a step is not along x.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nispa.config import setting, settings
+from nispa.methods.base import Learning
+from nispa.methods.replay import MemoryConfig, Replay
+from nispa.seeding import stream
+from nispa.tasks import Task
+from nispa.training import Batch, Step, make_optimiser
+
+Constraints = Callable[[Batch], Tensor]
+"""From a batch to gradients of the past as the network is now, ``(constraints, values)``."""
+
+
+@settings
+class GemConfig(MemoryConfig):
+    """Settings of GEM."""
+
+    margin: float = setting(
+        0.5,
+        "least weight of each earlier task's gradient in a projected one",
+        ge=0,
+        le=1000,
+        aliases=("gamma", "memory_strength"),
+        hint="0.5 is published; 0 is the projection alone",
+    )
+
+
+class Projecting(Replay):
+    """Training along projected gradients; a method built on it says what they are held against."""
+
+    balanced = True
+
+    @abstractmethod
+    def constraints(self, task: Task) -> Constraints:
+        """Gradients of the past while ``task`` is learned, none before there is a past."""
+
+    @abstractmethod
+    def project(self, gradient: Tensor, past: Tensor) -> Tensor:
+        """What to step along, ``(values,)``, where one of the constraints is violated."""
+
+    def learn_task(self, task: Task) -> Learning:
+        """Trains with projected gradients, then remembers some of the task."""
+        train = self.prepare(self.network, task.train)
+        report = yield from self.train_by(self.step(task), task, train)
+        chance = stream(self.seed, "memory", task.index)
+        self.memory.balance(task.train.to(self.device), task.index, chance)
+        return report
+
+    def step(self, task: Task) -> Step:
+        """An update along a gradient that meets the constraints."""
+        optimiser = make_optimiser(self.config, self.network.parameters())
+        loss, values = self.competing(task).loss, self.plastic()
+        constraints = self.constraints(task)
+
+        def step(batch: Batch) -> Tensor:
+            past = constraints(batch)
+            value = self.network.gradients(batch.images, batch.labels, loss)
+            gradient = flat_gradient(values)
+            inner = past @ gradient
+            # Where something is not finite, no projection mends it, and ``fit`` says so.
+            if bool((inner < 0).any() & inner.isfinite().all()):
+                put_gradient(values, self.project(gradient, past))
+            optimiser.step()
+            return value
+
+        return step
+
+    def plastic(self) -> list[nn.Parameter]:
+        """The tensors of live plastic values; the empty ones are left out."""
+        return [value for value in self.network.parameters() if value.numel()]
+
+
+class Gem(Projecting):
+    """Gradients projected onto what harms no earlier task."""
+
+    name = "gem"
+    config_class = GemConfig
+    config: GemConfig
+
+    def constraints(self, task: Task) -> Constraints:
+        """The gradient of each earlier task's memory."""
+        loss, values = self.rehearsed(task), self.plastic()
+        places = sorted(set(self.memory.places.tolist()))
+        tasks = [self.memory.take(self.memory.select(place=place)) for place in places]
+        size = sum(value.numel() for value in values)
+        past = torch.zeros(len(tasks), size, device=self.device)
+
+        def gradients(_batch: Batch) -> Tensor:
+            for row, remembered in zip(past, tasks, strict=True):
+                self.network.gradients(remembered.images, remembered.wanted, loss)
+                row.copy_(flat_gradient(values))
+            return past
+
+        return gradients
+
+    def project(self, gradient: Tensor, past: Tensor) -> Tensor:
+        """The nearest gradient that meets all constraints; see :func:`project`."""
+        return project(gradient, past, self.config.margin)
+
+
+def flat_gradient(values: Sequence[Tensor]) -> Tensor:
+    """The ``grad`` of all values as one vector, ``(values,)``; zero where there is none."""
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in values]
+    return torch.cat([gradient.flatten() for gradient in gradients] or [torch.zeros(0)])
+
+
+def put_gradient(values: Sequence[Tensor], gradient: Tensor) -> None:
+    """Makes parts of a vector, ``(values,)``, the ``grad`` of each value."""
+    parts = gradient.split([each.numel() for each in values])
+    for value, part in zip(values, parts, strict=True):
+        value.grad = part.view_as(value)
+
+
+def project(gradient: Tensor, past: Tensor, margin: float = 0.0) -> Tensor:
+    """The vector nearest to a gradient that has no negative inner product with any of the past.
+
+    Args:
+        gradient: ``(values,)``.
+        past: Gradients of earlier tasks, ``(tasks, values)``.
+        margin: Least weight of each of them in the result.
+    """
+    rows = past.double()
+    gram, inner = rows @ rows.T, rows @ gradient.double()
+    weights = dual_weights(gram.cpu().numpy(), inner.cpu().numpy(), margin)
+    return gradient + (torch.from_numpy(weights).to(rows) @ rows).to(gradient)
+
+
+def dual_weights(
+    gram: NDArray[np.float64], inner: NDArray[np.float64], margin: float
+) -> NDArray[np.float64]:
+    """The weight v of each constraint, ``(tasks,)``, from GG' ``(tasks, tasks)`` and Gg.
+
+    With GG' = R'R, u minimises |R u - b|^2, where R'b = -(Gg + margin GG'1).
+    """
+    from scipy.optimize import nnls  # half a second to import
+
+    length = np.sqrt(gram.diagonal())
+    length[length == 0] = 1.0
+    linear = (inner + margin * gram.sum(axis=1)) / length
+    size, vectors = np.linalg.eigh(gram / np.outer(length, length))
+    root = np.sqrt(size.clip(min=0) + 1e-12)
+    weights, _ = nnls(root[:, None] * vectors.T, -(linear @ vectors) / root)
+    found: NDArray[np.float64] = weights / length + margin
+    return found

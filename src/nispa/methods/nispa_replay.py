@@ -1,0 +1,247 @@
+"""NISPA-Replay: NISPA for classes that come task by task and are told apart without the task.
+
+Gurbuz and Dovrolis, "NISPA: Neuro-Inspired Stability-Plasticity Adaptation for Continual Learning
+in Sparse Networks", ICML 2022, arXiv 2206.09117: the class-incremental variant in its published
+code. Phases, candidates, dropping, growing and the stop rule are those of nispa.py. Besides,
+
+- a memory holds ``memory`` samples of the tasks before, equally many of each class, at random;
+- each step goes down the gradient of
+
+      L = CE(new batch) + lambda CE(memory batch)
+
+  over the classes seen so far, with ``replay_weight`` as lambda and batches of the same size;
+- the layer into the outputs is never frozen: the outputs of old classes must still learn to be
+  told from new ones. What a stable hidden unit computes never changes; logits do. As in NISPA, the
+  outputs of seen classes lose the connections from plastic units;
+- plastic values go on from where a task left them; nothing is drawn anew.
+
+Candidates are picked by their activity on the new task's images, and its validation images, told
+from all classes seen, decide when the task ends.
+
+Differences from the published code. Each is a setting, and the preset ``paper`` chooses the
+published behaviour; ``demote_unsupported``, ``revive_with_growth``, ``carry_over`` and the
+network's ``mask``, ``fan``, ``init``, ``bias`` are as in nispa.py. Besides:
+- ``other_logits``: there, outputs of classes to come are in the soft-max. Here they are left out.
+- ``keep``: there, a phase ends with its last epoch; ``best`` takes the one that is best on the
+  validation images.
+- ``validate``: there, these are the new task's alone; ``seen`` lets the memory count with them,
+  each class seen the same.
+- ``output_rewiring``: there, what the output of a seen class loses grows into those of classes to
+  come, so it may be left with few connections, and no output of a seen class ever reads a new
+  unit; with true it is brought up to its share again, from stable units and candidates.
+In both the memory takes training images only (there, those of validation too) and shares its size
+without a remainder (there, each class has ``memory // classes`` samples); a prediction names a
+class that was seen (there, any).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nispa.config import setting, settings
+from nispa.errors import ConfigError, FormatError
+from nispa.mechanism.grow import choose, growth_values
+from nispa.mechanism.rewire import Rewiring
+from nispa.memory import Memory
+from nispa.methods.base import Census, Incremental, Learning, MethodState, count
+from nispa.methods.nispa import Nispa, NispaConfig
+from nispa.models import DataSet
+from nispa.seeding import stream
+from nispa.tasks import Task, TaskInfo
+from nispa.topology import UnitSets, complement, live_between, source_columns
+from nispa.training import EVALUATION_BATCH, Batch, Step, Term, gradient_of
+
+
+@settings
+class NispaReplayConfig(NispaConfig):
+    """Settings of NISPA-Replay: those of NISPA and of its memory."""
+
+    incremental: Incremental = setting("class", "what a task adds: new classes among all seen")
+    restart: bool = setting(
+        False,
+        "draw plastic weights anew after each task, but for those into outputs of seen classes",
+    )
+    memory: int = setting(
+        1000,
+        "samples kept, of all tasks together",
+        ge=1,
+        le=10_000_000,
+        aliases=("memory_size", "buffer_size"),
+        hint="1000 is usual; nispa keeps none",
+    )
+    replay_weight: float = setting(
+        5.0, "weight of the memory batch's loss beside the new batch's", ge=0, aliases=("lambda",)
+    )
+    output_rewiring: bool = setting(
+        False, "connections that an output loses grow again into it, from stable units"
+    )
+    validate: Literal["new", "seen"] = setting(
+        "new", "accuracy counts the new task's validation images, or the memory with them"
+    )
+    keep: Literal["best", "last"] = setting(
+        "last", "the epoch a phase ends with: best on the new task's validation images, or the last"
+    )
+
+
+class NispaReplay(Nispa):
+    """Class-incremental NISPA with a memory.
+
+    Attributes:
+        memory: Samples of the tasks learned.
+    """
+
+    name = "nispa-replay"
+    config_class = NispaReplayConfig
+    incremental = ("class",)
+    config: NispaReplayConfig
+
+    def start(self) -> None:
+        """A network of plastic units and an empty memory."""
+        super().start()
+        self.memory = self._empty_memory()
+
+    def check(self, task: Task, earlier: Sequence[TaskInfo]) -> None:
+        """Whether the memory holds a sample of each class, too; see :class:`Method`."""
+        super().check(task, earlier)
+        classes = sum(len(info.classes) for info in (*earlier, task.info))
+        if self.config.memory < classes:
+            raise ConfigError(
+                f"memory={self.config.memory} must be at least {classes}, one sample for each "
+                f"class up to task {task.name}; pass a larger memory, such as {20 * classes}"
+            )
+
+    def learn_task(self, task: Task) -> Learning:
+        """Learns as NISPA does, held by the memory, which then takes samples of the task."""
+        train = task.train.to(self.device)
+        report = yield from super().learn_task(task)
+        self.memory.balance(train, task.index, stream(self.seed, "memory", task.index))
+        return report
+
+    def _competing(self, task: Task) -> tuple[int, ...]:
+        return tuple(sorted({*self.classes_seen, *task.classes}))
+
+    def _step(self, task: Task, t: int, optimiser: torch.optim.Optimizer) -> Step:
+        """One update by a new batch and one from memory."""
+        weight = self.config.replay_weight
+        if not len(self.memory) or not weight:
+            return super()._step(task, t, optimiser)
+        loss = self._loss(self._competing(task))
+
+        def remembered(logits: Tensor, wanted: Tensor) -> Tensor:
+            return loss(logits, wanted[:, 0])
+
+        def step(batch: Batch) -> Tensor:
+            drawn = self.memory.draw(
+                self.config.batch_size,
+                stream(self.seed, "memory batch", task.index, t, batch.epoch, batch.number),
+            )
+            new = Term(batch.images, batch.labels, loss)
+            old = Term(drawn.images, drawn.wanted, remembered, weight)
+            value = gradient_of(self.network, [new, old])
+            optimiser.step()
+            return value
+
+        return step
+
+    def _validate(self, task: Task, validation: DataSet) -> float | None:
+        """Accuracy on the new task; with the memory each class seen counts the same."""
+        new = super()._validate(task, validation)
+        if self.config.validate == "new" or new is None or not len(self.memory):
+            return new
+        classes = self._class_mask(self._competing(task))
+        batches = self.memory.batches(EVALUATION_BATCH)
+        with torch.no_grad():
+            right = sum(
+                int((classes.predict(self.network(each.images)) == each.wanted[:, 0]).sum())
+                for each in batches
+            )
+        old, fresh = len(self.classes_seen), len(task.classes)
+        return (old * right / len(self.memory) + fresh * new) / (old + fresh)
+
+    @property
+    def _epoch_to_keep(self) -> Literal["best", "last"]:
+        return self.config.keep
+
+    @property
+    def _freezes_outputs(self) -> bool:
+        return False
+
+    @torch.no_grad()
+    def _restart(self, task: int) -> None:
+        """Draws what is plastic anew, but for what the outputs of seen classes read."""
+        output = self.topology.output.name
+        heads = [self.network.layers[spec.name] for spec in self.topology.feeders(output)]
+        before = [(layer.weight.clone(), layer.bias.clone()) for layer in heads]
+        super()._restart(task)
+        seen = self.stable[output].to(self.device)
+        for layer, (weight, bias) in zip(heads, before, strict=True):
+            rows = seen[layer.plastic_index // layer.shape[1]]
+            layer.weight[rows] = weight[rows]
+            layer.bias[seen[layer.bias_index]] = bias[seen[layer.bias_index]]
+
+    def _rewire(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
+        if not self.config.output_rewiring:
+            return super()._rewire(kept, generator)
+        outputs = self._rewire_outputs(kept, generator)
+        changes = super()._rewire(kept, generator)
+        for name, change in outputs.items():
+            self.owed[name] = change.ungrown if self.config.carry_over else 0
+        return changes | outputs
+
+    def _rewire_outputs(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
+        """Drops connections from plastic units into kept outputs and grows others into the same.
+
+        Each kept output is brought up to its share of the layer's connections, as far as stable
+        units and candidates are left that it does not read yet. What finds no place is owed.
+        """
+        drops = live_between(self.topology, self.network.patterns(), complement(kept), kept)
+        changes = {}
+        for spec in self.topology.feeders(self.topology.output.name):
+            layer, drop = self.network.layers[spec.name], drops[spec.name]
+            share = (layer.live_count + self.owed[spec.name]) // layer.shape[0]
+            owed = self.owed[spec.name] + int(drop.sum())
+            after = layer.pattern & ~drop
+            remaining = layer.values_at(after)
+            absent = ~after & source_columns(spec, kept[spec.source]).unsqueeze(0)
+            grown = [torch.zeros(0, dtype=torch.int64)]
+            for row in kept[spec.target].nonzero().squeeze(1).tolist():
+                wanted = min(share - int(after[row].sum()), owed)
+                picked = choose(absent[row], max(wanted, 0), generator)
+                grown.append(row * layer.shape[1] + picked)
+                owed -= len(picked)
+            new = torch.cat(grown)
+            values = growth_values(self.config.growth_init, remaining, len(new), generator)
+            after.view(-1)[new] = True
+            layer.rewire(after, new, values)
+            self.owed[spec.name] = 0  # or the layer's other outputs would grow them
+            none = torch.zeros(0, dtype=torch.int64)
+            changes[spec.name] = Rewiring(after, none, new, int(drop.sum()), owed)
+        return changes
+
+    def state(self) -> MethodState:
+        """What NISPA keeps, and the memory."""
+        state = super().state()
+        tensors, values = self.memory.state()
+        return MethodState(state.tensors | tensors, state.values | {"memory": values})
+
+    def load_state(self, state: MethodState) -> None:
+        """Takes over a state; see :class:`Method`."""
+        memory = self._empty_memory()
+        memory.load(state.tensors, state.values.get("memory"), self.problem.outputs)
+        known = {(info.index, label) for info in self.learned for label in info.classes}
+        if not known.issuperset(memory.groups()):
+            raise FormatError("the saved memory has samples of tasks that were not learned")
+        super().load_state(state)
+        self.memory = memory
+
+    def census(self) -> Census:
+        """Stable units, connections and the bytes of the memory; see :class:`Method`."""
+        storage = {"memory": self.memory.bytes}
+        return count({"": self.network}, self.stable, self.owed, storage)
+
+    def _empty_memory(self) -> Memory:
+        return Memory(self.config.memory, self.problem.input_shape, self.device)
