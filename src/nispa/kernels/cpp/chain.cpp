@@ -76,6 +76,18 @@ struct Source {
   bool gradient;
 };
 
+// Calls work(x, place) for pixels x of a row of features and their places, in vectors.
+template <class Work>
+static inline void each_pixel(const Image& image, const int32_t* channels, int64_t first,
+                              int64_t last, Work work) {
+  int64_t x = 0;
+  for (int64_t number = first; number < last; number++) {
+    int64_t line = image.inside(channels ? channels[number] : number);
+    for (int64_t y = 0; y < image.height; y++, line += image.line())
+      for (int64_t place = line; place < line + image.width; place++) work(x++, place);
+  }
+}
+
 template <bool MASKED>
 static void fill(const Image& to, const Source& source) {
   constexpr int64_t GROUP = 32;  // channels at a time: rows are found once for all of them
@@ -86,27 +98,28 @@ static void fill(const Image& to, const Source& source) {
   threads::parallel(slabs * groups, work, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; unit++) {
       const int64_t slab = unit / groups, first = unit % groups * GROUP;
-      const int64_t last = std::min(first + GROUP, channels);
+      const int64_t last = std::min(first + GROUP, channels), size = (last - first) * pixels;
       const int64_t left = std::min<int64_t>(LANES, source.count - slab * LANES);
-      const bool full = left == LANES || !source.gradient;
+      const int64_t filled = source.gradient ? left : LANES;
       const float* lane[LANES];
       for (int64_t i = 0; i < LANES; i++) {
         const int64_t image = slab * LANES + std::min(i, left - 1);
-        lane[i] = source.from + (source.index ? source.index[image] : image) * source.stride;
+        lane[i] = source.from + (source.index ? source.index[image] : image) * source.stride +
+                  first * pixels;
       }
-      for (int64_t number = first; number < last; number++) {
-        const int64_t channel = source.channels ? source.channels[number] : number;
-        float* out = to.data + slab * to.slab() + to.inside(channel) * LANES;
-        for (int64_t y = 0, x = number * pixels; y < to.height; y++) {
-          float* at = out + y * to.line() * LANES;
-          for (const int64_t stop = x + to.width; x < stop; x++, at += LANES)
-            if (full)
-              for (int i = 0; i < LANES; i++) at[i] = MASKED && at[i] <= 0 ? 0.0f : lane[i][x];
-            else
-              for (int64_t i = 0; i < LANES; i++)
-                at[i] = i >= left || (MASKED && at[i] <= 0) ? 0.0f : lane[i][x];
+      float* out = to.data + slab * to.slab();
+      float block[LANES * LANES] = {};  // lanes that are not filled stay zero
+      each_pixel(to, source.channels, first, last, [&](int64_t x, int64_t place) {
+        if (x % LANES == 0) {
+          const int64_t wide = std::min<int64_t>(LANES, size - x);
+          if (wide == LANES && filled == LANES) transpose(lane, x, block);
+          else
+            for (int64_t i = 0; i < filled; i++)
+              for (int64_t t = 0; t < wide; t++) block[t * LANES + i] = lane[i][x + t];
         }
-      }
+        finish<MASKED ? Finish::masked : Finish::plain>(out + place * LANES,
+                                                        load(block + x % LANES * LANES));
+      });
     }
   });
 }
@@ -134,16 +147,24 @@ static void sums(const Image& from, int64_t count, double* to) {
 }
 
 static void empty(const Image& from, float* to, int64_t count) {
-  const int64_t pixels = from.height * from.width, size = from.channels * pixels;
-  threads::parallel(count, count * size, [&](int64_t begin, int64_t end) {
-    for (int64_t image = begin; image < end; image++)
-      for (int64_t channel = 0; channel < from.channels; channel++)
-        for (int64_t y = 0; y < from.height; y++) {
-          const float* at = from.data + image / LANES * from.slab() + image % LANES +
-                            (from.inside(channel) + y * from.line()) * LANES;
-          float* out = to + image * size + channel * pixels + y * from.width;
-          for (int64_t x = 0; x < from.width; x++) out[x] = at[x * LANES];
-        }
+  const int64_t size = from.channels * from.height * from.width;
+  const int64_t slabs = (count + LANES - 1) / LANES;
+  threads::parallel(slabs, count * size, [&](int64_t begin, int64_t end) {
+    for (int64_t slab = begin; slab < end; slab++) {
+      const float *in = from.data + slab * from.slab(), *lane[LANES];
+      const int64_t left = std::min<int64_t>(LANES, count - slab * LANES);
+      each_pixel(from, nullptr, 0, from.channels, [&](int64_t x, int64_t place) {
+        lane[x % LANES] = in + place * LANES;
+        const int64_t wide = x % LANES + 1;
+        if (wide < LANES && x + 1 < size) return;
+        for (int64_t t = wide; t < LANES; t++) lane[t] = lane[0];
+        float block[LANES * LANES];
+        transpose(lane, 0, block);
+        float* out = to + slab * LANES * size + x + 1 - wide;
+        for (int64_t i = 0; i < left; i++)
+          std::copy(block + i * LANES, block + i * LANES + wide, out + i * size);
+      });
+    }
   });
 }
 

@@ -48,6 +48,30 @@ static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
   _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), four));
 }
+// LANES values from `x` on of each row, so that a lane of the vectors in `to` is a row.
+static inline void transpose(const float* const (&row)[LANES], int64_t x, float* to) {
+  __m512 four[16];  // in each quarter, one value each of four rows
+  for (int i = 0; i < 16; i += 4) {
+    const __m512 a = _mm512_loadu_ps(row[i] + x), b = _mm512_loadu_ps(row[i + 1] + x);
+    const __m512 c = _mm512_loadu_ps(row[i + 2] + x), d = _mm512_loadu_ps(row[i + 3] + x);
+    const __m512 low = _mm512_unpacklo_ps(a, b), low2 = _mm512_unpacklo_ps(c, d);
+    const __m512 high = _mm512_unpackhi_ps(a, b), high2 = _mm512_unpackhi_ps(c, d);
+    four[i] = _mm512_shuffle_ps(low, low2, 0x44);
+    four[i + 1] = _mm512_shuffle_ps(low, low2, 0xee);
+    four[i + 2] = _mm512_shuffle_ps(high, high2, 0x44);
+    four[i + 3] = _mm512_shuffle_ps(high, high2, 0xee);
+  }
+  for (int i = 0; i < 4; i++) {
+    const __m512 even = _mm512_shuffle_f32x4(four[i], four[4 + i], 0x88);
+    const __m512 even2 = _mm512_shuffle_f32x4(four[8 + i], four[12 + i], 0x88);
+    const __m512 odd = _mm512_shuffle_f32x4(four[i], four[4 + i], 0xdd);
+    const __m512 odd2 = _mm512_shuffle_f32x4(four[8 + i], four[12 + i], 0xdd);
+    _mm512_storeu_ps(to + i * LANES, _mm512_shuffle_f32x4(even, even2, 0x88));
+    _mm512_storeu_ps(to + (4 + i) * LANES, _mm512_shuffle_f32x4(odd, odd2, 0x88));
+    _mm512_storeu_ps(to + (8 + i) * LANES, _mm512_shuffle_f32x4(even, even2, 0xdd));
+    _mm512_storeu_ps(to + (12 + i) * LANES, _mm512_shuffle_f32x4(odd, odd2, 0xdd));
+  }
+}
 
 #elif defined(__AVX2__) && (defined(__FMA__) || defined(_MSC_VER))
 #include <immintrin.h>
@@ -89,6 +113,23 @@ static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
       _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
   _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), four));
+}
+static inline void transpose(const float* const (&row)[LANES], int64_t x, float* to) {
+  __m256 four[8];
+  for (int i = 0; i < 8; i += 4) {
+    const __m256 a = _mm256_loadu_ps(row[i] + x), b = _mm256_loadu_ps(row[i + 1] + x);
+    const __m256 c = _mm256_loadu_ps(row[i + 2] + x), d = _mm256_loadu_ps(row[i + 3] + x);
+    const __m256 low = _mm256_unpacklo_ps(a, b), low2 = _mm256_unpacklo_ps(c, d);
+    const __m256 high = _mm256_unpackhi_ps(a, b), high2 = _mm256_unpackhi_ps(c, d);
+    four[i] = _mm256_shuffle_ps(low, low2, 0x44);
+    four[i + 1] = _mm256_shuffle_ps(low, low2, 0xee);
+    four[i + 2] = _mm256_shuffle_ps(high, high2, 0x44);
+    four[i + 3] = _mm256_shuffle_ps(high, high2, 0xee);
+  }
+  for (int i = 0; i < 4; i++) {
+    _mm256_storeu_ps(to + i * LANES, _mm256_permute2f128_ps(four[i], four[4 + i], 0x20));
+    _mm256_storeu_ps(to + (4 + i) * LANES, _mm256_permute2f128_ps(four[i], four[4 + i], 0x31));
+  }
 }
 
 #elif defined(__ARM_NEON) && defined(__aarch64__)
@@ -173,6 +214,13 @@ static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
   to[3] += sum(d);
 }
 #undef NISPA_EACH
+#endif
+
+#if !defined(__AVX512F__) && !(defined(__AVX2__) && (defined(__FMA__) || defined(_MSC_VER)))
+static inline void transpose(const float* const (&row)[LANES], int64_t x, float* to) {
+  for (int lane = 0; lane < LANES; lane++)
+    for (int i = 0; i < LANES; i++) to[i * LANES + lane] = row[lane][x + i];
+}
 #endif
 
 // With few registers, values carried from one iteration to the next would push sums out of them.
