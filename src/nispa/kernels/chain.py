@@ -89,13 +89,15 @@ class Given:
         if index.dim() != 1 or index.dtype not in (torch.int64, torch.int32):
             raise IndexError(f"index of {index.dtype}, {index.dim()} dimensions, must list numbers")
         object.__setattr__(self, "index", index.to(torch.int64).contiguous())
-        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < size:
-            raise IndexError(
-                f"index from {int(index.min())} to {int(index.max())} must lie in [0, {size})"
-            )
+        if len(index):
+            low, high = map(int, index.aminmax())
+            if not 0 <= low <= high < size:
+                raise IndexError(f"index from {low} to {high} must lie in [0, {size})")
 
     def split(self, size: int) -> list[Given]:
         """Parts of at most ``size`` images."""
+        if len(self) <= size:
+            return [self]
         return [Given(self.feed, part) for part in self.index.split(size)]
 
     def __len__(self) -> int:
@@ -596,7 +598,9 @@ class Chain:
             workspace = self.forward(part)
             out = self.output(workspace, len(part)).requires_grad_()
             logits = out.clone()  # which a loss may change in place
-            value = loss(logits, here) * (len(part) / len(labels))
+            value = loss(logits, here)
+            if len(part) < len(labels):
+                value = value * (len(part) / len(labels))
             (gradient,) = torch.autograd.grad(value, out)
             self.backward(workspace, gradient, into, fresh=done == 0)
             self.give_back(workspace)

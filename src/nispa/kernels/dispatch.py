@@ -101,18 +101,18 @@ def _form(link: Link) -> tuple[Any, ...]:
 
 
 def _runs_here(links: Sequence[Link], x: Tensor | Given) -> bool:
-    values = [
-        tensor for link in links for live in link.live for tensor in (live.plastic, live.frozen)
-    ]
-    inputs = [x] if isinstance(x, Tensor) else []
-    return (
-        not torch.is_autocast_enabled("cpu")
-        and all(tensor.is_contiguous() for tensor in values)
-        and all(
-            tensor.dtype == torch.float32 and tensor.device.type == "cpu"
-            for tensor in (*values, *inputs)
-        )
-    )
+    if torch.is_autocast_enabled("cpu") or (isinstance(x, Tensor) and not _readable(x)):
+        return False
+    for link in links:
+        for live in link.live:
+            for values in (live.plastic, live.frozen):
+                if not (_readable(values) and values.is_contiguous()):
+                    return False
+    return True
+
+
+def _readable(values: Tensor) -> bool:
+    return values.dtype == torch.float32 and values.is_cpu
 
 
 def _fits(links: Sequence[Link], shape: tuple[int, int, int]) -> bool:
