@@ -153,8 +153,8 @@ class Learner:
             return report
         except BaseException:  # Ctrl-C, too, leaves the learner whole
             learning.close()
-            self.method.load_state(before)
             self.method.learned = learned
+            self.method.load_state(before)
             raise
 
     def predict(

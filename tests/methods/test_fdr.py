@@ -168,8 +168,8 @@ def test_counts_what_is_stored() -> None:
 
 def test_goes_on_identically_from_a_state() -> None:
     first, second = learned(2, epochs=2), made(epochs=2)
-    second.load_state(first.state())
     second.learned = list(first.learned)
+    second.load_state(first.state())
     finish(first.learn(toy_task(2)))
     finish(second.learn(toy_task(2)))
     assert same_tensors(first.state().tensors, second.state().tensors)

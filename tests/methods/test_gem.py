@@ -289,8 +289,8 @@ def test_the_memory_is_shared_and_counted(cls: type[Projecting]) -> None:
 def test_goes_on_identically_from_a_state(cls: type[Projecting]) -> None:
     first = learned(cls, 2, epochs=2)
     second = made(cls, epochs=2)
-    second.load_state(first.state())
     second.learned = list(first.learned)
+    second.load_state(first.state())
     finish(first.learn(toy_task(2)))
     finish(second.learn(toy_task(2)))
     assert same_tensors(first.state().tensors, second.state().tensors)

@@ -272,8 +272,8 @@ def test_an_output_is_brought_up_to_its_share_of_connections() -> None:
 
 def test_goes_on_from_a_state_bit_by_bit() -> None:
     first, second = learned(2, max_phases=3), replay(start=False, max_phases=3)
-    second.load_state(first.state())
     second.learned = list(first.learned)
+    second.load_state(first.state())
     for method in (first, second):
         finish(method.learn(toy_task(2)))
     assert same_tensors(first.state().tensors, second.state().tensors)

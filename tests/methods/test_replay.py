@@ -294,8 +294,8 @@ def test_the_same_seed_keeps_the_same_samples(cls: type[Replay]) -> None:
 def test_loaded_it_goes_on_identically(cls: type[Replay]) -> None:
     method = learned(cls, 2, epochs=3)
     other = started(cls, epochs=3)
-    other.load_state(method.state())
     other.learned = list(method.learned)
+    other.load_state(method.state())
     for each in (method, other):
         finish(each.learn(toy_task(2)))
     assert same_tensors(method.state().tensors, other.state().tensors)

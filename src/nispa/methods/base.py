@@ -246,7 +246,7 @@ class Method(ABC):
 
     @abstractmethod
     def load_state(self, state: MethodState) -> None:
-        """Takes over a state that ``state`` gave.
+        """Takes over a state that ``state`` gave, when ``learned`` lists the tasks it is of.
 
         Raises:
             FormatError: The state does not fit this method or its network.
