@@ -119,6 +119,27 @@ def test_settings_out_of_range(refused: Refused, pair: str, says: tuple[str, ...
     refused("run", "split-digits", "--set", pair, says=says)
 
 
+METHOD_SETTINGS = [
+    ("er", ["--set", "memory=5"], ("memory=5", "at least 6", "larger memory, such as 120")),
+    ("nispa-replay", ["--set", "memory=4"], ("memory=4", "one sample for each class")),
+    ("er", ["--set", "memory_batch=0"], ("memory_batch=0", "[1, 10000000]")),
+    ("er", ["--set", "alpha=3"], ("'alpha' is a setting of", "derpp", "leave it out")),
+    ("ewc", ["--set", "lambda=-1"], ("strength=-1", "[0, inf)", "0: finetune")),
+    ("nispa-replay", ["--set", "lambda=-1"], ("replay_weight=-1", "[0, inf)")),
+    ("packnet", ["--set", "prune=1.5"], ("prune=1.5", "[0, 1)", "such as 0.5,0.75")),
+    ("packnet", ["--incremental", "class"], ("'packnet' cannot learn", "class; it can with task")),
+    ("icarl", ["--incremental", "domain"], ("'icarl' cannot learn", "it can with class")),
+    ("er", ["--incremental", "domain"], ("task 2-3 has other classes", "incremental=class")),
+]
+
+
+@pytest.mark.parametrize(("method", "args", "says"), METHOD_SETTINGS)
+def test_what_a_method_cannot_do(
+    refused: Refused, method: str, args: list[str], says: tuple[str, ...]
+) -> None:
+    refused("run", "split-digits", "--method", method, *args, says=says)
+
+
 def test_a_schedule_that_ends_at_once(refused: Refused) -> None:
     pairs = ["--set", "schedule=linear", "--set", "k=0.6"]
     refused("run", "split-digits", *pairs, says=("k=0.6", "linear", "pass a smaller k"))
