@@ -458,3 +458,10 @@ def test_a_refused_state_changes_nothing() -> None:
         kept.load(tensors, values | {"scale": 7.0}, outputs=2)
     assert numbers(kept) == before
     assert kept.form.scale == 0.5
+
+
+def test_a_size_that_is_never_filled_takes_no_room() -> None:
+    memory = Memory(10_000_000, (3, 4096, 4096), torch.device("cpu"), {"logits": (1_000_000,)})
+    assert (len(memory), memory.bytes) == (0, 0)
+    memory.load(*memory.state(), outputs=2)
+    assert len(memory) == 0

@@ -81,11 +81,12 @@ class Memory:
         """
         self.size, self.offered, self.form = size, 0, Form()
         self._device, self._count = device, 0
-        self._images = torch.zeros((size, *shape), dtype=torch.uint8, device=device)
-        self._labels = torch.zeros(size, dtype=torch.int64, device=device)
-        self._places = torch.zeros(size, dtype=torch.int64, device=device)
+        # Rows are added as samples come: a size may be far more than there will ever be.
+        self._images = torch.zeros((0, *shape), dtype=torch.uint8, device=device)
+        self._labels = torch.zeros(0, dtype=torch.int64, device=device)
+        self._places = torch.zeros(0, dtype=torch.int64, device=device)
         self._extras = {
-            name: torch.zeros((size, *each), device=device) for name, each in (extras or {}).items()
+            name: torch.zeros((0, *each), device=device) for name, each in (extras or {}).items()
         }
 
     def __len__(self) -> int:
@@ -217,11 +218,24 @@ class Memory:
         extras: Mapping[str, Tensor],
     ) -> None:
         """Writes the samples at ``index`` over what lies at ``where``."""
+        if len(where):
+            self._make_room(1 + int(where.max()))
         self._images[where] = self._in_form(samples, index)
         self._labels[where] = samples.labels[index]
         self._places[where] = place
         for name, kept in self._extras.items():
             kept[where] = extras[name].to(kept) if name in extras else 0.0
+
+    def _make_room(self, count: int) -> None:
+        """Lets the buffers hold ``count`` samples at least, and twice as many as before."""
+        before = len(self._labels)
+        if count <= before:
+            return
+        rows = min(self.size, max(count, 2 * before))
+        self._images, self._labels, self._places = (
+            _longer(kept, rows) for kept in (self._images, self._labels, self._places)
+        )
+        self._extras = {name: _longer(kept, rows) for name, kept in self._extras.items()}
 
     def _in_form(self, samples: Samples, index: Tensor) -> Tensor:
         """Images as the buffer keeps them; the first samples decide, others make it float32."""
@@ -318,7 +332,8 @@ class Memory:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FormatError(f"the saved memory '{prefix}' is damaged: {error}") from None
         self._count, self.offered, self.form = len(found["labels"]), offered, form
-        self._images = torch.zeros_like(self._images, dtype=found["images"].dtype)
+        self._images = self._images.to(found["images"].dtype)
+        self._make_room(self._count)
         for name, kept in self._buffers().items():
             kept[: self._count] = found[name].to(self._device)
 
@@ -344,6 +359,11 @@ class Memory:
         labels, places = found["labels"], found["places"]
         if bool(((labels < 0) | (labels >= outputs) | (places < 0)).any()):
             raise ValueError(f"labels must lie in [0, {outputs}), places of tasks must not be < 0")
+
+
+def _longer(kept: Tensor, rows: int) -> Tensor:
+    """A copy with zeros behind, up to ``rows`` rows."""
+    return torch.cat([kept, kept.new_zeros(rows - len(kept), *kept.shape[1:])])
 
 
 def _form(values: Any, channels: int) -> Form:
