@@ -43,12 +43,12 @@ import torch
 from torch import Tensor
 
 from nispa.config import setting, settings
-from nispa.errors import ConfigError, FormatError
 from nispa.mechanism.grow import choose, growth_values
 from nispa.mechanism.rewire import Rewiring
 from nispa.memory import Memory
 from nispa.methods.base import Census, Incremental, Learning, MethodState, count
 from nispa.methods.nispa import Nispa, NispaConfig
+from nispa.methods.replay import check_size, load_memory, with_memory
 from nispa.models import DataSet
 from nispa.seeding import stream
 from nispa.tasks import Task, TaskInfo
@@ -108,11 +108,7 @@ class NispaReplay(Nispa):
         """Whether the memory holds a sample of each class, too; see :class:`Method`."""
         super().check(task, earlier)
         classes = sum(len(info.classes) for info in (*earlier, task.info))
-        if self.config.memory < classes:
-            raise ConfigError(
-                f"memory={self.config.memory} must be at least {classes}, one sample for each "
-                f"class up to task {task.name}; pass a larger memory, such as {20 * classes}"
-            )
+        check_size(self.config.memory, classes, task)
 
     def learn_task(self, task: Task) -> Learning:
         """Learns as NISPA does, held by the memory, which then takes samples of the task."""
@@ -224,17 +220,12 @@ class NispaReplay(Nispa):
 
     def state(self) -> MethodState:
         """What NISPA keeps, and the memory."""
-        state = super().state()
-        tensors, values = self.memory.state()
-        return MethodState(state.tensors | tensors, state.values | {"memory": values})
+        return with_memory(super().state(), self.memory)
 
     def load_state(self, state: MethodState) -> None:
         """Takes over a state; see :class:`Method`."""
         memory = self._empty_memory()
-        memory.load(state.tensors, state.values.get("memory"), self.problem.outputs)
-        known = {(info.index, label) for info in self.learned for label in info.classes}
-        if not known.issuperset(memory.groups()):
-            raise FormatError("the saved memory has samples of tasks that were not learned")
+        load_memory(self, memory, state)
         super().load_state(state)
         self.memory = memory
 

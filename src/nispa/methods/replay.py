@@ -15,7 +15,7 @@ from torch import Tensor
 from nispa.config import setting, settings
 from nispa.errors import ConfigError, FormatError
 from nispa.memory import Memory, Remembered
-from nispa.methods.base import Census, Incremental, Learning, MethodState, count
+from nispa.methods.base import Census, Incremental, Learning, Method, MethodState, count
 from nispa.methods.epochs import EpochsConfig, learn_by_steps
 from nispa.methods.one_network import OneNetwork
 from nispa.models import DataSet
@@ -94,11 +94,7 @@ class Replay(OneNetwork):
         super().check(task, earlier)
         classes = [info.classes for info in (*earlier, task.info)]
         needed = sum(map(len, classes)) if self.balanced else len(set().union(*classes))
-        if self.config.memory < needed:
-            raise ConfigError(
-                f"memory={self.config.memory} must be at least {needed}, one sample for each class "
-                f"up to task {task.name}; pass a larger memory, such as {20 * needed}"
-            )
+        check_size(self.config.memory, needed, task)
 
     def train_by(self, step: Step, task: Task, train: DataSet) -> Learning:
         """Trains for all epochs and keeps the last."""
@@ -123,20 +119,46 @@ class Replay(OneNetwork):
 
     def state(self) -> MethodState:
         """The network and the memory."""
-        state = super().state()
-        tensors, values = self.memory.state()
-        return MethodState(state.tensors | tensors, state.values | {"memory": values})
+        return with_memory(super().state(), self.memory)
 
     def load_state(self, state: MethodState) -> None:
         """Takes over a state; see :class:`Method`."""
         memory = self.empty_memory()
-        memory.load(state.tensors, state.values.get("memory"), self.problem.outputs)
-        known = {(info.index, label) for info in self.learned for label in info.classes}
-        if not known.issuperset(memory.groups()):
-            raise FormatError("the saved memory has samples of tasks that were not learned")
+        load_memory(self, memory, state)
         super().load_state(state)
         self.memory = memory
 
     def census(self) -> Census:
         """Connections, and the bytes of the memory; see :class:`Method`."""
         return count({"": self.network}, storage={"memory": self.memory.bytes})
+
+
+def check_size(size: int, needed: int, task: Task) -> None:
+    """Refuses a memory without a sample for each class.
+
+    Raises:
+        ConfigError: It has room for fewer than ``needed`` samples, the classes up to ``task``.
+    """
+    if size < needed:
+        raise ConfigError(
+            f"memory={size} must be at least {needed}, one sample for each class up to task "
+            f"{task.name}; pass a larger memory, such as {20 * needed}"
+        )
+
+
+def with_memory(state: MethodState, memory: Memory) -> MethodState:
+    """A state with that of a memory."""
+    tensors, values = memory.state()
+    return MethodState(state.tensors | tensors, state.values | {"memory": values})
+
+
+def load_memory(method: Method, memory: Memory, state: MethodState) -> None:
+    """Fills a memory from what :func:`with_memory` added to a state.
+
+    Raises:
+        FormatError: It does not fit the method, or holds what ``method.learned`` does not.
+    """
+    memory.load(state.tensors, state.values.get("memory"), method.problem.outputs)
+    known = {(info.index, label) for info in method.learned for label in info.classes}
+    if not known.issuperset(memory.groups()):
+        raise FormatError("the saved memory has samples of tasks that were not learned")
