@@ -14,9 +14,9 @@ from rich.console import Console
 
 from nispa.cli.progress import LiveDisplay, PlainDisplay, Progress, data_progress, duration
 from nispa.methods.base import PhaseStart
+from nispa.pausing import EpochEnd
 from nispa.results import TaskResult, UnitCount
 from nispa.runner import TaskEnd, TaskStart
-from nispa.training import EpochEnd
 from tests.cli_calls import NISPA, SMALL, write_npz
 
 RESULT = TaskResult(

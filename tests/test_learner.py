@@ -235,12 +235,13 @@ def rewrite(path: Path, out: Path, change: Any) -> None:
     """A copy of a learner's file whose header went through ``change``, its checksum made anew."""
     import safetensors.torch
 
-    from nispa.learner import _digest, _read
+    from nispa.learner import _read
+    from nispa.tensorfile import digest
 
     tensors, checked = _read(path)
     header = checked.model_dump(mode="json")
     change(header, tensors)
-    header["sha256"] = _digest(header, tensors)
+    header["sha256"] = digest(header, tensors)
     out.write_bytes(safetensors.torch.save(tensors, {"nispa": json.dumps(header)}))
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytest
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nispa.errors import ConfigError, DivergedError
+from nispa.methods.base import Fitting
 from nispa.models import NetworkConfig, build_network
+from nispa.pausing import EpochEnd
 from nispa.seeding import stream
 from nispa.tasks import JoinedSamples, Samples
 from nispa.training import (
     EVALUATION_BATCH,
     Batch,
     ClassMask,
-    EpochEnd,
     FitResult,
     OptimiserConfig,
     Term,
@@ -46,14 +47,16 @@ class Counter(nn.Module):
         self.steps: Tensor
 
 
-def drive(run: Generator[EpochEnd, None, FitResult]) -> tuple[list[EpochEnd], FitResult]:
+def drive(run: Fitting) -> tuple[list[EpochEnd], FitResult]:
     """The epochs of a fit and its result."""
-    ends = []
+    ends: list[EpochEnd] = []
     while True:
         try:
-            ends.append(next(run))
+            event = next(run)
         except StopIteration as stop:
             return ends, stop.value
+        if isinstance(event, EpochEnd):
+            ends.append(event)
 
 
 class Run:

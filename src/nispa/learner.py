@@ -6,21 +6,17 @@ SHA-256 over both. It is written whole or not at all; reading one executes nothi
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from nispa import __version__
+from nispa import tensorfile
 from nispa.config import build
 from nispa.data.arrays import as_images, as_label_array, encode_labels
 from nispa.data.scenarios import make_task
@@ -38,13 +34,13 @@ from nispa.files import one_line, write_atomic
 from nispa.methods import method_class
 from nispa.methods.base import Event, LearnReport, Method, MethodState, Problem
 from nispa.models import NetworkConfig
+from nispa.pausing import FitBegin, FitPause
 from nispa.presets import Settings, resolve
 from nispa.seeding import MAX_SEED
 from nispa.tasks import Samples, TaskInfo
 from nispa.training import EVALUATION_BATCH
 
 FORMAT = "nispa-learner/1"
-_HEADER = "nispa"
 
 
 class Learner:
@@ -145,7 +141,7 @@ class Learner:
         try:
             while True:
                 event = next(learning)
-                if watch is not None:
+                if watch is not None and not isinstance(event, (FitBegin, FitPause)):
                     watch(event)
         except StopIteration as end:
             self.labels.append(names)
@@ -297,8 +293,6 @@ def encode(method: Method, settings: Settings, labels: list[list[Any]] | None = 
     if labels is None:
         labels = [list(task.classes) for task in method.learned]
     header = {
-        "format": FORMAT,
-        "nispa": __version__,
         "method": settings.method,
         "preset": settings.preset,
         "seed": method.seed,
@@ -312,10 +306,7 @@ def encode(method: Method, settings: Settings, labels: list[list[Any]] | None = 
         "labels": labels,
         "values": state.values,
     }
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in state.tensors.items()}
-    header["sha256"] = _digest(header, tensors)
-    text = json.dumps(header, sort_keys=True, allow_nan=False)
-    return safetensors.torch.save(tensors, {_HEADER: text})
+    return tensorfile.encode(FORMAT, header, state.tensors)
 
 
 def decode(path: Path, device: str = "cpu") -> tuple[Method, Settings, list[list[Any]]]:
@@ -411,42 +402,9 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
-def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the header (without its own hash) and every tensor's name, type and bytes."""
-    rest = {name: value for name, value in header.items() if name != "sha256"}
-    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(
-            tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
-        )
-    return digest.hexdigest()
-
-
 def _read(path: Path) -> tuple[dict[str, Tensor], _Header]:
     """Tensors and header of a learner's file, checked against their hash."""
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; pass one that a learner was saved to")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_HEADER, "")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise FormatError(f"{path} is damaged or not a learner: {one_line(str(error))}") from None
-    try:
-        plain = json.loads(text)
-    except (ValueError, RecursionError):
-        raise FormatError(f"{path} is not a learner, or its header is damaged") from None
-    if not isinstance(plain, dict) or not isinstance(plain.get("format"), str):
-        raise FormatError(f"{path} is not a learner, or its header is damaged")
-    if plain["format"] != FORMAT:
-        raise FormatError(
-            f"{path} has format {one_line(plain['format'])}, written by nispa "
-            f"{one_line(str(plain.get('nispa')))}; this version reads {FORMAT}"
-        )
-    if plain.get("sha256") != _digest(plain, tensors):
-        raise FormatError(f"{path} is damaged: its content does not match its checksum")
+    tensors, plain = tensorfile.read(path, FORMAT, "learner")
     try:
         return tensors, _Header.model_validate(plain)
     except ValidationError as error:

@@ -41,6 +41,7 @@ SCHEMA_NAME = "nispa-record"
 SCHEMA_VERSION = 1
 RECORD, EVENTS, PICTURE = "record.json", "events.jsonl", "run.png"
 NETWORK = "network.safetensors"
+NEWER_NETWORK = "network.next.safetensors"
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_EVENTS_BYTES = 256 * 2**20
 MAX_TASKS = 1_000  # a matrix has the square of this: a stranger's record must not fill the memory
@@ -460,6 +461,19 @@ class RunFolder:
         """Adds a line to ``events.jsonl``; raises OutputError when it does not fit."""
         line = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         append_line(self.path / EVENTS, line)
+
+    def cut_events(self, tasks: int) -> None:
+        """Keeps the events of the first ``tasks`` tasks alone.
+
+        Raises:
+            FormatError: A line before the last is damaged.
+            OutputError: It could not be written.
+        """
+        if not (self.path / EVENTS).is_file():
+            return
+        kept = [event for event in self.read_events() if event.get("task", 0) < tasks]
+        lines = [json.dumps(each, ensure_ascii=False, separators=(",", ":")) for each in kept]
+        write_atomic(self.path / EVENTS, "".join(line + "\n" for line in lines).encode())
 
     def read_events(self) -> list[dict[str, Any]]:
         """All events in order; an unfinished last line, as a crash leaves it, is passed over.

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 
 from nispa import __version__
+from nispa.checkpoints import EVERY_S, Checkpoints
 from nispa.data.scenarios import Scenario
 from nispa.devices import choose_device
-from nispa.errors import ConfigError, NotLearnedError
-from nispa.files import write_atomic
+from nispa.errors import ConfigError, FormatError, InputError, NotLearnedError
+from nispa.files import shown, write_atomic
 from nispa.kernels.dispatch import in_use
-from nispa.learner import encode, make_method
+from nispa.learner import decode, encode, make_method
 from nispa.methods.base import (
     CACHE_BYTES,
     Event,
@@ -34,10 +35,12 @@ from nispa.methods.base import (
     PhaseStart,
     Problem,
 )
+from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
 from nispa.plots import picture
 from nispa.presets import Settings
 from nispa.results import (
     NETWORK,
+    NEWER_NETWORK,
     PICTURE,
     ConnectionCount,
     DataEntry,
@@ -55,7 +58,7 @@ from nispa.results import (
 )
 from nispa.seeding import MAX_SEED
 from nispa.tasks import Samples, Task, TaskInfo
-from nispa.training import EVALUATION_BATCH, EpochEnd
+from nispa.training import EVALUATION_BATCH
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,16 @@ class Experiment:
         return method
 
 
-def run(experiment: Experiment, out: Path) -> Generator[RunEvent, None, Record]:
+def run(
+    experiment: Experiment, out: Path, checkpoint_every: float = EVERY_S
+) -> Generator[RunEvent, None, Record]:
     """Runs an experiment and keeps its record in a new folder ``out``.
+
+    Args:
+        experiment: What to run.
+        out: The folder.
+        checkpoint_every: Seconds between two checkpoints within an epoch; there is one at the end
+            of each phase whatever it is.
 
     Yields:
         What happens, as it happens. Closing the generator, or an exception such as
@@ -140,12 +151,95 @@ def run(experiment: Experiment, out: Path) -> Generator[RunEvent, None, Record]:
     method = experiment.method()
     record = _begin(experiment, method)
     folder = RunFolder.create(out, record)
+    record = yield from _tasks(experiment, method, folder, record, checkpoint_every)
+    return record
+
+
+def resume(
+    experiment: Experiment, out: Path, checkpoint_every: float = EVERY_S
+) -> Generator[RunEvent, None, Record]:
+    """Goes on with an unfinished run from its last checkpoint.
+
+    The finished record and network are, times aside, those of a run that was never disturbed.
+
+    Args:
+        experiment: The same that the run was begun with.
+        out: The run's folder.
+        checkpoint_every: See :func:`run`.
+
+    Yields and returns:
+        As :func:`run`; tasks that were finished are not told again.
+
+    Raises:
+        InputError: There is no run, it is complete, or it was another experiment.
+        FormatError: Its files are damaged.
+    """
+    folder = RunFolder(out)
+    record = folder.read_record()
+    if record.status == "complete":
+        raise InputError(f"{shown(out)} is complete: nothing is left to resume")
+    method = experiment.method()
+    _same_run(record, _begin(experiment, method), out)
+    _settle_network(folder, len(record.per_task))
+    if record.per_task:
+        method = _saved_method(experiment, folder)
+    folder.cut_events(len(record.per_task))
+    record = record.model_copy(update={"status": "running", "finished": None})
+    folder.write_record(record)
+    record = yield from _tasks(experiment, method, folder, record, checkpoint_every)
+    return record
+
+
+def _same_run(record: Record, wanted: Record, out: Path) -> None:
+    """Refuses another experiment than the one that ``record`` is of."""
+    for name in ("version", "scenario", "data", "method", "seed", "incremental", "config", "tasks"):
+        if getattr(record, name) != getattr(wanted, name):
+            raise InputError(
+                f"{shown(out)} was begun with another {name}, so what comes would not be one run; "
+                "resume it with what it was begun with"
+            )
+
+
+def _settle_network(folder: RunFolder, tasks: int) -> None:
+    """Takes the newer network where the record counts its task, and drops it where not."""
+    newer = folder.path / NEWER_NETWORK
+    if not newer.exists():
+        return
     try:
-        for task in experiment.scenario.tasks:
+        learned = len(decode(newer)[0].learned)
+    except FormatError:
+        learned = -1
+    if learned == tasks:
+        newer.replace(folder.path / NETWORK)
+    else:
+        newer.unlink()
+
+
+def _saved_method(experiment: Experiment, folder: RunFolder) -> Method:
+    """The method as it was after the last task that the record counts."""
+    method, _, _ = decode(folder.path / NETWORK, experiment.device)
+    method.cache_bytes = experiment.cache_bytes
+    expected = [task.info for task in experiment.scenario.tasks[: len(method.learned)]]
+    done = len(folder.read_record().per_task)
+    if len(method.learned) != done or method.learned != expected:
+        raise FormatError(
+            f"{shown(folder.path / NETWORK)} has learned {len(method.learned)} tasks, the record "
+            f"counts {done}; the run cannot be resumed"
+        )
+    return method
+
+
+def _tasks(
+    experiment: Experiment, method: Method, folder: RunFolder, record: Record, every: float
+) -> Generator[RunEvent, None, Record]:
+    """Learns the tasks that the record does not count yet."""
+    checkpoints = Checkpoints(folder.path, every)
+    try:
+        for task in experiment.scenario.tasks[len(record.per_task) :]:
             yield TaskStart(task.index, len(experiment.scenario.tasks), task.name)
             started = time.perf_counter()
-            report = yield from _learn(method, task, folder)
-            train_s = time.perf_counter() - started
+            report = yield from _learn(method, task, folder, checkpoints)
+            train_s = checkpoints.seconds + time.perf_counter() - started
 
             started = time.perf_counter()
             row, agnostic = _measure(method, experiment.scenario, task.index)
@@ -159,6 +253,7 @@ def run(experiment: Experiment, out: Path) -> Generator[RunEvent, None, Record]:
         stopped = isinstance(error, (KeyboardInterrupt, GeneratorExit))
         _finish(folder, record, "interrupted" if stopped else "failed")
         raise
+    checkpoints.clear()
     return _finish(folder, record, "complete")
 
 
@@ -171,13 +266,25 @@ def _finish(folder: RunFolder, record: Record, status: str) -> Record:
     return record
 
 
-def _learn(method: Method, task: Task, folder: RunFolder) -> Generator[RunEvent, None, LearnReport]:
-    """Learns one task, with a line of ``events.jsonl`` for every event."""
+def _learn(
+    method: Method, task: Task, folder: RunFolder, checkpoints: Checkpoints
+) -> Generator[RunEvent, None, LearnReport]:
+    """Learns one task, from what checkpoints hold, with a line of ``events.jsonl`` per event."""
+    saved = checkpoints.begin(task.index)
     learning = method.learn(task)
     phase: dict[str, Any] = {}
+    state: FitState | None = None
     try:
         while True:
-            event = next(learning)
+            event = learning.send(state)
+            state = None
+            if isinstance(event, FitBegin):
+                checkpoints.fit()
+                state = next(saved, None)
+                continue
+            if isinstance(event, FitPause):
+                checkpoints.reached(event)
+                continue
             names = {PhaseStart: "phase_start", EpochEnd: "epoch", PhaseEnd: "phase_end"}
             if isinstance(event, PhaseStart):
                 phase = {"task": task.index, "phase": event.phase}
@@ -303,9 +410,13 @@ def _add(
 
 
 def _save(folder: RunFolder, record: Record, method: Method, settings: Settings) -> None:
-    """Network, record and picture as they stand after a task."""
-    write_atomic(folder.path / NETWORK, encode(method, settings))
+    """Network, record and picture as they stand after a task.
+
+    The record decides: until it counts the task, the network of the one before is kept.
+    """
+    write_atomic(folder.path / NEWER_NETWORK, encode(method, settings))
     folder.write_record(record)
+    (folder.path / NEWER_NETWORK).replace(folder.path / NETWORK)
     if len(record.per_task) < len(record.tasks):  # the last picture is drawn at the end
         write_atomic(folder.path / PICTURE, picture(record))
 

@@ -3,7 +3,8 @@
 ``fit`` knows no algorithm. A method passes it a ``step``, a function that takes one :class:`Batch`,
 updates the network and returns the loss; whatever an algorithm does to losses or gradients
 (penalties, projections, memories, path integrals) stands in its own step. ``fit`` is a generator:
-it yields an :class:`EpochEnd` after each epoch, and whoever drives it may show, record or stop.
+it yields an :class:`EpochEnd` after each epoch, and whoever drives it may show, record, stop, or
+leave it and take it up later (:mod:`nispa.pausing`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from nispa.config import setting, settings
 from nispa.errors import DivergedError
 from nispa.kernels.graphs import Recorded
 from nispa.models import DataSet, SparseNetwork
+from nispa.pausing import Carried, EpochEnd, FitBegin, FitPause, FitState, Progress
+
+PAUSE_S = 1.0
+"""Seconds between two places within an epoch where a fit may be left."""
 
 EVALUATION_BATCH = 512
 """Images per batch outside training: a fixed number, so that logits are comparable bit by bit."""
@@ -97,25 +102,6 @@ def make_optimiser(
 
 
 @dataclass(frozen=True)
-class EpochEnd:
-    """What one epoch did.
-
-    Attributes:
-        epoch: Its number, from 1.
-        loss: Mean training loss over the epoch's images.
-        validation_accuracy: Fraction right on the validation set, or None if it is empty.
-        samples: Training images seen in this epoch.
-        seconds: Wall time, validation included.
-    """
-
-    epoch: int
-    loss: float
-    validation_accuracy: float | None
-    samples: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class FitResult:
     """What a whole fit came to: the accuracy of the epoch kept, its number, and images seen."""
 
@@ -136,7 +122,9 @@ def fit(
     validate: Callable[[], float | None],
     keep: Literal["best", "last"] = "best",
     patience: int | None = None,
-) -> Generator[EpochEnd, None, FitResult]:
+    optimiser: torch.optim.Optimizer | None = None,
+    carried: Sequence[Carried] = (),
+) -> Generator[EpochEnd | FitBegin | FitPause, FitState | None, FitResult]:
     """Trains for some epochs and leaves the network with the values of the epoch to keep.
 
     Args:
@@ -149,39 +137,59 @@ def fit(
         validate: Fraction right on the validation set, or None where there is none.
         keep: The epoch of the best validation accuracy (the first of equals), or the last one.
         patience: Stop after so many epochs without a better accuracy; None never does.
+        optimiser: What ``step`` updates with, so that its moments are part of a saved state.
+        carried: What else ``step`` changes.
 
     Raises:
         DivergedError: The loss is no longer a finite number.
+        FormatError: A state that was sent does not fit.
     """
-    best: float | None = None
-    best_epoch, samples, epoch = 0, 0, 0
-    kept: dict[str, Tensor] = {}
-    for epoch in range(1, epochs + 1):
-        started = time.perf_counter()
+    device = train.labels.device
+    at = Progress(torch.zeros((), dtype=torch.float64, device=device))
+    pause = FitPause(False, lambda: at.save(network, optimiser, carried))
+    sent = yield FitBegin()
+    if sent is not None:
+        at.load(sent, network, optimiser, carried)
+        yield from at.ends
+    while not at.over:
+        started = paused = time.perf_counter()
+        spent = at.seconds
         network.train()
-        shuffled = torch.randperm(len(train), generator=order(epoch)).to(train.labels.device)
-        total = torch.zeros((), dtype=torch.float64, device=train.labels.device)
+        shuffled = torch.randperm(len(train), generator=order(at.epoch)).to(device)
         for number, index in enumerate(shuffled.split(batch_size), 1):
-            loss = step(batch_of(train, index, epoch, number))
-            total += loss.double() * len(index)
-        mean = float(total) / len(train)
+            if number <= at.batches:
+                continue
+            loss = step(batch_of(train, index, at.epoch, number))
+            at.loss += loss.double() * len(index)
+            at.batches, now = number, time.perf_counter()
+            if now - paused >= PAUSE_S:
+                at.seconds, paused = spent + now - started, now
+                yield pause
+        mean = float(at.loss) / len(train)
         if not math.isfinite(mean):
             raise DivergedError(
-                f"the loss became {mean} in epoch {epoch}; pass a smaller learning_rate"
+                f"the loss became {mean} in epoch {at.epoch}; pass a smaller learning_rate"
             )
-        samples += len(train)
         accuracy = validate()
-        if accuracy is None or best is None or accuracy > best:
-            best, best_epoch = accuracy, epoch
+        if accuracy is None or at.best is None or accuracy > at.best:
+            at.best, at.best_epoch = accuracy, at.epoch
             if keep == "best":
-                kept = {name: value.clone() for name, value in network.state_dict().items()}
-        yield EpochEnd(epoch, mean, accuracy, len(train), time.perf_counter() - started)
-        if patience is not None and epoch - best_epoch >= patience:
-            break
+                at.kept = {name: value.clone() for name, value in network.state_dict().items()}
+        seconds = spent + time.perf_counter() - started
+        at.ends.append(EpochEnd(at.epoch, mean, accuracy, len(train), seconds))
+        waited = patience is not None and at.epoch - at.best_epoch >= patience
+        at.over = at.epoch == epochs or waited
+        if at.over and keep == "best":
+            network.load_state_dict(at.kept)
+        at.epoch, at.batches, at.seconds = at.epoch + 1, 0, 0.0
+        at.loss = torch.zeros_like(at.loss)
+        yield at.ends[-1]
+        yield FitPause(at.over, pause.state)
+    last = at.ends[-1]
+    samples = sum(end.samples for end in at.ends)
     if keep == "best":
-        network.load_state_dict(kept)
-        return FitResult(best, best_epoch, epoch, samples)
-    return FitResult(accuracy, epoch, epoch, samples)
+        return FitResult(at.best, at.best_epoch, last.epoch, samples)
+    return FitResult(last.validation_accuracy, last.epoch, last.epoch, samples)
 
 
 def gradient_step(loss: Callable[[Any, Tensor], Tensor], optimiser: torch.optim.Optimizer) -> Step:

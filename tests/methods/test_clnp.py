@@ -22,8 +22,8 @@ from nispa.methods.clnp import (
     cut,
 )
 from nispa.models import NetworkConfig
+from nispa.pausing import EpochEnd
 from nispa.tasks import Samples, Task
-from nispa.training import EpochEnd
 
 from .toy import (
     NETWORKS,

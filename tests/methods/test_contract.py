@@ -15,9 +15,9 @@ from nispa.errors import CapacityError, ConfigError, FormatError, NotLearnedErro
 from nispa.learner import decode, encode
 from nispa.methods import METHODS, method_class
 from nispa.methods.base import Method, MethodState, PhaseEnd, PhaseStart
+from nispa.pausing import EpochEnd
 from nispa.presets import Settings, resolve
 from nispa.tasks import Task, TaskInfo
-from nispa.training import EpochEnd
 
 from .toy import accuracy_on, finish, same_tensors, toy_domain, toy_method, toy_task
 

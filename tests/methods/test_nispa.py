@@ -14,8 +14,8 @@ from nispa.errors import ConfigError, ScenarioError
 from nispa.mechanism.grow import GROWTH_RULES
 from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.methods.nispa import Nispa, NispaConfig
+from nispa.pausing import EpochEnd
 from nispa.topology import complement, live_between
-from nispa.training import EpochEnd
 
 from .toy import finish, toy_method, toy_task
 

@@ -14,9 +14,10 @@ from nispa.errors import ConfigError, FormatError, NotLearnedError
 from nispa.methods.base import Method, MethodState, PhaseEnd, PhaseStart
 from nispa.methods.nispa_replay import NispaReplay, NispaReplayConfig
 from nispa.models import NetworkConfig
+from nispa.pausing import EpochEnd
 from nispa.tasks import Task
 from nispa.topology import complement, live_between
-from nispa.training import EpochEnd, batch_of, make_optimiser
+from nispa.training import batch_of, make_optimiser
 
 from .toy import NETWORKS, finish, same_tensors, toy_method, toy_problem, toy_task
 

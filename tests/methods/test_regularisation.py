@@ -24,8 +24,8 @@ from nispa.methods.mas import Mas
 from nispa.methods.regularised import QuadraticPenalty, Regularised, Values, copies, zeros
 from nispa.methods.si import Si
 from nispa.models import DataSet, NetworkConfig, SparseNetwork
+from nispa.pausing import EpochEnd
 from nispa.tasks import Samples, Task
-from nispa.training import EpochEnd
 
 from .toy import INPUT_SHAPE, NETWORKS, finish, same_tensors, toy_problem, toy_task
 

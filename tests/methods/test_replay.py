@@ -21,9 +21,10 @@ from nispa.methods.finetune import Finetune
 from nispa.methods.rehearsal import Rehearsal
 from nispa.methods.replay import Replay
 from nispa.models import NetworkConfig
+from nispa.pausing import EpochEnd
 from nispa.seeding import stream
 from nispa.tasks import Samples, Task, TaskInfo
-from nispa.training import Batch, EpochEnd
+from nispa.training import Batch
 
 from .toy import NETWORKS, accuracy_on, finish, same_tensors, toy_problem, toy_task
 

@@ -11,6 +11,7 @@ from nispa.config import build
 from nispa.methods import method_class
 from nispa.methods.base import Event, Learning, LearnReport, Method, Problem
 from nispa.models import NetworkConfig
+from nispa.pausing import FitBegin, FitPause
 from nispa.seeding import stream
 from nispa.tasks import Samples, Task
 
@@ -113,12 +114,14 @@ def toy_method(
 
 def finish(learning: Learning) -> tuple[list[Event], LearnReport]:
     """Drives ``learn`` to its end."""
-    events = []
+    events: list[Event] = []
     while True:
         try:
-            events.append(next(learning))
+            event = next(learning)
         except StopIteration as end:
             return events, end.value
+        if not isinstance(event, (FitBegin, FitPause)):
+            events.append(event)
 
 
 def accuracy_on(method: Method, task: Task) -> float:

@@ -12,6 +12,7 @@ from nispa import __version__
 from nispa.cli.doctor import doctor
 from nispa.cli.exits import Commands
 from nispa.cli.lists import list_known
+from nispa.cli.resume import resume
 from nispa.cli.run import run
 from nispa.cli.show import show
 
@@ -35,7 +36,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (run, show, list_known, doctor):
+for _command in (run, resume, show, list_known, doctor):
     cli.add_command(_command)
 
 

@@ -112,3 +112,13 @@ def settings_given(pairs: tuple[str, ...]) -> dict[str, str]:
             )
         given[key] = value.strip()
     return given
+
+
+checkpoint_option = click.option(
+    "--checkpoint-every",
+    callback=whole_number(0, 86_400, "[0, 86400]", "30 is the default"),
+    default="30",
+    metavar="SECONDS",
+    show_default=True,
+    help="At most so much is lost when the process dies; there is one at each phase's end, too.",
+)

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from nispa.files import one_line
 from nispa.methods.base import PhaseEnd, PhaseStart
+from nispa.pausing import EpochEnd
 from nispa.runner import RunEvent, TaskEnd, TaskStart
-from nispa.training import EpochEnd
 
 Clock = Callable[[], float]
 QUIET_S = 10.0  # plain lines about data come no closer than this

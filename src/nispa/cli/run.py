@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,14 +13,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nispa.cli.exits import CommandError, stopped, terminable
-from nispa.cli.options import data_option, scenario_options, settings_given, whole_number
+from nispa.cli.options import (
+    checkpoint_option,
+    data_option,
+    scenario_options,
+    settings_given,
+    whole_number,
+)
 from nispa.errors import ConfigError, InputError, NispaError, unknown_name
 
 if TYPE_CHECKING:
     from nispa.cli.progress import Display
     from nispa.data.scenarios import Scenario
     from nispa.presets import Settings
-    from nispa.runner import Experiment
+    from nispa.results import Record
+    from nispa.runner import RunEvent
 
 MAX_SEED = 2**63 - 1  # as seeding.MAX_SEED, which is not imported: it would need PyTorch
 MAX_THREADS = 1024
@@ -105,6 +113,7 @@ Examples:
     show_default=True,
     help="Memory for prepared training data and what stable units make of it; changes no result.",
 )
+@checkpoint_option
 @click.option(
     "--set",
     "pairs",
@@ -152,6 +161,7 @@ class Wanted:
     device: str
     threads: int | None
     cache_mb: int
+    checkpoint_every: int
     quiet: bool
     download: bool
     settings: dict[str, str]
@@ -170,12 +180,13 @@ def _run(wanted: Wanted) -> None:
     from nispa.files import shown
     from nispa.presets import resolve
     from nispa.runner import Experiment
+    from nispa.runner import run as start
 
     _check(wanted)
     out = _folder(wanted)
     if wanted.threads is not None:
         torch.set_num_threads(wanted.threads)
-    display = _display(wanted)
+    display = display_of(wanted.title, wanted.quiet)
     try:
         with display:
             scenario = build_scenario(
@@ -196,11 +207,11 @@ def _run(wanted: Wanted) -> None:
             experiment = Experiment(
                 scenario, settings, wanted.seed, wanted.device, wanted.cache_mb * 2**20
             )
-            display.begin(_epoch_sizes(scenario, settings), shown(out))
-            _learn(experiment, out, display)
+            display.begin(epoch_sizes(scenario, settings), shown(out))
+            follow(start(experiment, out, wanted.checkpoint_every), out, display)
     except KeyboardInterrupt as stop:
-        raise stopped(stop, _kept(out)) from None
-    _print_end(out, wanted.quiet)
+        raise stopped(stop, kept(out)) from None
+    print_end(out, wanted.quiet)
 
 
 def _check(wanted: Wanted) -> None:
@@ -245,17 +256,18 @@ def _folder(wanted: Wanted) -> Path:
     return out
 
 
-def _display(wanted: Wanted) -> Display:
+def display_of(title: str, quiet: bool) -> Display:
+    """What shows a run: nothing, plain lines, or a living line."""
     from nispa.cli.progress import Display, LiveDisplay, PlainDisplay
 
-    if wanted.quiet:
+    if quiet:
         return Display()
     if not sys.stdout.isatty():
-        return PlainDisplay(wanted.title)
-    return LiveDisplay(wanted.title)
+        return PlainDisplay(title)
+    return LiveDisplay(title)
 
 
-def _epoch_sizes(scenario: Scenario, settings: Settings) -> list[int]:
+def epoch_sizes(scenario: Scenario, settings: Settings) -> list[int]:
     """Training images of an epoch of each task."""
     sizes = [len(task.train) for task in scenario.tasks]
     if settings.method_class.rehearses:
@@ -263,25 +275,23 @@ def _epoch_sizes(scenario: Scenario, settings: Settings) -> list[int]:
     return sizes
 
 
-def _learn(experiment: Experiment, out: Path, display: Display) -> None:
+def follow(running: Generator[RunEvent, None, Record], out: Path, display: Display) -> None:
     """Runs to the end, or to a :class:`CommandError` that says what was kept."""
-    from nispa.runner import run as run_experiment
-
     begun = False
     try:
-        with closing(run_experiment(experiment, out)) as events:
+        with closing(running) as events:
             for event in events:
                 begun = True
                 display.show(event)
     except NispaError as error:
         if isinstance(error, InputError) and not begun:
             raise
-        raise CommandError(1, f"error: {error}. Run: {_kept(out)}") from error
+        raise CommandError(1, f"error: {error}. Run: {kept(out)}") from error
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         fix = "pass a smaller network or batch_size"
-        raise CommandError(1, f"error: not enough memory; {fix}. Run: {_kept(out)}") from error
+        raise CommandError(1, f"error: not enough memory; {fix}. Run: {kept(out)}") from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -292,7 +302,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
-def _kept(out: Path) -> str:
+def kept(out: Path) -> str:
     """What an unfinished run left behind, in words."""
     from nispa.files import shown
     from nispa.results import read_record
@@ -304,10 +314,11 @@ def _kept(out: Path) -> str:
     done = len(record.accuracy_matrix)
     tasks = f"{done} of {len(record.tasks)} tasks" if done else "no finished task"
     names = ", ".join(sorted(path.name for path in out.iterdir() if path.is_file()))
-    return f"kept {tasks} in {shown(out)} ({names})"
+    return f"kept {tasks} in {shown(out)} ({names}); go on with: nispa resume {shown(out)}"
 
 
-def _print_end(out: Path, quiet: bool) -> None:
+def print_end(out: Path, quiet: bool) -> None:
+    """The report of a complete run, or where it lies."""
     from nispa.cli.show import print_report
     from nispa.results import read_record
 

@@ -1,7 +1,8 @@
 """The contract that every method keeps: learn one task at a time, predict, give its state.
 
 ``learn`` is a generator. It yields events between which the method's state is whole, and returns a
-:class:`LearnReport`; whoever drives it shows, records or stops. Methods write no files, print
+:class:`LearnReport`; whoever drives it shows, records, stops, or leaves it and takes it up later
+(:mod:`nispa.pausing`). Methods write no files, print
 nothing and know nothing of the tasks to come (but for their number, where they say that they need
 it). docs/decisions/0003-method-contract.md tells why it is as it is.
 """
@@ -19,8 +20,9 @@ from torch import Tensor
 from nispa.config import setting, settings
 from nispa.errors import CapacityError, FormatError, NotLearnedError, ScenarioError
 from nispa.models import DataSet, NetworkConfig, SparseNetwork, build_network, empty_network
+from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
 from nispa.tasks import JoinedSamples, Samples, Task, TaskInfo
-from nispa.training import EpochEnd, OptimiserConfig
+from nispa.training import FitResult, OptimiserConfig
 
 CACHE_BYTES = 2**29
 """Memory that prepared training data may take, unless a run says otherwise."""
@@ -105,6 +107,10 @@ class PhaseEnd:
 
 
 Event = PhaseStart | EpochEnd | PhaseEnd
+"""What is told of learning."""
+
+Fitting = Generator[Event | FitBegin | FitPause, FitState | None, FitResult]
+"""A fit within a task."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,8 @@ class LearnReport:
     stop_reason: str
 
 
-Learning = Generator[Event, None, LearnReport]
+Learning = Generator[Event | FitBegin | FitPause, FitState | None, LearnReport]
+"""Learning one task; whoever drives it may pass over :class:`FitBegin` and :class:`FitPause`."""
 
 
 @dataclass(frozen=True)

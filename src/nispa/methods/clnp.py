@@ -136,13 +136,14 @@ class Clnp(Method):
         train = self.prepare(self.network, task.train)
         validation = self.prepare(self.network, task.validation)
         classes, full = self._classes(task.classes), self._stable_share == 1.0
+        optimiser = make_optimiser(self.config, self.network.parameters())
         yield PhaseStart(1, self.config.epochs, stable_share=self._stable_share)
         result = yield from fit(
             self.network,
             network_step(
                 self.network,
                 classes.loss,
-                make_optimiser(self.config, self.network.parameters()),
+                optimiser,
                 self._penalty if self.config.l1 else None,
             ),
             train,
@@ -151,6 +152,7 @@ class Clnp(Method):
             order=lambda epoch: stream(self.seed, "batches", task.index, epoch),
             validate=lambda: accuracy(self.network, classes.predict, validation),
             patience=self.config.patience,
+            optimiser=optimiser,
         )
         assert result.accuracy is not None  # a task without validation images is refused
         pruning = self._prune(task, classes, train, validation, result.accuracy)

@@ -30,7 +30,7 @@ from nispa.methods.base import Learning
 from nispa.methods.replay import Replay, ReplayConfig
 from nispa.seeding import stream
 from nispa.tasks import Task
-from nispa.training import Batch, Term, gradient_of, make_optimiser
+from nispa.training import Batch, Term, gradient_of
 
 
 @settings
@@ -55,7 +55,7 @@ class Der(Replay):
         """Trains on the task, held by the memory, which the task's own samples join."""
         train = task.train.to(self.device)
         new, held = self.competing(task).loss, self.held(task)
-        optimiser = make_optimiser(self.config, self.network.parameters())
+        optimiser = self.fresh_optimiser()
 
         def step(batch: Batch) -> Tensor:
             before: list[Tensor] = []  # logits of the batch, part by part

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nispa.config import setting, settings
 from nispa.methods.base import Learning, LearnReport, MethodConfig, PhaseEnd, PhaseStart
 from nispa.models import DataSet, SparseNetwork
+from nispa.pausing import Carried
 from nispa.training import Loss, Step, fit, make_optimiser, network_step
 
 
@@ -47,7 +48,7 @@ def learn_in_epochs(
     """
     optimiser = make_optimiser(config, network.parameters())
     step = network_step(network, loss, optimiser, penalty)
-    return learn_by_steps(network, step, train, validate, config, order)
+    return learn_by_steps(network, step, train, validate, config, order, optimiser)
 
 
 def learn_by_steps(
@@ -57,7 +58,9 @@ def learn_by_steps(
     validate: Callable[[], float | None],
     config: EpochsConfig,
     order: Callable[[int], torch.Generator],
+    optimiser: torch.optim.Optimizer,
     keep: Literal["best", "last"] = "best",
+    carried: Sequence[Carried] = (),
 ) -> Learning:
     """Trains with a step of the method's own.
 
@@ -68,7 +71,9 @@ def learn_by_steps(
         validate: Fraction right on the validation set.
         config: How long.
         order: From the epoch's number to the stream that shuffles it.
+        optimiser: What ``step`` updates with.
         keep: The epoch of the best validation accuracy, or the last one.
+        carried: What else ``step`` changes.
     """
     started = time.perf_counter()
     yield PhaseStart(1, config.epochs)
@@ -82,6 +87,8 @@ def learn_by_steps(
         validate=validate,
         keep=keep,
         patience=config.patience,
+        optimiser=optimiser,
+        carried=carried,
     )
     yield PhaseEnd(1, result.accuracy, time.perf_counter() - started)
     stop = "epochs" if result.epochs == config.epochs else "patience"

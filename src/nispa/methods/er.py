@@ -22,7 +22,7 @@ from nispa.methods.base import Learning
 from nispa.methods.replay import Replay, ReplayConfig, together
 from nispa.seeding import stream
 from nispa.tasks import Task
-from nispa.training import Batch, batch_gradients, make_optimiser
+from nispa.training import Batch, batch_gradients
 
 
 class Er(Replay):
@@ -36,7 +36,7 @@ class Er(Replay):
         """Trains on the task and on what is remembered, which the task's own samples join."""
         train = task.train.to(self.device)
         gradients = batch_gradients(self.network, self.rehearsed(task))
-        optimiser = make_optimiser(self.config, self.network.parameters())
+        optimiser = self.fresh_optimiser()
 
         def step(batch: Batch) -> Tensor:
             drawn = self.recall(task, batch, self.config.memory_batch)

@@ -32,7 +32,7 @@ from nispa.methods.base import Learning
 from nispa.methods.replay import Replay, ReplayConfig
 from nispa.seeding import stream
 from nispa.tasks import Task
-from nispa.training import EVALUATION_BATCH, Batch, Step, Term, gradient_of, make_optimiser
+from nispa.training import EVALUATION_BATCH, Batch, Step, Term, gradient_of
 
 
 @settings
@@ -63,7 +63,7 @@ class Fdr(Replay):
 
     def step(self, task: Task) -> Step:
         """An update by the task's loss and the distance."""
-        optimiser = make_optimiser(self.config, self.network.parameters())
+        optimiser = self.fresh_optimiser()
         loss, heads = self.competing(task).loss, self.heads(task)
 
         def step(batch: Batch) -> Tensor:

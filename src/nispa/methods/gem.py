@@ -41,7 +41,7 @@ from nispa.methods.base import Learning
 from nispa.methods.replay import MemoryConfig, Replay
 from nispa.seeding import stream
 from nispa.tasks import Task
-from nispa.training import Batch, Step, make_optimiser
+from nispa.training import Batch, Step
 
 Constraints = Callable[[Batch], Tensor]
 """From a batch to gradients of the past as the network is now, ``(constraints, values)``."""
@@ -84,7 +84,7 @@ class Projecting(Replay):
 
     def step(self, task: Task) -> Step:
         """An update along a gradient that meets the constraints."""
-        optimiser = make_optimiser(self.config, self.network.parameters())
+        optimiser = self.fresh_optimiser()
         loss, values = self.competing(task).loss, self.plastic()
         constraints = self.constraints(task)
 

@@ -34,7 +34,7 @@ from nispa.methods.base import Incremental, Learning, MethodState
 from nispa.methods.replay import MemoryConfig, Replay
 from nispa.models import DataSet
 from nispa.tasks import JoinedSamples, Samples, Task, TaskInfo
-from nispa.training import EVALUATION_BATCH, Batch, Step, batch_gradients, make_optimiser
+from nispa.training import EVALUATION_BATCH, Batch, Step, batch_gradients
 
 
 class ICarl(Replay):
@@ -68,7 +68,7 @@ class ICarl(Replay):
 
     def step(self, task: Task, train: DataSet) -> Step:
         """An update by the loss of all classes seen."""
-        optimiser = make_optimiser(self.config, self.network.parameters())
+        optimiser = self.fresh_optimiser()
         classes = self.competing(task).classes
         targets = self.targets(classes, train)
         gradients = batch_gradients(

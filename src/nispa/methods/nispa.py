@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,7 +49,7 @@ from nispa.mechanism.schedule import SCHEDULES, TAU_MIN, check_schedule, tau
 from nispa.mechanism.select import select_candidates, supported
 from nispa.methods.base import (
     Census,
-    Event,
+    Fitting,
     Learning,
     LearnReport,
     Method,
@@ -71,7 +70,6 @@ from nispa.topology import UnitSets, live_between
 from nispa.training import (
     EVALUATION_BATCH,
     ClassMask,
-    FitResult,
     Loss,
     Step,
     accuracy,
@@ -207,9 +205,7 @@ class Nispa(Method):
         self._settle(previous, task.index)
         return LearnReport(t, samples, previous.tau, stop)
 
-    def _train(
-        self, task: Task, t: int, train: DataSet, validation: DataSet
-    ) -> Generator[Event, None, FitResult]:
+    def _train(self, task: Task, t: int, train: DataSet, validation: DataSet) -> Fitting:
         """One phase of training with a fresh optimiser; ends with the values of one epoch."""
         optimiser = make_optimiser(self.config, self.network.parameters())
         return fit(
@@ -221,6 +217,7 @@ class Nispa(Method):
             order=lambda epoch: stream(self.seed, "batches", task.index, t, epoch),
             validate=lambda: self._validate(task, validation),
             keep=self._epoch_to_keep,
+            optimiser=optimiser,
         )
 
     def _competing(self, task: Task) -> tuple[int, ...]:

@@ -19,11 +19,16 @@ from nispa.methods.base import (
     network_state,
 )
 from nispa.tasks import Task, TaskInfo
-from nispa.training import ClassMask, Loss
+from nispa.training import ClassMask, Loss, make_optimiser
 
 
 class OneNetwork(Method):
-    """Holds ``network``; a method built on it writes ``learn_task``."""
+    """Holds ``network``; a method built on it writes ``learn_task``.
+
+    Attributes:
+        network: What learns.
+        optimiser: What the last fit updated with.
+    """
 
     incremental: ClassVar[tuple[Incremental, ...]] = ("task", "class", "domain")
 
@@ -48,6 +53,11 @@ class OneNetwork(Method):
     def census(self) -> Census:
         """Connections; see :class:`Method`."""
         return count({"": self.network})
+
+    def fresh_optimiser(self) -> torch.optim.Optimizer:
+        """A new optimiser over plastic values, ``optimiser`` from here on."""
+        self.optimiser = make_optimiser(self.config, self.network.parameters())
+        return self.optimiser
 
     def competing(self, task: Task) -> ClassMask:
         """The outputs that a sample of ``task`` is scored against while the task is learned.

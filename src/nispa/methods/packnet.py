@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator
 from typing import Literal
 
 import torch
@@ -43,7 +42,7 @@ from nispa.config import setting, settings
 from nispa.errors import ConfigError, FormatError, NotLearnedError
 from nispa.methods.base import (
     Census,
-    Event,
+    Fitting,
     Learning,
     LearnReport,
     Method,
@@ -61,7 +60,7 @@ from nispa.models import DataSet, SparseNetwork, empty_network, restart_plastic
 from nispa.seeding import stream
 from nispa.tasks import Task, TaskInfo
 from nispa.topology import Patterns
-from nispa.training import ClassMask, FitResult, accuracy, fit, make_optimiser, network_step
+from nispa.training import ClassMask, accuracy, fit, make_optimiser, network_step
 
 OWNER = torch.int16
 """Type of the place of the task that a frozen connection belongs to."""
@@ -158,7 +157,7 @@ class PackNet(Method):
 
     def _train(
         self, task: Task, phase: int, train: DataSet, validation: DataSet, config: PackNetConfig
-    ) -> Generator[Event, None, FitResult]:
+    ) -> Fitting:
         """One fit with a fresh optimiser; ends with the values of its best epoch."""
         classes = self._classes(task.classes)
         optimiser = make_optimiser(config, self.network.parameters())
@@ -171,6 +170,7 @@ class PackNet(Method):
             order=lambda epoch: stream(self.seed, "batches", task.index, phase, epoch),
             validate=lambda: accuracy(self.network, classes.predict, validation),
             patience=config.patience,
+            optimiser=optimiser,
         )
 
     def _prune(self, share: float) -> dict[str, int]:

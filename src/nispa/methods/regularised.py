@@ -36,7 +36,7 @@ from nispa.methods.one_network import OneNetwork
 from nispa.models import DataSet
 from nispa.seeding import stream
 from nispa.tasks import Task
-from nispa.training import Batch, Step, accuracy, batch_gradients, make_optimiser
+from nispa.training import Batch, Step, accuracy, batch_gradients
 
 Values = dict[str, Tensor]
 """One tensor for each tensor of live plastic values, by its name in the network."""
@@ -105,7 +105,7 @@ class Regularised(OneNetwork):
 
     def train(self, task: Task, train: DataSet) -> Learning:
         """Trains on the task under the penalty."""
-        optimiser = make_optimiser(self.config, self.network.parameters())
+        optimiser = self.fresh_optimiser()
         gradients = batch_gradients(self.network, self.competing(task).loss)
         penalty = self.penalty()
 
@@ -129,6 +129,7 @@ class Regularised(OneNetwork):
             lambda: accuracy(self.network, classes.predict, validation),
             self.config,
             lambda epoch: stream(self.seed, "batches", task.index, epoch),
+            self.optimiser,
             self.config.keep,
         )
 

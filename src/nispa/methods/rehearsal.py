@@ -25,7 +25,7 @@ from nispa.methods.base import Learning
 from nispa.methods.replay import MemoryConfig, Replay, together
 from nispa.seeding import stream
 from nispa.tasks import Task
-from nispa.training import Batch, batch_gradients, make_optimiser
+from nispa.training import Batch, batch_gradients
 
 
 class Rehearsal(Replay):
@@ -39,7 +39,7 @@ class Rehearsal(Replay):
         """Trains on the task and on what is remembered; then remembers some of the task."""
         train = task.train.to(self.device)
         gradients = batch_gradients(self.network, self.rehearsed(task))
-        optimiser = make_optimiser(self.config, self.network.parameters())
+        optimiser = self.fresh_optimiser()
 
         def step(batch: Batch) -> Tensor:
             loss = gradients(*together(batch, task, self.as_many(task, batch)))

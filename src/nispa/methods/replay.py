@@ -7,7 +7,7 @@ that is best on them is one that has forgotten most.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from nispa.methods.base import Census, Incremental, Learning, Method, MethodStat
 from nispa.methods.epochs import EpochsConfig, learn_by_steps
 from nispa.methods.one_network import OneNetwork
 from nispa.models import DataSet
+from nispa.pausing import Carried
 from nispa.seeding import stream
 from nispa.tasks import Task, TaskInfo
 from nispa.training import Batch, Step, accuracy
@@ -107,8 +108,13 @@ class Replay(OneNetwork):
             lambda: accuracy(self.network, classes.predict, validation),
             self.config,
             lambda epoch: stream(self.seed, "batches", task.index, epoch),
-            keep="last",
+            self.optimiser,
+            "last",
+            [Carried(self.memory.state, self._load_memory)],
         )
+
+    def _load_memory(self, tensors: Mapping[str, Tensor], values: Any) -> None:
+        self.memory.load(tensors, values, self.problem.outputs)
 
     def recall(
         self, task: Task, batch: Batch, count: int, purpose: str = "memory batch"

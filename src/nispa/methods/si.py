@@ -29,7 +29,7 @@ from nispa.methods.base import Learning
 from nispa.methods.regularised import Regularised, RegularisedConfig, Values, copies, gradients_of
 from nispa.models import SparseNetwork
 from nispa.tasks import Task
-from nispa.training import Batch, Step, batch_gradients, make_optimiser
+from nispa.training import Batch, Step, batch_gradients
 
 
 @settings
@@ -93,7 +93,7 @@ class Si(Regularised):
 
     def step(self, task: Task, travelled: Travelled) -> Step:
         """An update under the penalty that adds to the path."""
-        optimiser = make_optimiser(self.config, self.network.parameters())
+        optimiser = self.fresh_optimiser()
         gradients = batch_gradients(self.network, self.competing(task).loss)
         values = list[Tensor](self.plastic().values())
         path, penalty = travelled.path, self.penalty()

@@ -1,0 +1,138 @@
+"""``nispa resume``: goes on with a run that was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nispa.cli.exits import stopped, terminable
+from nispa.cli.options import checkpoint_option, data_option, whole_number
+from nispa.cli.run import (
+    MAX_CACHE_MB,
+    MAX_THREADS,
+    display_of,
+    epoch_sizes,
+    follow,
+    kept,
+    print_end,
+)
+from nispa.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    from nispa.presets import Settings
+    from nispa.results import Record
+
+
+@click.command(short_help="Go on with an interrupted run.")
+@click.argument("run", type=click.Path(path_type=Path))
+@data_option
+@click.option("--device", metavar="NAME", help="The one that it was begun on by default.")
+@click.option(
+    "--threads",
+    callback=whole_number(1, MAX_THREADS, f"[1, {MAX_THREADS}]", "leave it out"),
+    metavar="N",
+    help="As many as it was begun with by default: another number may change the last bits.",
+)
+@click.option(
+    "--cache-mb",
+    callback=whole_number(0, MAX_CACHE_MB, f"[0, {MAX_CACHE_MB}]", "0 keeps nothing"),
+    default="512",
+    metavar="N",
+    show_default=True,
+    help="As for nispa run.",
+)
+@checkpoint_option
+@click.option("--no-download", is_flag=True, help="Fail where data would have to be downloaded.")
+@click.option("--quiet", is_flag=True, help="Print nothing but the folder of the record.")
+def resume(**given: Any) -> None:
+    """Go on with the run in the folder RUN from its last checkpoint.
+
+    It comes to the same record and network as a run that was never interrupted, times aside.
+    """
+    with terminable():
+        _resume(**given)
+
+
+def _resume(
+    *,
+    run: Path,
+    data: Path | None,
+    device: str | None,
+    threads: int | None,
+    cache_mb: int,
+    checkpoint_every: int,
+    no_download: bool,
+    quiet: bool,
+) -> None:
+    import torch
+
+    from nispa.data.named import build_scenario
+    from nispa.files import shown
+    from nispa.results import read_record
+    from nispa.runner import Experiment
+    from nispa.runner import resume as go_on
+
+    record = read_record(run)
+    if record.status == "complete":
+        raise InputError(f"{shown(run)} is complete: nothing is left to resume")
+    call, settings = _call(record, run), _settings(record, run)
+    torch.set_num_threads(threads or max(1, min(record.environment.threads, MAX_THREADS)))
+    title = f"{record.scenario.name}, {record.method}, seed {record.seed}, resumed"
+    display = display_of(title, quiet)
+    try:
+        with display:
+            scenario = build_scenario(
+                call["scenario"],
+                seed=call["seed"],
+                folder=data,
+                download=not no_download,
+                options=call["options"],
+                progress=display.loading,
+            )
+            chosen = device or record.environment.device.partition(" ")[0]
+            experiment = Experiment(scenario, settings, record.seed, chosen, cache_mb * 2**20)
+            left = epoch_sizes(scenario, settings)
+            display.begin(left, shown(run))
+            follow(go_on(experiment, run, checkpoint_every), run, display)
+    except KeyboardInterrupt as stop:
+        raise stopped(stop, kept(run)) from None
+    print_end(run, quiet)
+
+
+def _call(record: Record, run: Path) -> dict[str, Any]:
+    """How the scenario was built, from a record that may be anybody's."""
+    call = record.scenario.settings
+    options = call.get("options")
+    if call.get("scenario") != record.scenario.name or not isinstance(options, dict):
+        raise InputError(
+            f"the tasks of {run} were built in Python; resume it there with nispa.runner.resume"
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    return {"scenario": record.scenario.name, "seed": call.get("seed"), "options": _tuples(given)}
+
+
+def _settings(record: Record, run: Path) -> Settings:
+    """The settings that a record holds."""
+    from nispa.config import build
+    from nispa.methods import method_class
+    from nispa.models import NetworkConfig
+    from nispa.presets import Settings
+
+    parts = [record.config.get(part) for part in ("network", "method")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise FormatError(f"{run} does not hold the settings of a run; it cannot be resumed")
+    network, method = (_tuples(part) for part in parts)  # type: ignore[arg-type]
+    return Settings(
+        record.method,
+        record.preset or "default",
+        build(NetworkConfig, network),
+        build(method_class(record.method).config_class, method),
+    )
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON lists as the tuples they were."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

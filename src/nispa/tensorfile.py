@@ -1,0 +1,87 @@
+"""Tensors and a JSON header in one safetensors file, with a SHA-256 over both.
+
+Reading executes nothing, and allocates no more than the file holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nispa import __version__
+from nispa.errors import FormatError, InputError
+from nispa.files import one_line
+
+_HEADER = "nispa"
+
+
+def encode(form: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of a file; the same content always gives the same bytes.
+
+    Args:
+        form: Name and version of what the file is, such as ``"nispa-learner/1"``.
+        header: JSON values.
+        tensors: By name, on any device.
+    """
+    full = {"format": form, "nispa": __version__, **header}
+    plain = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    full["sha256"] = digest(full, plain)
+    text = json.dumps(full, sort_keys=True, allow_nan=False)
+    return safetensors.torch.save(plain, {_HEADER: text})
+
+
+def read(path: Path, form: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file, checked against their hash.
+
+    Args:
+        path: Where it is.
+        form: The format that is expected.
+        what: What to call it in messages, such as ``"learner"``.
+
+    Raises:
+        InputError: There is no such file.
+        FormatError: It is damaged, something else, or of another version.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; pass one that a {what} was saved to")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_HEADER, "")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise FormatError(f"{path} is damaged or not a {what}: {one_line(str(error))}") from None
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path} is not a {what}, or its header is damaged") from None
+    if not isinstance(header, dict) or not isinstance(header.get("format"), str):
+        raise FormatError(f"{path} is not a {what}, or its header is damaged")
+    if header["format"] != form:
+        raise FormatError(
+            f"{path} has format {one_line(header['format'])}, written by nispa "
+            f"{one_line(str(header.get('nispa')))}; this version reads {form}"
+        )
+    if header.get("sha256") != digest(header, tensors):
+        raise FormatError(f"{path} is damaged: its content does not match its checksum")
+    return tensors, header
+
+
+def digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the header (without its own hash) and every tensor's name, type and bytes."""
+    rest = {name: value for name, value in header.items() if name != "sha256"}
+    found = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(
+            tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        )
+    return found.hexdigest()

@@ -1,0 +1,265 @@
+"""Runs that die are taken up where they were, and come to the same bytes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from nispa import training
+from nispa.checkpoints import FOLDER, Checkpoints
+from nispa.data.own_tasks import from_tasks
+from nispa.data.scenarios import Scenario
+from nispa.errors import InputError, OutputError
+from nispa.methods import METHODS
+from nispa.pausing import FitPause
+from nispa.presets import resolve
+from nispa.results import NETWORK, NEWER_NETWORK, Record, RunFolder, comparable, read_record
+from nispa.runner import Experiment, resume, run
+
+from .methods.toy import FAST
+
+
+class Killed(BaseException):
+    """Stands for the end of a process: nothing runs after it."""
+
+
+def scenario(side: int = 4, count: int = 60) -> Scenario:
+    """Two tasks of two classes that are not quite easy."""
+    tasks = []
+    for index in range(2):
+        random = np.random.default_rng(index)
+        which = np.arange(count) % 2
+        images = random.integers(0, 160, (count, side, side), dtype=np.uint8)
+        for label in (0, 1):
+            images[which == label, :, 2 * label + index] += 60
+        tasks.append((images, which + 2 * index))
+    return from_tasks(tasks, seed=0, shared_classes=False)
+
+
+def experiment(method: str, **given: Any) -> Experiment:
+    fast: dict[str, Any] = {"hidden": (16, 12), "density": 0.6, "batch_size": 16}
+    fast |= FAST.get(method, {"epochs": 20})
+    if "epochs" in fast:
+        fast["epochs"] = 3
+    else:
+        fast |= {"epochs_per_phase": 2, "max_phases": 3}
+    if method == "packnet":
+        fast["retrain_epochs"] = 2
+    sequence = scenario()
+    settings = resolve(method, "default", sequence.name, sequence.input_shape, fast | given)
+    return Experiment(sequence, settings, seed=0)
+
+
+def finish(running: Any) -> Record:
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            found: Record = end.value
+            return found
+
+
+def content(folder: Path) -> tuple[bytes, bytes]:
+    return comparable(read_record(folder)), (folder / NETWORK).read_bytes()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Dying:
+    """Lets a process die at one of the places where a checkpoint is due."""
+
+    def __init__(self, moment: int) -> None:
+        self.left = moment
+        self.reached = Checkpoints.reached
+
+    def __call__(self, checkpoints: Checkpoints, pause: FitPause) -> None:
+        self.reached(checkpoints, pause)
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+def die(running: Any, moment: int) -> bool:
+    """Runs until the checkpoint of that number; whether it came to that."""
+    with patch.object(Checkpoints, "reached", _method(Dying(moment))):
+        try:
+            finish(running)
+        except Killed:
+            return True
+    return False
+
+
+def _method(dying: Dying) -> Any:
+    def reached(checkpoints: Checkpoints, pause: FitPause) -> None:
+        dying(checkpoints, pause)
+
+    return reached
+
+
+@pytest.fixture(autouse=True)
+def every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "PAUSE_S", 0.0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_dies_comes_to_the_same_bytes(name: str, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    finish(run(experiment(name), whole))
+    moment, deaths = 3, 0
+    broken = tmp_path / "broken"
+    running = run(experiment(name), broken, checkpoint_every=0.0)
+    while die(running, moment):
+        deaths += 1
+        moment += 4  # later and later, so that every part of the run is reached
+        running = resume(experiment(name), broken, checkpoint_every=0.0)
+    assert deaths >= 2
+    assert content(broken) == content(whole)
+    assert names(broken) == names(whole)
+    events = [(path / "events.jsonl").read_text().count("\n") for path in (broken, whole)]
+    assert events[0] == events[1]
+
+
+def test_what_was_saved_is_not_learned_again(tmp_path: Path) -> None:
+    assert die(run(experiment("nispa"), tmp_path / "run", checkpoint_every=0.0), 17)
+    steps: list[int] = []
+    counted = training.batch_of
+
+    def counting(*args: Any) -> Any:
+        steps.append(1)
+        return counted(*args)
+
+    with patch.object(training, "batch_of", counting):
+        finish(resume(experiment("nispa"), tmp_path / "run"))
+        resumed = len(steps)
+        finish(run(experiment("nispa"), tmp_path / "other"))
+    # A phase is two epochs of three batches; each batch and each epoch is a place to pause. So 17
+    # places are two phases and one batch.
+    assert (len(steps) - resumed) - resumed == 2 * 2 * 3 + 1
+
+
+def test_damaged_checkpoints_cost_time_alone(tmp_path: Path) -> None:
+    finish(run(experiment("ewc"), tmp_path / "whole"))
+    broken = tmp_path / "broken"
+    assert die(run(experiment("ewc"), broken, checkpoint_every=0.0), 9)
+    for path in (broken / FOLDER).iterdir():
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    finish(resume(experiment("ewc"), broken))
+    assert content(broken) == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_dying_between_network_and_record(tmp_path: Path, counted: bool) -> None:
+    """The record decides whether the task counts that a newer network has learned."""
+    finish(run(experiment("finetune"), tmp_path / "whole"))
+    broken = tmp_path / "broken"
+    replace = Path.replace
+
+    def dying(path: Path, target: Path) -> Path:
+        if path.name == NEWER_NETWORK:
+            raise Killed
+        return replace(path, target)
+
+    with patch.object(Path, "replace", dying), pytest.raises(Killed):
+        finish(run(experiment("finetune"), broken))
+    if not counted:  # as if it had died before the record was written
+        record = read_record(broken)
+        earlier = record.model_copy(
+            update={"per_task": (), "accuracy_matrix": (), "accuracy_matrix_task_agnostic": ()}
+        )
+        RunFolder(broken).write_record(earlier)
+    finish(resume(experiment("finetune"), broken))
+    assert content(broken) == content(tmp_path / "whole")
+
+
+def test_what_cannot_be_resumed(tmp_path: Path) -> None:
+    finish(run(experiment("finetune"), tmp_path / "done"))
+    with pytest.raises(InputError, match="is complete: nothing is left to resume"):
+        next(resume(experiment("finetune"), tmp_path / "done"))
+    assert die(run(experiment("finetune"), tmp_path / "half", checkpoint_every=0.0), 5)
+    with pytest.raises(InputError, match="was begun with another config"):
+        next(resume(experiment("finetune", epochs=2), tmp_path / "half"))
+    with pytest.raises(InputError, match="was begun with another method"):
+        next(resume(experiment("ewc"), tmp_path / "half"))
+    with pytest.raises((InputError, OutputError)):
+        next(resume(experiment("finetune"), tmp_path / "nothing"))
+
+
+# Processes that are killed.
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from nispa import training
+from nispa.results import RECORD
+from nispa.runner import resume, run
+from tests.test_resume import experiment, finish
+training.PAUSE_S = 0.0
+folder, kind, network = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+what = experiment(kind, architecture=network, channels=(4, 6), fc=(8,))
+begun = (folder / RECORD).exists()
+print("ready", flush=True)
+finish((resume if begun else run)(what, folder, checkpoint_every=0.0))
+"""
+KILLED = [
+    ("nispa", "mlp"),
+    ("nispa", "convnet"),
+    ("ewc", "mlp"),
+    ("ewc", "convnet"),
+    ("er", "mlp"),
+    ("nispa-replay", "convnet"),
+]
+
+
+def killed(folder: Path, method: str, network: str, after: float) -> bool:
+    """Runs or resumes in a process that is killed after some seconds; whether it was."""
+    command = [sys.executable, "-c", SCRIPT, str(folder), method, network]
+    root = Path(__file__).parents[1]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.readline() == "ready\n"
+        try:
+            process.wait(after)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return True
+    assert process.returncode == 0
+    return False
+
+
+def killed_until_done(folder: Path, method: str, network: str, longest: float, kills: int) -> int:
+    """Kills a run again and again at random moments; how often it took."""
+    random, done = np.random.default_rng(len(method) + 100 * len(network)), 0
+    while done < kills and killed(folder, method, network, float(random.uniform(0, longest))):
+        done += 1
+    killed(folder, method, network, 600)
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "network"), KILLED)
+def test_killed_at_random_moments(method: str, network: str, tmp_path: Path) -> None:
+    """SIGKILL, in writing, in rewiring and between tasks: the same bytes as an undisturbed run."""
+    began = time.perf_counter()
+    killed(tmp_path / "whole", method, network, 600)
+    took = time.perf_counter() - began
+    wanted = content(tmp_path / "whole")
+    total = 0
+    while total < 200 / len(KILLED):
+        folder = tmp_path / f"run{total}"
+        total += max(1, killed_until_done(folder, method, network, took / 4, kills=12))
+        assert content(folder) == wanted
+        assert names(folder) == names(tmp_path / "whole")
