@@ -73,7 +73,16 @@ def test_the_table_has_no_circle() -> None:
 
 
 def test_records_and_reports_need_no_torch() -> None:
-    for room in ("metrics", "results", "report", "plots", "files", "errors"):
+    for room in (
+        "metrics",
+        "results",
+        "report",
+        "plots",
+        "compare",
+        "statistics",
+        "files",
+        "errors",
+    ):
         text = (SOURCE / f"{room}.py").read_text()
         assert not re.search(r"^\s*(import|from) torch", text, re.MULTILINE)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from nispa import __version__
+from nispa.cli.compare import compare
 from nispa.cli.doctor import doctor
 from nispa.cli.exits import Commands
 from nispa.cli.lists import list_known
@@ -36,7 +37,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (run, resume, show, list_known, doctor):
+for _command in (run, resume, show, compare, list_known, doctor):
     cli.add_command(_command)
 
 

@@ -1,0 +1,269 @@
+"""``nispa compare``: groups of runs beside each other, and what chance can do. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nispa.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    from nispa.compare import Comparison, Group, Pair, Run
+    from nispa.statistics import Interval
+
+MAX_RUNS = 10_000
+SOURCES = {True: "told the task", False: "not told the task", None: "PARTLY TOLD THE TASK"}
+
+
+@click.command(
+    epilog="\b\nExamples:\n  nispa compare runs/split-mnist-*\n"
+    "  nispa compare runs/split-mnist-* --metric forgetting --baseline finetune"
+)
+@click.argument(
+    "runs", type=click.Path(readable=False, path_type=Path), metavar="RUNS...", nargs=-1
+)
+@click.option(
+    "--metric",
+    default="acc",
+    metavar="acc|forgetting|bwt|fwt",
+    help="What to compare; acc if left out.",
+)
+@click.option(
+    "--told/--untold",
+    default=None,
+    help="Numbers where the method was told the task, or was not; if left out, told for "
+    "task-incremental runs and untold for the others.",
+)
+@click.option(
+    "--baseline",
+    metavar="NAME",
+    help="Compare each group with this one alone: its label or method.",
+)
+@click.option(
+    "--level",
+    default="0.05",
+    metavar="P",
+    help="Level of the tests, in [0.001, 0.5]; intervals hold the rest. 0.05 if left out.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, in fractions.")
+def compare(
+    runs: tuple[Path, ...],
+    metric: str,
+    told: bool | None,
+    baseline: str | None,
+    level: str,
+    as_json: bool,
+) -> None:
+    """Compare methods over the seeds that they have in common.
+
+    RUNS are folders of runs. Those that differ only by their seed form a group; each group gets its
+    mean and an interval, each pair of groups the mean difference, its interval, an effect size and
+    tests.
+    """
+    if not runs:
+        raise InputError("no runs given; pass their folders, such as: nispa compare runs/*")
+    if len(runs) > MAX_RUNS:
+        raise InputError(f"{len(runs):,} runs are more than {MAX_RUNS:,}; pass fewer")
+    share = _share(level)
+    read = _read(runs)
+
+    from nispa.compare import compare as compared
+
+    found = compared(read, metric, told=told, baseline=baseline, level=share)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=1, allow_nan=False))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for part in render(found, console.width):
+        console.print(part)
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(
+            f"--level={text} must be a number in [0.001, 0.5]; 0.05 is usual"
+        ) from None
+
+
+def _read(paths: Sequence[Path]) -> list[Run]:
+    """The records, each called by its folder's name where that is unique."""
+    from nispa.compare import Run
+    from nispa.results import RECORD, read_record
+
+    records = [read_record(path) for path in paths]
+    folders = [path.parent if path.name == RECORD else path for path in paths]
+    names = [folder.name or str(folder) for folder in folders]
+    met = Counter(names)
+    return [
+        Run(str(folder) if met[name] > 1 else name, record)
+        for folder, name, record in zip(folders, names, records, strict=True)
+    ]
+
+
+def render(found: Comparison, width: int = 80) -> Iterable[RenderableType]:
+    """The comparison as tables, complete at 80 columns; texts from records are never markup.
+
+    Args:
+        found: What was compared.
+        width: Columns of the terminal.
+    """
+    from rich.text import Text
+
+    from nispa.metrics import METRICS
+    from nispa.report import LABELS
+
+    metric = METRICS[found.metric]
+    better = "lower is better" if found.metric == "forgetting" else "higher is better"
+    yield Text(f"{LABELS[found.metric]}, %, {SOURCES[found.told]}; {better}", style="bold")
+    yield Text(f"{metric.formula} ({metric.source})", style="dim")
+    hold = f"{100 * (1 - found.level):g} %"
+    for scenario, groups in groupby(found.groups, lambda group: group.scenario):
+        yield _title(scenario)
+        yield _group_table(list(groups), hold)
+    if found.pairs:
+        versus = f", each minus {found.baseline}" if found.baseline else ""
+        title = f"Differences over common seeds, percentage points, {hold} intervals{versus}"
+        yield _title(title)
+        yield from _pair_tables(found, width)
+        yield _legend(found)
+    elif len(found.groups) == 1:
+        yield Text("\nOne group alone: nothing to compare it with.")
+    yield from _warnings(found)
+
+
+def _title(text: str) -> Text:
+    from rich.text import Text
+
+    from nispa.files import one_line
+
+    return Text(f"\n{one_line(text, 200)}", style="bold")
+
+
+def _table(first: str, columns: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column(first, overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _group_table(groups: Sequence[Group], hold: str) -> Table:
+    from rich.text import Text
+
+    from nispa.metrics import percent
+
+    table = _table("group", ("seeds", "mean", "sd", f"{hold} from", "to", "interval"))
+    for group in groups:
+        low, high = _bounds(group.interval)
+        table.add_row(
+            Text(group.label),
+            str(len(group.seeds)),
+            Text(percent(group.mean), style="bold"),
+            percent(group.sd),
+            low,
+            high,
+            group.interval.kind if group.interval else "-",
+        )
+    return table
+
+
+def _pair_tables(found: Comparison, width: int) -> Iterable[RenderableType]:
+    """A table per first group, their columns in line; with a baseline one table for all."""
+    from rich.text import Text
+
+    heads = ("n", "mean", "from", "to", "d_z", "g_z", "p", "Holm", "Wilcox.")
+    rows = [(pair, _cells(pair)) for pair in found.pairs]
+    widths = [max(map(len, column)) for column in zip(heads, *(c for _, c in rows), strict=True)]
+    room = width - sum(widths) - 2 * len(widths)
+    against = found.baseline is not None
+    labels = [pair.first if against else pair.second for pair in found.pairs]
+    room = max(8, min(room, max(map(len, labels))))
+    tables = groupby(rows, lambda row: "" if against else row[0].first)
+    for number, (first, members) in enumerate(tables):
+        table = _table("group", heads)
+        table.show_header = number == 0
+        for column, fixed in zip(table.columns, (room, *widths), strict=True):
+            column.width = fixed
+        for pair, cells in members:
+            table.add_row(Text(pair.first if against else pair.second), *cells)
+        if first and number:
+            yield Text()
+        if first:
+            yield Text(f"{first} minus", style="bold")
+        yield table
+
+
+def _cells(pair: Pair) -> list[str]:
+    from nispa.metrics import percent
+
+    return [
+        str(len(pair.seeds)),
+        percent(pair.mean, signed=True),
+        *_bounds(pair.interval, signed=True),
+        _effect(pair.d_z),
+        _effect(pair.g_z),
+        _probability(pair.p),
+        _probability(pair.p_holm),
+        _probability(pair.p_wilcoxon),
+    ]
+
+
+def _bounds(interval: Interval | None, *, signed: bool = False) -> tuple[str, str]:
+    from nispa.metrics import percent
+
+    if interval is None:
+        return "-", "-"
+    return percent(interval.low, signed=signed), percent(interval.high, signed=signed)
+
+
+def _effect(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}" if abs(value) < 1e5 else "large"
+
+
+def _probability(value: float | None) -> str:
+    """Three digits after the point; what is smaller than they can show is written out."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"
+
+
+def _legend(found: Comparison) -> Text:
+    from rich.text import Text
+
+    tested = sum(pair.p is not None for pair in found.pairs)
+    return Text(
+        "\nmean: positive where the first group is higher. d_z: mean / sd of the differences; g_z: "
+        "corrected for few seeds. p: sign-flip test; Holm: the same corrected over "
+        f"{tested} pair{'' if tested == 1 else 's'}; Wilcox.: signed-rank test, not corrected. "
+        "-: not defined.",
+        style="dim",
+    )
+
+
+def _warnings(found: Comparison) -> Iterable[Text]:
+    from rich.text import Text
+
+    if found.warnings:
+        yield Text()
+    for note in found.warnings:
+        yield Text(f"Warning: {note}", style="yellow")

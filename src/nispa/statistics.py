@@ -1,0 +1,168 @@
+"""Statistics of the few numbers that seeds give: intervals, effect sizes, paired tests.
+
+Sources:
+    Efron, "Better Bootstrap Confidence Intervals", JASA 82, 1987 (percentile and BCa intervals).
+    Fisher, "The Design of Experiments", 1935, section 21 (sign-flip test).
+    Phipson and Smyth, "Permutation P-values Should Never Be Zero", 2010 (the test by sampling).
+    Wilcoxon, "Individual Comparisons by Ranking Methods", 1945.
+    Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
+    Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988, section 2.3.5 (d_z).
+    Hedges, "Distribution Theory for Glass's Estimator of Effect Size", 1981 (its correction).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+RESAMPLES = 10_000  # of a bootstrap
+FLIPS = 99_999  # drawn where there are too many to try them all
+EXACT_UP_TO = 20  # differences: 2^20 signs are a million sums
+ROUNDING = 1e-12  # metrics are means of shares: what lies closer together differs by rounding
+SEED = 20_220_618  # the same runs always give the same intervals
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A bootstrap confidence interval of a mean, and the kind of its bounds."""
+
+    low: float
+    high: float
+    kind: Literal["BCa", "percentile"]
+
+
+def spread(values: ArrayLike) -> float | None:
+    """Standard deviation with n - 1 in the denominator; None for fewer than two values."""
+    sample = np.asarray(values, dtype=np.float64)
+    if len(sample) < 2:
+        return None
+    return 0.0 if np.ptp(sample) <= ROUNDING else float(sample.std(ddof=1))
+
+
+def interval(values: ArrayLike, level: float = 0.05) -> Interval | None:
+    """Bootstrap confidence interval of the mean: BCa, or percentile where BCa is not defined.
+
+    Args:
+        values: ``(n,)`` independent values.
+        level: Share of intervals that may miss the mean: 0.05 for 95 %.
+
+    Returns:
+        The interval; None for fewer than two values.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if len(sample) < 2:
+        return None
+    picks = np.random.default_rng(SEED).integers(0, len(sample), (RESAMPLES, len(sample)))
+    means = sample[picks].mean(axis=1)
+    tails = np.array([level / 2, 1 - level / 2])
+    corrected = _bca_tails(sample, means, tails)
+    bounds = np.quantile(means, tails if corrected is None else corrected)
+    low, high = bounds.round(12) + 0.0  # a bound of 0 is 0, neither -1e-19 nor -0
+    return Interval(float(low), float(high), "percentile" if corrected is None else "BCa")
+
+
+def _bca_tails(sample: Values, means: Values, tails: Values) -> Values | None:
+    """Where BCa cuts the resampled means instead of at ``tails``; None for values all the same."""
+    if np.ptp(sample) <= ROUNDING:
+        return None
+    deviations = sample - sample.mean()
+    shifts = means - sample.mean()
+    # Few seeds often give the mean itself again: half of those count as below it.
+    below = ((shifts < -ROUNDING).mean() + (shifts <= ROUNDING).mean()) / 2
+    bias = special.ndtri(below)
+    # The jackknife values of a mean are its deviations, but for a common factor.
+    acceleration = (deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5)
+    moved = bias + special.ndtri(tails)
+    corrected: Values = special.ndtr(bias + moved / (1 - acceleration * moved))
+    return corrected
+
+
+def sign_flip_p(differences: ArrayLike) -> float:
+    """Two-sided p that paired differences are centred on 0: their signs are flipped at random.
+
+    Up to 20 differences all 2^n signs are tried, so the p is exact; beyond, 99,999 random ones and
+    the observed one. Each test gives at least :func:`least_p`.
+
+    Args:
+        differences: ``(n,)``, at least one; fractions.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    observed = abs(values.sum()) - ROUNDING
+    if len(values) <= EXACT_UP_TO:
+        sums = np.zeros(1)
+        for value in values:
+            sums = np.concatenate((sums + value, sums - value))
+        return float((np.abs(sums) >= observed).mean())
+    random = np.random.default_rng(SEED)
+    sums = np.zeros(FLIPS)
+    for value in values:
+        sums += random.choice((-value, value), FLIPS)
+    return float((1 + (np.abs(sums) >= observed).sum()) / (1 + FLIPS))
+
+
+def least_p(count: int) -> float:
+    """The least p that :func:`sign_flip_p` can give for ``count`` differences."""
+    return 2 / 2**count if count <= EXACT_UP_TO else 1 / (1 + FLIPS)
+
+
+def seeds_needed(level: float, pairs: int = 1) -> int:
+    """Fewest common seeds with which Holm's correction over ``pairs`` can pass ``level``."""
+    return math.ceil(math.log2(2 * pairs / level))
+
+
+def wilcoxon_p(differences: ArrayLike) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test; differences of 0 are left out, as he did.
+
+    Args:
+        differences: ``(n,)``; where all are 0, the p is 1.
+    """
+    values = np.asarray(differences, dtype=np.float64).round(12)  # or ties would not be seen
+    values = values[values != 0]
+    if not len(values):
+        return 1.0
+    with warnings.catch_warnings():  # older versions of scipy warn about small samples
+        warnings.simplefilter("ignore")
+        return float(stats.wilcoxon(values).pvalue)
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction: the k-th smallest of m times m - k + 1, never decreasing.
+
+    Args:
+        ps: The p of each test; None where there was no test, which then does not count.
+    """
+    tested = sorted((p, place) for place, p in enumerate(ps) if p is not None)
+    corrected: list[float | None] = [None] * len(ps)
+    largest = 0.0
+    for rank, (p, place) in enumerate(tested):
+        largest = max(largest, min(1.0, p * (len(tested) - rank)))
+        corrected[place] = largest
+    return corrected
+
+
+def cohens_d_z(differences: ArrayLike) -> float | None:
+    """Mean of paired differences in units of their standard deviation; None where that is 0."""
+    values = np.asarray(differences, dtype=np.float64)
+    deviation = spread(values)
+    return float(values.mean()) / deviation if deviation else None
+
+
+def hedges_factor(count: int) -> float | None:
+    """What d_z of ``count`` differences is multiplied by, so that it is right on average.
+
+    With m = count - 1 degrees of freedom: gamma(m/2) / (sqrt(m/2) gamma((m-1)/2)), about
+    1 - 3 / (4m - 1). None below three differences, where d_z has no average.
+    """
+    free = count - 1
+    if free < 2:
+        return None
+    return math.exp(math.lgamma(free / 2) - math.lgamma((free - 1) / 2)) / math.sqrt(free / 2)
