@@ -14,7 +14,7 @@ import torch
 from nispa.cli import cli
 from nispa.cli.exits import Terminated, terminable
 from nispa.learner import Learner
-from nispa.results import RunFolder, read_record
+from nispa.results import RunFolder, comparable, read_record
 from tests.cli_calls import SMALL, call, spawn, write_npz
 
 Capture = pytest.CaptureFixture[str]
@@ -66,6 +66,26 @@ def test_a_signal_in_mid_run(home: Path, number: signal.Signals, code: int, word
     learner = Learner.load(home / "here" / "network.safetensors")
     assert len(learner.tasks) == done
     assert RunFolder(home / "here").read_events()[-1]["task"] in (done - 1, done)
+
+
+@posix
+def test_ctrl_c_and_going_on_come_to_the_same_bytes(home: Path, capsys: Capture) -> None:
+    stop_after_first_task(home, signal.SIGINT)
+    assert (home / "here" / "checkpoint").is_dir()
+    ended = call(capsys, "resume", "here", "--threads", "1", "--quiet")
+    assert (ended.code, ended.out) == (0, "here\n")
+    args = ("run", "split-digits", "--out", "there", "--set", "max_phases=3", *LONG, "--quiet")
+    threads = torch.get_num_threads()
+    try:
+        assert call(capsys, *args).code == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert comparable(read_record("here")) == comparable(read_record("there"))
+    networks = [(home / name / "network.safetensors").read_bytes() for name in ("here", "there")]
+    assert networks[0] == networks[1]
+    again = call(capsys, "resume", "here")
+    assert again.code == 2
+    assert "here is complete: nothing is left to resume" in again.err
 
 
 def test_ctrl_c_before_the_first_task_is_over(

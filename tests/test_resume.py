@@ -99,7 +99,8 @@ def die(running: Any, moment: int) -> bool:
 
 
 def _method(dying: Dying) -> Any:
-    def reached(checkpoints: Checkpoints, pause: FitPause) -> None:
+    def reached(checkpoints: Checkpoints, pause: FitPause, *, last: bool) -> None:
+        assert not last
         dying(checkpoints, pause)
 
     return reached

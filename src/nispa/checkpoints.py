@@ -66,13 +66,17 @@ class Checkpoints:
         """The next fit of the task begins."""
         self._fit += 1
 
-    def reached(self, pause: FitPause) -> None:
-        """A fit may be left here: writes a checkpoint if it is over or one is due.
+    def reached(self, pause: FitPause, *, last: bool = False) -> None:
+        """A fit may be left here: writes a checkpoint if it is over, or one is due.
+
+        Args:
+            pause: Where the fit is.
+            last: Whether the process ends now, so that one is due in any case.
 
         Raises:
             OutputError: It could not be written; the one before is whole.
         """
-        due = time.monotonic() - self._written >= self._every
+        due = last or time.monotonic() - self._written >= self._every
         if not (pause.over or due):
             return
         self._number += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,13 @@ class TaskEnd:
 
 RunEvent = TaskStart | Event | TaskEnd
 
+Stopping = Callable[[], BaseException | None]
+"""What to stop with after a last checkpoint, or None."""
+
+
+def _never() -> None:
+    return None
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -124,7 +131,10 @@ class Experiment:
 
 
 def run(
-    experiment: Experiment, out: Path, checkpoint_every: float = EVERY_S
+    experiment: Experiment,
+    out: Path,
+    checkpoint_every: float = EVERY_S,
+    stopping: Stopping = _never,
 ) -> Generator[RunEvent, None, Record]:
     """Runs an experiment and keeps its record in a new folder ``out``.
 
@@ -133,6 +143,8 @@ def run(
         out: The folder.
         checkpoint_every: Seconds between two checkpoints within an epoch; there is one at the end
             of each phase whatever it is.
+        stopping: Asked every second while values are learned: what to raise after a last
+            checkpoint, or None to go on.
 
     Yields:
         What happens, as it happens. Closing the generator, or an exception such as
@@ -151,12 +163,15 @@ def run(
     method = experiment.method()
     record = _begin(experiment, method)
     folder = RunFolder.create(out, record)
-    record = yield from _tasks(experiment, method, folder, record, checkpoint_every)
+    record = yield from _tasks(experiment, method, folder, record, checkpoint_every, stopping)
     return record
 
 
 def resume(
-    experiment: Experiment, out: Path, checkpoint_every: float = EVERY_S
+    experiment: Experiment,
+    out: Path,
+    checkpoint_every: float = EVERY_S,
+    stopping: Stopping = _never,
 ) -> Generator[RunEvent, None, Record]:
     """Goes on with an unfinished run from its last checkpoint.
 
@@ -166,6 +181,7 @@ def resume(
         experiment: The same that the run was begun with.
         out: The run's folder.
         checkpoint_every: See :func:`run`.
+        stopping: See :func:`run`.
 
     Yields and returns:
         As :func:`run`; tasks that were finished are not told again.
@@ -186,7 +202,7 @@ def resume(
     folder.cut_events(len(record.per_task))
     record = record.model_copy(update={"status": "running", "finished": None})
     folder.write_record(record)
-    record = yield from _tasks(experiment, method, folder, record, checkpoint_every)
+    record = yield from _tasks(experiment, method, folder, record, checkpoint_every, stopping)
     return record
 
 
@@ -230,7 +246,12 @@ def _saved_method(experiment: Experiment, folder: RunFolder) -> Method:
 
 
 def _tasks(
-    experiment: Experiment, method: Method, folder: RunFolder, record: Record, every: float
+    experiment: Experiment,
+    method: Method,
+    folder: RunFolder,
+    record: Record,
+    every: float,
+    stopping: Stopping,
 ) -> Generator[RunEvent, None, Record]:
     """Learns the tasks that the record does not count yet."""
     checkpoints = Checkpoints(folder.path, every)
@@ -238,7 +259,7 @@ def _tasks(
         for task in experiment.scenario.tasks[len(record.per_task) :]:
             yield TaskStart(task.index, len(experiment.scenario.tasks), task.name)
             started = time.perf_counter()
-            report = yield from _learn(method, task, folder, checkpoints)
+            report = yield from _learn(method, task, folder, checkpoints, stopping)
             train_s = checkpoints.seconds + time.perf_counter() - started
 
             started = time.perf_counter()
@@ -267,7 +288,7 @@ def _finish(folder: RunFolder, record: Record, status: str) -> Record:
 
 
 def _learn(
-    method: Method, task: Task, folder: RunFolder, checkpoints: Checkpoints
+    method: Method, task: Task, folder: RunFolder, checkpoints: Checkpoints, stopping: Stopping
 ) -> Generator[RunEvent, None, LearnReport]:
     """Learns one task, from what checkpoints hold, with a line of ``events.jsonl`` per event."""
     saved = checkpoints.begin(task.index)
@@ -283,7 +304,10 @@ def _learn(
                 state = next(saved, None)
                 continue
             if isinstance(event, FitPause):
-                checkpoints.reached(event)
+                stop = stopping()
+                checkpoints.reached(event, last=stop is not None)
+                if stop is not None:
+                    raise stop
                 continue
             names = {PhaseStart: "phase_start", EpochEnd: "epoch", PhaseEnd: "phase_end"}
             if isinstance(event, PhaseStart):

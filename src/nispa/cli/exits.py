@@ -51,6 +51,37 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class Stops:
+    """Ctrl-C and SIGTERM while a run learns: the first is kept, a second one stops at once."""
+
+    def __init__(self) -> None:
+        self._asked: KeyboardInterrupt | None = None
+
+    def __call__(self) -> KeyboardInterrupt | None:
+        """What was asked for, if anything: to be raised after a checkpoint."""
+        return self._asked
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        asked = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        if self._asked is not None:
+            raise asked
+        self._asked = asked
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within it the first signal waits to be asked for; at the end it is raised."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, self._take) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+
 def stopped(stop: KeyboardInterrupt, kept: str) -> CommandError:
     """What ends the program after Ctrl-C or SIGTERM; ``kept`` says what is left of the work."""
     if isinstance(stop, Terminated):

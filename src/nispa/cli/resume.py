@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nispa.cli.exits import stopped, terminable
+from nispa.cli.exits import Stops, stopped, terminable
 from nispa.cli.options import checkpoint_option, data_option, whole_number
 from nispa.cli.run import (
     MAX_CACHE_MB,
@@ -96,7 +96,9 @@ def _resume(
             experiment = Experiment(scenario, settings, record.seed, chosen, cache_mb * 2**20)
             left = epoch_sizes(scenario, settings)
             display.begin(left, shown(run))
-            follow(go_on(experiment, run, checkpoint_every), run, display)
+            stops = Stops()
+            with stops.kept():
+                follow(go_on(experiment, run, checkpoint_every, stops), run, display)
     except KeyboardInterrupt as stop:
         raise stopped(stop, kept(run)) from None
     print_end(run, quiet)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nispa.cli.exits import CommandError, stopped, terminable
+from nispa.cli.exits import CommandError, Stops, stopped, terminable
 from nispa.cli.options import (
     checkpoint_option,
     data_option,
@@ -208,7 +208,10 @@ def _run(wanted: Wanted) -> None:
                 scenario, settings, wanted.seed, wanted.device, wanted.cache_mb * 2**20
             )
             display.begin(epoch_sizes(scenario, settings), shown(out))
-            follow(start(experiment, out, wanted.checkpoint_every), out, display)
+            stops = Stops()
+            with stops.kept():
+                running = start(experiment, out, wanted.checkpoint_every, stops)
+                follow(running, out, display)
     except KeyboardInterrupt as stop:
         raise stopped(stop, kept(out)) from None
     print_end(out, wanted.quiet)
