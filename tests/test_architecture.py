@@ -80,6 +80,8 @@ def test_records_and_reports_need_no_torch() -> None:
         "plots",
         "compare",
         "statistics",
+        "store",
+        "exports",
         "files",
         "errors",
     ):

@@ -204,7 +204,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from nispa import training
-from nispa.results import RECORD
+from nispa.results import RECORD, read_record
 from nispa.runner import resume, run
 from tests.test_resume import experiment, finish
 training.PAUSE_S = 0.0
@@ -212,6 +212,8 @@ folder, kind, network = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 what = experiment(kind, architecture=network, channels=(4, 6), fc=(8,))
 begun = (folder / RECORD).exists()
 print("ready", flush=True)
+if begun and read_record(folder).status == "complete":
+    sys.exit()  # it was killed on its way out
 finish((resume if begun else run)(what, folder, checkpoint_every=0.0))
 """
 KILLED = [

@@ -279,11 +279,14 @@ def _tasks(
 
 
 def _finish(folder: RunFolder, record: Record, status: str) -> Record:
-    """Writes the record and its picture a last time, with the status that the run ended in."""
+    """Writes the picture and the record a last time, with the status that the run ended in."""
     record = record.model_copy(update={"status": status, "finished": now()})
-    folder.write_record(record)
+    if status != "complete":  # what went wrong may be the writing
+        folder.write_record(record)
     if record.per_task:
         write_atomic(folder.path / PICTURE, picture(record))
+    if status == "complete":  # says that all else is there
+        folder.write_record(record)
     return record
 
 

@@ -15,6 +15,7 @@ from nispa.cli.exits import Commands
 from nispa.cli.lists import list_known
 from nispa.cli.resume import resume
 from nispa.cli.run import run
+from nispa.cli.runs import export, import_matrix, runs
 from nispa.cli.show import show
 
 __all__ = ["cli", "main"]
@@ -37,7 +38,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (run, resume, show, compare, list_known, doctor):
+for _command in (run, resume, show, runs, compare, export, import_matrix, list_known, doctor):
     cli.add_command(_command)
 
 
