@@ -87,6 +87,8 @@ def test_records_and_reports_need_no_torch() -> None:
     ):
         text = (SOURCE / f"{room}.py").read_text()
         assert not re.search(r"^\s*(import|from) torch", text, re.MULTILINE)
+    for path in (SOURCE / "webpage").glob("*.py"):
+        assert not re.search(r"^\s*(import|from) torch", path.read_text(), re.MULTILINE)
 
 
 def test_nothing_unpickles_or_runs_code_from_files() -> None:

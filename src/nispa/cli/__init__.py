@@ -13,6 +13,7 @@ from nispa.cli.compare import compare
 from nispa.cli.doctor import doctor
 from nispa.cli.exits import Commands
 from nispa.cli.lists import list_known
+from nispa.cli.report import report
 from nispa.cli.resume import resume
 from nispa.cli.run import run
 from nispa.cli.runs import export, import_matrix, runs
@@ -38,7 +39,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (run, resume, show, runs, compare, export, import_matrix, list_known, doctor):
+for _command in (run, resume, show, report, runs, compare, export, import_matrix, list_known, doctor):
     cli.add_command(_command)
 
 

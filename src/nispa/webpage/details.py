@@ -1,0 +1,177 @@
+"""One run on the page: accuracy, units, phases, connections, what each task took."""
+
+from __future__ import annotations
+
+import math
+from xml.etree.ElementTree import Element
+
+from nispa.files import one_line
+from nispa.metrics import Matrix, as_matrix, percent
+from nispa.results import Record, TaskResult
+from nispa.webpage import capacity
+from nispa.webpage.charts import Across, Series, Words, lines
+from nispa.webpage.markup import Node, add, cell, folded, scroll, table, tag
+from nispa.webpage.network import MAX_TASKS, chosen, connections, only, phases, task_label, units
+from nispa.webpage.runs import Run, settings_of
+from nispa.webpage.scales import rounded
+
+MAX_SETTINGS = 200
+MAX_NOTES = 20
+
+
+def details(run: Run, place: int, *, opened: bool) -> Element:
+    """The section of one run; ``place`` is its number on the page."""
+    record = run.record
+    head = tag("summary", tag("h3", f"{place}. {run.name}"))
+    section = tag(
+        "details", head, id=f"run-{place}", data_run=place, open="open" if opened else None
+    )
+    add(section, tag("p", _line(record)))
+    notes = [run.note] if run.note else []
+    notes += [one_line(note, 500) for note in record.notes[:MAX_NOTES]]
+    if len(record.notes) > MAX_NOTES:
+        notes.append(f"and {len(record.notes) - MAX_NOTES} more notes in the record")
+    for note in notes:
+        add(section, tag("p", f"Note: {note}", class_="note"))
+    add(section, *_accuracies(run, place))
+    if record.per_task:
+        add(section, *units(record, place), *capacity.section(record))
+        add(section, *phases(run, place), *connections(record, place), *_learning(record))
+    add(section, _settings(run))
+    return section
+
+
+def _line(record: Record) -> str:
+    words = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
+    words.append(f"{record.incremental}-incremental")
+    words += [f"preset {one_line(record.preset, 30)}"] if record.preset else []
+    words += [f"seed {record.seed}", record.status]
+    if record.status != "complete":
+        words[-1] += f" after {len(record.accuracy_matrix)} of {len(record.tasks)} tasks"
+    words.append(f"started {record.started}")
+    return ", ".join(words)
+
+
+# Accuracy
+
+
+def _accuracies(run: Run, place: int) -> list[Node]:
+    record = run.record
+    if not record.main_matrix:
+        return [tag("h4", "Accuracy"), tag("p", "No task was measured yet.")]
+    told = ("told the task", record.accuracy_matrix)
+    untold = ("not told the task", record.accuracy_matrix_task_agnostic or ())
+    both = [untold, told] if record.main_matrix is not record.accuracy_matrix else [told, untold]
+    maps = [tag("h4", "Accuracy")]
+    for number, (how, rows) in enumerate(both):
+        if rows:
+            counts = " This is what counts." if number == 0 else " For comparison."
+            caption = f"Accuracy on each task (%) after each task, {how}.{counts}"
+            maps.append(_heat_map(record, as_matrix(rows), caption, f"heat-{place}-{number}"))
+    shown = chosen(len(record.tasks), MAX_TASKS)
+    chart = _over_time(record, as_matrix(record.main_matrix), f"heat-{place}-0", place)
+    note = only(len(shown), len(record.tasks), "tasks")
+    return [maps[0], tag("div", *maps[1:], tag("figure", chart), class_="charts"), note]
+
+
+def _heat_map(record: Record, matrix: Matrix, caption: str, name: str) -> Element:
+    """A table whose cells carry shades: the number says the same as the shade."""
+    shown = chosen(len(matrix), MAX_TASKS)
+    digits = 1 if len(shown) <= 12 else 0
+    head = tag("tr", tag("th", "after", scope="col"))
+    for column in shown:
+        title = one_line(record.tasks[column].name, 60)
+        add(head, tag("th", str(column + 1), scope="col", class_="n", title=title))
+    body = tag("tbody")
+    for row in shown:
+        line = tag("tr", tag("th", task_label(record, row), scope="row"))
+        for column in shown:
+            line.append(_shaded(matrix[row, column], digits, own=row == column))
+        body.append(line)
+    made = tag("table", tag("caption", caption), tag("thead", head), body, id=name, class_="heat")
+    return scroll(caption, made)
+
+
+def _shaded(value: float, digits: int, *, own: bool) -> Element:
+    if math.isnan(value):
+        return tag("td")
+    look = f"h{min(9, int(10 * value))}"
+    return tag("td", f"{100 * value:.{digits}f}", class_=f"{look} own" if own else look)
+
+
+def _over_time(record: Record, matrix: Matrix, heat: str, place: int) -> Element:
+    shown = chosen(len(matrix), MAX_TASKS)
+    values = [100 * float(matrix[i, j]) for i in shown for j in shown if i >= j]
+    low, high = rounded([value for value in values if not math.isnan(value)])
+    every = math.ceil(len(shown) / 20)
+    series = []
+    for look, j in enumerate(shown):
+        column = [float(matrix[i, j]) if i >= j else math.nan for i in shown]
+        points = [None if math.isnan(value) else 100 * value for value in column]
+        sign = str(j + 1) if look % every == 0 else ""
+        series.append(Series(task_label(record, j), points, look, sign))
+    words = Words(
+        f"time-{place}",
+        "Accuracy of each task over time (%)",
+        f"One line per task, from when it was learned, marked with its number. {_kept(matrix)}",
+        heat,
+    )
+    across = Across([str(j + 1) for j in shown], "tasks learned")
+    return tag(
+        "div",
+        tag("figcaption", f"{words.title}; each line begins at its task's number"),
+        lines(words, across, series, low=low, high=high, unit="%"),
+    )
+
+
+def _kept(matrix: Matrix) -> str:
+    """What became of the tasks, in a sentence."""
+    rows = [row for row in range(len(matrix)) if not math.isnan(matrix[row, row])]
+    if len(rows) < 2:
+        return "One task was learned."
+    changes = [float(matrix[rows[-1], j] - matrix[j, j]) for j in rows[:-1]]
+    known = [change for change in changes if not math.isnan(change)]
+    if not known:
+        return "Earlier tasks were not measured again."
+    worst = min(known)
+    if worst == max(known) == 0:
+        return "No task changed after it was learned."
+    return f"The most that a task lost is {percent(max(0.0, -worst))} points."
+
+
+# What it took
+
+
+def _learning(record: Record) -> list[Node]:
+    shown = chosen(len(record.per_task), MAX_TASKS)
+    rows = [_task_row(record, index, record.per_task[index]) for index in shown]
+    heads = ["task", "train", "phases", "τ", "samples seen", "train s", "bytes kept", "stopped"]
+    made = table("What each task took", heads, rows, texts=(7,))
+    return [tag("h4", "What each task took"), made]
+
+
+def _task_row(record: Record, index: int, task: TaskResult) -> list[Node]:
+    return [
+        task_label(record, index),
+        f"{record.tasks[index].train:,}",
+        f"{task.phases:,}",
+        "" if task.tau is None else f"{task.tau:.3f}",
+        f"{task.samples_trained:,}",
+        f"{task.train_s:,.1f}" if task.train_s < 1e12 else "",
+        f"{sum(task.storage.values()):,}",
+        cell(one_line((task.stop_reason or "").replace("_", " "), 60)),
+    ]
+
+
+def _settings(run: Run) -> Element:
+    pairs = list(settings_of(run))
+    rows: list[list[Node]] = [[name, value] for name, value in pairs[:MAX_SETTINGS]]
+    made = table(
+        "Settings after presets and command line, defaults included",
+        ["setting", "value"],
+        rows,
+        texts=(1,),
+    )
+    more = len(pairs) - len(rows)
+    note = tag("p", f"and {more:,} more in the record", class_="note") if more > 0 else None
+    return folded("All settings", made, note)

@@ -1,0 +1,169 @@
+"""The page as a whole: its head, its security policy, its sections, its size."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from xml.etree.ElementTree import Element
+
+from nispa import __version__
+from nispa.files import one_line
+from nispa.webpage import overview
+from nispa.webpage.details import details
+from nispa.webpage.markup import Node, add, raw, render, tag
+from nispa.webpage.runs import Problem, Run, problems_of
+
+MAX_BYTES = 5_000_000
+MARK = "<!doctype html>\n<!-- report of nispa -->\n"  # how an earlier report is known
+
+WORDS = (
+    ("stable", "kept for the tasks learned: connections into a stable unit are frozen"),
+    ("candidate", "picked after a phase to become stable; picked anew after the next phase"),
+    ("plastic", "free to learn; what is left of these is the network's capacity"),
+    ("frozen", "a connection whose value no longer changes"),
+    ("owed", "a connection that was dropped and found no place to grow"),
+    ("τ", "share of a layer's activation that the candidates must hold"),
+    ("told the task", "a prediction chooses among the outputs of one task, which it is told"),
+    ("canonical", "the content is proven to be the published data set, bit for bit"),
+)
+
+
+def page(runs: Sequence[Run]) -> bytes:
+    """The page of one run or many, as UTF-8.
+
+    It stays below :data:`MAX_BYTES`: the pictures of single runs are left out from where they would
+    pass it, and the page says so.
+
+    Args:
+        runs: At least one run.
+    """
+    problems = problems_of(runs)
+    main = tag("main", *_overview(runs, problems))
+    section = tag("section", tag("h2", "Each run", id="each"))
+    main.append(section)
+    add(main, *_last(runs, problems))
+    html = tag("html", _head(runs), tag("body", _stripes(), _top(runs, problems), main), lang="en")
+    room = MAX_BYTES - len(render(html).encode()) - len(MARK) - 2_000
+    left_out: list[int] = []
+    for place, run in enumerate(runs, start=1):
+        if not left_out:
+            made = details(run, place, opened=len(runs) == 1)
+            room -= len(render(made).encode())
+        if room < 0 and place > 1:
+            left_out.append(place)
+            made = tag("p", f"{place}. {run.name}: left out", id=f"run-{place}", data_run=place)
+        section.append(made)
+    if left_out:
+        text = f"From run {left_out[0]} on, single runs are left out to keep the page below "
+        text += f"{MAX_BYTES // 10**6} MB; pass fewer runs to see them."
+        section.insert(1, tag("p", text, class_="warn"))
+    return (MARK + render(html) + "\n").encode()
+
+
+def _head(runs: Sequence[Run]) -> Element:
+    style, script = _own("style.css"), _own("script.js")
+    policy = (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    meta = tag("meta", content=policy)
+    meta.set("http-equiv", "Content-Security-Policy")
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        meta,
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", name="referrer", content="no-referrer"),
+        tag("meta", name="generator", content=f"nispa {__version__}"),
+        tag("title", _title(runs)),
+        raw("style", style),
+        raw("script", script),
+    )
+
+
+def _own(name: str) -> str:
+    return (files("nispa.webpage") / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _title(runs: Sequence[Run]) -> str:
+    scenarios = list(dict.fromkeys(one_line(run.record.scenario.name, 40) for run in runs))
+    what = ", ".join(scenarios[:4]) + (" and more" if len(scenarios) > 4 else "")
+    if len(runs) == 1:
+        return f"{what}, {one_line(runs[0].record.method, 30)}: a run of nispa"
+    return f"{what}: {len(runs)} runs of nispa"
+
+
+def _stripes() -> Element:
+    """The pattern of candidates, for all pictures."""
+    box = tag("rect", width=5, height=5)
+    line = tag("path", d="M-1 6L6 -1M-1 1L1 -1M4 6L6 4")
+    pattern = tag("pattern", box, line, id="stripes", width=5, height=5)
+    pattern.set("patternUnits", "userSpaceOnUse")
+    return tag("svg", tag("defs", pattern), class_="hidden-picture", aria_hidden="true")
+
+
+def _top(runs: Sequence[Run], problems: Sequence[Problem]) -> Element:
+    links = [("data", "Data"), ("methods", "Methods side by side"), ("runs", "Runs")]
+    links += [("each", "Each run"), ("settings", "Settings"), ("where", "Environment")]
+    links.append(("words", "Words and formulas"))
+    nav = tag("nav", aria_label="Contents")
+    for number, (name, text) in enumerate(links):
+        add(nav, " · " if number else None, tag("a", text, href=f"#{name}"))
+    groups = sum(len(problem.groups) for problem in problems)
+    seeds = len({run.record.seed for run in runs})
+    counts = ((len(runs), "run"), (groups, "method"), (seeds, "seed"))
+    line = ", ".join(f"{count} {word}{'s' if count != 1 else ''}" for count, word in counts)
+    return tag("header", tag("h1", _title(runs)), tag("p", line), *overview.alarms(runs), nav)
+
+
+def _overview(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
+    group_of = {
+        place: group.number
+        for problem in problems
+        for group in problem.groups
+        for place, _ in group.members
+    }
+    methods = tag("section", tag("h2", "Methods side by side", id="methods"))
+    add(
+        methods,
+        tag(
+            "p",
+            "Means over the runs that differ in nothing but the seed and learned all tasks; std "
+            "is the sample standard deviation; the interval of the mean is Student's. A result "
+            "given twice counts once. Seconds compare only within one environment.",
+        ),
+    )
+    for number, problem in enumerate(problems, start=1):
+        add(methods, tag("h3", problem.label), *overview.side_by_side(problem, number))
+    return [
+        tag("section", tag("h2", "Data", id="data"), overview.data_table(runs)),
+        methods,
+        tag("section", tag("h2", "Runs", id="runs"), *overview.runs_table(runs, group_of)),
+    ]
+
+
+def _last(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
+    found = [overview.differing(problem) for problem in problems]
+    same = tag("p", "No two methods on the same tasks differ in a setting.")
+    tables = [made for made in found if made is not None] or [same]
+    words = tag("dl")
+    for word, meaning in WORDS:
+        add(words, tag("dt", word), tag("dd", meaning))
+    return [
+        tag("section", tag("h2", "Settings that differ", id="settings"), *tables),
+        tag("section", tag("h2", "Environment", id="where"), overview.environments(runs)),
+        tag(
+            "section",
+            tag("h2", "Words and formulas", id="words"),
+            *overview.formulas(runs),
+            words,
+        ),
+    ]
