@@ -39,7 +39,18 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (run, resume, show, report, runs, compare, export, import_matrix, list_known, doctor):
+for _command in (
+    run,
+    resume,
+    show,
+    report,
+    runs,
+    compare,
+    export,
+    import_matrix,
+    list_known,
+    doctor,
+):
     cli.add_command(_command)
 
 
