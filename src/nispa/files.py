@@ -83,6 +83,12 @@ def write_atomic(path: str | Path, data: bytes) -> None:
                 temporary.unlink()
 
 
+def remove_unfinished(folder: str | Path) -> None:
+    """Deletes what a process that was killed while it wrote left in a folder."""
+    for path in Path(folder).glob(".nispa-*.part"):
+        path.unlink(missing_ok=True)
+
+
 def append_line(path: str | Path, line: str) -> None:
     """Adds one complete line to a text file in a single write.
 

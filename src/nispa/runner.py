@@ -23,7 +23,7 @@ from nispa.checkpoints import EVERY_S, Checkpoints
 from nispa.data.scenarios import Scenario
 from nispa.devices import choose_device
 from nispa.errors import ConfigError, FormatError, InputError, NotLearnedError
-from nispa.files import shown, write_atomic
+from nispa.files import remove_unfinished, shown, write_atomic
 from nispa.kernels.dispatch import in_use
 from nispa.learner import decode, encode, make_method
 from nispa.methods.base import (
@@ -196,6 +196,7 @@ def resume(
         raise InputError(f"{shown(out)} is complete: nothing is left to resume")
     method = experiment.method()
     _same_run(record, _begin(experiment, method), out)
+    remove_unfinished(out)
     _settle_network(folder, len(record.per_task))
     if record.per_task:
         method = _saved_method(experiment, folder)
