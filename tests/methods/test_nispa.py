@@ -14,7 +14,7 @@ from nispa.errors import ConfigError, ScenarioError
 from nispa.mechanism.grow import GROWTH_RULES
 from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.methods.nispa import Nispa, NispaConfig
-from nispa.pausing import EpochEnd
+from nispa.pausing import EpochEnd, FitBegin, FitPause
 from nispa.topology import complement, live_between
 
 from .toy import finish, toy_method, toy_task
@@ -141,7 +141,7 @@ def test_invariants_hold_after_every_epoch_of_every_task(
             except StopIteration as end:
                 report = end.value
                 break
-            assert isinstance(event, (PhaseStart, EpochEnd, PhaseEnd))
+            assert isinstance(event, (PhaseStart, EpochEnd, PhaseEnd, FitBegin, FitPause))
             with torch.no_grad():
                 logits = method.network.eval()(probe)[:, : 2 * index]
             if promised is not None:

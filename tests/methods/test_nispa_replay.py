@@ -14,7 +14,7 @@ from nispa.errors import ConfigError, FormatError, NotLearnedError
 from nispa.methods.base import Method, MethodState, PhaseEnd, PhaseStart
 from nispa.methods.nispa_replay import NispaReplay, NispaReplayConfig
 from nispa.models import NetworkConfig
-from nispa.pausing import EpochEnd
+from nispa.pausing import EpochEnd, FitBegin, FitPause
 from nispa.tasks import Task
 from nispa.topology import complement, live_between
 from nispa.training import batch_of, make_optimiser
@@ -93,7 +93,7 @@ def test_invariants_hold_after_every_epoch_of_every_task(
         stable = {name: units.clone() for name, units in method.stable.items()}
         promised = stable_activations(method, stable)
         for event in method.learn(toy_task(index, count=24)):
-            assert isinstance(event, (PhaseStart, EpochEnd, PhaseEnd))
+            assert isinstance(event, (PhaseStart, EpochEnd, PhaseEnd, FitBegin, FitPause))
             said = stable_activations(method, stable)
             assert same_tensors(said, promised), "a stable unit computes something else"
             assert owned(method) == connections, "the density changed"
