@@ -82,6 +82,7 @@ def test_records_and_reports_need_no_torch() -> None:
         "statistics",
         "store",
         "exports",
+        "imports",
         "files",
         "errors",
     ):

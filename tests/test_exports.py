@@ -19,11 +19,10 @@ from nispa.exports import (
     as_latex,
     as_parquet,
     escape_latex,
-    imported_record,
     long,
-    read_matrix,
     wide,
 )
+from nispa.imports import imported_record, read_matrix
 from nispa.results import RunFolder, decode, encode, measured
 from nispa.store import COLUMNS, Run, Summary, find_runs, summarise
 from tests.records import record

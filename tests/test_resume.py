@@ -27,7 +27,7 @@ from .methods.toy import FAST
 
 
 class Killed(BaseException):
-    """Stands for the end of a process: nothing runs after it."""
+    """Stands for the end of a process; that nothing runs after it is for the slow test to show."""
 
 
 def scenario(side: int = 4, count: int = 60) -> Scenario:

@@ -100,6 +100,7 @@ class Run:
                 validate=validate,
                 keep=keep,
                 patience=patience,
+                optimiser=None,
             )
         )
 
@@ -193,6 +194,7 @@ def test_fit_takes_joined_samples() -> None:
             batch_size=2,
             order=lambda epoch: stream(0, epoch),
             validate=lambda: None,
+            optimiser=None,
         )
     )
     assert sorted(seen) == [0, 0, 1, 1, 2]
@@ -221,6 +223,7 @@ def test_fit_learns_and_puts_sparse_values_back() -> None:
             batch_size=8,
             order=lambda epoch: stream(0, "batches", epoch),
             validate=validate,
+            optimiser=optimiser,
         )
     )
     assert ends[-1].loss < ends[0].loss / 2

@@ -6,7 +6,7 @@ SHA-256 over both. It is written whole or not at all; reading one executes nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from nispa import tensorfile
-from nispa.config import build
 from nispa.data.arrays import as_images, as_label_array, encode_labels
 from nispa.data.scenarios import make_task
 from nispa.devices import choose_device
@@ -31,11 +30,9 @@ from nispa.errors import (
     ScenarioError,
 )
 from nispa.files import one_line, write_atomic
-from nispa.methods import method_class
 from nispa.methods.base import Event, LearnReport, Method, MethodState, Problem
-from nispa.models import NetworkConfig
 from nispa.pausing import FitBegin, FitPause
-from nispa.presets import Settings, resolve
+from nispa.presets import Settings, resolve, settings_of
 from nispa.seeding import MAX_SEED
 from nispa.tasks import Samples, TaskInfo
 from nispa.training import EVALUATION_BATCH
@@ -318,11 +315,11 @@ def decode(path: Path, device: str = "cpu") -> tuple[Method, Settings, list[list
     """
     tensors, header = _read(path)
     try:
-        network = build(NetworkConfig, _tuples(header.config.network))
-        config = build(method_class(header.method).config_class, _tuples(header.config.method))
+        settings = settings_of(
+            header.method, header.preset, header.config.network, header.config.method
+        )
     except InputError as error:
         raise FormatError(f"{path} has settings that this version does not know: {error}") from None
-    settings = Settings(header.method, header.preset, network, config)
     shape = header.problem.input_shape
     problem = Problem(shape, header.problem.outputs, header.problem.tasks)
     if _units(settings, problem) * _BYTES_EACH > path.stat().st_size:
@@ -395,11 +392,6 @@ class _Header(_Part):
         if any(label >= self.problem.outputs for task in self.learned for label in task.classes):
             raise ValueError("a class lies outside the outputs")
         return self
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON lists as the tuples they were."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], _Header]:

@@ -84,6 +84,29 @@ class Settings:
         return method_class(self.method)
 
 
+def settings_of(method: str, preset: str, network: Values, config: Values) -> Settings:
+    """The settings that :meth:`Settings.as_json` gave, as a file holds them.
+
+    Args:
+        method: Name of the method.
+        preset: Name of the preset.
+        network: JSON values of the network's settings.
+        config: Those of the method's.
+
+    Raises:
+        UnknownNameError: No such method or setting.
+        ConfigError: A value is out of range.
+    """
+
+    def plain(values: Values) -> dict[str, Any]:
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+    config_class = method_class(method).config_class
+    return Settings(
+        method, preset, build(NetworkConfig, plain(network)), build(config_class, plain(config))
+    )
+
+
 def resolve(
     method: str,
     preset: str,

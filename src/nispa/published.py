@@ -3,9 +3,11 @@
 Sources: Gurbuz and Dovrolis 2022 (arXiv 2206.09117) and its published scripts for ``efmnist``,
 ``cifar10``, ``cifar100`` and ``mnist``: NISPA's settings, those of NISPA-Replay, of the baselines
 that they compare with, and of their single-task networks, which fine-tuning and joint training
-share here. Baselines are dense, as published. ``digits`` is chosen for 8x8 images, by hand. What
-was tuned, and why, is in docs/log.md: with a fan that counts live connections, first values come
-out two to three times as large as those that the published learning rate was chosen for.
+share here. Baselines are dense, as published. Nothing is published there for ``l2``, ``ewc-online``
+(EWC's settings), ``packnet`` and the methods of ``_replay``; theirs are chosen here. ``digits`` is
+chosen for 8x8 images, by hand. What was tuned, and why, is in docs/log.md: with a fan that counts
+live connections, first values come out two to three times as large as those that the published
+learning rate was chosen for.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def fit(
     validate: Callable[[], float | None],
     keep: Literal["best", "last"] = "best",
     patience: int | None = None,
-    optimiser: torch.optim.Optimizer | None = None,
+    optimiser: torch.optim.Optimizer | None,
     carried: Sequence[Carried] = (),
 ) -> Generator[EpochEnd | FitBegin | FitPause, FitState | None, FitResult]:
     """Trains for some epochs and leaves the network with the values of the epoch to keep.
@@ -137,7 +137,8 @@ def fit(
         validate: Fraction right on the validation set, or None where there is none.
         keep: The epoch of the best validation accuracy (the first of equals), or the last one.
         patience: Stop after so many epochs without a better accuracy; None never does.
-        optimiser: What ``step`` updates with, so that its moments are part of a saved state.
+        optimiser: What ``step`` updates with: its moments are part of a saved state. None where
+            it updates without one; to leave one out would let a resumed fit take another course.
         carried: What else ``step`` changes.
 
     Raises:

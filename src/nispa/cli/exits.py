@@ -69,7 +69,7 @@ class Stops:
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Within it the first signal waits to be asked for; at the end it is raised."""
+        """Within it the first signal waits until it is asked for, and is lost if nobody asks."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,29 +111,19 @@ def _call(record: Record, run: Path) -> dict[str, Any]:
         raise InputError(
             f"the tasks of {run} were built in Python; resume it there with nispa.runner.resume"
         )
-    given = {name: value for name, value in options.items() if value is not None}
-    return {"scenario": record.scenario.name, "seed": call.get("seed"), "options": _tuples(given)}
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in options.items()
+        if value is not None
+    }
+    return {"scenario": record.scenario.name, "seed": call.get("seed"), "options": given}
 
 
 def _settings(record: Record, run: Path) -> Settings:
     """The settings that a record holds."""
-    from nispa.config import build
-    from nispa.methods import method_class
-    from nispa.models import NetworkConfig
-    from nispa.presets import Settings
+    from nispa.presets import settings_of
 
-    parts = [record.config.get(part) for part in ("network", "method")]
-    if not all(isinstance(part, dict) for part in parts):
+    network, method = record.config.get("network"), record.config.get("method")
+    if not isinstance(network, dict) or not isinstance(method, dict):
         raise FormatError(f"{run} does not hold the settings of a run; it cannot be resumed")
-    network, method = (_tuples(part) for part in parts)  # type: ignore[arg-type]
-    return Settings(
-        record.method,
-        record.preset or "default",
-        build(NetworkConfig, network),
-        build(method_class(record.method).config_class, method),
-    )
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON lists as the tuples they were."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return settings_of(record.method, record.preset or "default", network, method)

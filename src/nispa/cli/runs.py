@@ -305,8 +305,8 @@ def import_matrix(
 
     Missing entries are empty or NaN. Values above 1.5 mean per cent.
     """
-    from nispa.exports import imported_record, read_matrix
     from nispa.files import shown
+    from nispa.imports import imported_record, read_matrix
     from nispa.results import RunFolder, fresh_name
 
     for option, text in (("name", name), ("method", method), ("scenario", scenario)):

@@ -400,6 +400,20 @@ def load_network(method: Method, state: MethodState, prefix: str = "network.") -
     return network.to(method.device)
 
 
+def load_stable(state: MethodState, prefix: str, network: SparseNetwork) -> dict[str, Tensor]:
+    """The sets of stable units in a state, per group, ``(units,)`` bool.
+
+    Raises:
+        FormatError: They do not fit the network.
+    """
+    stable, expected = take_tensors(state, prefix), network.topology.no_units()
+    if {name: (units.shape, units.dtype) for name, units in stable.items()} != {
+        name: (units.shape, units.dtype) for name, units in expected.items()
+    }:
+        raise FormatError("the sets of stable units do not fit the network's groups")
+    return stable
+
+
 def draw_network(method: Method, seed: int) -> SparseNetwork:
     """The method's network with first values drawn from ``seed``."""
     problem = method.problem

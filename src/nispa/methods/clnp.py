@@ -56,8 +56,8 @@ from nispa.methods.base import (
     count,
     draw_network,
     load_network,
+    load_stable,
     network_state,
-    take_tensors,
 )
 from nispa.methods.epochs import EpochsConfig
 from nispa.models import DataSet, SparseNetwork, restart_plastic
@@ -239,12 +239,8 @@ class Clnp(Method):
 
     def load_state(self, state: MethodState) -> None:
         """Takes over a state; see :class:`Method`."""
-        network, stable = load_network(self, state), take_tensors(state, "mask.")
-        expected = network.topology.no_units()
-        if {name: (units.shape, units.dtype) for name, units in stable.items()} != {
-            name: (units.shape, units.dtype) for name, units in expected.items()
-        }:
-            raise FormatError("the sets of stable units do not fit the network's groups")
+        network = load_network(self, state)
+        stable = load_stable(state, "mask.", network)
         if not is_settled(network, stable):
             raise FormatError("what is frozen is not what joins the stable units")
         self.network, self.stable = network, stable

@@ -60,8 +60,8 @@ from nispa.methods.base import (
     count,
     draw_network,
     load_network,
+    load_stable,
     network_state,
-    take_tensors,
 )
 from nispa.models import DataSet, restart_plastic
 from nispa.seeding import stream
@@ -318,12 +318,7 @@ class Nispa(Method):
     def load_state(self, state: MethodState) -> None:
         """Takes over a state; see :class:`Method`."""
         network = load_network(self, state)
-        stable, owed = take_tensors(state, "stable."), state.values.get("owed")
-        expected = network.topology.no_units()
-        if {name: (units.shape, units.dtype) for name, units in stable.items()} != {
-            name: (units.shape, units.dtype) for name, units in expected.items()
-        }:
-            raise FormatError("the sets of stable units do not fit the network's groups")
+        stable, owed = load_stable(state, "stable.", network), state.values.get("owed")
         if not isinstance(owed, dict) or set(owed) != set(network.layers):
             raise FormatError("'owed' does not name the network's layers")
         if not all(type(number) is int and number >= 0 for number in owed.values()):
