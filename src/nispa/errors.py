@@ -46,6 +46,10 @@ class OutputError(InputError):
     """The output folder cannot be used, or writing to it failed."""
 
 
+class BusyError(InputError):
+    """Another process is at work on the same run."""
+
+
 class FormatError(InputError):
     """A record or a saved learner is damaged, or was written by another version."""
 

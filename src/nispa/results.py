@@ -16,12 +16,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -34,7 +35,7 @@ from pydantic import (
 )
 
 from nispa import metrics as formulas
-from nispa.errors import FormatError, InputError, OutputError
+from nispa.errors import BusyError, FormatError, InputError, OutputError
 from nispa.files import append_line, one_line, read_limited, reason, shown, write_atomic
 
 SCHEMA_NAME = "nispa-record"
@@ -42,6 +43,7 @@ SCHEMA_VERSION = 1
 RECORD, EVENTS, PICTURE = "record.json", "events.jsonl", "run.png"
 NETWORK = "network.safetensors"
 NEWER_NETWORK = "network.next.safetensors"
+LOCK = ".nispa-run.lock"
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_EVENTS_BYTES = 256 * 2**20
 MAX_TASKS = 1_000  # a matrix has the square of this: a stranger's record must not fill the memory
@@ -222,6 +224,7 @@ class Record(_Part):
     per_task: Many[TaskResult] = ()
     parameters: Parameters
     environment: Environment
+    code: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     notes: Many[str] = ()
 
     @property
@@ -492,6 +495,52 @@ class RunFolder:
                 what = _one_line(error.errors(include_url=False)[0])
                 raise FormatError(f"{shown(file)}, line {number}, is damaged: {what}") from None
         return events
+
+
+@contextlib.contextmanager
+def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
+    """Keeps a run's folder for this process; made if it is missing, gone again if left empty.
+
+    The system frees it when the process dies, however it does.
+
+    Args:
+        path: The folder.
+        wait: Whether to wait for another process to leave it.
+
+    Raises:
+        BusyError: Another process is at work there.
+        OutputError: The folder cannot be made or written to.
+    """
+    folder = Path(path)
+    made: list[Path] = []
+    lock = FileLock(folder / LOCK, is_singleton=True)  # so that the holder may ask once more
+    try:
+        for part in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
+            part.mkdir(exist_ok=True)
+            made.append(part)
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise BusyError(
+            f"another process is at work on {shown(folder)}; wait until it is done, or choose "
+            "another folder"
+        ) from None
+    except (OSError, ValueError) as error:
+        _remove_empty(made)
+        raise OutputError(f"cannot use {shown(folder)}: {reason(error)}") from error
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            with contextlib.suppress(OSError):  # some systems keep a file that is open
+                (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        _remove_empty(made)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def fresh_name(root: str | Path, stem: str) -> Path:

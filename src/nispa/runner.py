@@ -24,6 +24,7 @@ from nispa.data.scenarios import Scenario
 from nispa.devices import choose_device
 from nispa.errors import ConfigError, FormatError, InputError, NotLearnedError
 from nispa.files import remove_unfinished, shown, write_atomic
+from nispa.identity import code_digest
 from nispa.kernels.dispatch import in_use
 from nispa.learner import decode, encode, make_method
 from nispa.methods.base import (
@@ -53,6 +54,7 @@ from nispa.results import (
     TaskResult,
     UnitCount,
     as_rows,
+    held,
     measured,
     now,
 )
@@ -156,14 +158,16 @@ def run(
 
     Raises:
         OutputError: The folder holds a run or cannot be written to.
+        BusyError: Another process is at work there.
         InputError: The method cannot learn these tasks; nothing was written.
         DivergedError: The loss is no longer finite.
     """
     RunFolder.check(out)
-    method = experiment.method()
-    record = _begin(experiment, method)
-    folder = RunFolder.create(out, record)
-    record = yield from _tasks(experiment, method, folder, record, checkpoint_every, stopping)
+    with held(out):
+        method = experiment.method()
+        record = _begin(experiment, method)
+        folder = RunFolder.create(out, record)
+        record = yield from _tasks(experiment, method, folder, record, checkpoint_every, stopping)
     return record
 
 
@@ -188,10 +192,20 @@ def resume(
 
     Raises:
         InputError: There is no run, it is complete, or it was another experiment.
+        BusyError: Another process is at work on it.
         FormatError: Its files are damaged.
     """
     folder = RunFolder(out)
-    record = folder.read_record()
+    folder.read_record()  # where there is no run, nothing is made
+    with held(out):
+        record = yield from _resume(experiment, folder, checkpoint_every, stopping)
+    return record
+
+
+def _resume(
+    experiment: Experiment, folder: RunFolder, checkpoint_every: float, stopping: Stopping
+) -> Generator[RunEvent, None, Record]:
+    out, record = folder.path, folder.read_record()
     if record.status == "complete":
         raise InputError(f"{shown(out)} is complete: nothing is left to resume")
     method = experiment.method()
@@ -387,7 +401,15 @@ def _begin(experiment: Experiment, method: Method) -> Record:
         accuracy_matrix_task_agnostic=() if method.task_agnostic else None,
         parameters=Parameters(live=census.live, total=census.total),
         environment=environment(method.device),
+        code=code_digest(),
+        notes=_notes(scenario),
     )
+
+
+def _notes(scenario: Scenario) -> tuple[str, ...]:
+    if scenario.settings.get("measured") == "validation":
+        return ("accuracies were measured on validation images",)
+    return ()
 
 
 def _result(method: Method, report: LearnReport, train_s: float, eval_s: float) -> TaskResult:

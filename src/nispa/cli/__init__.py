@@ -17,7 +17,9 @@ from nispa.cli.report import report
 from nispa.cli.resume import resume
 from nispa.cli.run import run
 from nispa.cli.runs import export, import_matrix, runs
+from nispa.cli.search import search
 from nispa.cli.show import show
+from nispa.cli.sweep import reproduce, sweep
 
 __all__ = ["cli", "main"]
 
@@ -42,6 +44,9 @@ def cli(ctx: click.Context) -> None:
 for _command in (
     run,
     resume,
+    sweep,
+    reproduce,
+    search,
     show,
     report,
     runs,

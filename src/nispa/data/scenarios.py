@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -42,6 +42,21 @@ class Scenario:
 
     def __len__(self) -> int:
         return len(self.tasks)
+
+
+def on_validation(scenario: Scenario) -> Scenario:
+    """The same tasks, measured on their validation images; the test images are left out.
+
+    For choosing settings. Raises :class:`ScenarioError` where a task has no validation images.
+    """
+    for task in scenario.tasks:
+        if not len(task.validation):
+            raise ScenarioError(
+                f"task {task.name} has no validation images to measure on; give a share of them, "
+                "such as validation=0.1"
+            )
+    tasks = tuple(replace(task, test=task.validation) for task in scenario.tasks)
+    return replace(scenario, tasks=tasks, settings={**scenario.settings, "measured": "validation"})
 
 
 def make_task(

@@ -1,0 +1,166 @@
+"""``nispa search``: settings chosen on validation images, by Optuna."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nispa.cli.exits import CommandError, stopped, terminable
+from nispa.cli.options import settings_given, whole_number
+from nispa.cli.run import MAX_SEED
+from nispa.cli.sweep import Given, make_folder, place_of, seeds_given, with_shared_options
+from nispa.errors import InputError
+
+if TYPE_CHECKING:
+    from nispa.sweep.search import Space, Trial
+
+MAX_TRIALS = 100_000
+
+
+@click.command(
+    short_help="Choose settings by their validation accuracy.",
+    epilog="\b\nExample:\n  nispa search split-digits --range learning_rate=0.001..0.1:log "
+    "--choice optimiser=sgd,adam --trials 20",
+)
+@click.argument("scenario")
+@click.option("--method", default="nispa", metavar="NAME", show_default=True)
+@click.option("--preset", default="default", metavar="NAME", show_default=True)
+@click.option(
+    "--range",
+    "ranges",
+    multiple=True,
+    metavar="KEY=LOW..HIGH[:log]",
+    help="A setting to search for, evenly or in logarithms; may be repeated.",
+)
+@click.option(
+    "--choice",
+    "choices",
+    multiple=True,
+    metavar="KEY=V1,V2,...",
+    help="A setting to choose among values; semicolons stand between values that hold commas.",
+)
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A setting of all trials.")
+@click.option(
+    "--trials",
+    callback=whole_number(1, MAX_TRIALS, f"[1, {MAX_TRIALS}]", "20 is usual"),
+    default="20",
+    metavar="N",
+    show_default=True,
+    help="How many, those of earlier calls included.",
+)
+@click.option(
+    "--search-seed",
+    callback=whole_number(0, MAX_SEED, "[0, 2^63)", "0 is usual"),
+    default="0",
+    metavar="N",
+    show_default=True,
+    help="Decides what is tried.",
+)
+@with_shared_options
+def search(
+    scenario: str,
+    method: str,
+    preset: str,
+    ranges: tuple[str, ...],
+    choices: tuple[str, ...],
+    pairs: tuple[str, ...],
+    trials: int,
+    search_seed: int,
+    **given: Any,
+) -> None:
+    """Search for settings with the best mean accuracy on the validation images of SCENARIO.
+
+    Test images are never looked at. The same command goes on where it was stopped. A trial is the
+    mean over --seeds.
+    """
+    chosen = Given(**given)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"search-{scenario}-{method}")[:100]
+    out = chosen.out or Path("runs") / name
+    try:
+        space = _space(scenario, method, preset, ranges, choices, pairs, chosen.seeds)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"nispa search needs the package '{error.name}', which is not installed; install it "
+            "with: pip install 'nispa[search]'"
+        ) from None
+    with terminable():
+        _search(space, out, chosen, trials, search_seed)
+
+
+def _space(
+    scenario: str,
+    method: str,
+    preset: str,
+    ranges: tuple[str, ...],
+    choices: tuple[str, ...],
+    pairs: tuple[str, ...],
+    seeds: str | None,
+) -> Space:
+    from nispa.cli.sweep import lists_given
+    from nispa.sweep.plan import Cell
+    from nispa.sweep.search import Space, parse_range
+
+    found = [parse_range(text) for text in ranges]
+    for name, _ in found:
+        if [other for other, _ in found].count(name) > 1:
+            raise InputError(f"--range {name} is given twice; keep one of them")
+    return Space(
+        Cell(scenario, method, preset, 0, settings_given(pairs)),
+        seeds_given(seeds) or (0,),
+        dict(found),
+        {name: tuple(values) for name, values in lists_given("--choice", choices).items()},
+    )
+
+
+def _search(space: Space, out: Path, given: Given, trials: int, seed: int) -> None:
+    from nispa.files import shown
+    from nispa.sweep.search import best, check, command_of, open_study
+    from nispa.sweep.search import search as start
+
+    where, backend = place_of(out, given, runs=trials * len(space.seeds))
+    check(space, where, (lambda line: None) if given.quiet or given.dry_run else click.echo)
+    if given.dry_run:
+        click.echo(f"{trials} trials of {len(space.seeds)} runs each would go to {shown(out)}")
+        return
+    make_folder(out)
+    study = open_study(out, seed)
+    try:
+        with closing(start(space, study, where, backend, trials)) as steps:
+            for step in steps:
+                _tell(step, given.quiet)
+    except KeyboardInterrupt as stop:
+        raise stopped(stop, f"the trials are in {shown(out)}; the same command goes on") from None
+    found = best(study)
+    if not found:
+        raise CommandError(1, f"error: none of {trials} trials came to an end; see {shown(out)}")
+    if given.quiet:
+        click.echo(str(out))
+        return
+    click.echo(f"\nbest of {trials} trials, mean validation accuracy:")
+    for trial in found:
+        click.echo(_line(trial))
+    click.echo(f"\nmeasure it on test images with:\n  {command_of(space, found[0])}")
+
+
+def _tell(step: Any, quiet: bool) -> None:
+    from nispa.sweep.search import Trial
+
+    if isinstance(step, Trial) and not quiet:
+        click.echo(_line(step))
+
+
+def _line(trial: Trial) -> str:
+    from nispa.files import one_line
+    from nispa.sweep.plan import as_text
+
+    value = "failed" if trial.accuracy is None else f"{100 * trial.accuracy:.2f} %"
+    params = ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={as_text(value)}"
+        for name, value in trial.params.items()
+    )
+    problem = f": {one_line(trial.problem)}" if trial.problem else ""
+    return f"trial {trial.number}: {value}  {params}{problem}"

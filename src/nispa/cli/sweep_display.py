@@ -1,0 +1,271 @@
+"""What a sweep looks like while it runs, and its table at the end."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import click
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from nispa.cli.progress import duration, percent
+from nispa.errors import InputError
+from nispa.files import one_line
+from nispa.results import RECORD, Record, read_record
+from nispa.sweep.jobs import Job, Outcome
+
+Clock = Callable[[], float]
+QUIET_S = 60.0  # plain lines without news come no closer than this
+MAX_SHOWN = 8  # running jobs
+PATIENCE_S = 2.0  # between two looks at what runs
+
+
+class Standing:
+    """Where a sweep stands.
+
+    Attributes:
+        total: All jobs.
+        before: Those that were done when it began.
+        done: Those that are done now, the earlier ones included.
+        failed: What failed.
+        best: Title and accuracy of the best run, or None.
+    """
+
+    def __init__(self, jobs: Sequence[Job], before: Sequence[Job], clock: Clock) -> None:
+        """At the start of a sweep."""
+        self._clock, self._began = clock, clock()
+        self.total, self.before, self.done = len(jobs), len(before), len(before)
+        self.failed: list[Outcome] = []
+        self.best: tuple[str, float] | None = None
+        self._open = {job.key: job for job in jobs}
+        self._running: list[tuple[Job, Record]] = []
+        self._looked = -PATIENCE_S
+        for job in before:
+            self._end(job)
+
+    def take(self, outcome: Outcome) -> Record | None:
+        """Takes note of an outcome; gives the record of a run that is done."""
+        record = self._end(outcome.job)
+        if outcome.status == "done":
+            self.done += 1
+            return record
+        if outcome.status == "failed":
+            self.failed.append(outcome)
+        return None
+
+    def _end(self, job: Job) -> Record | None:
+        self._open.pop(job.key, None)
+        try:
+            record = read_record(job.folder)
+        except InputError:
+            return None
+        metric = record.main_metrics.get("acc")
+        value = None if metric is None or record.status != "complete" else metric.value
+        if value is not None and (self.best is None or value > self.best[1]):
+            self.best = (job.title, value)
+        return record
+
+    def running(self) -> list[tuple[Job, Record]]:
+        """Jobs whose records say that they run, looked at every two seconds."""
+        if self._clock() - self._looked >= PATIENCE_S:
+            self._looked = self._clock()
+            self._running = []
+            for job in self._open.values():
+                if (job.folder / RECORD).exists():
+                    try:
+                        record = read_record(job.folder)
+                    except InputError:
+                        continue
+                    if record.status == "running":
+                        self._running.append((job, record))
+        return self._running
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the sweep began."""
+        return self._clock() - self._began
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left if the rest goes on like what ended so far; None before a run ended."""
+        ended = self.done - self.before + len(self.failed)
+        left = self.total - self.done - len(self.failed)
+        return None if not ended else self.elapsed_s * left / ended
+
+    @property
+    def counts(self) -> str:
+        """Runs done, running, failed and the time left, in a line."""
+        parts = [f"{self.done} of {self.total} done", f"{len(self.running())} running"]
+        if self.failed:
+            parts.append(f"{len(self.failed)} FAILED")
+        if self.left_s is not None:
+            parts.append(f"about {duration(self.left_s)} left")
+        return ", ".join(parts)
+
+    @property
+    def best_line(self) -> str:
+        """The best run so far."""
+        return (
+            "" if self.best is None else f"best so far: {percent(self.best[1], 2)}, {self.best[0]}"
+        )
+
+
+class SweepDisplay:
+    """Shows nothing: what ``--quiet`` uses, and what the others build on."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+
+    def __enter__(self) -> SweepDisplay:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+    def begin(self, jobs: Sequence[Job], before: Sequence[Job], workers: int) -> None:
+        """The jobs are known, and which of them are done already."""
+        self.standing = Standing(jobs, before, self._clock)
+
+    def show(self, outcome: Outcome | None) -> None:
+        """A job ended, or a moment passed."""
+        if outcome is not None:
+            self.standing.take(outcome)
+
+
+def outcome_line(outcome: Outcome, record: Record | None) -> str:
+    """What became of a job."""
+    if outcome.status == "failed":
+        return f"FAILED: {outcome.job.title}: {one_line(outcome.problem, 500)}"
+    if outcome.status == "stopped":
+        return f"stopped: {outcome.job.title}"
+    metric = None if record is None else record.main_metrics.get("acc")
+    value = None if metric is None else metric.value
+    return f"{outcome.job.title}: {percent(value, 2)} in {duration(outcome.seconds)}"
+
+
+class PlainSweepDisplay(SweepDisplay):
+    """A line for each job that ends, and one a minute."""
+
+    def begin(self, jobs: Sequence[Job], before: Sequence[Job], workers: int) -> None:
+        """A line with the number of jobs."""
+        super().begin(jobs, before, workers)
+        self._said = self._clock()
+        click.echo(f"{len(jobs)} runs, {len(before)} of them done before, {workers} at a time")
+
+    def show(self, outcome: Outcome | None) -> None:
+        """A line for a job, or for a minute."""
+        now = self.standing
+        if outcome is not None:
+            record = now.take(outcome)
+            place = now.done + len(now.failed)
+            click.echo(f"[{place}/{now.total}] {outcome_line(outcome, record)}")
+        elif self._clock() - self._said >= QUIET_S:
+            click.echo(now.counts)
+        else:
+            return
+        self._said = self._clock()
+
+
+class LiveSweepDisplay(SweepDisplay):
+    """A line for each job that ends, and below them how all stands."""
+
+    def __init__(self, console: Console | None = None, clock: Clock = time.monotonic) -> None:
+        super().__init__(clock)
+        self._console = console or Console(highlight=False)
+        self._live = Live(
+            get_renderable=self._frame, console=self._console, refresh_per_second=2, transient=True
+        )
+
+    def begin(self, jobs: Sequence[Job], before: Sequence[Job], workers: int) -> None:
+        """The lines that live appear."""
+        super().begin(jobs, before, workers)
+        text = f"{len(jobs)} runs, {len(before)} of them done before, {workers} at a time"
+        self._console.print(Text(text))
+        self._live.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def show(self, outcome: Outcome | None) -> None:
+        """A line for a job; the rest changes below."""
+        if outcome is not None:
+            record = self.standing.take(outcome)
+            style = "bold red" if outcome.status == "failed" else ""
+            self._console.print(Text(outcome_line(outcome, record), style=style))
+
+    def _frame(self) -> RenderableType:
+        now = self.standing
+        running = now.running()
+        lines: list[RenderableType] = [Text()]
+        for job, record in running[:MAX_SHOWN]:
+            tasks = f"  task {len(record.per_task) + 1} of {len(record.tasks)}"
+            lines.append(Text.assemble("  ", job.title, (tasks, "dim")))
+        if len(running) > MAX_SHOWN:
+            lines.append(Text(f"  and {len(running) - MAX_SHOWN} more", style="dim"))
+        if now.best_line:
+            lines.append(Text(now.best_line))
+        bar = Table.grid(padding=(0, 2))
+        over = now.done + len(now.failed)
+        bar.add_row(ProgressBar(total=now.total, completed=over, width=24), Text(now.counts))
+        return Group(*lines, bar)
+
+
+def summary(jobs: Sequence[Job]) -> RenderableType:
+    """Mean and standard deviation over seeds of all that is complete, best first."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for job in jobs:
+        try:
+            record = read_record(job.folder)
+        except InputError:
+            continue
+        if record.status == "complete":
+            title = job.title.removeprefix(f"{job.scenario}, ").rpartition(", seed ")[0]
+            groups.setdefault((job.scenario, title), []).append(record)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    many = len({scenario for scenario, _ in groups}) > 1
+    table.add_column("run, accuracies in %", overflow="fold")
+    for name in ("seeds", "accuracy", "forgetting"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = [
+        (
+            scenario,
+            _over(records, "acc"),
+            Text(f"{scenario}, {title}" if many else title),
+            len(records),
+            _over(records, "forgetting"),
+        )
+        for (scenario, title), records in groups.items()
+    ]
+    rows.sort(key=lambda row: (row[0], -row[1][0]))
+    for _, accuracy, label, count, forgetting in rows:
+        table.add_row(label, str(count), accuracy[1], forgetting[1])
+    return table
+
+
+def _over(records: Sequence[Record], name: str) -> tuple[float, str]:
+    """The mean of a metric, and it with its standard deviation as a text in per cent."""
+    found = [record.main_metrics.get(name) for record in records]
+    values = [metric.value for metric in found if metric is not None and metric.value is not None]
+    if not values:
+        return -1.0, "-"
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, f"{100 * mean:.2f}"
+    return mean, f"{100 * mean:.2f} ± {100 * statistics.stdev(values):.2f}"

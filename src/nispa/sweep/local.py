@@ -1,0 +1,104 @@
+"""Jobs in processes of this machine, by Pebble: a process that dies takes one job with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future
+from concurrent.futures import wait as wait_for
+from multiprocessing.synchronize import Event
+
+from pebble import ProcessExpired, ProcessPool
+
+from nispa.sweep.backends import ATTEMPTS, TICK_S, Outcomes
+from nispa.sweep.jobs import Job, Outcome, execute
+
+STOP_S = 30.0  # for a last checkpoint of each run
+_stop: Event | None = None
+_parent = 0
+
+
+def _begin(stop: Event, parent: int) -> None:
+    """In a new process: only the first one decides on Ctrl-C."""
+    global _stop, _parent
+    _stop, _parent = stop, parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _stopping() -> BaseException | None:
+    """What to stop with, once the sweep is told to or its process is gone."""
+    asked = _stop is not None and _stop.is_set()
+    return KeyboardInterrupt() if asked or os.getppid() != _parent else None
+
+
+def _work(job: Job, wait: bool) -> Outcome:
+    if _stopping() is not None:
+        return Outcome(job, "stopped")
+    return execute(job, _stopping, wait=wait)
+
+
+class Local:
+    """A pool of processes; each keeps PyTorch and the last data that it read."""
+
+    def __init__(self, workers: int) -> None:
+        """A pool of so many processes."""
+        self.workers = workers
+
+    def run(self, jobs: Sequence[Job], *, wait: bool = False) -> Outcomes:
+        """See :class:`nispa.sweep.backends.Backend`."""
+        context = multiprocessing.get_context("spawn")  # forks of a process with threads may hang
+        stop = context.Event()
+        pool = ProcessPool(
+            max_workers=min(self.workers, len(jobs)),
+            initializer=_begin,
+            initargs=(stop, os.getpid()),
+            context=context,
+        )
+        attempts = {job.key: 1 for job in jobs}
+        waiting: dict[Future[Outcome], Job] = {}
+
+        def schedule(job: Job) -> None:
+            waiting[pool.schedule(_work, args=[job, wait])] = job
+
+        try:
+            for job in jobs:
+                schedule(job)
+            while waiting:
+                ended, _ = wait_for(waiting, TICK_S, FIRST_COMPLETED)
+                for future in ended:
+                    job = waiting.pop(future)
+                    outcome = _outcome(future, job, last=attempts[job.key] == ATTEMPTS)
+                    if outcome is not None:
+                        yield outcome
+                    else:
+                        attempts[job.key] += 1
+                        schedule(job)
+                if not ended:
+                    yield None
+        finally:  # also when the follower has enough: what runs keeps a checkpoint
+            stop.set()
+            try:
+                wait_for(waiting, STOP_S)
+            finally:
+                pool.stop()  # type: ignore[no-untyped-call]
+                pool.join()
+
+
+def _outcome(future: Future[Outcome], job: Job, *, last: bool) -> Outcome | None:
+    """What became of a job; None if its process died and it may be tried again."""
+    try:
+        return future.result()
+    except ProcessExpired as death:
+        if not last:
+            return None
+        how = f"by signal {-death.exitcode}" if death.exitcode < 0 else f"with {death.exitcode}"
+        return Outcome(
+            job,
+            "failed",
+            f"its process ended {how} {ATTEMPTS} times, perhaps for lack of memory; pass fewer "
+            "--workers, or run it alone with nispa resume",
+        )
+    except (CancelledError, Exception) as error:  # noqa: BLE001 - one job must not end the others
+        return Outcome(job, "failed", f"{type(error).__name__}: {error}")

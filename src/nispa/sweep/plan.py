@@ -1,0 +1,284 @@
+"""Many runs described at once: every combination of the lists in a plan is a run.
+
+A plan is a TOML file::
+
+    about = "learning rates of two methods"
+    scenario = "split-digits"
+    seed = [0, 19, 42]
+
+    [[runs]]
+    method = ["nispa", "packnet"]
+    [runs.set]
+    density = 0.1
+    [runs.grid]
+    learning_rate = [0.003, 0.01]
+
+What stands before the first ``[[runs]]`` holds for all of them; each may replace it. ``set`` is for
+settings as they are, ``grid`` for lists of values to try; both take settings of the network, of the
+method and of the scenario.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from nispa.errors import ConfigError, FormatError, unknown_name
+from nispa.files import one_line, read_limited, shown, wording
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib  # type: ignore[import-not-found,no-redef]
+
+MAX_PLAN_BYTES = 2**20
+MAX_CELLS = 100_000
+MAX_TEXT = 200
+MAX_SEED = 2**63 - 1
+
+AXES = ("scenario", "method", "preset", "seed")
+TABLES = ("set", "grid")
+KEYS = ("about", *AXES, *TABLES, "runs")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a plan, before its settings are resolved.
+
+    Attributes:
+        scenario: Name of the scenario.
+        method: Name of the method.
+        preset: Name of the preset.
+        seed: The seed.
+        given: Settings of network, method and scenario, over those of the preset.
+        varied: Those of them that tell it from other runs of the plan.
+        measured: Which images accuracies are measured on.
+    """
+
+    scenario: str
+    method: str
+    preset: str
+    seed: int
+    given: Mapping[str, Any] = field(default_factory=dict)
+    varied: tuple[str, ...] = ()
+    measured: Literal["test", "validation"] = "test"
+
+    @property
+    def title(self) -> str:
+        """The run in a line."""
+        parts = [self.scenario, self.method, f"preset {self.preset}"]
+        parts += [f"{name}={as_text(self.given[name])}" for name in self.varied]
+        return ", ".join([*parts, f"seed {self.seed}"])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Lists whose every combination is a run.
+
+    Attributes:
+        scenario: Names of scenarios.
+        method: Names of methods.
+        preset: Names of presets.
+        seed: Seeds.
+        set: Settings, the same in all runs.
+        grid: Values to try of further settings.
+        told: Settings of ``set`` that tell its runs from those of other grids.
+    """
+
+    scenario: tuple[str, ...]
+    method: tuple[str, ...] = ("nispa",)
+    preset: tuple[str, ...] = ("default",)
+    seed: tuple[int, ...] = (0,)
+    set: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in (*AXES, "grid"):
+            lists = getattr(self, name)
+            for key, values in lists.items() if name == "grid" else ((name, lists),):
+                _check_list(key, values)
+        both = sorted(set(self.set) & set(self.grid))
+        if both:
+            raise ConfigError(f"{both[0]} stands in set and in grid; keep one of them")
+
+    def __len__(self) -> int:
+        lists = [*(getattr(self, name) for name in AXES), *self.grid.values()]
+        total = 1
+        for values in lists:
+            total *= len(values)
+        return total
+
+    def cells(self, seed: int) -> Iterator[Cell]:
+        """All runs of one of its seeds."""
+        names = tuple(self.grid)
+        for scenario, method, preset in itertools.product(self.scenario, self.method, self.preset):
+            for values in itertools.product(*self.grid.values()):
+                given = {**self.set, **dict(zip(names, values, strict=True))}
+                yield Cell(scenario, method, preset, seed, given, (*self.told, *names))
+
+
+def _check_list(name: str, values: Sequence[Any]) -> None:
+    if not values:
+        raise ConfigError(f"{name}=[] holds no value; give one or more, or leave it out")
+    written = [as_text(value) for value in values]
+    double = next((text for text in written if written.count(text) > 1), None)
+    if double is not None:
+        raise ConfigError(f"{name} holds {one_line(double)} twice; give it once")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        grids: The grids, each a product of lists.
+        about: What it is for, in a line.
+    """
+
+    grids: tuple[Grid, ...]
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self) > MAX_CELLS:
+            raise ConfigError(
+                f"the plan has {len(self):,} runs, more than {MAX_CELLS:,}; shorten a list"
+            )
+
+    def __len__(self) -> int:
+        return sum(map(len, self.grids))
+
+    def only(self, methods: Sequence[str]) -> Plan:
+        """The part of the plan with some of its methods; all of it if none is named.
+
+        Raises:
+            UnknownNameError: The plan has no such method.
+        """
+        if not methods:
+            return self
+        known = dict.fromkeys(name for grid in self.grids for name in grid.method)
+        for name in methods:
+            if name not in known:
+                raise unknown_name("method of this plan", name, known)
+        kept = [
+            replace(grid, method=tuple(name for name in grid.method if name in methods))
+            for grid in self.grids
+            if set(grid.method) & set(methods)
+        ]
+        return Plan(tuple(kept), self.about)
+
+    def cells(self) -> Iterator[Cell]:
+        """Its runs, a seed after the other, so that what is done first compares everything."""
+        for seed in dict.fromkeys(seed for grid in self.grids for seed in grid.seed):
+            for grid in self.grids:
+                if seed in grid.seed:
+                    yield from grid.cells(seed)
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a TOML file.
+
+    Raises:
+        InputError: It cannot be read.
+        FormatError: It is no TOML.
+        ConfigError: A key is unknown, or a value is of another kind.
+    """
+    data = read_limited(path, MAX_PLAN_BYTES)
+    try:
+        values = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are such
+        raise FormatError(f"{shown(path)} is not TOML: {wording(error)}") from None
+    try:
+        return make_plan(values)
+    except ConfigError as error:
+        raise type(error)(f"{shown(path)}: {error}") from None
+
+
+def make_plan(values: Mapping[str, Any]) -> Plan:
+    """The plan that a TOML document describes.
+
+    Raises:
+        ConfigError: A key is unknown, or a value is of another kind.
+    """
+    _check_keys(values, KEYS)
+    about = values.get("about", "")
+    if not isinstance(about, str):
+        raise ConfigError(f"about={as_text(about)} must be a text")
+    parts = values.get("runs", [{}])
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise ConfigError("runs must be tables, each headed [[runs]]")
+    return Plan(tuple(_grid(values, part) for part in parts), one_line(about, MAX_TEXT))
+
+
+def _check_keys(values: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in values:
+        if key not in known:
+            raise ConfigError(str(unknown_name("key", one_line(key), known)))
+
+
+def _grid(shared: Mapping[str, Any], part: Mapping[str, Any]) -> Grid:
+    _check_keys(part, (*AXES, *TABLES))
+    found: dict[str, Any] = {}
+    for name in AXES:
+        if name in part or name in shared:
+            found[name] = _axis(name, part.get(name, shared.get(name)))
+    if "scenario" not in found:
+        raise ConfigError('the scenario is missing; add a line such as scenario = "efmnist"')
+    for name in TABLES:
+        tables = [shared.get(name, {}), part.get(name, {})]
+        if not all(isinstance(table, dict) for table in tables):
+            raise ConfigError(f"{name} must be a table of settings, such as [{name}]")
+        found[name] = {key: value for table in tables for key, value in table.items()}
+    for key, value in part.get("set", {}).items():  # a run's own value goes before a shared list
+        if key not in part.get("grid", {}):
+            found["grid"].pop(key, None)
+            found["set"][key] = value
+    for key, value in found["grid"].items():
+        if not isinstance(value, list):
+            raise ConfigError(
+                f"grid.{key}={as_text(value)} must be a list of values; one value belongs in set"
+            )
+        if key in part.get("grid", {}) and key not in part.get("set", {}):
+            found["set"].pop(key, None)
+    for key, value in found["set"].items():
+        _check_value(key, value)
+    for key, values in found["grid"].items():
+        for value in values:
+            _check_value(key, value)
+    return Grid(**found, told=tuple(part.get("set", {})))
+
+
+def _axis(name: str, value: Any) -> tuple[Any, ...]:
+    values = value if isinstance(value, list) else [value]
+    for each in values:
+        if name == "seed":
+            if type(each) is not int or not 0 <= each <= MAX_SEED:
+                raise ConfigError(f"seed={as_text(each)} must be a whole number in [0, 2^63)")
+        elif not isinstance(each, str):
+            raise ConfigError(f"{name}={as_text(each)} must be a name")
+    return tuple(values)
+
+
+def _check_value(key: str, value: Any) -> None:
+    parts = value if isinstance(value, list) else [value]
+    if not all(isinstance(part, (str, int, float)) for part in parts):  # bool is an int
+        raise ConfigError(
+            f"{one_line(key)}={as_text(value)} must be a text, a number, true, false, or a list "
+            "of such"
+        )
+
+
+def as_text(value: Any) -> str:
+    """A value in a line, as a command line would take it."""
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, (list, tuple)):
+        return one_line(",".join(as_text(part) for part in value))
+    try:
+        return one_line(json.dumps(value))
+    except (TypeError, ValueError):  # such as a date
+        return one_line(str(value))

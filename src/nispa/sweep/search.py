@@ -1,0 +1,240 @@
+"""A search for settings, by Optuna, on validation images; test images are never looked at.
+
+Trials are asked for in rounds of as many as run at a time, so that the same seed and the same
+number of workers give the same search, whichever trial ends first.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from nispa.errors import ConfigError, InputError
+from nispa.results import read_record
+from nispa.sweep.backends import Backend, sweep
+from nispa.sweep.jobs import Job, Outcome, Where, done_before, prepare
+from nispa.sweep.plan import Cell, as_text
+
+STUDY = "study.jsonl"
+
+
+@dataclass(frozen=True)
+class Space:
+    """What to search in.
+
+    Attributes:
+        cell: Scenario, method, preset and settings that stay.
+        seeds: Each trial is the mean over them.
+        ranges: Lowest and highest value, and whether to search in logarithms, by setting.
+        choices: Values, by setting.
+    """
+
+    cell: Cell
+    seeds: tuple[int, ...]
+    ranges: Mapping[str, tuple[float, float, bool]]
+    choices: Mapping[str, tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        if not self.ranges and not self.choices:
+            raise ConfigError(
+                "nothing to search: give a range or a choice, such as learning_rate=0.001..0.1:log"
+            )
+        for name in self.ranges:
+            if name in self.choices:
+                raise ConfigError(f"{name} has a range and a choice; keep one of them")
+        for name in (*self.ranges, *self.choices):
+            if name in self.cell.given:
+                raise ConfigError(f"{name} is set and searched for; keep one of them")
+        for name, (low, high, log) in self.ranges.items():
+            if not low < high or (log and low <= 0):
+                what = "0 < low < high" if log else "low < high"
+                raise ConfigError(f"the range {name}={low:g}..{high:g} must have {what}")
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The space as Optuna has it."""
+        found: dict[str, BaseDistribution] = {}
+        for name, (low, high, log) in self.ranges.items():
+            if isinstance(low, int) and isinstance(high, int):
+                found[name] = IntDistribution(low, high, log=log)
+            else:
+                found[name] = FloatDistribution(low, high, log=log)
+        for name, values in self.choices.items():
+            found[name] = CategoricalDistribution(values)
+        return found
+
+    def cells(self, params: Mapping[str, Any]) -> list[Cell]:
+        """The runs of a trial, one for each seed."""
+        given = {**self.cell.given, **params}
+        return [
+            replace(self.cell, seed=seed, given=given, varied=tuple(params), measured="validation")
+            for seed in self.seeds
+        ]
+
+    def corners(self) -> list[Cell]:
+        """A few runs that are checked before any is started: the ends of each range."""
+        low = {name: ends[0] for name, ends in self.ranges.items()}
+        high = {name: ends[1] for name, ends in self.ranges.items()}
+        first = {name: values[0] for name, values in self.choices.items()}
+        found = [self.cells({**ends, **first})[0] for ends in (low, high)]
+        for name, values in self.choices.items():
+            found += [self.cells({**low, **first, name: value})[0] for value in values[1:]]
+        return found
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that is over.
+
+    Attributes:
+        number: Its number, from 0.
+        params: What was tried.
+        accuracy: Mean validation accuracy over tasks and seeds after the last task; None where a
+            run failed.
+        problem: Why it did.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    accuracy: float | None
+    problem: str = ""
+
+
+Followed = Generator[Trial | Outcome | None, None, None]
+
+
+def open_study(out: Path, seed: int) -> optuna.Study:
+    """The study in a folder, a new one if there is none; trials that were cut off come again.
+
+    Args:
+        out: The folder of the search.
+        seed: Decides what is tried, with the number of trials so far.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(out / STUDY)))
+    study = optuna.create_study(
+        storage=storage, study_name="nispa", direction="maximize", load_if_exists=True
+    )
+    trials = study.get_trials(deepcopy=False)
+    study.sampler = TPESampler(seed=(seed + len(trials)) % 2**32)
+    for trial in trials:
+        if trial.state == TrialState.RUNNING:
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+    return study
+
+
+def search(
+    space: Space, study: optuna.Study, where: Where, backend: Backend, trials: int
+) -> Followed:
+    """Goes on with a study until so many trials are complete or failed.
+
+    Args:
+        space: What to search in.
+        study: See :func:`open_study`.
+        where: What the runs share.
+        backend: What carries them out.
+        trials: How many, those of earlier calls included.
+
+    Yields:
+        Trials as they end, outcomes of runs before them, and None from time to time.
+    """
+    told = sum(trial.user_attrs.get("told", False) for trial in study.get_trials(deepcopy=False))
+    while told < trials:
+        asked = [
+            study.ask(space.distributions()) for _ in range(min(backend.workers, trials - told))
+        ]
+        runs = {trial.number: prepare(space.cells(trial.params), where) for trial in asked}
+        todo = {job.key: job for jobs in runs.values() for job in jobs if not done_before(job)}
+        problems: dict[str, str] = {}
+        for outcome in sweep(list(todo.values()), backend) if todo else ():
+            if outcome is not None and outcome.status == "failed":
+                problems[outcome.job.key] = outcome.problem
+            yield outcome
+        for trial in asked:
+            ended = _value(runs[trial.number], problems)
+            trial.set_user_attr("told", True)
+            if isinstance(ended, str):
+                trial.set_user_attr("problem", ended)
+                study.tell(trial, state=TrialState.FAIL)
+                yield Trial(trial.number, trial.params, None, ended)
+            else:
+                study.tell(trial, ended)
+                yield Trial(trial.number, trial.params, ended)
+            told += 1
+
+
+def _value(jobs: Sequence[Job], problems: Mapping[str, str]) -> float | str:
+    """The mean accuracy of a trial's runs, or why there is none."""
+    values: list[float] = []
+    for job in jobs:
+        if job.key in problems:
+            return problems[job.key]
+        metric = read_record(job.folder).main_metrics["acc"].value
+        if metric is None:
+            return "its accuracy is not known"
+        values.append(metric)
+    return statistics.fmean(values)
+
+
+def check(space: Space, where: Where, tell: Callable[[str], None]) -> None:
+    """Whether every run of a search can be; see :func:`nispa.sweep.jobs.prepare`.
+
+    Raises:
+        InputError: One cannot.
+    """
+    prepare(space.corners(), where, tell)
+
+
+def best(study: optuna.Study, most: int = 5) -> list[Trial]:
+    """The best trials, the best one first."""
+    found: list[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    found.sort(key=lambda trial: -(trial.value or 0.0))
+    return [Trial(trial.number, trial.params, trial.value) for trial in found[:most]]
+
+
+def command_of(space: Space, trial: Trial) -> str:
+    """The command that learns with what a trial found, measured on test images."""
+    cell = space.cell
+    pairs = {**cell.given, **trial.params}
+    parts = ["nispa run", cell.scenario, f"--method {cell.method}", f"--preset {cell.preset}"]
+    parts += [f"--set {name}={as_text(value)}" for name, value in pairs.items()]
+    return " ".join(parts)
+
+
+def parse_range(text: str) -> tuple[str, tuple[float, float, bool]]:
+    """``KEY=LOW..HIGH`` or ``KEY=LOW..HIGH:log``; whole numbers are searched as such.
+
+    Raises:
+        InputError: It is something else.
+    """
+    key, equals, ends = text.partition("=")
+    ends, colon, scale = ends.partition(":")
+    low, dots, high = ends.partition("..")
+    try:
+        if not equals or not dots or not key.strip() or (colon and scale != "log"):
+            raise ValueError
+        return key.strip(), (_number(low), _number(high), scale == "log")
+    except ValueError:
+        raise InputError(
+            f"--range {text} must be KEY=LOW..HIGH or KEY=LOW..HIGH:log, such as "
+            "learning_rate=0.001..0.1:log"
+        ) from None
+
+
+def _number(text: str) -> float:
+    return int(text) if text.strip().lstrip("-").isdecimal() else float(text)

@@ -1,0 +1,68 @@
+"""Jobs on a Slurm cluster by submitit: one array job, logs beside the runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import submitit
+
+from nispa.sweep.backends import TICK_S, Outcomes
+from nispa.sweep.jobs import Job, Outcome, execute
+
+HOURS = 24
+LOGS = ".slurm"  # in the sweep's folder; hidden, so that nobody looks for runs in it
+
+
+def _work(job: Job, wait: bool) -> Outcome:
+    return execute(job, wait=wait)
+
+
+class Slurm:
+    """The cluster that ``sbatch`` submits to; its own variables choose partition and account."""
+
+    def __init__(self, workers: int, threads: int, cluster: str | None = None) -> None:
+        """A queue.
+
+        Args:
+            workers: Runs at a time.
+            threads: CPUs of each run.
+            cluster: ``"local"`` or ``"debug"`` to do without Slurm; found out if left out.
+        """
+        self.workers, self._threads, self._cluster = workers, threads, cluster
+
+    def run(self, jobs: Sequence[Job], *, wait: bool = False) -> Outcomes:
+        """See :class:`nispa.sweep.backends.Backend`."""
+        logs = jobs[0].where.out / LOGS
+        executor = submitit.AutoExecutor(folder=logs, cluster=self._cluster)
+        executor.update_parameters(
+            timeout_min=60 * HOURS,
+            cpus_per_task=self._threads,
+            slurm_array_parallelism=self.workers,
+            name="nispa",
+        )
+        with executor.batch():
+            tasks = [executor.submit(_work, job, wait) for job in jobs]
+        waiting = list(zip(tasks, jobs, strict=True))
+        try:
+            while waiting:
+                ended = [each for each in waiting if each[0].done()]
+                for each in ended:
+                    waiting.remove(each)
+                    yield _outcome(*each)
+                if not ended:
+                    yield None
+                    time.sleep(TICK_S)
+        finally:
+            for task, _ in waiting:
+                task.cancel()
+
+
+def _outcome(task: Any, job: Job) -> Outcome:
+    try:
+        found: Outcome = task.result()
+        return found
+    except Exception as error:  # noqa: BLE001 - submitit raises what the process met
+        said = str(error).strip().splitlines() or [""]
+        return Outcome(job, "failed", f"{type(error).__name__}: {said[-1]}")

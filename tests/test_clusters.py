@@ -1,0 +1,91 @@
+"""Ray and Slurm carry out the same jobs; both are optional."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from nispa.results import comparable, read_record
+from nispa.sweep.backends import Backend, make_backend, sweep
+from nispa.sweep.jobs import Job, Where, execute, prepare
+from nispa.sweep.plan import Cell
+
+SMALL = {"hidden": [12, 12], "e": 5, "max_phases": 3, "batch_size": 16}
+
+
+def jobs_of(out: Path, seeds: int) -> list[Job]:
+    cells = [Cell("split-digits", "nispa", "default", seed, SMALL) for seed in range(seeds)]
+    return prepare(cells, Where(out))
+
+
+def carry_out(backend: Backend, jobs: list[Job]) -> None:
+    ended = [each for each in sweep(jobs, backend) if each is not None]
+    assert [each.problem for each in ended] == [""] * len(jobs)
+    assert {each.job.key for each in ended} == {job.key for job in jobs}
+
+
+def same(job: Job, folder: Path, **where: object) -> None:
+    (alone,) = [each for each in jobs_of(folder, 3) if each.key == job.key]
+    assert execute(alone).status == "done"
+    assert comparable(read_record(job.folder)) == comparable(read_record(alone.folder))
+
+
+@pytest.fixture
+def two_workers(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """A Ray cluster of this machine with two workers."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    return make_backend("ray", workers=2, threads=1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_does_all(two_workers: Backend, tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path / "runs", 3)
+    (jobs[2].folder).mkdir(parents=True)
+    (jobs[2].folder / "record.json").write_text("{}")
+    ended = {each.job.key: each for each in sweep(jobs, two_workers) if each is not None}
+    assert [ended[job.key].status for job in jobs] == ["done", "done", "failed"]
+    assert "record.json" in ended[jobs[2].key].problem
+    same(jobs[0], tmp_path / "alone")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_takes_up_what_a_lost_worker_left(two_workers: Backend, tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path / "runs", 2)
+    killed, ended = False, []
+    for outcome in two_workers.run(jobs):
+        if outcome is not None:
+            ended.append(outcome)
+        elif not killed and (jobs[0].folder / "events.jsonl").exists():
+            for process in _workers():
+                os.kill(process, signal.SIGKILL)
+            killed = True
+    assert killed
+    assert [each.problem for each in ended] == ["", ""]
+    same(jobs[0], tmp_path / "alone")
+    same(jobs[1], tmp_path / "alone")
+
+
+def _workers() -> list[int]:
+    """Processes in which Ray is at work on a job."""
+    found = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True)
+    lines = [line.split(maxsplit=1) for line in found.stdout.splitlines()]
+    return [int(line[0]) for line in lines if line[1:] and line[1].startswith("ray::_work")]
+
+
+def test_submitit_does_all(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    from nispa.sweep.slurm import Slurm
+
+    jobs = jobs_of(tmp_path / "runs", 2)
+    started = time.time()
+    carry_out(Slurm(2, 1, cluster="local"), jobs)
+    assert all(read_record(job.folder).status == "complete" for job in jobs)
+    assert any(path.stat().st_mtime >= started - 1 for path in (tmp_path / "runs/.slurm").iterdir())
+    same(jobs[1], tmp_path / "alone")
