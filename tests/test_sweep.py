@@ -363,6 +363,21 @@ def test_ctrl_c_keeps_what_is_done(home: Path) -> None:
     assert not list(folder.glob("*/.nispa*"))
 
 
+def test_two_sweeps_in_one_folder_share_the_work(home: Path) -> None:
+    args = ["sweep", "split-digits", "--seeds", "0,1,2", "--workers", "1", *SMALL_RUN]
+    with spawn(*args, cwd=home) as first, spawn(*args, cwd=home) as second:
+        ended = [process.communicate(timeout=300) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], ended
+    folders = list((home / "runs" / "sweep-split-digits").glob("*/record.json"))
+    assert len(folders) == 3
+    for path in folders:
+        folder = RunFolder(path.parent)
+        assert folder.read_record().status == "complete"
+        events = folder.read_events()
+        begun = [(each["task"], each["phase"]) for each in events if each["event"] == "phase_start"]
+        assert len(begun) == len(set(begun))  # nobody learned beside the other
+
+
 def test_reproduce_writes_a_report(
     home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
