@@ -3,137 +3,110 @@
 from __future__ import annotations
 
 import re
-import runpy
-import textwrap
+import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from nispa.config import build, describe
+from nispa.config import build
 from nispa.mechanism.grow import GROWTH_RULES
 from nispa.methods import METHODS
 from nispa.models import NetworkConfig
-from nispa.published import BENCHMARKS, PAPER_METHODS, PAPER_NETWORK
 
 from .methods.toy import NETWORKS, accuracy_on, finish, toy_problem, toy_task
+from .pages import PAGES, ROOT, SHELLS, Block, Page, blocks
+from .small_data import write_data_sets, write_own_data, write_runs
+from .tables import MARKER, public_names, results_table, settings_table, slug, with_tables
 
-ROOT = Path(__file__).parents[1]
-METHOD_PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
-DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-CONTRACT = ROOT / "docs" / "decisions" / "0003-method-contract.md"
+DOCS = ROOT / "docs"
+METHOD_PAGES = sorted((DOCS / "methods").glob("*.md"))
+DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
+CONTRACT = DOCS / "decisions" / "0003-method-contract.md"
+TUTORIAL = DOCS / "tutorial.md"  # test_tutorial.py runs it as it stands
 WITH_CODE = [
-    ROOT / "CONTRIBUTING.md",
-    *METHOD_PAGES,
-    *(page for page in DECISIONS if "```python" in page.read_text()),
+    page
+    for page in PAGES
+    if page != TUTORIAL and any(block.runs for block in blocks(page.read_text(encoding="utf-8")))
 ]
-PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def code_of(page: Path) -> str:
-    """The Python blocks of a page as one script."""
-    blocks = re.findall(r"^( *)```python\n(.*?)^\1```", page.read_text(), re.DOTALL | re.MULTILINE)
-    return "\n".join(textwrap.dedent(block) for _, block in blocks)
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
-def run_page(page: Path, folder: Path) -> dict[str, Any]:
-    """Runs a page's code as a script in ``folder`` and gives the names it defined."""
-    script = folder / "page.py"
-    script.write_text("from __future__ import annotations\n" + code_of(page))
-    return runpy.run_path(str(script), run_name="__main__")
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
 def known() -> Iterator[None]:
-    """Puts back the registries that a page adds to."""
+    """Puts back what a page changes for the whole process: registries, and PyTorch's threads."""
     tables: list[dict[str, Any]] = [METHODS, GROWTH_RULES]
-    before = [dict(table) for table in tables]
+    before, threads = [dict(table) for table in tables], torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     for table, names in zip(tables, before, strict=True):
         table.clear()
         table.update(names)
 
 
-@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data_sets(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+@pytest.mark.parametrize("path", WITH_CODE, ids=name_of)
 def test_the_code_of_a_page_runs(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert code_of(page)
-    run_page(page, tmp_path)
+    monkeypatch.setenv("NISPA_DATA", str(small_data))
+    monkeypatch.setattr("nispa.runner.picture", lambda record: b"")  # most of its time
+    folder = tmp_path / "page"
+    folder.mkdir()
+    write_own_data(folder)
+    write_runs(folder)
+    page = Page(path, folder, small_data)
+    with page.opened():
+        for block in blocks(text_of(path)):
+            if block.runs:
+                check(page, block)
 
 
-def shown(value: object) -> str:
-    """A setting's value as a command line takes it."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+def check(page: Page, block: Block) -> None:
+    """Runs a block; each command ends as the page says: with its error, or with none."""
+    for said, ended in page.run(block):
+        wrong = [line for line in said.shown.splitlines() if line.startswith("nispa: ")]
+        where = f"line {block.line}: {shlex.join(said.args)}\n{ended.err}"
+        errors = [line for line in ended.err.splitlines() if line.startswith("nispa: ")]
+        assert errors == wrong, where
+        assert (ended.code != 0) == bool(wrong), where
 
 
-def settings_table(cls: type[Any]) -> str:
-    """The settings of a class as a table."""
-    rows = ["| setting | default | what it is | values |", "|---|---|---|---|"]
-    for field in describe(cls):
-        names = ", ".join(f"`{name}`" for name in (field.name, *field.aliases))
-        allowed = ", ".join(f"`{choice}`" for choice in field.choices) or field.kind
-        interval = f" in {field.interval}" if field.interval else ""
-        rows.append(f"| {names} | `{shown(field.default)}` | {field.doc} | {allowed}{interval} |")
-    return "\n".join(rows)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_says_what_it_is(page: Path) -> None:
+    """So that no code hides: fenced, in a language that runs or that is no code, or with a why."""
+    text = text_of(page)
+    found = blocks(text)
+    assert text.count("```") == 2 * len(found) + 2 * text.count("````")
+    for block in found:
+        assert block.language in (*SHELLS, "python", "text"), f"line {block.line}"
+        assert re.fullmatch(
+            r"|not run: .{10,}|command: \w+|interrupted after task \d+|prints", block.mark
+        ), f"line {block.line}: {block.mark}"
+    plain = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert not re.search(r"^ {4}(nispa|python|for|pip) .*$", plain, re.MULTILINE)
 
 
-def preset_table(method: str) -> str:
-    """What each benchmark sets for a method and its network."""
-    rows = ["| preset | network | method |", "|---|---|---|"]
-    for name, benchmark in BENCHMARKS.items():
-        sets = [
-            ", ".join(f"`{key}={shown(value)}`" for key, value in values.items())
-            for values in (
-                {**benchmark.network, **benchmark.networks.get(method, {})},
-                benchmark.methods.get(method, {}),
-            )
-        ]
-        rows.append(f"| `{name}` | {sets[0]} | {sets[1]} |")
-    return "\n".join(rows)
-
-
-def paper_table() -> str:
-    """What the behaviour ``paper`` sets, and what the correct version has instead."""
-    rows = ["| setting | `paper` | `default` |", "|---|---|---|"]
-    for values, cls, where in (
-        (PAPER_NETWORK["mlp"], NetworkConfig, "MLP"),
-        (PAPER_NETWORK["convnet"], NetworkConfig, "ConvNet"),
-        (PAPER_METHODS["nispa"], METHODS["nispa"].config_class, ""),
-    ):
-        usual = {field.name: field.default for field in describe(cls)}
-        for key, value in values.items():
-            label = f"`{key}` ({where})" if where else f"`{key}`"
-            rows.append(f"| {label} | `{shown(value)}` | `{shown(usual[key])}` |")
-    return "\n".join(rows)
-
-
-def tables() -> dict[str, str]:
-    """Every generated table by the name that its marker carries."""
-    made = {"settings network": settings_table(NetworkConfig), "paper": paper_table()}
-    for name, method in METHODS.items():
-        made[f"settings {name}"] = settings_table(method.config_class)
-        made[f"presets {name}"] = preset_table(name)
-    return made
-
-
-def with_tables(text: str) -> str:
-    """A page with the tables after its ``<!-- table: NAME -->`` markers as they should be."""
-
-    def put(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{tables()[match[2]]}\n"
-
-    return re.sub(r"(<!-- table: ([a-z -]+) -->)\n(?:\|.*\n)*", put, text)
-
-
-@pytest.mark.parametrize("page", METHOD_PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if MARKER.search(text_of(page))], ids=name_of
+)
 def test_the_tables_of_a_page_are_up_to_date(page: Path) -> None:
-    text = page.read_text()
-    assert f"<!-- table: settings {page.stem} -->" in text
+    text = text_of(page)
     assert text == with_tables(text), "write the tables with: python -m tests.test_docs"
 
 
@@ -144,25 +117,54 @@ def test_a_setting_as_a_row() -> None:
     )
 
 
+def test_results_of_a_method() -> None:
+    rows = results_table("joint").splitlines()[2:]
+    where = "[Split MNIST, class-incremental, memory 1,000]"
+    assert [row.partition("(")[0] for row in rows] == [
+        "| [EFMNIST, task-incremental: methods side by side]",
+        f"| {where}",
+    ]
+    assert " | joint | 5 | 97.36 (0.10) | 99.63 | 1.28 | 64,970 | 47,520 | 44 |" in rows[1]
+
+
+def test_every_public_name_of_the_contract_is_on_its_page() -> None:
+    page = text_of(DOCS / "api" / "methods.md")
+    names = [name for name, _ in public_names("nispa.methods.base")]
+    assert {"Method", "Problem", "LearnReport", "Event", "count"} <= set(names)
+    assert all(f"| `{name}` |" in page for name in names)
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "api").glob("*.md")), ids=name_of)
+def test_a_page_of_names_has_a_table_and_a_text_for_each_module(page: Path) -> None:
+    text = text_of(page)
+    modules = re.findall(r"^## `([\w.]+)`$", text, re.MULTILINE)
+    assert modules
+    for marker in ("<!-- table: api {} -->", "<!-- api: {} -->"):
+        assert [module for module in modules if marker.format(module) not in text] == []
+
+
 def test_every_method_has_a_page() -> None:
     assert {page.stem for page in METHOD_PAGES} == set(METHODS)
-    index = (ROOT / "docs" / "README.md").read_text()
+    index = text_of(DOCS / "README.md")
     assert all(f"(methods/{name}.md)" in index for name in METHODS)
 
 
-@pytest.mark.parametrize("page", METHOD_PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", METHOD_PAGES, ids=name_of)
 def test_every_method_page_tells_the_same_things(page: Path) -> None:
-    text = page.read_text()
+    text = text_of(page)
     heads = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert heads == ["Usage", "Settings", "Events", "Differences from the publication", "Results"]
     assert f"nispa run split-digits --method {page.stem}" in text or page.stem == "nispa"
+    for table in ("settings", "presets", "results"):
+        assert f"<!-- table: {table} {page.stem} -->" in text
 
 
 def test_decisions_are_numbered_dated_and_in_the_index() -> None:
-    index = (ROOT / "docs" / "README.md").read_text()
-    for number, page in enumerate(DECISIONS, start=1):
-        text = page.read_text()
-        assert page.name.startswith(f"{number:04}-")
+    index = text_of(DOCS / "README.md")
+    numbers = [int(page.name[:4]) for page in DECISIONS]
+    assert sorted(set(numbers)) == numbers
+    for number, page in zip(numbers, DECISIONS, strict=True):
+        text = text_of(page)
         assert text.startswith(f"# {number:04} ")
         assert re.search(r"^\d{4}-\d{2}-\d{2}$", text, re.MULTILINE)
         for head in ("Context", "Decision", "Why"):
@@ -170,13 +172,30 @@ def test_decisions_are_numbered_dated_and_in_the_index() -> None:
         assert f"(decisions/{page.name})" in index
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_page_is_in_the_index() -> None:
+    index = text_of(DOCS / "README.md")
+    pages = [page for page in DOCS.rglob("*.md") if page != DOCS / "README.md"]
+    assert [page for page in pages if f"({page.relative_to(DOCS).as_posix()})" not in index] == []
+
+
+def places(page: Path) -> set[str]:
+    """The anchors of a page, as a code host and the site make them from headings."""
+    text = re.sub(r"^( *)```.*?^\1```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {slug(head) for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
-        assert (page.parent / link).exists(), link
+    plain = re.sub(r"^( *)```.*?^\1```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", plain):
+        path, _, place = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.is_file(), link  # a folder is a page on a code host, but not on the site
+        assert not place or place in places(target), link
 
 
-SKETCHES = re.findall(r"^class (\w+)\((?!Finetune)\w+\):", CONTRACT.read_text(), re.MULTILINE)
+SKETCHES = re.findall(r"^class (\w+)\((?!Finetune)\w+\):", text_of(CONTRACT), re.MULTILINE)
 
 
 def test_the_contract_is_tried_on_these() -> None:
@@ -185,7 +204,11 @@ def test_the_contract_is_tried_on_these() -> None:
 
 @pytest.fixture(scope="module")
 def sketches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_page(CONTRACT, tmp_path_factory.mktemp("contract"))
+    page = Page(CONTRACT, tmp_path_factory.mktemp("contract"))
+    with page.opened():
+        for block in blocks(text_of(CONTRACT)):
+            page.run(block)
+    return page.names
 
 
 @pytest.mark.parametrize("name", SKETCHES)
@@ -203,5 +226,6 @@ def test_a_sketch_of_the_contract_learns(name: str, sketches: dict[str, Any]) ->
 
 
 if __name__ == "__main__":
-    for method_page in METHOD_PAGES:
-        method_page.write_text(with_tables(method_page.read_text()))
+    for path in PAGES:
+        if MARKER.search(text_of(path)):
+            path.write_text(with_tables(text_of(path)), encoding="utf-8")

@@ -104,7 +104,7 @@ class Memory:
 
     @property
     def bytes(self) -> int:
-        """Bytes of what is kept: the filled part of the buffer."""
+        """Bytes of what is kept, the filled part of the buffer."""
         return sum(kept[: self._count].nbytes for kept in self._buffers().values())
 
     # What stays.

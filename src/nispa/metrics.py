@@ -6,9 +6,10 @@ go by each of these names, so the formula and its source stand next to every num
 ``docs/metrics.md`` lists the other definitions.
 
 Sources:
-    Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017,
-        arXiv 1706.08840.
-    Chaudhry et al., "Riemannian Walk for Incremental Learning", ECCV 2018, arXiv 1801.10112.
+
+- Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017,
+  arXiv 1706.08840.
+- Chaudhry et al., "Riemannian Walk for Incremental Learning", ECCV 2018, arXiv 1801.10112.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ METRICS: MappingProxyType[str, Metric] = MappingProxyType(
         ),
     }
 )
+"""The metrics by name, in the order of a record."""
 
 
 def percent(value: float | None, *, signed: bool = False) -> str:

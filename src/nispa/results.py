@@ -229,7 +229,7 @@ class Record(_Part):
 
     @property
     def main_matrix(self) -> Matrix:
-        """The accuracy matrix that counts: told the task where each has outputs of its own."""
+        """The accuracy matrix that counts, told the task where each has outputs of its own."""
         untold = self.accuracy_matrix_task_agnostic
         return self.accuracy_matrix if self.incremental == "task" or untold is None else untold
 

@@ -29,7 +29,7 @@ PAUSE_S = 1.0
 """Seconds between two places within an epoch where a fit may be left."""
 
 EVALUATION_BATCH = 512
-"""Images per batch outside training: a fixed number, so that logits are comparable bit by bit."""
+"""Images per batch outside training, the same for all, so that logits compare bit by bit."""
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,14 @@
-"""The examples of ``docs/data.md`` run, and its tables say what the code says."""
+"""The tables of ``docs/data.md`` say what the code says; ``test_docs.py`` runs its examples."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-
-import pytest
 
 from nispa.config import describe
 from nispa.data.catalog import CATALOG
 from nispa.data.named import SCENARIOS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-
-
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_example_runs(number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(EXAMPLES[number], f"docs/data.md, example {number}", "exec"), {})
-    assert capsys.readouterr().out
-
-
-def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 5
 
 
 def test_every_data_set_is_on_the_page_with_its_sizes() -> None:

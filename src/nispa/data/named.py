@@ -136,6 +136,7 @@ _KNOWN = (
     ),
 )
 SCENARIOS: Mapping[str, NamedScenario] = {known.name: known for known in _KNOWN}
+"""The scenarios by name."""
 
 
 def build_scenario(

@@ -3,12 +3,15 @@
 A growth rule says from which source units a layer's share of new connections should leave; what a
 rule cannot place is placed at random from any unit. New connections only ever enter plastic units.
 
-| rule | published name | sources |
-|---|---|---|
-| ``full`` | ``full_random`` | any unit |
-| ``from_stable`` | ``forwardT_random`` | stable and candidate units, then any |
-| ``from_plastic`` | ``flow_random`` | plastic units, then any |
-| ``progressive`` | ``progressive_rewiring`` | stable: 1 falling to 1/2 with depth; rest plastic |
+================  ========================  =======================================
+rule              published name            sources
+================  ========================  =======================================
+``full``          ``full_random``           any unit
+``from_stable``   ``forwardT_random``       stable and candidate units, then any
+``from_plastic``  ``flow_random``           plastic units, then any
+``progressive``   ``progressive_rewiring``  stable: 1 falling to 1/2 with depth;
+                                            rest plastic
+================  ========================  =======================================
 
 To add a rule, write a function from depth to wishes and enter it into ``GROWTH_RULES``.
 """
@@ -64,6 +67,7 @@ GROWTH_RULES: dict[str, GrowthRule] = {
     "from_plastic": _from_plastic,
     "progressive": _progressive,
 }
+"""The rules by name; one of your own is a value of ``growth`` once it is entered."""
 
 PUBLISHED_NAMES = {
     "full_random": "full",

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from nispa.errors import ConfigError, unknown_name
 
 TAU_MIN = 0.05
-"""Published floor: a task ends in the phase whose tau is not above it."""
+"""Published floor of tau. A task ends in the phase whose tau is not above it."""
 
 
 def _cosine(t: int, k: float) -> float:
@@ -39,6 +39,7 @@ SCHEDULES: dict[str, Callable[[int, float], float]] = {
     "linear": _linear,
     "exponential": _exponential,
 }
+"""From a phase (from 1) and ``k`` to tau, by name."""
 
 
 def tau(schedule: str, t: int, k: float) -> float:

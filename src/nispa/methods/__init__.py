@@ -34,6 +34,7 @@ _BOUNDS = (Finetune, Joint, Stl, StlIso)
 METHODS: dict[str, type[Method]] = {
     method.name: method for method in (*_NISPA, *_STRUCTURAL, *_REGULARISED, *_REPLAY, *_BOUNDS)
 }
+"""The methods by name; one of your own is known everywhere once it is entered."""
 
 
 def method_class(name: str) -> type[Method]:

@@ -16,6 +16,8 @@ from nispa.webpage.markup import Node, add, raw, render, tag
 from nispa.webpage.runs import Problem, Run, problems_of
 
 MAX_BYTES = 5_000_000
+"""What a page takes at most."""
+
 MARK = "<!doctype html>\n<!-- report of nispa -->\n"  # how an earlier report is known
 
 WORDS = (
