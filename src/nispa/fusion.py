@@ -29,6 +29,8 @@ class Segment:
         marks: For each unit group marked in it, the place of its activations among the chain's
             buffers (0 is the input).
         positive: Whether the activations at the end cannot be negative.
+        layers: The sparse layers with their numbers among the links.
+        measured: Whether a chain has told the layers their places.
     """
 
     modules: list[nn.Module] = field(default_factory=list)
@@ -36,6 +38,8 @@ class Segment:
     flat: bool = False
     marks: dict[str, int] = field(default_factory=dict)
     positive: bool = False
+    layers: list[tuple[int, SparseLayer]] = field(default_factory=list)
+    measured: bool = False
 
     def take(self, module: nn.Module) -> bool:
         """Adds a module if the chain can hold it."""
@@ -84,6 +88,7 @@ class Segment:
             self.flat = True
         else:
             return False
+        self.layers.append((len(self.links), layer))
         self.links.append(link)
         self.positive = False
         return True
@@ -94,7 +99,12 @@ class Segment:
             starts_flat = not isinstance(self.modules[0], nn.Flatten)
             if x.dim() != 2 and starts_flat:
                 return None
-        return compiled.chain(self.links, x)
+        chain = compiled.chain(self.links, x)
+        if chain is not None and not (self.measured and chain is compiled.latest):
+            self.measured, compiled.latest = True, chain
+            for number, layer in self.layers:
+                layer.places = chain.buffers[number + 1].pixels
+        return chain
 
 
 def segments(body: nn.Module) -> list[Segment]:

@@ -28,6 +28,9 @@ class SparseLayer(nn.Module):
         frozen_index: Their flat positions, ``(frozen,)`` int64, rising.
         bias: Biases of plastic units, ``(plastic units,)``.
         bias_index: Their units, int64, rising; ``frozen_bias`` and ``frozen_bias_index`` likewise.
+        changes: Rises with every change of what is live, plastic or frozen.
+        places: Outputs of one unit for one sample (the pixels of a convolution's output), as of
+            the last pass; 0 before the first.
     """
 
     plastic_index: Tensor
@@ -47,6 +50,7 @@ class SparseLayer(nn.Module):
         super().__init__()
         self.spec = spec
         self.shape = shape
+        self.changes = self.places = 0
         self.compiled = dispatch.Compiled()
         none = torch.zeros(0, dtype=torch.int64)
         self.weight = nn.Parameter(torch.zeros(0, *spec.kernel))
@@ -189,6 +193,7 @@ class SparseLayer(nn.Module):
         self.frozen_bias_index = index[order]
         self.bias = nn.Parameter(self.bias[~chosen].clone())
         self.bias_index = self.bias_index[~chosen]
+        self.changes += 1
 
     @torch.no_grad()
     def restart_plastic(self, weight: Tensor, bias: Tensor) -> None:
@@ -208,6 +213,7 @@ class SparseLayer(nn.Module):
         order = index.argsort()
         self.plastic_index = index[order]
         self.weight = nn.Parameter(values[order].clone())
+        self.changes += 1
 
     # Loading: a layer takes the sizes it finds, after checking that they make sense.
 
@@ -236,6 +242,7 @@ class SparseLayer(nn.Module):
                 setattr(self, name, nn.Parameter(empty))
             else:
                 setattr(self, name, empty)
+        self.changes += 1
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -286,6 +293,9 @@ class SparseLinear(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the layer."""
+        places = math.prod(x.shape[1:-1])
+        if places != self.places:
+            self.places = places
         return dispatch.linear(x, self.live_weight(), self.live_bias(), self.compiled)
 
 
@@ -302,9 +312,13 @@ class SparseConv2d(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the layer to ``(batch, in, height, width)``."""
-        return dispatch.conv2d(
+        out = dispatch.conv2d(
             x, self.live_weight(), self.live_bias(), self.stride, self.padding, self.compiled
         )
+        places = math.prod(out.shape[2:])
+        if places != self.places:
+            self.places = places
+        return out
 
 
 class Units(nn.Module):

@@ -29,6 +29,7 @@ from nispa.initialise import (
 from nispa.kernels.dispatch import LINEAR, Chain, Compiled, Feed, Given
 from nispa.layers import SparseConv2d, SparseLayer, SparseLinear, Units
 from nispa.mechanism.activity import total_activity, unit_activity
+from nispa.operations import PerSample, current, per_sample, purpose
 from nispa.seeding import stream
 from nispa.topology import ConnectionLayer, Topology, UnitGroup
 
@@ -149,6 +150,7 @@ class SparseNetwork(nn.Module):
         self._compiled_segments: dict[int, Compiled] = {}
         self._found: list[Segment] = []
         self._found_for: tuple[int, ...] = ()
+        self._costs: dict[bool, tuple[list[int], PerSample]] = {}
         self.layers = {
             module.spec.name: module for module in body.modules() if isinstance(module, SparseLayer)
         }
@@ -159,10 +161,40 @@ class SparseNetwork(nn.Module):
     def forward(self, images: Tensor | Given) -> Tensor:
         """Logits of every output, ``(batch, channels, height, width)`` to ``(batch, outputs)``."""
         if self.precision == "float32":
-            return self._run(images)
-        assert isinstance(images, Tensor), "only float32 reads a feed"
-        with torch.autocast(images.device.type, getattr(torch, self.precision)):
-            return self._run(images).float()
+            logits = self._run(images)
+        else:
+            assert isinstance(images, Tensor), "only float32 reads a feed"
+            with torch.autocast(images.device.type, getattr(torch, self.precision)):
+                logits = self._run(images).float()
+        self._count(images, logits)
+        return logits
+
+    def _count(self, images: Tensor | Given, logits: Tensor) -> None:
+        """Tells the ledger of a pass forward, and of the one back when it comes."""
+        ledger = current()
+        if ledger is None:
+            return
+        learning, samples = logits.requires_grad, len(images)
+        into_input = learning and isinstance(images, Tensor) and images.requires_grad
+        cost = self.per_sample(into_input=into_input)
+        ledger.forward(samples, cost, learning=learning)
+        if learning:
+            logits.register_hook(lambda _: ledger.backward(samples, cost))
+
+    def per_sample(self, *, into_input: bool = False) -> PerSample:
+        """Operations of one sample's pass as the pattern is now; see :mod:`nispa.operations`.
+
+        Args:
+            into_input: Whether a gradient flows into the images, too.
+        """
+        key: list[int] = []
+        for layer in self.layers.values():
+            key += (layer.changes, layer.places)
+        known = self._costs.get(into_input)
+        if known is None or known[0] != key:
+            known = key, per_sample(self.layers, self.topology, into_input=into_input)
+            self._costs[into_input] = known
+        return known[1]
 
     def _run(self, images: Tensor | Given) -> Tensor:
         x = images
@@ -206,7 +238,13 @@ class SparseNetwork(nn.Module):
             values._backward_hooks or values._post_accumulate_grad_hooks
             for values in chain.parameters()
         ):
-            return chain.gradients(images, labels, loss, reuse=reuse)
+            value = chain.gradients(images, labels, loss, reuse=reuse)
+            ledger = current()
+            if ledger is not None:
+                cost = self.per_sample()
+                ledger.forward(len(labels), cost, learning=True)
+                ledger.backward(len(labels), cost)
+            return value
         self.zero_grad(set_to_none=True)
         value = loss(self(images), labels)
         if value.requires_grad:  # not where every value is frozen
@@ -251,14 +289,23 @@ class SparseNetwork(nn.Module):
             }
         chain = self._whole(first)
         together = itertools.chain([first], batches)
-        if chain is not None and set(whole.marks) == {group.name for group in self.topology.hidden}:
-            sums = chain.unit_sums(together, list(whole.marks.values()))
-            return dict(zip(whole.marks, sums, strict=True))
-        return total_activity(
-            self.observe(images, lambda active: unit_activity(active).cpu())
-            for images in together
-            if isinstance(images, Tensor)
-        )
+        with purpose("activity"):
+            if chain is not None and set(whole.marks) == {g.name for g in self.topology.hidden}:
+                sums = chain.unit_sums(self._counted(together), list(whole.marks.values()))
+                return dict(zip(whole.marks, sums, strict=True))
+            return total_activity(
+                self.observe(images, lambda active: unit_activity(active).cpu())
+                for images in together
+                if isinstance(images, Tensor)
+            )
+
+    def _counted(self, batches: Iterable[Tensor | Given]) -> Iterator[Tensor | Given]:
+        """Batches that pass forward by another way than :meth:`forward`, told to the ledger."""
+        for images in batches:
+            ledger = current()
+            if ledger is not None:
+                ledger.forward(len(images), self.per_sample(), learning=False)
+            yield images
 
     def _whole(self, images: Tensor | Given) -> Chain | None:
         """The network as one chain, where it is one."""
@@ -313,6 +360,10 @@ class SparseNetwork(nn.Module):
     def patterns(self) -> dict[str, Tensor]:
         """The live connections of each layer, ``(target, source * block)`` bool."""
         return {name: layer.pattern for name, layer in self.layers.items()}
+
+    def stored_bytes(self) -> int:
+        """Bytes of what is stored: live values and where each of them stands."""
+        return sum(int(value.nbytes) for value in self.state_dict().values())
 
     def live_count(self) -> int:
         """Number of live weights and of biases, as they are stored."""

@@ -23,6 +23,7 @@ from nispa.config import setting, settings
 from nispa.errors import DivergedError
 from nispa.kernels.graphs import Recorded
 from nispa.models import DataSet, SparseNetwork
+from nispa.operations import Ledger, count_updates, counting, current, purpose
 from nispa.pausing import Carried, EpochEnd, FitBegin, FitPause, FitState, Progress
 
 PAUSE_S = 1.0
@@ -146,12 +147,16 @@ def fit(
         FormatError: A state that was sent does not fit.
     """
     device = train.labels.device
+    ledger = current() or Ledger()
+    before = ledger.table()
+    carried = [*carried, Carried(lambda: ({}, ledger.since(before)), lambda _, v: ledger.take(v))]
     at = Progress(torch.zeros((), dtype=torch.float64, device=device))
     pause = FitPause(False, lambda: at.save(network, optimiser, carried))
     sent = yield FitBegin()
     if sent is not None:
         at.load(sent, network, optimiser, carried)
         yield from at.ends
+    updates = count_updates(ledger, optimiser)
     while not at.over:
         started = paused = time.perf_counter()
         spent = at.seconds
@@ -160,6 +165,7 @@ def fit(
         for number, index in enumerate(shuffled.split(batch_size), 1):
             if number <= at.batches:
                 continue
+            ledger.step(len(index))
             loss = step(batch_of(train, index, at.epoch, number))
             at.loss += loss.double() * len(index)
             at.batches, now = number, time.perf_counter()
@@ -171,7 +177,8 @@ def fit(
             raise DivergedError(
                 f"the loss became {mean} in epoch {at.epoch}; pass a smaller learning_rate"
             )
-        accuracy = validate()
+        with purpose("validation"):
+            accuracy = validate()
         if accuracy is None or at.best is None or accuracy > at.best:
             at.best, at.best_epoch = accuracy, at.epoch
             if keep == "best":
@@ -186,6 +193,9 @@ def fit(
         at.loss = torch.zeros_like(at.loss)
         yield at.ends[-1]
         yield FitPause(at.over, pause.state)
+    ledger.purpose = ""
+    if updates is not None:
+        updates.remove()
     last = at.ends[-1]
     samples = sum(end.samples for end in at.ends)
     if keep == "best":
@@ -248,7 +258,21 @@ def batch_gradients(network: SparseNetwork, loss: Loss) -> Callable[[Any, Tensor
         return network.gradients(images, labels, loss, reuse=True)
 
     values = list(network.parameters())
-    return Recorded(gradients, values) if values[0].device.type == "cuda" else gradients
+    if values[0].device.type != "cuda":
+        return gradients
+    recorded = Recorded(gradients, values)
+
+    def replayed(images: Any, labels: Tensor) -> Tensor:
+        with counting(None):  # what warms up and records is no work of the method
+            value = recorded(images, labels)
+        ledger = current()
+        if ledger is not None:
+            cost = network.per_sample()
+            ledger.forward(len(labels), cost, learning=True)
+            ledger.backward(len(labels), cost)
+        return value
+
+    return replayed
 
 
 @dataclass(frozen=True)
@@ -305,10 +329,11 @@ def accuracy(
         samples: What to predict.
     """
     network.eval()
-    right = sum(
-        int((predict(network(images)) == labels).sum())
-        for images, labels in samples.batches(EVALUATION_BATCH)
-    )
+    with purpose("validation"):
+        right = sum(
+            int((predict(network(images)) == labels).sum())
+            for images, labels in samples.batches(EVALUATION_BATCH)
+        )
     return right / len(samples) if len(samples) else None
 
 

@@ -54,10 +54,15 @@ def in_use() -> KernelChoice:
 
 
 class Compiled:
-    """The chains of one module, kept from call to call. A copy of the module starts without."""
+    """The chains of one module, kept from call to call. A copy of the module starts without.
+
+    Attributes:
+        latest: The one that was asked for last, where somebody keeps track of it.
+    """
 
     def __init__(self) -> None:
         self._chains: dict[tuple[Any, ...], Chain] = {}
+        self.latest: Chain | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
         return Compiled()

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from nispa.config import setting, settings
 from nispa.methods.base import Learning
 from nispa.methods.replay import MemoryConfig, Replay
+from nispa.operations import purpose
 from nispa.seeding import stream
 from nispa.tasks import Task
 from nispa.training import Batch, Step
@@ -89,7 +90,8 @@ class Projecting(Replay):
         constraints = self.constraints(task)
 
         def step(batch: Batch) -> Tensor:
-            past = constraints(batch)
+            with purpose("projection"):
+                past = constraints(batch)
             value = self.network.gradients(batch.images, batch.labels, loss)
             gradient = flat_gradient(values)
             inner = past @ gradient
