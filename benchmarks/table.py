@@ -30,6 +30,12 @@ def seconds(record: Record) -> float:
     return sum(task.train_s for task in record.per_task)
 
 
+def live(record: Record) -> int:
+    """Live parameters after the last task."""
+    assert record.parameters is not None  # of another tool's matrix nothing else is known, too
+    return record.parameters.live
+
+
 def stable(record: Record) -> str:
     """Stable units of each group after each task."""
     return " · ".join(
@@ -86,7 +92,7 @@ def side_by_side(groups: dict[str, list[Record]]) -> list[str]:
         lines.append(
             f"| {name} | {len(records)} | {spread(main)} | {spread(told)} | {spread(untold)} | "
             f"{spread(_forgetting(record) for record in records)} | "
-            f"{statistics.fmean(record.parameters.live for record in records):,.0f} | "
+            f"{statistics.fmean(map(live, records)):,.0f} | "
             f"{statistics.fmean(kept):,.0f} | {spread(map(seconds, records), 0)} |"
         )
     return lines

@@ -79,6 +79,7 @@ def test_records_and_reports_need_no_torch() -> None:
         "report",
         "plots",
         "compare",
+        "costs",
         "statistics",
         "store",
         "exports",

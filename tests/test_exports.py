@@ -119,6 +119,14 @@ def test_mean_and_spread_by_hand() -> None:
     ]
 
 
+def test_operations_are_powers_of_ten() -> None:
+    # (1.2e13 + 3.4e13) / 2; the deviation is 2.2e13 / sqrt(2)
+    table = [run(0, train_operations=1.2e13), run(1, train_operations=3.4e13)]
+    assert rows(as_latex(table, ["train_operations"]))[1] == (
+        r"ewc & 2 & $2.3 \cdot 10^{13} \pm 1.56 \cdot 10^{13}$ \\"
+    )
+
+
 def test_blocks_presets_and_other_numbers() -> None:
     table = [
         run(0, 0.5, preset="paper", parameters=1234),
@@ -301,7 +309,8 @@ def test_an_imported_record_says_so_and_survives_the_disk(tmp_path: Path) -> Non
     assert made.method == "tool:ewc"
     assert {made.environment.device, made.environment.torch, made.environment.cpu} == {"imported"}
     assert made.notes[0].startswith("Imported from m.csv (tool, ewc), sha256 ")
-    assert "Not known, and 0 here" in made.notes[1]
+    assert (made.started, made.finished, made.parameters, made.cost) == (None,) * 4
+    assert (made.tasks[0].train, made.tasks[0].test, made.environment.threads) == (None,) * 3
     assert made.status == "complete"
     summary = summarise(made)
     # by hand: (0.5 + 0.8) / 2, and 0.9 - 0.5

@@ -25,7 +25,7 @@ from nispa.results import (
     decode,
     encode,
 )
-from tests.records import finetune, five_tasks, record, twenty_tasks, without_metrics
+from tests.records import finetune, five_tasks, priced, record, twenty_tasks, without_metrics
 
 
 def show(value: Record, width: int = 80, *, colour: bool = False) -> str:
@@ -81,8 +81,47 @@ def many_groups() -> Record:
     return five_tasks(per_task=tasks)
 
 
+HUGE = [
+    {
+        "operations": {"forward": 999 * 10**15, "a purpose of somebody else's": 10**30},
+        "inference_operations": 999 * 10**9,
+        "train_cpu_s": 999_999.9,
+        "eval_cpu_s": 99_999.9,
+        "model_bytes": 987_654_321_000,
+        "peak_bytes": 987_654_321_000,
+    }
+]
+
+
+def test_costs_by_hand() -> None:
+    found = lines(priced())
+    for line in (
+        "task  train op. op./sample train CPU s eval CPU s model B peak B",
+        "1 0-1     6.6 M      1.3 k         2.5        0.5   7.8 k  400 M",
+        "2 2-3     5.4 M      1.3 k         3.5          1  7.82 k  300 M",
+        "all        12 M      1.3 k           6        1.5  7.82 k  400 M",
+        "Training operations: forward 8 M, weight gradients 2 M, updates 600 k, replay",
+        "Evaluation took 0.75 s, all tasks together",
+    ):
+        assert line in found
+    assert not any(line.startswith("Cost") for line in lines(record()))
+
+
+def test_what_is_not_known_says_so() -> None:
+    base = record(parameters=None, started=None, finished=None, per_task=())
+    unknown = base.environment.model_copy(update={"threads": None})
+    text = show(base.model_copy(update={"environment": unknown}))
+    for words in ("Parameters: not known", "When it ran is not known", "unknown threads"):
+        assert words in text
+    assert "None" not in text
+
+
 @pytest.mark.parametrize(
-    "value", [record(), five_tasks(), twenty_tasks(), twenty_tasks(0.1), finetune(), many_groups()]
+    "value",
+    [
+        *(record(), five_tasks(), twenty_tasks(), twenty_tasks(0.1), finetune(), many_groups()),
+        *(priced(), priced(five_tasks(), HUGE), priced(twenty_tasks(), HUGE)),
+    ],
 )
 def test_nothing_is_cut_or_too_wide_at_80_columns(value: Record) -> None:
     text = show(value)

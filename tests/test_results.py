@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nispa import results
+from nispa.costs import total_cost
 from nispa.errors import FormatError, InputError, OutputError
 from nispa.results import (
     ConnectionCount,
@@ -30,7 +31,7 @@ from nispa.results import (
     now,
     read_record,
 )
-from tests.records import five_tasks, record
+from tests.records import COSTS, five_tasks, priced, record
 
 BYTES = encode(record())
 
@@ -149,8 +150,11 @@ def test_counts_must_fit() -> None:
 
 def test_two_runs_compare_without_when_and_where() -> None:
     first = record()
-    slower = [task.model_copy(update={"train_s": 9.0, "eval_s": 9.0}) for task in first.per_task]
+    times = dict.fromkeys(("train_s", "eval_s", "train_cpu_s", "eval_cpu_s"), 9.0)
+    slower = [task.model_copy(update=times | {"peak_bytes": 9}) for task in first.per_task]
+    first = first.model_copy(update={"cost": total_cost(first.per_task)})
     elsewhere = record(
+        cost=total_cost(slower),
         started="2030-01-01T00:00:00Z",
         finished=None,
         environment=first.environment.model_copy(update={"threads": 64}),
@@ -158,8 +162,32 @@ def test_two_runs_compare_without_when_and_where() -> None:
     )
     assert encode(first) != encode(elsewhere)
     assert comparable(first) == comparable(elsewhere)
-    for key in (b"started", b"finished", b"environment", b"train_s", b"eval_s"):
+    for key in (b"started", b"finished", b"environment", b"train_s", b"eval_s", b"_cpu_s", b"peak"):
         assert key not in comparable(first)
+
+
+def test_operations_are_compared() -> None:
+    other = [{**COSTS[0], "operations": {**COSTS[0]["operations"], "forward": 4_000_001}}]
+    assert comparable(priced()) != comparable(priced(costs=[*other, COSTS[1]]))
+
+
+def test_records_of_before_have_no_costs() -> None:
+    """A record as it was written before there were such fields is read as it is."""
+    old = fields(record())
+    assert old.pop("cost") is None
+    new = ("live", "model_bytes", "operations", "inference_operations", "train_cpu_s")
+    for task in old["per_task"]:
+        for name in (*new, "eval_cpu_s", "peak_bytes"):
+            assert task.pop(name) is None
+    assert decode(json.dumps(old).encode()) == record()
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, True, 10**30 + 1])
+def test_operations_that_are_no_count(count: float) -> None:
+    changed = fields(priced())
+    changed["per_task"][0]["operations"]["forward"] = count
+    with pytest.raises(FormatError, match="operations"):
+        decode(json.dumps(changed).encode())
 
 
 def test_two_runs_that_differ_in_one_bit_do_not_compare_equal() -> None:

@@ -68,6 +68,7 @@ def test_a_run_leaves_a_whole_folder(tmp_path: Path) -> None:
     assert [(task.train, task.validation, task.test) for task in record.tasks] == [(72, 8, 20)] * 3
     assert record.config["network"]["hidden"] == [16, 12]  # type: ignore[index,call-overload]
     assert record.config["method"]["k"] == 6  # type: ignore[index,call-overload]
+    assert record.parameters is not None
     assert record.parameters.live < record.parameters.total
     assert record.environment.threads == torch.get_num_threads()
     starts = [event for event in events if isinstance(event, TaskStart)]

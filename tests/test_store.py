@@ -13,7 +13,7 @@ from nispa import store
 from nispa.errors import InputError, UnknownNameError
 from nispa.results import RunFolder, measured, read_record
 from nispa.store import INDEX, Run, Summary, arrange, choose, find_runs, flatten, summarise
-from tests.records import record
+from tests.records import priced, record
 
 CONFIG = {"method": {"learning_rate": 0.01, "patience": None}, "network": {"hidden": [40, 30]}}
 
@@ -49,6 +49,15 @@ def test_a_record_as_columns() -> None:
     assert (summary.train_s, summary.samples, summary.parameters) == (3.5, 24640, 652)
     assert (summary.tasks, summary.learned, summary.canonical) == (2, 2, "yes")
     assert summary.kept_bytes == 0
+    assert (summary.train_operations, summary.train_cpu_s, summary.eval_s) == (None, None, 0.75)
+
+
+def test_costs_as_columns() -> None:
+    summary = summarise(priced())
+    assert (summary.train_operations, summary.inference_operations) == (12e6, 1304.0)
+    assert (summary.train_cpu_s, summary.eval_s, summary.eval_cpu_s) == (6.0, 0.75, 1.5)
+    sizes = (summary.parameters, summary.model_bytes, summary.kept_bytes, summary.peak_bytes)
+    assert sizes == (652, 7824, 1000, 400_000_000)
 
 
 def test_every_column_but_the_folder_is_in_the_summary() -> None:

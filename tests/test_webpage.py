@@ -31,7 +31,7 @@ from nispa.webpage.phases import phases_of
 from nispa.webpage.runs import problems_of, summary
 from nispa.webpage.scales import Scale, rounded, short, spread
 
-from .records import finetune, five_tasks, record, twenty_tasks
+from .records import COSTS, finetune, five_tasks, priced, record, twenty_tasks
 
 HOSTILE = "<script>alert(1)</script>\"'&--></style></svg>\x00\x1b[31m\u202e" + "x" * 5_000
 VOID = {"meta", "input", "br", "hr", "img", "link"}
@@ -119,6 +119,11 @@ def hostile_record(**changes: Any) -> Record:
                     "connections": {HOSTILE: task.connections["fc1"]},
                     "storage": {HOSTILE: 2**63 - 1},
                     "train_s": 1e308,
+                    "train_cpu_s": 1e308,
+                    "operations": {HOSTILE: 10**30, "forward": 10**30},
+                    "inference_operations": 10**30,
+                    "model_bytes": 2**63 - 1,
+                    "peak_bytes": 2**63 - 1,
                     "tau": 0.0,
                 }
             )
@@ -171,6 +176,11 @@ ODD = [
         ]
     ),
     record(config={}, data=[], parameters={"live": 0, "total": 0}),
+    record(parameters=None, started=None, finished=None),
+    record(
+        tasks=[TaskEntry(name=n, classes=(), train=None, validation=None, test=None) for n in "ab"]
+    ),
+    priced(),
     five_tasks(),
     twenty_tasks(loss=0.1),
     twenty_tasks(per_task=twenty_tasks().per_task[:3], status="failed"),
@@ -311,6 +321,26 @@ def test_means_stand_on_the_page() -> None:
     # Deviation 0.1 / sqrt(2) = 0.0707; 12.706 * 0.0707 / sqrt(2) = 0.6353.
     assert "65.007.07" in text
     assert "1.47 to 128.53" in text
+
+
+def test_costs_stand_on_the_page() -> None:
+    """Means over the runs of a method, with units; nothing where nothing is known."""
+    twice = [{**COSTS[0], "operations": {"forward": 12_000_000}}]
+    runs = (priced(five_tasks()), priced(five_tasks(seed=1), twice), priced(finetune()))
+    text = made(*runs).text
+    # 6.6 + 4 * 5.4 = 28.2 and 5 * 12 = 60 million: 44.1 on average.
+    assert "1 nispa (paper)90.3444.1 MFLOP" in text
+    assert "2 finetune50.0928.2 MFLOP1.3 kFLOP16.5 s15.0 s6527.82 kB1 kB400 MB" in text
+    for what in ("training operations", "inference operations of one sample", "live parameters"):
+        assert f"Accuracy against {what}; numbers as in the table" in text
+    for what in ("CPU seconds of training", "bytes of the model", "bytes kept beside the model"):
+        assert f"Accuracy against {what}; numbers as in the table" in text
+    assert "training operations (FLOP)" in text
+    assert "bytes of the model (B)" in text
+    assert "What the training operations were for, all tasks" in text
+    unpriced = made(five_tasks(), finetune()).text
+    assert "training operations" not in unpriced
+    assert "Accuracy against seconds of training" in unpriced
 
 
 def test_what_counts_comes_first() -> None:
@@ -477,6 +507,7 @@ def test_scales() -> None:
     assert rounded([100.0]) == (98, 100)
     assert rounded([]) == (0, 100)
     assert [short(v) for v in (0, 950, 1_500, 2e6, 3e9)] == ["0", "950", "1.5k", "2M", "3G"]
+    assert [short(v) for v in (4e12, 5e15, 6e18)] == ["4T", "5P", "6E"]
 
 
 def test_records_as_json_numbers_need_no_float() -> None:

@@ -11,15 +11,17 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from nispa import tensorfile
 from nispa.errors import InputError
 from nispa.files import write_atomic
 from nispa.pausing import FitPause, FitState
+from nispa.usage import Spent, spent
 
-FORMAT = "nispa-checkpoint/1"
+FORMAT = "nispa-checkpoint/2"
 FOLDER = "checkpoint"
 EVERY_S = 30.0
 
@@ -32,15 +34,15 @@ class Checkpoints:
         self._folder, self._every = run / FOLDER, every
         self._task = self._fit = self._number = 0
         self._written = time.monotonic()
-        self.seconds = 0.0
+        self.spent = Spent()
 
     def begin(self, task: int) -> Iterator[FitState]:
         """Begins a task; gives what was saved of its fits, the first one first.
 
-        Files of other tasks are deleted. ``seconds`` becomes what the task took so far.
+        Files of other tasks are deleted. ``spent`` becomes what the task took so far.
         """
-        self._task, self._fit, self._number, self.seconds = task, 0, 0, 0.0
-        self._began = self._written = time.monotonic()
+        self._task, self._fit, self._number, self.spent = task, 0, 0, Spent()
+        self._began, self._written = spent(), time.monotonic()
         mine = f"task{task}-"
         if self._folder.is_dir():
             for path in self._folder.iterdir():
@@ -59,7 +61,7 @@ class Checkpoints:
             found.append(max(running, key=lambda state: int(state.values["number"])))
             self._number = int(found[-1].values["number"])
         if found:
-            self.seconds = float(found[-1].values["task_seconds"])
+            self.spent = _spent(found[-1].values)
         return found
 
     def fit(self) -> None:
@@ -82,13 +84,15 @@ class Checkpoints:
         self._number += 1
         path = self._path(self._fit, "over" if pause.over else "ab"[self._number % 2])
         state = pause.state()
+        took = self.spent + (spent() - self._began)
         header = {
             "task": self._task,
             "fit": self._fit,
             "values": {
                 **state.values,
                 "number": self._number,
-                "task_seconds": self.seconds + time.monotonic() - self._began,
+                "task_seconds": took.wall_s,
+                "task_cpu_seconds": took.cpu_s,
             },
         }
         self._folder.mkdir(exist_ok=True)
@@ -110,6 +114,10 @@ class Checkpoints:
         with contextlib.suppress(InputError, KeyError, TypeError, ValueError):
             tensors, header = tensorfile.read(path, FORMAT, "checkpoint")
             values = header["values"]
-            int(values["number"]), float(values["task_seconds"])
+            int(values["number"]), _spent(values)
             return FitState(tensors, values)
         return None
+
+
+def _spent(values: Mapping[str, Any]) -> Spent:
+    return Spent(float(values["task_seconds"]), float(values["task_cpu_seconds"]))

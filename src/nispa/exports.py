@@ -151,8 +151,15 @@ HEADS = {
     "bwt": r"Backward transfer (\%)",
     "fwt": r"Forward transfer (\%)",
     "parameters": "Live parameters",
+    "model_bytes": "Model (bytes)",
     "kept_bytes": "Kept (bytes)",
+    "peak_bytes": "Peak memory (bytes)",
+    "train_operations": "Training (FLOP)",
+    "inference_operations": "Inference (FLOP)",
     "train_s": "Training (s)",
+    "train_cpu_s": "Training (CPU s)",
+    "eval_s": "Evaluation (s)",
+    "eval_cpu_s": "Evaluation (CPU s)",
 }
 _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
@@ -260,12 +267,18 @@ def _mean(group: Sequence[Run], key: str) -> Mean:
     if len(numbers) < len(values):
         return "", ""
     show = percent if COLUMNS[key].kind == "share" else _grouped_digits
+    if key.endswith("_operations"):
+        show = _three_digits
     spread = show(statistics.stdev(numbers)) if len(numbers) > 1 else ""
     return show(statistics.fmean(numbers)), spread
 
 
 def _grouped_digits(value: float) -> str:
     return f"{value:,.1f}" if value % 1 else f"{value:,.0f}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _best(key: str, column: Sequence[Mean]) -> str:

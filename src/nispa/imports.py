@@ -24,13 +24,11 @@ from nispa.files import one_line, read_limited, shown, wording
 from nispa.results import (
     MAX_TASKS,
     Environment,
-    Parameters,
     Record,
     ScenarioEntry,
     TaskEntry,
     as_rows,
     measured,
-    now,
 )
 from nispa.store import IMPORTED
 
@@ -269,9 +267,9 @@ def imported_record(
 ) -> Record:
     """A record for another tool's matrix, so that it stands in the same tables.
 
-    The method is called ``TOOL:METHOD``, the environment says "imported", and notes say what is
-    not known. Counts that the format demands and nobody knows (samples, parameters, threads)
-    are 0, and the times are those of the import; a note says so.
+    The method is called ``TOOL:METHOD``, the environment says "imported", and the notes say
+    where it came from. What a matrix does not tell is None: samples, parameters, costs, threads
+    and times.
     """
     from nispa import __version__
 
@@ -281,19 +279,16 @@ def imported_record(
     )
     untold = incremental != "task"
     matrix = as_rows(given.matrix)
-    when = now()
     whole = len(matrix) == tasks and None not in matrix[-1]
     notes = [
         f"Imported from {one_line(file)} ({one_line(tool)}, {one_line(method)}), sha256 "
         f"{given.sha256}; nispa measured nothing of it.",
-        "Not known, and 0 here: samples, parameters, threads. The times are those of the import.",
         *given.remarks,
     ]
     return Record(
         version=__version__,
         status="complete" if whole else "interrupted",
-        started=when,
-        finished=when,
+        started=None,
         scenario=ScenarioEntry(name=scenario),
         data=(),
         method=f"{tool}:{method}",
@@ -308,16 +303,18 @@ def imported_record(
             }
         },
         tasks=tuple(
-            TaskEntry(name=name or f"task {n + 1}", classes=(), train=0, validation=0, test=0)
+            TaskEntry(
+                name=name or f"task {n + 1}", classes=(), train=None, validation=None, test=None
+            )
             for n, name in enumerate(names)
         ),
         accuracy_matrix=() if untold else matrix,
         accuracy_matrix_task_agnostic=matrix if untold else None,
         metrics=measured(() if untold else matrix),
         metrics_task_agnostic=measured(matrix) if untold else None,
-        parameters=Parameters(live=0, total=0),
+        parameters=None,
         environment=Environment(
-            threads=0,
+            threads=None,
             **dict.fromkeys(
                 ("nispa", "python", "torch", "numpy", "cpu", "device", "platform", "kernels"),
                 IMPORTED,

@@ -165,6 +165,11 @@ class Ledger:
         """What there was, in the order of ``PURPOSES``; what there was not is left out."""
         return {name: count for name, count in self._counts.items() if count}
 
+    def known(self) -> dict[str, int] | None:
+        """The table, or None where no pass was counted: then networks were of another kind."""
+        found = self.table()
+        return found if found.keys() - {"updates"} else None
+
     def since(self, before: Mapping[str, int]) -> dict[str, int]:
         """What has come since :meth:`table` gave ``before``."""
         return {

@@ -15,9 +15,10 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from nispa.costs import cost_of, scaled, task_operations
 from nispa.files import one_line
 from nispa.metrics import METRICS, Matrix, as_matrix, percent
-from nispa.results import MetricValue, Record
+from nispa.results import Cost, MetricValue, Record, TaskResult
 
 LABELS = {
     "acc": "accuracy (acc)",
@@ -51,7 +52,7 @@ def render(record: Record, width: int = 80) -> RenderableType:
     parts += told + untold if record.incremental == "task" else untold + told
     parts += [Text(), _metrics(record)]
     if record.per_task:
-        parts += [_title("Learning"), _learning(record)]
+        parts += [_title("Learning"), _learning(record), *_costs(record)]
     parts += _stable_units(record, width)
     parts += _connections(record)
     parts.append(_size(record))
@@ -216,6 +217,51 @@ def _learning(record: Record) -> Table:
     return table
 
 
+COST_HEADS = ("train op.", "op./sample", "train CPU s", "eval CPU s", "model B", "peak B")
+
+
+def _costs(record: Record) -> list[RenderableType]:
+    """What each task cost, and what the operations were for; nothing where none of it is known."""
+    total = cost_of(record)
+    if total.model_bytes is None and total.train_cpu_s is None:
+        return []
+    table = _table(1)
+    table.add_column("task", no_wrap=True)
+    for name in COST_HEADS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for index, task in enumerate(record.per_task):
+        cells = _cost_texts(task_operations(task), task)
+        table.add_row(Text(_task(record, index)), *cells)
+    table.add_row("all", *_cost_texts(total.train_operations, total), style="bold")
+    parts: list[RenderableType] = [_title("Cost (op.: floating-point operations)"), table]
+    if total.operations:
+        shares = ", ".join(
+            f"{one_line(name, 30).replace('_', ' ')} {scaled(count).strip()}"
+            for name, count in total.operations.items()
+        )
+        parts.append(Text(f"Training operations: {one_line(shares, 500)}"))
+    if total.eval_s is not None:
+        parts.append(Text(f"Evaluation took {_brief(total.eval_s, 's')} s, all tasks together"))
+    return parts
+
+
+def _cost_texts(operations: int | None, cost: TaskResult | Cost) -> list[str]:
+    """Cells in the order of ``COST_HEADS``."""
+    times = (cost.train_cpu_s, cost.eval_cpu_s)
+    sizes = (cost.model_bytes, cost.peak_bytes)
+    values = (operations, cost.inference_operations, *times, *sizes)
+    return [
+        "-" if value is None else _brief(value, head)
+        for head, value in zip(COST_HEADS, values, strict=True)
+    ]
+
+
+def _brief(value: float, head: str) -> str:
+    if head.endswith("s"):
+        return f"{value:,.1f}" if 10 <= value < 1e7 else f"{value:.3g}"
+    return scaled(value).strip()
+
+
 def _stable_units(record: Record, width: int) -> list[RenderableType]:
     """Stable units per group after each task; for many groups, after the last one alone."""
     sizes = {
@@ -300,6 +346,8 @@ def _density(live: int, total: int) -> str:
 
 
 def _size(record: Record) -> Text:
+    if record.parameters is None:
+        return Text("\nParameters: not known")
     live, total = record.parameters.live, record.parameters.total
     density = _density(live, total)
     text = Text(f"\nParameters: {live:,} live of {total:,} positions (density {density})")
@@ -312,10 +360,13 @@ def _size(record: Record) -> Text:
 
 def _environment(record: Record) -> Text:
     env = record.environment
-    threads = f"{env.threads} thread{'s' if env.threads != 1 else ''}"
+    count = "unknown" if env.threads is None else str(env.threads)
+    threads = f"{count} thread{'s' if env.threads != 1 else ''}"
     where = (
         f"{env.device} ({env.cpu}, {threads}), {env.kernels} kernels, "
         f"nispa {env.nispa}, torch {env.torch}, Python {env.python}"
     )
     when = f"Started: {record.started}, finished: {record.finished or 'no'}"
+    if record.started is None:
+        when = "When it ran is not known"
     return Text(f"Ran on: {one_line(where, 300)}\n{when}", style="dim")

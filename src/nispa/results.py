@@ -54,6 +54,7 @@ Many = Annotated[tuple[T, ...], Field(strict=False)]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0)]
+Operations = Annotated[int, Field(ge=0, le=10**30)]  # of large runs there are more than 2^63
 Instant = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")]
 Matrix = Many[Many[Share | None]]
 
@@ -100,13 +101,16 @@ class DataEntry(_Part):
 
 
 class TaskEntry(_Part):
-    """One task of the sequence: its classes, and the samples of each split."""
+    """One task of the sequence: its classes, and the samples of each split.
+
+    The samples are None where nobody told them, as with another tool's matrix.
+    """
 
     name: str
     classes: Many[Count]
-    train: Count
-    validation: Count
-    test: Count
+    train: Count | None
+    validation: Count | None
+    test: Count | None
 
 
 class MetricValue(_Part):
@@ -161,6 +165,14 @@ class TaskResult(_Part):
         stable_units: Per hidden group of units, in the network's order.
         connections: Per layer, in the network's order.
         storage: Bytes kept beside the network for the tasks to come, by what they are for.
+        live: Live weights and biases.
+        model_bytes: Bytes of the network: live values and where each of them stands.
+        operations: Floating-point operations of learning, by what they were for.
+        inference_operations: The same of predicting one sample of the task.
+        train_cpu_s: Seconds of all processors together while learning; ``eval_cpu_s`` likewise.
+        peak_bytes: Most memory that the process had resident until the end of the task.
+
+    From ``live`` on, None means that it is not known, as in records of before.
     """
 
     phases: Count
@@ -172,6 +184,33 @@ class TaskResult(_Part):
     stable_units: dict[str, UnitCount] = Field(default_factory=dict)
     connections: dict[str, ConnectionCount] = Field(default_factory=dict)
     storage: dict[str, Count] = Field(default_factory=dict)
+    live: Count | None = None
+    model_bytes: Count | None = None
+    operations: dict[str, Operations] | None = None
+    inference_operations: Operations | None = None
+    train_cpu_s: Seconds | None = None
+    eval_cpu_s: Seconds | None = None
+    peak_bytes: Count | None = None
+
+
+class Cost(_Part):
+    """What a run took so far: sums over its tasks, sizes after the last one, the highest peak.
+
+    None where something is not known of every task; the names are those of :class:`TaskResult`,
+    and ``kept_bytes`` is all of its ``storage``.
+    """
+
+    live: Count | None = None
+    model_bytes: Count | None = None
+    kept_bytes: Count | None = None
+    operations: dict[str, Operations] | None = None
+    train_operations: Operations | None = None
+    inference_operations: Operations | None = None
+    train_s: Seconds | None = None
+    train_cpu_s: Seconds | None = None
+    eval_s: Seconds | None = None
+    eval_cpu_s: Seconds | None = None
+    peak_bytes: Count | None = None
 
 
 class Parameters(_Part):
@@ -189,7 +228,7 @@ class Environment(_Part):
     torch: str
     numpy: str
     cpu: str
-    threads: Count
+    threads: Count | None
     device: str
     platform: str
     kernels: str
@@ -207,7 +246,7 @@ class Record(_Part):
     )
     version: str
     status: Literal["running", "complete", "interrupted", "failed"]
-    started: Instant
+    started: Instant | None
     finished: Instant | None = None
     scenario: ScenarioEntry
     data: Many[DataEntry]
@@ -222,7 +261,8 @@ class Record(_Part):
     metrics: dict[str, MetricValue] = Field(default_factory=dict)
     metrics_task_agnostic: dict[str, MetricValue] | None = None
     per_task: Many[TaskResult] = ()
-    parameters: Parameters
+    cost: Cost | None = None
+    parameters: Parameters | None
     environment: Environment
     code: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     notes: Many[str] = ()
@@ -310,14 +350,15 @@ def encode(record: Record) -> bytes:
 def comparable(record: Record) -> bytes:
     """What two runs of the same command and seed must agree on, byte for byte.
 
-    Leaves out when and where it ran: ``started``, ``finished``, ``environment``, ``train_s`` and
-    ``eval_s``. Keys are sorted.
+    Leaves out when and where it ran, and what that changes: ``started``, ``finished``,
+    ``environment``, all seconds and the peak of memory. Keys are sorted.
     """
     values = record.model_dump(mode="json", by_alias=True)
     for name in ("started", "finished", "environment"):
         del values[name]
-    for task in values["per_task"]:
-        del task["train_s"], task["eval_s"]
+    for part in (*values["per_task"], values["cost"] or {}):
+        for name in ("train_s", "train_cpu_s", "eval_s", "eval_cpu_s", "peak_bytes"):
+            part.pop(name, None)
     return (json.dumps(values, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 
 from nispa import __version__
 from nispa.checkpoints import EVERY_S, Checkpoints
+from nispa.costs import total_cost
 from nispa.data.scenarios import Scenario
 from nispa.devices import choose_device
 from nispa.errors import ConfigError, FormatError, InputError, NotLearnedError
@@ -36,6 +36,7 @@ from nispa.methods.base import (
     PhaseStart,
     Problem,
 )
+from nispa.operations import Ledger, counting
 from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
 from nispa.plots import picture
 from nispa.presets import Settings
@@ -61,6 +62,7 @@ from nispa.results import (
 from nispa.seeding import MAX_SEED
 from nispa.tasks import Samples, Task, TaskInfo
 from nispa.training import EVALUATION_BATCH
+from nispa.usage import Spent, peak_bytes, spent
 
 
 @dataclass(frozen=True)
@@ -273,13 +275,14 @@ def _tasks(
     try:
         for task in experiment.scenario.tasks[len(record.per_task) :]:
             yield TaskStart(task.index, len(experiment.scenario.tasks), task.name)
-            started = time.perf_counter()
-            report = yield from _learn(method, task, folder, checkpoints, stopping)
-            train_s = checkpoints.seconds + time.perf_counter() - started
+            started, ledger = spent(), Ledger()
+            report = yield from _learn(method, task, folder, checkpoints, stopping, ledger)
+            training = checkpoints.spent + (spent() - started)
 
-            started = time.perf_counter()
+            started = spent()
             row, agnostic = _measure(method, experiment.scenario, task.index)
-            result = _result(method, report, train_s, time.perf_counter() - started)
+            evaluation = spent() - started
+            result = _result(method, task, report, training, evaluation, ledger)
             record = _add(record, method, result, row, agnostic)
             _save(folder, record, method, experiment.settings)
             last = record.main_matrix[-1][: task.index + 1]
@@ -306,7 +309,12 @@ def _finish(folder: RunFolder, record: Record, status: str) -> Record:
 
 
 def _learn(
-    method: Method, task: Task, folder: RunFolder, checkpoints: Checkpoints, stopping: Stopping
+    method: Method,
+    task: Task,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    stopping: Stopping,
+    ledger: Ledger,
 ) -> Generator[RunEvent, None, LearnReport]:
     """Learns one task, from what checkpoints hold, with a line of ``events.jsonl`` per event."""
     saved = checkpoints.begin(task.index)
@@ -315,7 +323,8 @@ def _learn(
     state: FitState | None = None
     try:
         while True:
-            event = learning.send(state)
+            with counting(ledger):  # not while somebody else works on the events
+                event = learning.send(state)
             state = None
             if isinstance(event, FitBegin):
                 checkpoints.fit()
@@ -365,6 +374,24 @@ def _accuracy(method: Method, test: Samples, info: TaskInfo | None) -> float:
     return right / len(test)
 
 
+def _inference(method: Method, task: Task) -> int | None:
+    """Operations of predicting one sample of a task, in the way that counts; None if not known.
+
+    It is predicted by itself, after all tasks were measured: what a method computes once, such as
+    means of exemplars, is then there.
+    """
+    told = method.config.incremental == "task" or not method.task_agnostic
+    images, _ = task.test.to(method.device).batch(slice(0, 1))
+    ledger = Ledger()
+    try:
+        with counting(ledger):
+            method.predict(images, task.info if told else None)
+    except NotLearnedError:
+        return None
+    found = ledger.known()
+    return None if found is None else sum(found.values())
+
+
 def _begin(experiment: Experiment, method: Method) -> Record:
     scenario, settings = experiment.scenario, experiment.settings
     census = method.census()
@@ -412,13 +439,20 @@ def _notes(scenario: Scenario) -> tuple[str, ...]:
     return ()
 
 
-def _result(method: Method, report: LearnReport, train_s: float, eval_s: float) -> TaskResult:
+def _result(
+    method: Method,
+    task: Task,
+    report: LearnReport,
+    training: Spent,
+    evaluation: Spent,
+    ledger: Ledger,
+) -> TaskResult:
     census = method.census()
     return TaskResult(
         phases=report.phases,
         samples_trained=report.samples_trained,
-        train_s=train_s,
-        eval_s=eval_s,
+        train_s=training.wall_s,
+        eval_s=evaluation.wall_s,
         tau=report.tau,
         stop_reason=report.stop_reason,
         stable_units={
@@ -432,6 +466,13 @@ def _result(method: Method, report: LearnReport, train_s: float, eval_s: float) 
             for layer, (live, frozen, total) in census.connections.items()
         },
         storage=dict(census.storage),
+        live=census.live,
+        model_bytes=census.model_bytes,
+        operations=ledger.known(),
+        inference_operations=_inference(method, task),
+        train_cpu_s=training.cpu_s,
+        eval_cpu_s=evaluation.cpu_s,
+        peak_bytes=peak_bytes(),
     )
 
 
@@ -446,10 +487,12 @@ def _add(
     census = method.census()
     chance = [1.0 / len(task.classes) for task in record.tasks]
     matrix = (*record.accuracy_matrix, *as_rows([row]))
+    per_task = (*record.per_task, result)
     changes: dict[str, Any] = {
         "accuracy_matrix": matrix,
         "metrics": measured(matrix, chance),
-        "per_task": (*record.per_task, result),
+        "per_task": per_task,
+        "cost": total_cost(per_task),
         "parameters": Parameters(live=census.live, total=census.total),
     }
     if record.accuracy_matrix_task_agnostic is not None:

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from nispa.costs import cost_of
 from nispa.errors import ConfigError, InputError, OutputError, unknown_name
 from nispa.files import one_line, read_limited, reason, shown, write_atomic
 from nispa.results import RECORD, Record, read_record
@@ -61,6 +62,7 @@ COLUMNS: dict[str, Column] = {
     "forgetting": Column("share", "mean fall from the best accuracy of each task"),
     "parameters": Column("whole", "live parameters of the network"),
     "kept_bytes": Column("whole", "bytes kept beside the network for the tasks to come"),
+    "train_operations": Column("number", "floating-point operations of training, all tasks"),
     "train_s": Column("number", "seconds of training, all tasks together"),
     "started": Column("text", "when it started, UTC"),
     "folder": Column("text", "where it lies"),
@@ -70,6 +72,12 @@ COLUMNS: dict[str, Column] = {
     "bwt": Column("share", "backward transfer"),
     "fwt": Column("share", "forward transfer"),
     "samples": Column("whole", "training samples seen"),
+    "inference_operations": Column("number", "floating-point operations of predicting one sample"),
+    "model_bytes": Column("whole", "bytes of the network: live values and their positions"),
+    "train_cpu_s": Column("number", "CPU seconds of training, threads included, all tasks"),
+    "eval_s": Column("number", "seconds of measuring accuracy, all tasks"),
+    "eval_cpu_s": Column("number", "CPU seconds of measuring accuracy, all tasks"),
+    "peak_bytes": Column("whole", "most memory that the process had resident"),
     "canonical": Column("text", "whether the data are the published ones: yes, no or own"),
     "device": Column("text", f"what it ran on; {IMPORTED} for another tool's"),
     "version": Column("text", "version of nispa that wrote the record"),
@@ -94,6 +102,7 @@ class Summary(_Checked):
     forgetting: float | None = None
     parameters: Whole | None = None
     kept_bytes: Whole | None = None
+    train_operations: float | None = None
     train_s: float | None = None
     started: Text | None = None
     finished: Text | None = None
@@ -102,6 +111,12 @@ class Summary(_Checked):
     bwt: float | None = None
     fwt: float | None = None
     samples: Whole | None = None
+    inference_operations: float | None = None
+    model_bytes: Whole | None = None
+    train_cpu_s: float | None = None
+    eval_s: float | None = None
+    eval_cpu_s: float | None = None
+    peak_bytes: Whole | None = None
     canonical: Text | None = None
     device: Text | None = None
     version: Text | None = None
@@ -139,8 +154,7 @@ def summarise(record: Record) -> Summary:
     """The columns of a record."""
     metrics = {name: metric.value for name, metric in record.main_metrics.items()}
     learned = max(len(record.accuracy_matrix), len(record.accuracy_matrix_task_agnostic or ()))
-    known = record.environment.device != IMPORTED  # another tool's matrix tells no sizes
-    kept = [sum(task.storage.values()) for task in record.per_task[-1:]]
+    cost = cost_of(record)
     return Summary(
         scenario=_text(record.scenario.name),
         method=_text(record.method),
@@ -150,9 +164,10 @@ def summarise(record: Record) -> Summary:
         incremental=record.incremental,
         accuracy=metrics.get("acc"),
         forgetting=metrics.get("forgetting"),
-        parameters=record.parameters.live if known else None,
-        kept_bytes=_whole(kept),
-        train_s=_seconds([task.train_s for task in record.per_task]),
+        parameters=cost.live,
+        kept_bytes=cost.kept_bytes,
+        train_operations=_float(cost.train_operations),
+        train_s=cost.train_s,
         started=record.started,
         finished=record.finished,
         tasks=len(record.tasks),
@@ -160,6 +175,12 @@ def summarise(record: Record) -> Summary:
         bwt=metrics.get("bwt"),
         fwt=metrics.get("fwt"),
         samples=_whole([task.samples_trained for task in record.per_task]),
+        inference_operations=_float(cost.inference_operations),
+        model_bytes=cost.model_bytes,
+        train_cpu_s=cost.train_cpu_s,
+        eval_s=cost.eval_s,
+        eval_cpu_s=cost.eval_cpu_s,
+        peak_bytes=cost.peak_bytes,
         canonical=_canonical([data.canonical for data in record.data]),
         device=_text(record.environment.device),
         version=_text(record.version),
@@ -176,9 +197,8 @@ def _whole(parts: Sequence[int]) -> int | None:
     return total if parts and total <= MAX_INT else None
 
 
-def _seconds(parts: Sequence[float]) -> float | None:
-    total = sum(parts)
-    return total if parts and math.isfinite(total) else None
+def _float(count: int | None) -> float | None:
+    return None if count is None else float(count)
 
 
 def _canonical(states: Sequence[bool | None]) -> str | None:
@@ -332,7 +352,7 @@ class _Index(_Checked):
     A table is a row of numbers: that of its names, then that of each value.
     """
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     names: list[list[Text]]
     values: list[str | int | float | bool | None]
     tables: list[Annotated[list[int], Field(min_length=1)]]

@@ -78,7 +78,8 @@ def _resume(
     if record.status == "complete":
         raise InputError(f"{shown(run)} is complete: nothing is left to resume")
     call, settings = _call(record, run), _settings(record, run)
-    torch.set_num_threads(threads or max(1, min(record.environment.threads, MAX_THREADS)))
+    before = record.environment.threads or 1
+    torch.set_num_threads(threads or min(before, MAX_THREADS))
     title = f"{record.scenario.name}, {record.method}, seed {record.seed}, resumed"
     display = display_of(title, quiet)
     try:

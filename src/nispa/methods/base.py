@@ -154,6 +154,8 @@ class Census:
         total: Weights and biases that the same networks would have if they were dense.
         storage: Bytes kept beside the networks from one task to the next, by what they are for:
             ``"memory"`` (samples), ``"importance"``, ``"masks"``.
+        model_bytes: Bytes of the networks: live values and where each of them stands. None where
+            a method does not say.
     """
 
     stable: dict[str, tuple[int, int]]
@@ -162,6 +164,7 @@ class Census:
     live: int
     total: int
     storage: Mapping[str, int] = field(default_factory=dict)
+    model_bytes: int | None = None
 
 
 class Method(ABC):
@@ -362,6 +365,7 @@ def count(
         sum(network.live_count() for network in networks.values()),
         sum(network.position_count() for network in networks.values()),
         dict(storage or {}),
+        sum(network.stored_bytes() for network in networks.values()),
     )
 
 

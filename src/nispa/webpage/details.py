@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element
 
+from nispa.costs import KINDS, cost_of, task_operations
 from nispa.files import one_line
 from nispa.metrics import Matrix, as_matrix, percent
 from nispa.results import Record, TaskResult
@@ -17,6 +19,16 @@ from nispa.webpage.scales import rounded
 
 MAX_SETTINGS = 200
 MAX_NOTES = 20
+MAX_PURPOSES = 30
+TASK_COSTS = (
+    "inference_operations",
+    "train_cpu_s",
+    "eval_s",
+    "eval_cpu_s",
+    "live",
+    "model_bytes",
+    "peak_bytes",
+)
 
 
 def details(run: Run, place: int, *, opened: bool) -> Element:
@@ -48,7 +60,7 @@ def _line(record: Record) -> str:
     words += [f"seed {record.seed}", record.status]
     if record.status != "complete":
         words[-1] += f" after {len(record.accuracy_matrix)} of {len(record.tasks)} tasks"
-    words.append(f"started {record.started}")
+    words += [f"started {record.started}"] if record.started else []
     return ", ".join(words)
 
 
@@ -147,13 +159,46 @@ def _learning(record: Record) -> list[Node]:
     rows = [_task_row(record, index, record.per_task[index]) for index in shown]
     heads = ["task", "train", "phases", "τ", "samples seen", "train s", "bytes kept", "stopped"]
     made = table("What each task took", heads, rows, texts=(7,))
-    return [tag("h4", "What each task took"), made]
+    return [tag("h4", "What each task took"), made, *_costs(record, shown)]
+
+
+def _costs(record: Record, shown: Sequence[int]) -> list[Node]:
+    """What each task cost, and what operations were for; nothing where none of it is known."""
+    total = cost_of(record)
+    if total.model_bytes is None and total.train_cpu_s is None:
+        return []
+    rows: list[list[Node]] = []
+    for index in shown:
+        task = record.per_task[index]
+        values = (task_operations(task), *(getattr(task, name) for name in TASK_COSTS))
+        rows.append([task_label(record, index), *_texts(values)])
+    values = (total.train_operations, *(getattr(total, name) for name in TASK_COSTS))
+    rows.append(["all", *_texts(values)])
+    heads = ["task", *(KINDS[name].label for name in ("train_operations", *TASK_COSTS))]
+    made: list[Node] = [table("What each task cost", heads, rows)]
+    if total.operations:
+        kind = KINDS["train_operations"]
+        parts: list[list[Node]] = [
+            [one_line(name, 40).replace("_", " "), kind.text(count)]
+            for name, count in list(total.operations.items())[:MAX_PURPOSES]
+        ]
+        caption = "What the training operations were for, all tasks"
+        made.append(folded(caption, table(caption, ["for", "operations"], parts)))
+    return made
+
+
+def _texts(values: Iterable[float | None]) -> list[str]:
+    kinds = (KINDS[name] for name in ("train_operations", *TASK_COSTS))
+    return [
+        "" if value is None or value > 1e25 else kind.text(value)
+        for kind, value in zip(kinds, values, strict=True)
+    ]
 
 
 def _task_row(record: Record, index: int, task: TaskResult) -> list[Node]:
     return [
         task_label(record, index),
-        f"{record.tasks[index].train:,}",
+        _count(record.tasks[index].train),
         f"{task.phases:,}",
         "" if task.tau is None else f"{task.tau:.3f}",
         f"{task.samples_trained:,}",
@@ -161,6 +206,10 @@ def _task_row(record: Record, index: int, task: TaskResult) -> list[Node]:
         f"{sum(task.storage.values()):,}",
         cell(one_line((task.stop_reason or "").replace("_", " "), 60)),
     ]
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
 
 
 def _settings(run: Run) -> Element:

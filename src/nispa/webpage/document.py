@@ -28,6 +28,7 @@ WORDS = (
     ("owed", "a connection that was dropped and found no place to grow"),
     ("τ", "share of a layer's activation that the candidates must hold"),
     ("told the task", "a prediction chooses among the outputs of one task, which it is told"),
+    ("FLOP", "a multiplication or an addition in a pass through live connections; docs/cost.md"),
     ("canonical", "the content is proven to be the published data set, bit for bit"),
 )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from nispa.costs import KINDS
 from nispa.files import one_line
 from nispa.metrics import METRICS, as_matrix, percent
 from nispa.results import DataEntry, MetricValue
@@ -30,12 +31,18 @@ MAX_SETTINGS = 200
 MAX_COLUMNS = 30
 MAX_LINES = 12
 
-Cost = Callable[[Run], float | None]
-COSTS: tuple[tuple[str, str, Cost], ...] = (
-    ("live", "live parameters", lambda run: float(run.record.parameters.live)),
-    ("seconds", "training seconds", lambda run: run.train_s),
-    ("bytes", "bytes kept beside the network", lambda run: run.kept_bytes),
+Value = Callable[[Run], float | None]
+COSTS = (
+    "train_operations",
+    "inference_operations",
+    "train_cpu_s",
+    "train_s",
+    "live",
+    "model_bytes",
+    "kept_bytes",
+    "peak_bytes",
 )
+"""The costs on the page, by their names in :data:`nispa.costs.KINDS`."""
 
 
 def data_mark(data: DataEntry) -> Element:
@@ -164,17 +171,18 @@ def side_by_side(problem: Problem, number: int) -> list[Node]:
     if not other:
         heads.pop()
         rows = [row[:6] + row[7:] for row in rows]
-    heads += ["live parameters", "training s", "bytes kept"]
     made = table(f"Methods on {problem.label}: means over runs", heads, rows, id_=name)
     for line, group in zip(list(made.iter("tr"))[1:], groups, strict=True):
         line.set("data-group", str(group.number))
     counted = [group for group in groups if group.counted][:MAX_SPOTS]
     if sum(len(group.counted) for group in counted) < 2:
-        return [made]
+        return [made, *_costs(problem, groups, number)]
     figures = [_intervals(counted, number, name), _so_far(problem, counted, number)]
-    figures += [_against(counted, number, name, *cost) for cost in COSTS]
+    costs = f"costs-{number}"
+    figures += [_against(counted, number, costs, cost) for cost in COSTS]
     return [
         made,
+        *_costs(problem, groups, number),
         _more(len(counted), len([group for group in groups if group.counted])),
         tag("div", *[figure for figure in figures if figure is not None], class_="charts"),
     ]
@@ -191,7 +199,33 @@ def _rank(group: Group) -> tuple[float, int]:
     return (-found.mean if found else math.inf, group.number)
 
 
-def _mean(group: Group, value: Cost) -> float | None:
+def _costs(problem: Problem, groups: Sequence[Group], number: int) -> list[Node]:
+    """A table of what the groups of a problem cost, with what is known of any of them."""
+    means = {name: [_mean(group, _cost(name)) for group in groups] for name in COSTS}
+    known = [name for name in COSTS if any(value is not None for value in means[name])]
+    if not known:
+        return []
+    rows: list[list[Node]] = [
+        [
+            cell(f"{group.number} {group.label}", head=True),
+            percent(_mean(group, accuracy)),
+            *(KINDS[name].text(means[name][place]) for name in known),
+        ]
+        for place, group in enumerate(groups)
+    ]
+    heads = ["method", "accuracy (%)", *(KINDS[name].label for name in known)]
+    caption = f"What methods cost on {problem.label}: means over runs"
+    made = table(caption, heads, rows, id_=f"costs-{number}")
+    for line, group in zip(list(made.iter("tr"))[1:], groups, strict=True):
+        line.set("data-group", str(group.number))
+    return [made]
+
+
+def _cost(name: str) -> Value:
+    return lambda run: run.cost(name)
+
+
+def _mean(group: Group, value: Value) -> float | None:
     found = summary(value(run) for _, run in group.counted)
     return found.mean if found else None
 
@@ -208,9 +242,6 @@ def _group_row(group: Group) -> list[Node]:
         row += ["-", "-"]
     row.append(percent(_mean(group, forgetting)))
     row.append(percent(_mean(group, other_accuracy)))
-    for _, _, cost in COSTS:
-        value = _mean(group, cost)
-        row.append("-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.3g}")
     return row
 
 
@@ -219,7 +250,7 @@ def _how_many(group: Group) -> str:
     return str(counted) if counted == given else f"{counted} of {given}"
 
 
-def _spots(groups: Iterable[Group], cost: Cost) -> list[Spot]:
+def _spots(groups: Iterable[Group], cost: Value) -> list[Spot]:
     spots = []
     for group in groups:
         runs = [(k, cost(run), 100 * (accuracy(run) or 0.0)) for k, run in group.counted]
@@ -241,19 +272,17 @@ def _intervals(groups: Sequence[Group], number: int, name: str) -> Element:
     return tag("figure", tag("figcaption", caption), intervals(words, spots, "accuracy (%)"))
 
 
-def _against(
-    groups: Sequence[Group], number: int, name: str, key: str, what: str, cost: Cost
-) -> Element | None:
-    spots = _spots(groups, cost)
+def _against(groups: Sequence[Group], number: int, name: str, key: str) -> Element | None:
+    spots, kind = _spots(groups, _cost(key)), KINDS[key]
     if len(spots) < 2 or max(spot.x for spot in spots) <= 0:
         return None
     by_number = {group.number: place for place, group in enumerate(groups)}
     if [by_number[spot.number] for spot in spots] != list(range(len(groups))):
         name = ""  # a row is missing here, so rows and points would not agree
-    desc = "; ".join(f"{s.number} {s.label} {s.mean:.2f} % at {s.x:,.0f}" for s in spots)
-    words = Words(f"{key}-{number}", f"Accuracy against {what}", desc, name or None)
-    caption = f"Accuracy against {what}; numbers as in the table"
-    return tag("figure", tag("figcaption", caption), scatter(words, spots, what))
+    desc = "; ".join(f"{s.number} {s.label} {s.mean:.2f} % at {kind.text(s.x)}" for s in spots)
+    words = Words(f"{key}-{number}", f"Accuracy against {kind.label}", desc, name or None)
+    caption = f"Accuracy against {kind.label}; numbers as in the table"
+    return tag("figure", tag("figcaption", caption), scatter(words, spots, kind.title))
 
 
 def _so_far(problem: Problem, groups: Sequence[Group], number: int) -> Element | None:

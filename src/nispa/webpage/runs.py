@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from nispa import metrics
+from nispa.costs import cost_of
 from nispa.errors import InputError
 from nispa.files import one_line, shown
-from nispa.results import EVENTS, RECORD, Record, RunFolder, comparable, read_record
+from nispa.results import EVENTS, RECORD, Cost, Record, RunFolder, comparable, read_record
 from nispa.webpage.phases import Phase, phases_of
 
 MAX_RUNS = 1_000
 MOST = 1e15  # seconds or bytes beyond this are no measurement
+MOST_OPERATIONS = 1e25
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,15 @@ class Run:
         object.__setattr__(self, "name", one_line(self.name, 80))
         object.__setattr__(self, "note", one_line(self.note, 500))
 
-    @property
-    def train_s(self) -> float | None:
-        """Seconds of learning, over all tasks; None where nothing was learned."""
-        total = sum(task.train_s for task in self.record.per_task)
-        return total if self.record.per_task and total < MOST else None
+    @cached_property
+    def _cost(self) -> Cost:
+        return cost_of(self.record)
 
-    @property
-    def kept_bytes(self) -> float | None:
-        """Bytes kept beside the network after the last task; None where nothing was learned."""
-        if not self.record.per_task:
-            return None
-        total = float(sum(self.record.per_task[-1].storage.values()))
-        return total if total < MOST else None
+    def cost(self, name: str) -> float | None:
+        """What it cost, by a name in :data:`nispa.costs.KINDS`; None where it is not known."""
+        value: float | None = getattr(self._cost, name)
+        most = MOST_OPERATIONS if name.endswith("operations") else MOST
+        return float(value) if value is not None and value < most else None
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:

@@ -65,7 +65,8 @@ def spread(values: Sequence[float], start: float, end: float) -> Scale:
 
 def short(value: float) -> str:
     """A number for an axis, such as ``1.2M``."""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    sizes = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+    for size, letter in sizes:
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"
