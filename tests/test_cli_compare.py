@@ -9,7 +9,7 @@ import pytest
 
 from nispa.results import RunFolder
 from tests.cli_calls import Ended, call
-from tests.records import record
+from tests.records import priced, record
 
 Capture = pytest.CaptureFixture[str]
 Compare = Callable[..., Ended]
@@ -60,6 +60,25 @@ def test_the_table(compared: Compare) -> None:
     (pair,) = (row for row in rows if row[:3] == ["ewc", "3", "+2.00"])
     assert pair[5:] == ["2.00", "1.13", "0.250", "0.250", "0.250"]
     assert "2/2^3 = 0.25 > 0.05" in " ".join(ended.out.split())
+
+
+def test_costs_stand_below_each_scenario(compared: Compare) -> None:
+    """Means over seeds, from what records tell of each task; of old records less is known."""
+    for seed in (0, 1):
+        rows = [[1.0, 0.5], [0.5, 0.5]]
+        made = priced(record(method="er", seed=seed, accuracy_matrix=rows))
+        RunFolder.create(f"er-{seed}", made)
+    write("si-0", "si", 0, 0.25)
+    ended = compared("er-0", "er-1", "si-0")
+    assert max(map(len, ended.out.splitlines())) <= 80
+    rows_found = [line.split() for line in ended.out.splitlines()]
+    assert ["group", "train", "op.", "op./sample", "train", "CPU", "train"] in rows_found
+    assert ["er", "12", "MFLOP", "1.3", "kFLOP", "6", "s", "3.5", "s"] in rows_found
+    assert ["si", "-", "-", "-", "3.5", "s"] in rows_found
+    assert ["er", "652", "7.82", "kB", "1", "kB", "400", "MB", "1.5", "s"] in rows_found
+    found = json.loads(compared("er-0", "er-1", "si-0", "--json").out)
+    assert found["groups"][0]["costs"]["train_operations"] == 12_000_000
+    assert found["groups"][1]["costs"]["peak_bytes"] is None
 
 
 def test_equal_groups_show_no_nan(compared: Compare) -> None:

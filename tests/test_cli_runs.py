@@ -16,7 +16,7 @@ import pytest
 from nispa import store
 from nispa.results import RunFolder, read_record
 from tests.cli_calls import call
-from tests.records import record
+from tests.records import priced, record
 
 Capture = pytest.CaptureFixture[str]
 CONFIG = {"method": {"learning_rate": 0.01}}
@@ -53,8 +53,16 @@ def test_the_usual_columns(capsys: Capture) -> None:
     head = call(capsys, "runs").out.split("\n")[0].split()
     assert head == [
         *("scenario", "method", "preset", "seed", "status", "incremental", "accuracy"),
-        *("forgetting", "parameters", "kept_bytes", "train_s", "started", "folder"),
+        *("forgetting", "parameters", "kept_bytes", "train_operations", "train_s", "started"),
+        "folder",
     ]
+
+
+def test_costs_of_runs(capsys: Capture) -> None:
+    RunFolder.create(Path("runs/costly"), priced())
+    args = ["--where", "train_operations>1e6", "--columns"]
+    out = call(capsys, "runs", *args, "train_operations,inference_operations,peak_bytes").out
+    assert out.splitlines()[1].split() == ["1.2e+07", "1.3e+03", "400,000,000"]
 
 
 def test_chosen_sorted_and_cut(capsys: Capture) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from pydantic import JsonValue
 
+from nispa.costs import KINDS, cost_of
 from nispa.errors import ConfigError, InputError, unknown_name
 from nispa.files import one_line
 from nispa.metrics import METRICS
@@ -39,6 +40,7 @@ from nispa.statistics import (
 LEAST_LEVEL = 0.001  # five of the resampled means lie beyond each bound: fewer would be chance
 MAX_PAIRS = 1_000
 FEW_SEEDS = 10  # below, bootstrap intervals miss too often; docs/compare.md has how often
+MOST_COST = 1e30  # more is no measurement
 NAMED = 4  # runs that a warning names before it only counts them
 
 
@@ -65,6 +67,8 @@ class Group:
         mean: Their mean.
         sd: Their standard deviation (n - 1 in the denominator); None for one seed.
         interval: Of the mean; None for one seed.
+        costs: Mean of each cost over its runs, by the names in :data:`nispa.costs.KINDS`; None
+            where it is not known of all.
     """
 
     label: str
@@ -77,6 +81,7 @@ class Group:
     mean: float
     sd: float | None
     interval: Interval | None
+    costs: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -321,7 +326,19 @@ def _group(label: str, members: Sequence[_Member], level: float) -> Group:
         mean=float(np.mean(values).round(12)),
         sd=spread(values),
         interval=interval(values, level),
+        costs=_costs(members),
     )
+
+
+def _costs(members: Sequence[_Member]) -> dict[str, float | None]:
+    """The mean of each cost over some runs; None where one of them does not tell it."""
+    every = [cost_of(member.run.record) for member in members]
+    found: dict[str, float | None] = {}
+    for name in KINDS:
+        values = [getattr(cost, name) for cost in every]
+        mean = None if None in values else sum(values) / len(values)
+        found[name] = mean if mean is not None and mean < MOST_COST else None
+    return found
 
 
 def _find(groups: Sequence[Group], name: str) -> list[Group]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nispa.statistics import Interval
 
 MAX_RUNS = 10_000
+WIDE = 140  # columns of a terminal that all costs need
 SOURCES = {True: "told the task", False: "not told the task", None: "PARTLY TOLD THE TASK"}
 
 
@@ -68,8 +69,8 @@ def compare(
     """Compare methods over the seeds that they have in common.
 
     RUNS are folders of runs. Those that differ only by their seed form a group; each group gets its
-    mean and an interval, each pair of groups the mean difference, its interval, an effect size and
-    tests.
+    mean, an interval and what it cost, each pair of groups the mean difference, its interval, an
+    effect size and tests.
     """
     if not runs:
         raise InputError("no runs given; pass their folders, such as: nispa compare runs/*")
@@ -134,7 +135,9 @@ def render(found: Comparison, width: int = 80) -> Iterable[RenderableType]:
     hold = f"{100 * (1 - found.level):g} %"
     for scenario, groups in groupby(found.groups, lambda group: group.scenario):
         yield _title(scenario)
-        yield _group_table(list(groups), hold)
+        members = list(groups)
+        yield _group_table(members, hold)
+        yield from _cost_tables(members, width)
     if found.pairs:
         versus = f", each minus {found.baseline}" if found.baseline else ""
         title = f"Differences over common seeds, percentage points, {hold} intervals{versus}"
@@ -183,6 +186,31 @@ def _group_table(groups: Sequence[Group], hold: str) -> Table:
             group.interval.kind if group.interval else "-",
         )
     return table
+
+
+COSTS = (
+    ("train_operations", "inference_operations", "train_cpu_s", "train_s"),
+    ("live", "model_bytes", "kept_bytes", "peak_bytes", "eval_cpu_s"),
+)
+
+
+def _cost_tables(groups: Sequence[Group], width: int) -> Iterable[RenderableType]:
+    """Means of what runs cost, in two tables so that they fit; nothing where none is known."""
+    from rich.text import Text
+
+    from nispa.costs import KINDS
+
+    if not any(value is not None for group in groups for value in group.costs.values()):
+        return
+    yield Text("\nCost, means over seeds; op.: floating-point operations", style="bold")
+    tables = COSTS if width < WIDE else (tuple(name for names in COSTS for name in names),)
+    for number, names in enumerate(tables):
+        table = _table("group", [KINDS[name].head for name in names])
+        for group in groups:
+            table.add_row(Text(group.label), *(KINDS[n].text(group.costs[n]) for n in names))
+        if number:
+            yield Text()
+        yield table
 
 
 def _pair_tables(found: Comparison, width: int) -> Iterable[RenderableType]:

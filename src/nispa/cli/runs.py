@@ -27,6 +27,7 @@ SHOWN = (
     "forgetting",
     "parameters",
     "kept_bytes",
+    "train_operations",
     "train_s",
     "started",
     "folder",
@@ -148,6 +149,8 @@ def _cell(key: str, value: Value) -> str:
     kind = COLUMNS[key].kind if key in COLUMNS else None
     if kind == "share" and isinstance(value, float):
         return f"{percent(value, signed=key in ('bwt', 'fwt'))}%"
+    if kind == "number" and key.endswith("operations"):
+        return f"{value:.3g}"
     if kind == "number":
         return f"{value:,.1f}"
     return f"{value:,}" if kind == "whole" and key != "seed" else as_text(value)
