@@ -2,8 +2,9 @@
 
     python -m benchmarks.sweeps --runs 20 --rounds 3
 
-The same runs with one worker and with several, in turn, each into a new folder, start and end of the
-worker processes included. With w workers a sweep that lost nothing would take a w-th of the time.
+The same runs with one worker and with several, in turn, each into a new folder, start and end of
+the worker processes included. With w workers a sweep that lost nothing would take a w-th of the
+time.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ def main() -> None:
     for _ in range(given.rounds):
         alone.append(seconds(given.runs, 1))
         together.append(seconds(given.runs, given.workers))
-        print(f"1 worker {alone[-1]:.1f} s, {given.workers} workers {together[-1]:.1f} s", flush=True)
-    ratio = statistics.median(a / (given.workers * t) for a, t in zip(alone, together, strict=True))
-    print(f"{given.runs} runs: {100 * ratio:.0f} % of {given.workers} times one worker's throughput")
+        print(f"1 worker {alone[-1]:.1f} s, {given.workers} {together[-1]:.1f} s", flush=True)
+    shares = [a / (given.workers * t) for a, t in zip(alone, together, strict=True)]
+    share = 100 * statistics.median(shares)
+    print(f"{given.runs} runs: {share:.0f} % of {given.workers} times one worker's throughput")
 
 
 if __name__ == "__main__":

@@ -301,7 +301,7 @@ def _events(job: Job, stopping: Stopping, wait: bool) -> Iterator[Any]:
             record = read_record(job.folder)
             if record.status == "complete":
                 raise InputError(f"{shown(job.folder)} holds another run; move it away")
-            torch.set_num_threads(max(1, record.environment.threads))
+            torch.set_num_threads(record.environment.threads or where.threads)
             yield from resume(experiment, job.folder, where.checkpoint_every, stopping)
 
 
