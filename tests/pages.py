@@ -4,6 +4,7 @@ A comment right above a block says how it is run, and shows on no page::
 
     <!-- not run: it takes hours -->      not at all, and why
     <!-- interrupted after task 2 -->     Ctrl-C comes when the second task is learned
+    <!-- file: plan.toml -->              what it holds becomes a file for the blocks below
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Block:
 
     @property
     def runs(self) -> bool:
+        if self.mark.startswith("file: "):
+            return True
         return self.language in (*SHELLS, "python") and not self.mark.startswith(
             ("not run: ", "command: ")
         )
@@ -164,6 +167,9 @@ class Page:
 
     def run(self, block: Block) -> list[tuple[Said, Ended]]:
         """Runs a block: for each command what the page shows, and what came of it."""
+        if block.mark.startswith("file: "):
+            Path(block.mark.removeprefix("file: ")).write_text(block.code, encoding="utf-8")
+            return []
         if block.language == "python":
             return [(Said(["python"]), Ended(0, self._python(block), ""))]
         return [(said, self._call(block, said.args)) for said in commands(block)]
@@ -191,6 +197,10 @@ class Page:
                 if not block.mark and self._known(args):
                     return Ended(0, "", "")
                 args += shortened(args)
+            if args[0] == "reproduce":  # all is checked, the data included, and nothing started
+                args.append("--dry-run")
+            if args[0] == "sweep" and not args[1].endswith(".toml"):
+                args += [f"--set={name}={SHORT[name]}" for name in ("hidden", "batch_size")]
         after = re.fullmatch(r"interrupted after task (\d+)", block.mark)
         with interrupted(int(after[1])) if after else contextlib.nullcontext():
             return call(args)

@@ -94,10 +94,13 @@ def test_every_block_says_what_it_is(page: Path) -> None:
     found = blocks(text)
     assert text.count("```") == 2 * len(found) + 2 * text.count("````")
     for block in found:
-        assert block.language in (*SHELLS, "python", "text"), f"line {block.line}"
+        known = (*SHELLS, "python", "text", "toml")
+        assert block.language in known, f"line {block.line}"
         assert re.fullmatch(
-            r"|not run: .{10,}|command: \w+|interrupted after task \d+|prints", block.mark
+            r"|not run: .{10,}|command: \w+|interrupted after task \d+|prints|file: \S+", block.mark
         ), f"line {block.line}: {block.mark}"
+        if block.language == "toml":
+            assert block.mark.startswith("file: "), f"line {block.line}: which file?"
     plain = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
     assert not re.search(r"^ {4}(nispa|python|for|pip) .*$", plain, re.MULTILINE)
 
