@@ -84,6 +84,7 @@ def test_records_and_reports_need_no_torch() -> None:
         "store",
         "exports",
         "imports",
+        "curve",
         "files",
         "errors",
     ):

@@ -74,6 +74,7 @@ def test_run_writes_a_record_a_picture_and_a_network(capsys: Capture, npz: Path)
     assert sorted(path.name for path in folder.iterdir()) == [
         "events.jsonl",
         "network.safetensors",
+        "progress.csv",
         "record.json",
         "run.png",
     ]

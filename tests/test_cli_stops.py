@@ -60,7 +60,7 @@ def test_a_signal_in_mid_run(home: Path, number: signal.Signals, code: int, word
     assert 1 <= done < 5
     assert err == (
         f"nispa: {word}: kept {done} of 5 tasks in here "
-        "(events.jsonl, network.safetensors, record.json, run.png); "
+        "(events.jsonl, network.safetensors, progress.csv, record.json, run.png); "
         "go on with: nispa resume here\n"
     )
     learner = Learner.load(home / "here" / "network.safetensors")
@@ -95,7 +95,7 @@ def test_ctrl_c_before_the_first_task_is_over(
     interrupt_at(monkeypatch, "nispa.methods.nispa.Nispa._rewire")
     ended = call(capsys, "run", "split", "--dataset", "tiny.npz", "--out", "here", *SMALL)
     assert ended.code == 130
-    kept = "kept no finished task in here (events.jsonl, record.json)"
+    kept = "kept no finished task in here (events.jsonl, progress.csv, record.json)"
     assert ended.err == f"nispa: interrupted: {kept}; go on with: nispa resume here\n"
     assert read_record("here").status == "interrupted"
 
@@ -168,7 +168,7 @@ def test_a_disk_that_fills_up_in_mid_run(home: Path) -> None:
     record = read_record("here")
     assert record.status == "failed"
     names = {path.name for path in Path("here").iterdir()}
-    whole = {"record.json", "events.jsonl", "network.safetensors", "checkpoint"}
+    whole = {"record.json", "events.jsonl", "progress.csv", "network.safetensors", "checkpoint"}
     assert names <= whole  # no half-written file
 
 

@@ -282,7 +282,7 @@ def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
     assert RunFolder.create(tmp_path).path == tmp_path
 
 
-@pytest.mark.parametrize("name", ["record.json", "events.jsonl", "run.png"])
+@pytest.mark.parametrize("name", ["record.json", "events.jsonl", "progress.csv", "run.png"])
 def test_a_folder_with_a_run_in_it_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"mine")
     with pytest.raises(OutputError, match=rf"already holds a run \({name}\).*choose another"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,19 @@ def finish(what: Experiment, out: Path) -> tuple[list[RunEvent], Record]:
             return events, end.value
 
 
+def lines_of_tasks(out: Path) -> list[dict[str, int]]:
+    """Stable units of each task, from the events."""
+    events = RunFolder(out).read_events()
+    return [event["stable"] for event in events if event["event"] == "task_end"]
+
+
 def test_a_run_leaves_a_whole_folder(tmp_path: Path) -> None:
     events, record = finish(experiment(), tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     assert sorted(path.name for path in folder.path.iterdir()) == [
         "events.jsonl",
         "network.safetensors",
+        "progress.csv",
         "record.json",
         "run.png",
     ]
@@ -70,16 +78,41 @@ def test_a_run_leaves_a_whole_folder(tmp_path: Path) -> None:
     assert record.config["method"]["k"] == 6  # type: ignore[index,call-overload]
     assert record.parameters is not None
     assert record.parameters.live < record.parameters.total
+    assert lines_of_tasks(tmp_path / "run") == [
+        {group: count.stable for group, count in task.stable_units.items()}
+        for task in record.per_task
+    ]
     assert record.environment.threads == torch.get_num_threads()
     starts = [event for event in events if isinstance(event, TaskStart)]
     assert [(start.task, start.tasks) for start in starts] == [(0, 3), (1, 3), (2, 3)]
     lines = folder.read_events()
-    assert {line["event"] for line in lines} == {"phase_start", "epoch", "phase_end"}
+    kinds = {"phase_start", "epoch", "phase_end", "task_end"}
+    assert {line["event"] for line in lines} == kinds
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line["time"]) for line in lines)
     epochs = [line for line in lines if line["event"] == "epoch"]
     assert sum(line["samples"] for line in epochs) == sum(
         task.samples_trained for task in record.per_task
     )
     assert {line["task"] for line in lines} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("incremental", ["task", "class"])
+def test_the_ends_of_tasks_are_events(tmp_path: Path, incremental: str) -> None:
+    what = experiment("finetune", incremental=incremental)
+    events, record = finish(what, tmp_path / "run")
+    lines = RunFolder(tmp_path / "run").read_events()
+    ends = [line for line in lines if line["event"] == "task_end"]
+    told = [event for event in events if isinstance(event, TaskEnd)]
+    assert [tuple(end["accuracies"]) for end in ends] == [event.accuracies for event in told]
+    first, second, third = (event.accuracies for event in told)
+    assert ends[1]["mean_accuracy"] == pytest.approx(sum(second) / 2)
+    assert ends[0]["forgetting"] is None
+    # Before the second task only the first was learned, so its first accuracy is its best.
+    assert ends[1]["forgetting"] == pytest.approx(first[0] - second[0])
+    assert ends[2]["forgetting"] == record.main_metrics["forgetting"].value
+    assert ends[2]["mean_accuracy"] == record.main_metrics["acc"].value == sum(third) / 3
+    live = sum(layer.live for layer in record.per_task[2].connections.values())
+    assert (ends[2]["live"], ends[2]["frozen"]) == (live, 0)
 
 
 def test_nispa_forgets_exactly_nothing(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """The record of a run: versioned models, the same bytes for the same record, and a run's folder.
 
 A folder holds ``record.json`` (this module's :class:`Record`), ``events.jsonl`` beside it (a line
-per epoch and phase) and the picture ``run.png``. Records may come from strangers: reading one
-evaluates nothing, is bounded in size, and ends in a record or in one
-:class:`~nispa.errors.FormatError`. No torch here, so that reports work without it.
+per epoch, phase and task), ``progress.csv`` (:mod:`nispa.curve`) and the picture ``run.png``.
+Records may come from strangers: reading one evaluates nothing, is bounded in size, and ends in a
+record or in one :class:`~nispa.errors.FormatError`. No torch here, so that reports work without it.
 
 Versions: ``schema`` counts the format. Fields may be added under the same number (readers ignore
 what they do not know); a field that changes its meaning or goes away raises the number.
@@ -41,6 +41,7 @@ from nispa.files import append_line, one_line, read_limited, reason, shown, writ
 SCHEMA_NAME = "nispa-record"
 SCHEMA_VERSION = 1
 RECORD, EVENTS, PICTURE = "record.json", "events.jsonl", "run.png"
+PROGRESS, TRACKERS = "progress.csv", "trackers.json"
 NETWORK = "network.safetensors"
 NEWER_NETWORK = "network.next.safetensors"
 LOCK = ".nispa-run.lock"
@@ -442,7 +443,7 @@ class RunFolder:
                 nearest = nearest.parent
             if not nearest.is_dir():
                 raise OutputError(f"{shown(nearest)} is not a folder; choose another output folder")
-            for name in (RECORD, EVENTS, PICTURE, NETWORK):
+            for name in (RECORD, EVENTS, PROGRESS, PICTURE, NETWORK, TRACKERS):
                 if nearest == path and os.path.lexists(path / name):
                     raise OutputError(
                         f"{shown(path)} already holds a run ({name}); choose another output "

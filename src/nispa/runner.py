@@ -20,6 +20,7 @@ import torch
 from nispa import __version__
 from nispa.checkpoints import EVERY_S, Checkpoints
 from nispa.costs import total_cost
+from nispa.curve import Journal
 from nispa.data.scenarios import Scenario
 from nispa.devices import choose_device
 from nispa.errors import ConfigError, FormatError, InputError, NotLearnedError
@@ -273,10 +274,11 @@ def _tasks(
     """Learns the tasks that the record does not count yet."""
     checkpoints = Checkpoints(folder.path, every)
     try:
+        journal = Journal(folder, len(record.tasks))
         for task in experiment.scenario.tasks[len(record.per_task) :]:
             yield TaskStart(task.index, len(experiment.scenario.tasks), task.name)
             started, ledger = spent(), Ledger()
-            report = yield from _learn(method, task, folder, checkpoints, stopping, ledger)
+            report = yield from _learn(method, task, journal, checkpoints, stopping, ledger)
             training = checkpoints.spent + (spent() - started)
 
             started = spent()
@@ -284,6 +286,7 @@ def _tasks(
             evaluation = spent() - started
             result = _result(method, task, report, training, evaluation, ledger)
             record = _add(record, method, result, row, agnostic)
+            journal.add(_task_end(record, task.index))  # before the record, which decides
             _save(folder, record, method, experiment.settings)
             last = record.main_matrix[-1][: task.index + 1]
             learned = tuple(value for value in last if value is not None)
@@ -311,7 +314,7 @@ def _finish(folder: RunFolder, record: Record, status: str) -> Record:
 def _learn(
     method: Method,
     task: Task,
-    folder: RunFolder,
+    journal: Journal,
     checkpoints: Checkpoints,
     stopping: Stopping,
     ledger: Ledger,
@@ -339,7 +342,7 @@ def _learn(
             names = {PhaseStart: "phase_start", EpochEnd: "epoch", PhaseEnd: "phase_end"}
             if isinstance(event, PhaseStart):
                 phase = {"task": task.index, "phase": event.phase}
-            folder.append_event({"event": names[type(event)], **phase, **asdict(event)})
+            journal.add({"event": names[type(event)], **phase, **asdict(event)})
             yield event
     except StopIteration as end:
         report: LearnReport = end.value
@@ -500,6 +503,23 @@ def _add(
         changes["accuracy_matrix_task_agnostic"] = both
         changes["metrics_task_agnostic"] = measured(both)
     return record.model_copy(update=changes)
+
+
+def _task_end(record: Record, task: int) -> dict[str, Any]:
+    """The event that a task is learned; metrics are those of the tasks so far."""
+    result = record.per_task[task]
+    rows = [row[: task + 1] for row in record.main_matrix]
+    metrics = measured(rows)
+    return {
+        "event": "task_end",
+        "task": task,
+        "accuracies": rows[-1],
+        "mean_accuracy": metrics["acc"].value,
+        "forgetting": metrics["forgetting"].value,
+        "stable": {group: count.stable for group, count in result.stable_units.items()},
+        "live": sum(layer.live for layer in result.connections.values()),
+        "frozen": sum(layer.frozen for layer in result.connections.values()),
+    }
 
 
 def _save(folder: RunFolder, record: Record, method: Method, settings: Settings) -> None:
