@@ -105,6 +105,7 @@ def test_live_display_keeps_a_row_for_each_task() -> None:
     console = Console(file=file, force_terminal=True, width=100, color_system=None)
     with LiveDisplay("title", console) as display:
         display.begin([100, 50], "here")
+        display.note("tensorboard: there")
         display.show(TaskStart(0, 2, "[b]nasty[/b]\x1b[2J"))
         display.show(PhaseStart(1, 2, phases=3, tau=0.5, stable_share=0.25))
         display.show(EpochEnd(1, 0.5, 0.875, 100, 1.0))
@@ -115,6 +116,7 @@ def test_live_display_keeps_a_row_for_each_task() -> None:
     # 6 of 10 hidden units are stable; the mean of 0.75 and 1 is 0.875
     assert re.search(r"1/2 \[b\]nasty\S* +75\.0 % +75\.0 % +60 % +2 +1 min 15 s", text)
     assert re.search(r"2/2 2-3 +100\.0 % +87\.5 % +60 % +2 +1 min 15 s", text)
+    assert "tensorboard: there" in text
     assert "\x1b[2J" not in file.getvalue()
 
 

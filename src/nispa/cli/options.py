@@ -122,3 +122,11 @@ checkpoint_option = click.option(
     show_default=True,
     help="At most so much is lost when the process dies; there is one at each phase's end, too.",
 )
+
+
+track_option = click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME",
+    help="Show the curve live in tensorboard, wandb or mlflow, too; may be repeated.",
+)

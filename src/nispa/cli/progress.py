@@ -163,6 +163,9 @@ class Display:
         """Something happened in the run."""
         self.progress.update(event)
 
+    def note(self, text: str) -> None:
+        """Something else worth a line."""
+
 
 class PlainDisplay(Display):
     """A line for each phase and each task, without control characters: for logs and pipes."""
@@ -181,6 +184,10 @@ class PlainDisplay(Display):
         """A line with the number of tasks and the folder."""
         super().begin(epoch_sizes, where)
         click.echo(f"{len(epoch_sizes)} tasks; the record goes to {where}")
+
+    def note(self, text: str) -> None:
+        """A line."""
+        click.echo(text)
 
     def show(self, event: RunEvent) -> None:
         """A line at the end of a phase and of a task."""
@@ -249,6 +256,10 @@ class LiveDisplay(Display):
         head = _row("task", "test", "mean so far", "stable", "phases", "time")
         self._console.print(Text(head, style="dim"))
         self._started = True
+
+    def note(self, text: str) -> None:
+        """A line above those of the tasks."""
+        self._console.print(Text(text), soft_wrap=True)
 
     def show(self, event: RunEvent) -> None:
         """A line at the end of a task; the rest changes the living line."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nispa.cli.exits import Stops, stopped, terminable
-from nispa.cli.options import checkpoint_option, data_option, whole_number
+from nispa.cli.options import checkpoint_option, data_option, track_option, whole_number
 from nispa.cli.run import (
     MAX_CACHE_MB,
     MAX_THREADS,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     help="As for nispa run.",
 )
 @checkpoint_option
+@track_option
 @click.option("--no-download", is_flag=True, help="Fail where data would have to be downloaded.")
 @click.option("--quiet", is_flag=True, help="Print nothing but the folder of the record.")
 def resume(**given: Any) -> None:
@@ -63,6 +64,7 @@ def _resume(
     threads: int | None,
     cache_mb: int,
     checkpoint_every: int,
+    track: tuple[str, ...],
     no_download: bool,
     quiet: bool,
 ) -> None:
@@ -73,7 +75,9 @@ def _resume(
     from nispa.results import read_record
     from nispa.runner import Experiment
     from nispa.runner import resume as go_on
+    from nispa.trackers import open_trackers
 
+    trackers = open_trackers(track)
     record = read_record(run)
     if record.status == "complete":
         raise InputError(f"{shown(run)} is complete: nothing is left to resume")
@@ -98,7 +102,8 @@ def _resume(
             display.begin(left, shown(run))
             stops = Stops()
             with stops.kept():
-                follow(go_on(experiment, run, checkpoint_every, stops), run, display)
+                running = go_on(experiment, run, checkpoint_every, stops)
+                follow(running, run, display, trackers)
     except KeyboardInterrupt as stop:
         raise stopped(stop, kept(run)) from None
     print_end(run, quiet)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +18,7 @@ from nispa.cli.options import (
     data_option,
     scenario_options,
     settings_given,
+    track_option,
     whole_number,
 )
 from nispa.errors import ConfigError, InputError, NispaError, unknown_name
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from nispa.presets import Settings
     from nispa.results import Record
     from nispa.runner import RunEvent
+    from nispa.trackers import Tracker
 
 MAX_SEED = 2**63 - 1  # as seeding.MAX_SEED, which is not imported: it would need PyTorch
 MAX_THREADS = 1024
@@ -114,6 +116,7 @@ Examples:
     help="Memory for prepared training data and what stable units make of it; changes no result.",
 )
 @checkpoint_option
+@track_option
 @click.option(
     "--set",
     "pairs",
@@ -126,8 +129,8 @@ Examples:
 def run(**given: Any) -> None:
     """Learn the tasks of SCENARIO one after another, and keep a record.
 
-    A run's folder holds record.json, events.jsonl, the picture run.png and the network. See also:
-    nispa list scenarios.
+    A run's folder holds record.json, events.jsonl, progress.csv, the picture run.png and the
+    network. See also: nispa list scenarios.
     """
     pairs, no_download = given.pop("pairs"), given.pop("no_download")
     chosen = settings_given(pairs)
@@ -162,6 +165,7 @@ class Wanted:
     threads: int | None
     cache_mb: int
     checkpoint_every: int
+    track: tuple[str, ...]
     quiet: bool
     download: bool
     settings: dict[str, str]
@@ -181,8 +185,10 @@ def _run(wanted: Wanted) -> None:
     from nispa.presets import resolve
     from nispa.runner import Experiment
     from nispa.runner import run as start
+    from nispa.trackers import open_trackers
 
     _check(wanted)
+    trackers = open_trackers(wanted.track)
     out = _folder(wanted)
     if wanted.threads is not None:
         torch.set_num_threads(wanted.threads)
@@ -211,7 +217,7 @@ def _run(wanted: Wanted) -> None:
             stops = Stops()
             with stops.kept():
                 running = start(experiment, out, wanted.checkpoint_every, stops)
-                follow(running, out, display)
+                follow(running, out, display, trackers)
     except KeyboardInterrupt as stop:
         raise stopped(stop, kept(out)) from None
     print_end(out, wanted.quiet)
@@ -278,11 +284,18 @@ def epoch_sizes(scenario: Scenario, settings: Settings) -> list[int]:
     return sizes
 
 
-def follow(running: Generator[RunEvent, None, Record], out: Path, display: Display) -> None:
+def follow(
+    running: Generator[RunEvent, None, Record],
+    out: Path,
+    display: Display,
+    trackers: Sequence[Tracker],
+) -> None:
     """Runs to the end, or to a :class:`CommandError` that says what was kept."""
+    from nispa.trackers import tracked
+
     begun = False
     try:
-        with closing(running) as events:
+        with closing(tracked(running, trackers, out, warn=_warn, tell=display.note)) as events:
             for event in events:
                 begun = True
                 display.show(event)
@@ -295,6 +308,10 @@ def follow(running: Generator[RunEvent, None, Record], out: Path, display: Displ
             raise
         fix = "pass a smaller network or batch_size"
         raise CommandError(1, f"error: not enough memory; {fix}. Run: {kept(out)}") from error
+
+
+def _warn(text: str) -> None:
+    click.echo(f"nispa: warning: {text}", err=True)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -1,0 +1,80 @@
+"""MLflow: a run in the store that ``MLFLOW_TRACKING_URI`` names, or in MLflow's default one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nispa.curve import Point
+from nispa.files import one_line
+from nispa.results import Record
+from nispa.trackers.base import Opened, final_metrics, settings_of
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+MOST_AT_ONCE = 1000  # metrics in one call
+MOST_PARAMS = 100  # likewise
+MOST_LETTERS = 500  # of a parameter's value; stores of some versions take no more
+DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # no lines into the display
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds; a server that is gone shall not hold a run up
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+ENDS = {"complete": "FINISHED", "interrupted": "KILLED"}
+
+
+class MLflow:
+    """Metrics over samples trained, settings as parameters, last metrics as ``final/…``."""
+
+    name = "mlflow"
+
+    def __init__(self) -> None:
+        for variable, value in DEFAULTS.items():
+            os.environ.setdefault(variable, value)
+        from mlflow import entities
+        from mlflow.tracking import MlflowClient
+
+        self._open, self._entities = MlflowClient, entities
+        self._client: MlflowClient
+        self._run, self._last = "", 0
+
+    def begin(self, record: Record, folder: Path, known: str | None) -> Opened:
+        """Makes a run with its parameters, or goes on with the known one; see :class:`Tracker`."""
+        self._client = self._open()
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "nispa"
+        if known is not None:
+            self._run = known
+            self._client.update_run(known, status="RUNNING")
+            return Opened(known, f"run {known}")
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        self._run = self._client.create_run(experiment, run_name=folder.resolve().name).info.run_id
+        params = [
+            self._entities.Param(key, one_line(str(value), MOST_LETTERS))
+            for key, value in settings_of(record).items()
+        ]
+        for start in range(0, len(params), MOST_PARAMS):
+            self._client.log_batch(self._run, params=params[start : start + MOST_PARAMS])
+        return Opened(self._run, f"run {self._run} in experiment {one_line(name)}")
+
+    def log(self, point: Point) -> None:
+        """Sends a point's values; see :class:`Tracker`."""
+        self._send(point.values, point.seconds, point.step)
+        self._last = point.step
+
+    def end(self, record: Record) -> None:
+        """Sends the last metrics and says how it ended; see :class:`Tracker`."""
+        if record.status == "complete":
+            self._send(final_metrics(record), None, self._last)
+        self._client.set_terminated(self._run, ENDS.get(record.status, "FAILED"))
+
+    def _send(self, values: Mapping[str, float], seconds: float | None, step: int) -> None:
+        when = int(1000 * (time.time() if seconds is None else seconds))
+        metrics = [self._entities.Metric(name, value, when, step) for name, value in values.items()]
+        for start in range(0, len(metrics), MOST_AT_ONCE):
+            self._client.log_batch(self._run, metrics=metrics[start : start + MOST_AT_ONCE])
