@@ -12,6 +12,7 @@ from nispa.devices import choose_device
 from nispa.learner import make_method
 from nispa.methods.base import Method, PhaseEnd
 from nispa.models import build_network
+from nispa.operations import Ledger, counting
 from nispa.presets import Settings
 from nispa.training import (
     ClassMask,
@@ -60,6 +61,18 @@ def test_other_methods_run_on_a_gpu(name: str) -> None:
     for index in range(2):
         finish(method.learn(toy_task(index)))
     assert method.census().live > 0
+
+
+@pytest.mark.parametrize("network", ["mlp", "convnet"])
+def test_operations_are_those_of_the_cpu(network: str) -> None:
+    tables = []
+    for method in (toy_method("ewc", network), on_gpu("ewc", network)):
+        method.start()
+        ledger = Ledger()
+        with counting(ledger):
+            finish(method.learn(toy_task(0)))
+        tables.append(ledger.table())
+    assert tables[0] == tables[1]
 
 
 def test_a_state_moves_between_devices() -> None:

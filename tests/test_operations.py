@@ -35,6 +35,7 @@ from nispa.training import (
     Term,
     accuracy,
     batch_gradients,
+    counted_once,
     fit,
     gradient_of,
     gradient_step,
@@ -148,6 +149,28 @@ def test_a_loss_of_ones_own(path: str, on: Paths) -> None:
         ledger.step(7)
         step(Batch(IMAGES, LABELS, torch.arange(7), 1, 1))
     assert ledger.table()["weight_gradients"] == 7 * 16
+
+
+def test_a_recorded_step_counts_once() -> None:
+    """The passes that warm up a graph are none of the method's, and a replay runs no Python."""
+    network, ledger = small(), Ledger()
+    passes = iter([3, 1, 0, 0])
+
+    def recorded(images: Tensor, labels: Tensor) -> Tensor:
+        for _ in range(next(passes)):
+            network.gradients(images, labels, functional.cross_entropy)
+        return torch.zeros(())
+
+    gradients = counted_once(network, recorded)
+    with counting(ledger):
+        for _ in range(4):
+            ledger.step(7)
+            gradients(IMAGES, LABELS)
+    assert ledger.table() == {
+        "forward": 4 * 7 * 24,
+        "weight_gradients": 4 * 7 * 16,
+        "input_gradients": 4 * 7 * 6,
+    }
 
 
 @PATHS
