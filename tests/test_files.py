@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import signal
 import stat
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nispa.errors import FormatError, InputError, OutputError
-from nispa.files import append_line, one_line, read_limited, write_atomic
+from nispa.files import append_line, one_line, read_limited, seal, seal_holds, write_atomic
 
 
 def failing(code: int) -> Callable[..., int]:
@@ -289,3 +291,17 @@ def test_one_line_is_short_and_harmless(text: str, limit: int) -> None:
 def test_one_line_by_hand() -> None:
     assert one_line("a\x1b[31mb\nc") == "a?[31mb?c"
     assert one_line("abcdef", 5) == "ab..."
+
+
+def test_a_seal_is_the_hash_of_what_stands_before_it() -> None:
+    body = b'{"a": 1,\n "b": [2]'
+    sealed = seal(body + b"\n}\n")
+    total = hashlib.sha256(body).hexdigest()
+    assert sealed == body + f',\n  "sha256": "{total}"\n}}\n'.encode()
+    assert json.loads(sealed) == {"a": 1, "b": [2], "sha256": total}
+    assert seal(sealed) == sealed
+    assert seal_holds(sealed) is True
+    assert seal_holds(sealed.replace(b"\n", b"\r\n")) is True
+    assert seal_holds(sealed.replace(b"2", b"3", 1)) is False
+    assert seal_holds(body + b"}") is None
+    assert seal_holds(json.dumps(json.loads(sealed)).encode()) is None

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from nispa import results
 from nispa.costs import total_cost
 from nispa.errors import FormatError, InputError, OutputError
+from nispa.files import seal
 from nispa.results import (
     ConnectionCount,
     Record,
@@ -232,8 +233,35 @@ def test_a_bad_file_gets_one_clear_line(data: bytes, word: str) -> None:
     assert len(text) < 300
 
 
+@pytest.mark.parametrize(
+    ("version", "shown"), [(b'"9.1"', "version 9.1,"), (b"7", "version unknown,")]
+)
+def test_a_newer_record_says_which_version_wrote_it(version: bytes, shown: str) -> None:
+    newer = BYTES.replace(b"record/1", b"record/2").replace(b'"0.1.0"', version, 1)
+    with pytest.raises(FormatError, match=rf"newer nispa \({shown} schema nispa-record/2"):
+        decode(newer)
+
+
+def test_any_change_is_noticed_unless_another_program_wrote_it_anew() -> None:
+    changed = BYTES.replace(b"0.625, 1.0", b"0.875, 1.0", 1)
+    with pytest.raises(FormatError, match=r"not match its checksum; .* delete its last entry"):
+        decode(changed)
+    assert decode(seal(changed)).accuracy_matrix[1][0] == 0.875
+    assert decode(json.dumps(json.loads(changed)).encode()).accuracy_matrix[1][0] == 0.875
+    assert decode(BYTES.replace(b"\n", b"\r\n")) == record()  # as git does for Windows
+
+
+def test_a_sealed_record_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_bytes(BYTES)
+    assert read_record(tmp_path, sealed=True) == record()
+    (tmp_path / "record.json").write_text(json.dumps(json.loads(BYTES)))
+    assert read_record(tmp_path) == record()
+    with pytest.raises(FormatError, match=r"has no checksum.*run it anew"):
+        read_record(tmp_path, sealed=True)
+
+
 def test_fields_of_a_later_version_are_passed_over() -> None:
-    data = BYTES.replace(b'"seed": 19', b'"seed": 19, "colour": "blue"')
+    data = seal(BYTES.replace(b'"seed": 19', b'"seed": 19, "colour": "blue"'))
     assert decode(data) == record()
 
 
@@ -382,6 +410,17 @@ def test_a_damaged_event_is_named_by_its_line(tmp_path: Path, line: bytes) -> No
     (tmp_path / "events.jsonl").write_bytes(b'{"n": 1}\n' + line + b'\n{"n": 3}\n')
     with pytest.raises(FormatError, match="line 2, is damaged"):
         folder.read_events()
+
+
+def test_cutting_keeps_lines_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    first = b'{"task": 0, "x":  1.50, "y": "\\u00fc"}\n{"task": "?"}\n{"task": null}\n'
+    file.write_bytes(first + b'{"task": 1}\n{"task": 0.5}\n{"task": 0, "to')
+    RunFolder(tmp_path).cut_events(1)
+    assert file.read_bytes() == first + b'{"task": 0.5}\n'
+    file.write_bytes(b"{\n" + first)
+    with pytest.raises(FormatError, match=r"line 1, is damaged.*delete the file to go on without"):
+        RunFolder(tmp_path).cut_events(1)
 
 
 def test_an_event_that_is_not_json_is_not_written(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from nispa import store
 from nispa.errors import InputError, UnknownNameError
+from nispa.files import seal
 from nispa.results import RunFolder, measured, read_record
 from nispa.store import INDEX, Run, Summary, arrange, choose, find_runs, flatten, summarise
 from tests.records import priced, record
@@ -181,7 +182,7 @@ def test_same_size_and_time_in_place_is_seen(root: Path, reads: list[str]) -> No
     file = root / "a" / "record.json"
     before = file.stat()
     with file.open("r+b") as handle:  # in place: the inode stays
-        data = handle.read().replace(b'"seed": 0', b'"seed": 7')
+        data = seal(handle.read().replace(b'"seed": 0', b'"seed": 7'))
         handle.seek(0)
         handle.write(data)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -223,9 +224,24 @@ DAMAGED = [
 def test_a_damaged_index_is_rebuilt(root: Path, data: bytes) -> None:
     find_runs([root])
     good = (root / INDEX).read_bytes()
-    (root / INDEX).write_bytes(data)
+    (root / INDEX).write_bytes(seal(data))
     assert seeds(find_runs([root])) == [1, 10, 0]
     assert json.loads((root / INDEX).read_bytes()) == json.loads(good)
+
+
+@pytest.mark.parametrize("change", ["flipped", "unsealed"])
+def test_a_changed_index_is_not_read(root: Path, reads: list[str], change: str) -> None:
+    find_runs([root])
+    good = (root / INDEX).read_bytes()
+    changed = good.replace(b"0.8125", b"0.8126")
+    assert changed != good
+    if change == "unsealed":
+        changed = json.dumps(json.loads(changed)).encode()
+    (root / INDEX).write_bytes(changed)
+    reads.clear()
+    assert {run.summary.accuracy for run in find_runs([root])} == {0.8125}
+    assert len(reads) == 3
+    assert (root / INDEX).read_bytes() == good
 
 
 def test_a_false_index_is_not_believed(root: Path) -> None:
@@ -235,7 +251,7 @@ def test_a_false_index_is_not_believed(root: Path) -> None:
         entry["summary"]["accuracy"] = 0.99
         entry["mark"] = ".".join([*entry["mark"].split(".")[:3], "1"])  # the time nobody can set
     index["runs"]["../../etc"] = index["runs"]["a"]
-    (root / INDEX).write_text(json.dumps(index))
+    (root / INDEX).write_bytes(seal(json.dumps(index).encode()))
     runs = find_runs([root])
     assert len(runs) == 3
     assert {run.summary.accuracy for run in runs} == {0.8125}
@@ -247,7 +263,7 @@ def test_an_index_brings_no_control_characters(root: Path, letter: str, ascii_on
     find_runs([root])
     index = json.loads((root / INDEX).read_bytes())
     index["runs"]["a"]["summary"]["method"] = f"x{letter}"
-    (root / INDEX).write_text(json.dumps(index, ensure_ascii=ascii_only), encoding="utf-8")
+    (root / INDEX).write_bytes(seal(json.dumps(index, ensure_ascii=ascii_only).encode()))
     assert [run.summary.method for run in find_runs([root])] == ["ewc", "ewc-online", "nispa"]
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from nispa.errors import FormatError, InputError, OutputError
@@ -29,7 +32,7 @@ _REASONS = {
     errno.EISDIR: "a folder of that name is in the way",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.ELOOP: "the links in the path form a circle; choose another folder",
-    errno.EIO: "the disk reports a read or write error",
+    errno.EIO: "the disk reports a read or write error; check it, or choose another folder",
 }
 
 
@@ -86,7 +89,41 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 def remove_unfinished(folder: str | Path) -> None:
     """Deletes what a process that was killed while it wrote left in a folder."""
     for path in Path(folder).glob(".nispa-*.part"):
-        path.unlink(missing_ok=True)
+        remove(path)
+
+
+def move(source: Path, target: Path) -> None:
+    """Puts a file in the place of another one of the same folder, in one step.
+
+    Raises:
+        OutputError: It could not be moved; both are as they were.
+    """
+    with _failing("replace", target, f"the new content is in {shown(source)}"):
+        source.replace(target)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder where there is none.
+
+    Raises:
+        OutputError: It could not be made.
+    """
+    with _failing("create", path, "nothing was written"):
+        path.mkdir(exist_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file that is no longer needed; one that cannot be deleted may stay."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def _failing(verb: str, path: Path, after: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot {verb} {shown(path)}: {reason(error)}; {after}") from error
 
 
 def append_line(path: str | Path, line: str) -> None:
@@ -147,6 +184,38 @@ def read_limited(path: str | Path, limit: int) -> bytes:
     if len(data) > limit:
         raise FormatError(f"{shown(path)} is larger than {limit:,} bytes, the most read here")
     return data
+
+
+_SEAL = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n\Z')
+_SEAL_BYTES = 83
+
+
+def seal(data: bytes) -> bytes:
+    """A JSON object with a checksum: a last entry ``sha256`` over all bytes before it.
+
+    Args:
+        data: The object's text; where it is sealed, the old seal is replaced.
+    """
+    body, found = _parted(data)
+    if found is None:
+        body = data.rstrip()[:-1].rstrip()  # without the closing brace
+    return b'%b,\n  "sha256": "%b"\n}\n' % (body, hashlib.sha256(body).hexdigest().encode())
+
+
+def seal_holds(data: bytes) -> bool | None:
+    """Whether a JSON text is as it was sealed; None where there is no seal.
+
+    Line ends do not count: git changes them on the way to Windows. A text that another program laid
+    out anew has no seal.
+    """
+    body, found = _parted(data.replace(b"\r\n", b"\n"))
+    return None if found is None else found == hashlib.sha256(body).hexdigest().encode()
+
+
+def _parted(data: bytes) -> tuple[bytes, bytes | None]:
+    """A JSON text without its seal, and the checksum in it."""
+    match = _SEAL.search(data, max(0, len(data) - _SEAL_BYTES))
+    return (data, None) if match is None else (data[: match.start()], match[1])
 
 
 def shown(path: str | Path) -> str:

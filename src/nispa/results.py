@@ -36,7 +36,17 @@ from pydantic import (
 
 from nispa import metrics as formulas
 from nispa.errors import BusyError, FormatError, InputError, OutputError
-from nispa.files import append_line, one_line, read_limited, reason, shown, write_atomic
+from nispa.files import (
+    append_line,
+    one_line,
+    read_limited,
+    reason,
+    remove,
+    seal,
+    seal_holds,
+    shown,
+    write_atomic,
+)
 
 SCHEMA_NAME = "nispa-record"
 SCHEMA_VERSION = 1
@@ -343,9 +353,9 @@ def encode(record: Record) -> bytes:
     """The bytes of ``record.json``: the same record always gives the same bytes.
 
     Fields stand in the order of the models, groups and layers in the network's order, and every
-    float with the fewest digits that read back to the same value.
+    float with the fewest digits that read back to the same value. The last entry is a checksum.
     """
-    return (_lay_out(record.model_dump(mode="json", by_alias=True)) + "\n").encode()
+    return seal(_lay_out(record.model_dump(mode="json", by_alias=True)).encode())
 
 
 def comparable(record: Record) -> bytes:
@@ -368,6 +378,7 @@ _EVENT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 class _Head(BaseModel):
     schema_: Annotated[str, Field(max_length=100)] = Field(alias="schema")
+    version: JsonValue = None
 
 
 def decode(data: bytes, name: str = RECORD) -> Record:
@@ -381,27 +392,34 @@ def decode(data: bytes, name: str = RECORD) -> Record:
         FormatError: It is damaged, no record of nispa, or from a newer version.
     """
     try:
-        schema = _Head.model_validate_json(data).schema_
+        head = _Head.model_validate_json(data)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         what = "is damaged" if detail["type"] == "json_invalid" else "is not a record of nispa"
         raise FormatError(f"{name} {what}: {_one_line(detail)}") from None
-    match = re.fullmatch(rf"{SCHEMA_NAME}/([1-9][0-9]{{0,8}})", schema, re.ASCII)
+    match = re.fullmatch(rf"{SCHEMA_NAME}/([1-9][0-9]{{0,8}})", head.schema_, re.ASCII)
     if match is None:
         raise FormatError(
-            f"{name} is not a record of nispa: schema={schema!r}, "
+            f"{name} is not a record of nispa: schema={head.schema_!r}, "
             f"expected '{SCHEMA_NAME}/{SCHEMA_VERSION}'"
         )
     if int(match[1]) > SCHEMA_VERSION:
+        version = one_line(head.version, 20) if isinstance(head.version, str) else "unknown"
         raise FormatError(
-            f"{name} was written by a newer nispa (schema {schema}; this one reads up to "
-            f"{SCHEMA_VERSION}); update with: pip install --upgrade nispa"
+            f"{name} was written by a newer nispa (version {version}, schema {head.schema_}; this "
+            f"one reads up to {SCHEMA_VERSION}); update with: pip install --upgrade nispa"
         )
     try:
-        return Record.model_validate_json(data)
+        record = Record.model_validate_json(data)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         raise FormatError(f"{name} is damaged: {_one_line(detail)}") from None
+    if seal_holds(data) is False:
+        raise FormatError(
+            f"{name} is damaged: its content does not match its checksum; where it was changed on "
+            "purpose, delete its last entry, sha256"
+        )
+    return record
 
 
 def _one_line(detail: Any) -> str:
@@ -409,8 +427,12 @@ def _one_line(detail: Any) -> str:
     return one_line(f"{place}: {detail['msg']}" if place else str(detail["msg"]))
 
 
-def read_record(path: str | Path) -> Record:
+def read_record(path: str | Path, *, sealed: bool = False) -> Record:
     """The record of a run, from its folder or from the file itself.
+
+    Args:
+        path: The folder or the file.
+        sealed: Whether it must have its checksum, which another program's changes take away.
 
     Raises:
         InputError: There is none, or it cannot be read.
@@ -420,7 +442,14 @@ def read_record(path: str | Path) -> Record:
     file = path if path.name == RECORD and not path.is_dir() else path / RECORD
     if not os.path.lexists(file):
         raise InputError(f"{shown(path)} holds no {RECORD}; pass the folder of a run")
-    return decode(read_limited(file, MAX_RECORD_BYTES), shown(file))
+    data = read_limited(file, MAX_RECORD_BYTES)
+    record = decode(data, shown(file))
+    if sealed and seal_holds(data) is None:
+        raise FormatError(
+            f"{shown(file)} has no checksum, so that something else than this nispa wrote it last; "
+            "a run can be resumed from its own record only: put that back, or run it anew"
+        )
+    return record
 
 
 class RunFolder:
@@ -480,6 +509,8 @@ class RunFolder:
             if record is not None:
                 cls(folder).write_record(record)
         except (OSError, ValueError) as error:  # OutputError is a ValueError, too
+            if record is not None:  # it may be in place, and only not safe from a power loss
+                remove(folder / RECORD)
             for part in reversed(made):
                 with contextlib.suppress(OSError):
                     part.rmdir()
@@ -498,9 +529,9 @@ class RunFolder:
         decode(data)  # what is written can be read: model_copy() and the like check nothing
         write_atomic(self.path / RECORD, data)
 
-    def read_record(self) -> Record:
-        """The run's record; raises as :func:`read_record`."""
-        return read_record(self.path)
+    def read_record(self, *, sealed: bool = False) -> Record:
+        """The run's record; see :func:`read_record`."""
+        return read_record(self.path, sealed=sealed)
 
     def append_event(self, event: Mapping[str, JsonValue]) -> None:
         """Adds a line to ``events.jsonl``; raises OutputError when it does not fit."""
@@ -514,11 +545,14 @@ class RunFolder:
             FormatError: A line before the last is damaged.
             OutputError: It could not be written.
         """
-        if not (self.path / EVENTS).is_file():
+        file = self.path / EVENTS
+        if not file.is_file():
             return
-        kept = [event for event in self.read_events() if event.get("task", 0) < tasks]
-        lines = [json.dumps(each, ensure_ascii=False, separators=(",", ":")) for each in kept]
-        write_atomic(self.path / EVENTS, "".join(line + "\n" for line in lines).encode())
+        try:
+            kept = [line for line, event in self._events() if _task_of(event) < tasks]
+        except FormatError as error:
+            raise FormatError(f"{error}; delete the file to go on without it") from None
+        write_atomic(file, b"".join(line + b"\n" for line in kept))
 
     def read_events(self) -> list[dict[str, Any]]:
         """All events in order; an unfinished last line, as a crash leaves it, is passed over.
@@ -527,16 +561,23 @@ class RunFolder:
             FormatError: A line before the last is damaged.
             InputError: There are no events, or they cannot be read.
         """
+        return [event for _, event in self._events()]
+
+    def _events(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         file = self.path / EVENTS
         lines = read_limited(file, MAX_EVENTS_BYTES).split(b"\n")[:-1]
-        events: list[dict[str, Any]] = []
         for number, line in enumerate(lines, start=1):
             try:
-                events.append(_EVENT.validate_json(line))
+                event = _EVENT.validate_json(line)
             except ValidationError as error:
                 what = _one_line(error.errors(include_url=False)[0])
                 raise FormatError(f"{shown(file)}, line {number}, is damaged: {what}") from None
-        return events
+            yield line, event
+
+
+def _task_of(event: Mapping[str, Any]) -> int:
+    task = event.get("task")
+    return task if isinstance(task, int) else 0
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nispa.costs import cost_of
 from nispa.errors import ConfigError, InputError, OutputError, unknown_name
-from nispa.files import one_line, read_limited, reason, shown, write_atomic
+from nispa.files import one_line, read_limited, reason, seal, seal_holds, shown, write_atomic
 from nispa.results import RECORD, Record, read_record
 
 Value = str | int | float | bool | None
@@ -357,13 +357,14 @@ class _Index(_Checked):
     values: list[str | int | float | bool | None]
     tables: list[Annotated[list[int], Field(min_length=1)]]
     runs: dict[str, _Entry]
+    sha256: Text | None = None
 
 
 def _read_index(root: str) -> dict[str, tuple[str, Run]]:
     """The marks and runs of an index; empty where there is none or it is not as it should be."""
     try:
         data = read_limited(Path(root) / INDEX, MAX_INDEX_BYTES)
-        if not _is_printable(data):
+        if not seal_holds(data) or not _is_printable(data):
             return {}
         index = _Index.model_validate_json(data)
         tables: list[dict[str, Value]] = [
@@ -387,7 +388,8 @@ def _is_printable(data: bytes) -> bool:
         text = data.decode()
     except UnicodeDecodeError:
         return False
-    return text.isprintable() and not re.search(r'\\[^"]', text.replace("\\\\", ""))
+    text = text.replace("\n", "").replace("\\\\", "")
+    return text.isprintable() and not re.search(r'\\[^"]', text)
 
 
 def _write_index(root: str, known: Mapping[str, tuple[str, Run]]) -> None:
@@ -408,7 +410,7 @@ def _write_index(root: str, known: Mapping[str, tuple[str, Run]]) -> None:
         tables=[list(row) for row in tables],
         runs=entries,
     )
-    data = index.model_dump_json(exclude_defaults=True).encode()
+    data = seal(index.model_dump_json(exclude_defaults=True).encode())
     if len(data) <= MAX_INDEX_BYTES:
         with contextlib.suppress(OutputError):  # a read-only folder works without one
             write_atomic(Path(root) / INDEX, data)

@@ -78,7 +78,7 @@ def _resume(
     from nispa.trackers import open_trackers
 
     trackers = open_trackers(track)
-    record = read_record(run)
+    record = read_record(run, sealed=True)
     if record.status == "complete":
         raise InputError(f"{shown(run)} is complete: nothing is left to resume")
     call, settings = _call(record, run), _settings(record, run)
