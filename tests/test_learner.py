@@ -267,7 +267,21 @@ def test_a_strangers_file_is_held_to_its_size(saved: Path, tmp_path: Path) -> No
         header["format"], header["nispa"] = "nispa-learner/9", "9.0"
 
     rewrite(saved, out, newer)
-    with pytest.raises(FormatError, match=r"nispa-learner/9, written by nispa 9\.0"):
+    with pytest.raises(FormatError, match=r"nispa-learner/9, written by nispa 9\.0.*update with"):
+        Learner.load(out)
+
+    def older(header: dict[str, Any], tensors: dict[str, Any]) -> None:
+        header["format"], header["nispa"] = "nispa-learner/0", "0.0.1"
+
+    rewrite(saved, out, older)
+    with pytest.raises(FormatError, match=r"/0, written by nispa 0\.0\.1.*read it with that nispa"):
+        Learner.load(out)
+
+    def kind(header: dict[str, Any], tensors: dict[str, Any]) -> None:
+        header["format"] = "nispa-checkpoint/1"
+
+    rewrite(saved, out, kind)
+    with pytest.raises(FormatError, match="pass a file of nispa-learner"):
         Learner.load(out)
 
     def outside(header: dict[str, Any], tensors: dict[str, Any]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -12,12 +15,12 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from nispa import training
-from nispa.checkpoints import FOLDER, Checkpoints
+from nispa import tensorfile, training
+from nispa.checkpoints import FOLDER, FORMAT, Checkpoints
 from nispa.curve import Curve, as_csv
 from nispa.data.own_tasks import from_tasks
 from nispa.data.scenarios import Scenario
-from nispa.errors import InputError, OutputError
+from nispa.errors import FormatError, InputError, OutputError
 from nispa.methods import METHODS
 from nispa.pausing import FitPause
 from nispa.presets import resolve
@@ -25,12 +28,13 @@ from nispa.results import (
     NETWORK,
     NEWER_NETWORK,
     PROGRESS,
+    RECORD,
     Record,
     RunFolder,
     comparable,
     read_record,
 )
-from nispa.runner import Experiment, resume, run
+from nispa.runner import Experiment, TaskEnd, resume, run
 
 from .methods.toy import FAST
 
@@ -211,6 +215,52 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
         next(resume(experiment("ewc"), tmp_path / "half"))
     with pytest.raises((InputError, OutputError)):
         next(resume(experiment("finetune"), tmp_path / "nothing"))
+
+
+def test_what_was_begun_by_another_version_says_which(tmp_path: Path) -> None:
+    assert die(run(experiment("finetune"), tmp_path / "run", checkpoint_every=0.0), 2)
+    earlier = read_record(tmp_path / "run").model_copy(update={"version": "0.0.9"})
+    RunFolder(tmp_path / "run").write_record(earlier)
+    with pytest.raises(InputError, match=r"begun with another version \(0\.0\.9, now \d"):
+        next(resume(experiment("finetune"), tmp_path / "run"))
+
+
+def test_a_record_that_was_changed_is_not_resumed(tmp_path: Path) -> None:
+    assert die(run(experiment("finetune"), tmp_path / "run", checkpoint_every=0.0), 2)
+    path = tmp_path / "run" / RECORD
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"seed": 0', b'"seed": 1'))
+    with pytest.raises(FormatError, match="does not match its checksum"):
+        next(resume(experiment("finetune"), tmp_path / "run"))
+    path.write_text(json.dumps(json.loads(content)))
+    with pytest.raises(FormatError, match="has no checksum"):
+        next(resume(experiment("finetune"), tmp_path / "run"))
+
+
+def test_the_network_of_another_run_is_not_taken(tmp_path: Path) -> None:
+    for name, seed in (("run", 0), ("other", 1)):
+        running = run(replace(experiment("finetune"), seed=seed), tmp_path / name)
+        while not isinstance(next(running), TaskEnd):
+            pass
+        running.close()
+    shutil.copy(tmp_path / "other" / NETWORK, tmp_path / "run" / NETWORK)
+    with pytest.raises(FormatError, match="is of another run; put back"):
+        next(resume(experiment("finetune"), tmp_path / "run"))
+    (tmp_path / "run" / NETWORK).unlink()
+    with pytest.raises(FormatError, match="cannot be resumed without it: run it anew"):
+        next(resume(experiment("finetune"), tmp_path / "run"))
+
+
+def test_a_checkpoint_that_does_not_fit_names_its_folder(tmp_path: Path) -> None:
+    assert die(run(experiment("finetune"), tmp_path / "run", checkpoint_every=0.0), 2)
+    for path in (tmp_path / "run" / FOLDER).iterdir():
+        tensors, header = tensorfile.read(path, FORMAT, "checkpoint")
+        header["values"]["ends"] = 7
+        path.write_bytes(tensorfile.encode(FORMAT, header, tensors))
+    with pytest.raises(FormatError, match=r"checkpoint: the saved state .* delete this folder"):
+        finish(resume(experiment("finetune"), tmp_path / "run"))
+    shutil.rmtree(tmp_path / "run" / FOLDER)
+    finish(resume(experiment("finetune"), tmp_path / "run"))
 
 
 # Processes that are killed.

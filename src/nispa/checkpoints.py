@@ -9,7 +9,6 @@ anew, see :mod:`nispa.pausing`.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from nispa import tensorfile
 from nispa.errors import InputError
-from nispa.files import write_atomic
+from nispa.files import make_folder, remove, write_atomic
 from nispa.pausing import FitPause, FitState
 from nispa.usage import Spent, spent
 
@@ -29,9 +28,12 @@ EVERY_S = 30.0
 class Checkpoints:
     """Checkpoints of one run, task by task."""
 
-    def __init__(self, run: Path, every: float = EVERY_S) -> None:
-        """Checkpoints in a folder of ``run``, at least ``every`` seconds apart within a fit."""
-        self._folder, self._every = run / FOLDER, every
+    def __init__(self, run: Path, every: float = EVERY_S, identity: str = "") -> None:
+        """Checkpoints in a folder of ``run``, at least ``every`` seconds apart within a fit.
+
+        ``identity`` tells what is run: checkpoints of anything else are not taken.
+        """
+        self.folder, self._every, self._identity = run / FOLDER, every, identity
         self._task = self._fit = self._number = 0
         self._written = time.monotonic()
         self.spent = Spent()
@@ -44,18 +46,16 @@ class Checkpoints:
         self._task, self._fit, self._number, self.spent = task, 0, 0, Spent()
         self._began, self._written = spent(), time.monotonic()
         mine = f"task{task}-"
-        if self._folder.is_dir():
-            for path in self._folder.iterdir():
-                if not path.name.startswith(mine):
-                    path.unlink(missing_ok=True)
-        found = self._found()
-        return iter(found)
+        for path in self.folder.glob("*"):
+            if not path.name.startswith(mine):
+                remove(path)
+        return iter(self._found())
 
     def _found(self) -> list[FitState]:
         found: list[FitState] = []
-        while (state := self._read(self._path(len(found) + 1, "over"))) is not None:
+        while (state := self._read(len(found) + 1, "over")) is not None:
             found.append(state)
-        halves = [self._read(self._path(len(found) + 1, half)) for half in ("a", "b")]
+        halves = [self._read(len(found) + 1, half) for half in ("a", "b")]
         running = [state for state in halves if state is not None]
         if running:
             found.append(max(running, key=lambda state: int(state.values["number"])))
@@ -86,8 +86,7 @@ class Checkpoints:
         state = pause.state()
         took = self.spent + (spent() - self._began)
         header = {
-            "task": self._task,
-            "fit": self._fit,
+            **self._place(self._fit),
             "values": {
                 **state.values,
                 "number": self._number,
@@ -95,27 +94,38 @@ class Checkpoints:
                 "task_cpu_seconds": took.cpu_s,
             },
         }
-        self._folder.mkdir(exist_ok=True)
+        make_folder(self.folder)
         write_atomic(path, tensorfile.encode(FORMAT, header, state.tensors))
         if pause.over:
             for half in ("a", "b"):
-                self._path(self._fit, half).unlink(missing_ok=True)
+                remove(self._path(self._fit, half))
         self._written = time.monotonic()
 
     def clear(self) -> None:
         """Deletes all: the run is complete."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for path in self.folder.glob("*"):
+            remove(path)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def _path(self, fit: int, part: str) -> Path:
-        return self._folder / f"task{self._task}-fit{fit}-{part}.safetensors"
+        return self.folder / f"task{self._task}-fit{fit}-{part}.safetensors"
 
-    def _read(self, path: Path) -> FitState | None:
-        """What a file holds; None where there is none, or it is damaged."""
-        with contextlib.suppress(InputError, KeyError, TypeError, ValueError):
-            tensors, header = tensorfile.read(path, FORMAT, "checkpoint")
+    def _place(self, fit: int) -> dict[str, int | str]:
+        """What a checkpoint belongs to; its name alone could be another one's."""
+        return {"run": self._identity, "task": self._task, "fit": fit}
+
+    def _read(self, fit: int, part: str) -> FitState | None:
+        """What a file holds; None where there is none, or it is damaged or another one's."""
+        with contextlib.suppress(InputError, KeyError, TypeError, ValueError, OverflowError):
+            tensors, header = tensorfile.read(self._path(fit, part), FORMAT, "checkpoint")
             values = header["values"]
             int(values["number"]), _spent(values)
-            return FitState(tensors, values)
+            place = self._place(fit)
+            if place == {name: header[name] for name in place} and values["over"] == (
+                part == "over"
+            ):
+                return FitState(tensors, values)
         return None
 
 

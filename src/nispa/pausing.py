@@ -19,6 +19,16 @@ from torch import Tensor, nn
 
 from nispa.errors import FormatError
 
+_MISFITS = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass(frozen=True)
 class FitState:
@@ -155,7 +165,7 @@ class Progress:
                 kept = _below("kept.", state.tensors).items()
                 self.kept = {name: value.to(device) for name, value in kept}
                 _put_moments(optimiser, _below("optimiser.", state.tensors))
-        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        except _MISFITS as error:
             text = " ".join(str(error).split())
             raise FormatError(f"the saved state of training does not fit: {text}") from None
 

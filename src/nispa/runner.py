@@ -7,6 +7,9 @@ at most.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import platform
 from collections.abc import Callable, Generator
@@ -23,14 +26,15 @@ from nispa.costs import total_cost
 from nispa.curve import Journal
 from nispa.data.scenarios import Scenario
 from nispa.devices import choose_device
-from nispa.errors import ConfigError, FormatError, InputError, NotLearnedError
-from nispa.files import remove_unfinished, shown, write_atomic
+from nispa.errors import ConfigError, FormatError, InputError, NotLearnedError, OutputError
+from nispa.files import move, remove, remove_unfinished, shown, write_atomic
 from nispa.identity import code_digest
 from nispa.kernels.dispatch import in_use
 from nispa.learner import decode, encode, make_method
 from nispa.methods.base import (
     CACHE_BYTES,
     Event,
+    Learning,
     LearnReport,
     Method,
     PhaseEnd,
@@ -199,7 +203,7 @@ def resume(
         FormatError: Its files are damaged.
     """
     folder = RunFolder(out)
-    folder.read_record()  # where there is no run, nothing is made
+    folder.read_record(sealed=True)  # where there is no run, nothing is made
     with held(out):
         record = yield from _resume(experiment, folder, checkpoint_every, stopping)
     return record
@@ -208,7 +212,7 @@ def resume(
 def _resume(
     experiment: Experiment, folder: RunFolder, checkpoint_every: float, stopping: Stopping
 ) -> Generator[RunEvent, None, Record]:
-    out, record = folder.path, folder.read_record()
+    out, record = folder.path, folder.read_record(sealed=True)
     if record.status == "complete":
         raise InputError(f"{shown(out)} is complete: nothing is left to resume")
     method = experiment.method()
@@ -216,7 +220,8 @@ def _resume(
     remove_unfinished(out)
     _settle_network(folder, len(record.per_task))
     if record.per_task:
-        method = _saved_method(experiment, folder)
+        method = _saved_method(experiment, folder, len(record.per_task))
+    remove(folder.path / NEWER_NETWORK)
     folder.cut_events(len(record.per_task))
     record = record.model_copy(update={"status": "running", "finished": None})
     folder.write_record(record)
@@ -224,42 +229,54 @@ def _resume(
     return record
 
 
+SAME = ("version", "scenario", "data", "method", "seed", "incremental", "config", "tasks")
+"""What a run and its continuation must agree on."""
+
+
 def _same_run(record: Record, wanted: Record, out: Path) -> None:
     """Refuses another experiment than the one that ``record`` is of."""
-    for name in ("version", "scenario", "data", "method", "seed", "incremental", "config", "tasks"):
-        if getattr(record, name) != getattr(wanted, name):
+    for name in SAME:
+        before, now_ = getattr(record, name), getattr(wanted, name)
+        if before != now_:
+            both = f" ({before}, now {now_})" if isinstance(now_, (str, int)) else ""
             raise InputError(
-                f"{shown(out)} was begun with another {name}, so what comes would not be one run; "
-                "resume it with what it was begun with"
+                f"{shown(out)} was begun with another {name}{both}, so what comes would not be one "
+                "run; resume it with what it was begun with"
             )
 
 
+def _identity(record: Record) -> str:
+    """A hash of all that a run's result follows from."""
+    values = record.model_dump(mode="json", include=set(SAME))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def _settle_network(folder: RunFolder, tasks: int) -> None:
-    """Takes the newer network where the record counts its task, and drops it where not."""
+    """Takes the newer network where the record counts its task."""
     newer = folder.path / NEWER_NETWORK
-    if not newer.exists():
-        return
-    try:
+    learned = -1
+    with contextlib.suppress(InputError):
         learned = len(decode(newer)[0].learned)
-    except FormatError:
-        learned = -1
     if learned == tasks:
-        newer.replace(folder.path / NETWORK)
-    else:
-        newer.unlink()
+        move(newer, folder.path / NETWORK)
 
 
-def _saved_method(experiment: Experiment, folder: RunFolder) -> Method:
-    """The method as it was after the last task that the record counts."""
-    method, _, _ = decode(folder.path / NETWORK, experiment.device)
+def _saved_method(experiment: Experiment, folder: RunFolder, done: int) -> Method:
+    """The method as it was after the ``done`` tasks that the record counts."""
+    path = folder.path / NETWORK
+    try:
+        method, settings, _ = decode(path, experiment.device)
+    except InputError as error:
+        raise FormatError(f"{error}; the run cannot be resumed without it: run it anew") from None
     method.cache_bytes = experiment.cache_bytes
-    expected = [task.info for task in experiment.scenario.tasks[: len(method.learned)]]
-    done = len(folder.read_record().per_task)
-    if len(method.learned) != done or method.learned != expected:
+    expected = [task.info for task in experiment.scenario.tasks[:done]]
+    if method.learned != expected:
         raise FormatError(
-            f"{shown(folder.path / NETWORK)} has learned {len(method.learned)} tasks, the record "
-            f"counts {done}; the run cannot be resumed"
+            f"{shown(path)} has learned {len(method.learned)} tasks, the record counts {done}; the "
+            "run cannot be resumed: run it anew"
         )
+    if settings != experiment.settings or method.seed != experiment.seed:
+        raise FormatError(f"{shown(path)} is of another run; put back the one that belongs here")
     return method
 
 
@@ -272,7 +289,7 @@ def _tasks(
     stopping: Stopping,
 ) -> Generator[RunEvent, None, Record]:
     """Learns the tasks that the record does not count yet."""
-    checkpoints = Checkpoints(folder.path, every)
+    checkpoints = Checkpoints(folder.path, every, _identity(record))
     try:
         journal = Journal(folder, len(record.tasks))
         for task in experiment.scenario.tasks[len(record.per_task) :]:
@@ -285,15 +302,20 @@ def _tasks(
             row, agnostic = _measure(method, experiment.scenario, task.index)
             evaluation = spent() - started
             result = _result(method, task, report, training, evaluation, ledger)
-            record = _add(record, method, result, row, agnostic)
-            journal.add(_task_end(record, task.index))  # before the record, which decides
-            _save(folder, record, method, experiment.settings)
+            longer = _add(record, method, result, row, agnostic)
+            write_atomic(folder.path / NEWER_NETWORK, encode(method, experiment.settings))
+            journal.add(_task_end(longer, task.index))  # before the record, which decides
+            record = longer  # no record may count a task whose network is not on disk
+            _save(folder, record)
             last = record.main_matrix[-1][: task.index + 1]
             learned = tuple(value for value in last if value is not None)
             yield TaskEnd(task.index, learned, result)
     except BaseException as error:
         stopped = isinstance(error, (KeyboardInterrupt, GeneratorExit))
-        _finish(folder, record, "interrupted" if stopped else "failed")
+        # A disk that fails once may fail again: what failed first is what to tell.
+        failing = (OutputError,) if isinstance(error, OutputError) else ()
+        with contextlib.suppress(*failing):
+            _finish(folder, record, "interrupted" if stopped else "failed")
         raise
     checkpoints.clear()
     return _finish(folder, record, "complete")
@@ -327,7 +349,7 @@ def _learn(
     try:
         while True:
             with counting(ledger):  # not while somebody else works on the events
-                event = learning.send(state)
+                event = _send(learning, state, checkpoints)
             state = None
             if isinstance(event, FitBegin):
                 checkpoints.fit()
@@ -347,6 +369,20 @@ def _learn(
     except StopIteration as end:
         report: LearnReport = end.value
         return report
+
+
+def _send(
+    learning: Learning, state: FitState | None, checkpoints: Checkpoints
+) -> Event | FitBegin | FitPause:
+    """The next event; a saved state that does not fit is an error that names its folder."""
+    try:
+        return learning.send(state)
+    except FormatError as error:
+        if state is None:
+            raise
+        raise FormatError(
+            f"{shown(checkpoints.folder)}: {error}; delete this folder to learn the task anew"
+        ) from None
 
 
 def _measure(
@@ -522,14 +558,13 @@ def _task_end(record: Record, task: int) -> dict[str, Any]:
     }
 
 
-def _save(folder: RunFolder, record: Record, method: Method, settings: Settings) -> None:
-    """Network, record and picture as they stand after a task.
+def _save(folder: RunFolder, record: Record) -> None:
+    """Record, network and picture as they stand after a task.
 
     The record decides: until it counts the task, the network of the one before is kept.
     """
-    write_atomic(folder.path / NEWER_NETWORK, encode(method, settings))
     folder.write_record(record)
-    (folder.path / NEWER_NETWORK).replace(folder.path / NETWORK)
+    move(folder.path / NEWER_NETWORK, folder.path / NETWORK)
     if len(record.per_task) < len(record.tasks):  # the last picture is drawn at the end
         write_atomic(folder.path / PICTURE, picture(record))
 

@@ -67,11 +67,22 @@ def read(path: Path, form: str, what: str) -> tuple[dict[str, Tensor], dict[str,
     if header["format"] != form:
         raise FormatError(
             f"{path} has format {one_line(header['format'])}, written by nispa "
-            f"{one_line(str(header.get('nispa')))}; this version reads {form}"
+            f"{one_line(str(header.get('nispa')))}; this version reads {form}; "
+            f"{_advice(header['format'], form)}"
         )
     if header.get("sha256") != digest(header, tensors):
         raise FormatError(f"{path} is damaged: its content does not match its checksum")
     return tensors, header
+
+
+def _advice(found: str, form: str) -> str:
+    """What to do about a file of another format."""
+    name, _, number = form.partition("/")
+    other, _, version = found.partition("/")
+    if other != name:
+        return f"pass a file of {name}"
+    newer = version.isdecimal() and len(version) < 9 and int(version) > int(number)
+    return "update with: pip install --upgrade nispa" if newer else "read it with that nispa"
 
 
 def digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
