@@ -275,6 +275,10 @@ BAD_NPY = [
     (npy("'<f8'", "(-1, 2)", b"\0" * 16), "not a readable NumPy file"),
     (npy("'|O'", "(2, 2)", b"cos\nsystem\n."), "type object"),
     (npy("'<f8'", "(4,)", b"\0" * 32), "shape"),
+    (npy("'<f8'", "((1, 2)"), "not a readable NumPy file"),
+    (npy("'<f8'", "{[]: 1}"), "not a readable NumPy file"),
+    (npy("'<f8'", "(" * 5000), "not a readable NumPy file"),
+    (npy("'<f8'", "-" * 9000 + "1"), "not a readable NumPy file"),
     (npy("'<c16'", "(1, 1)", b"\0" * 16), "type complex128"),
 ]
 

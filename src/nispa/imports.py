@@ -9,6 +9,8 @@ import csv
 import hashlib
 import io
 import re
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -202,7 +204,24 @@ def _names(cells: Iterable[str]) -> tuple[str, ...]:
     return tuple(one_line(cell, 100) for cell in cells)
 
 
-_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
+# What zipfile raises, and NumPy, which reads the header of an array as a literal of Python.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    OverflowError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    MemoryError,
+    Warning,
+    struct.error,
+    tokenize.TokenError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+_MAX_HEADER_BYTES = 1_000  # that of a matrix has a tenth; a deeply nested one could take the stack
 
 
 def _from_numpy(data: bytes, name: str, array: str | None) -> Matrix:
@@ -244,7 +263,7 @@ def _array(data: bytes, name: str) -> Matrix:
     }
     if version not in readers:
         raise FormatError(f"{name} is in version {version[0]} of NumPy's format; save it anew")
-    shape, _, dtype = readers[version](file)
+    shape, _, dtype = readers[version](file, max_header_size=_MAX_HEADER_BYTES)
     if dtype.kind not in "iuf" or len(shape) != 2 or max(shape) > MAX_TASKS:
         raise FormatError(
             f"{name} holds an array of shape {shape} and type {one_line(str(dtype), 40)}; there "

@@ -159,6 +159,27 @@ def test_npz_without_the_keys(tmp_path: Path) -> None:
         read_npz(tmp_path / "text.npz", seed=0)
 
 
+def test_npz_with_a_part_of_its_arrays_is_refused(tmp_path: Path) -> None:
+    """It would be split by seed, as if no test set had been meant."""
+    arrays: dict[str, Any] = {"x_train": pixels(8, 2, 2), "y_train": labels(8, 2)}
+    path = save(tmp_path / "a.npz", **arrays, y_test=labels(4, 2))
+    with pytest.raises(DataError, match="lacks the array x_test, which belongs to the other three"):
+        read_npz(path, seed=0)
+    path = save(tmp_path / "a.npz", **arrays, x_test=pixels(4, 2, 2), y_test=labels(4, 2))
+    whole = path.read_bytes()
+    at = whole.index(b"PK\x01\x02", whole.index(b"PK\x01\x02") + 4)  # y_train's entry
+    content = bytearray(whole)
+    content[at + 32] = 2 * (46 + len("x_test.npy"))  # its comment would be the two entries left
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="its table of contents is damaged"):
+        read_npz(path, seed=0)
+    content = bytearray(whole.replace(b"_test.npy", b"_tesu.npy"))
+    content[: whole.index(b"PK\x01\x02")] = whole[: whole.index(b"PK\x01\x02")]
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not a readable"):
+        read_npz(path, seed=0)
+
+
 def test_npz_huge_promise_takes_no_memory(tmp_path: Path) -> None:
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776,), }\n"
     member = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(10)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from nispa.data import cifar
 from nispa.data.catalog import CATALOG
 from nispa.data.cifar import read_cifar
 from nispa.data.finding import CIFAR_FILES
@@ -168,6 +169,31 @@ def test_missing_files(tmp_path: Path) -> None:
     archive = pack(folder, tmp_path / "cifar-10-python.tar.gz", "x")
     with pytest.raises(DataError, match="data_batch_3 is missing"):
         read_cifar(archive, PYTHON10, classes=10, binary=False)
+
+
+def test_an_archive_is_held_to_its_checksum(tmp_path: Path) -> None:
+    """Without it a flipped bit in the packed data is another pixel, and nobody knows."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name in ("test_batch.bin", "last.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = 3073
+            tar.addfile(info, io.BytesIO(b"\x01" + pixels(1, 3072).tobytes()))
+    content = bytearray(out.getvalue())
+    content[-8] ^= 1  # of the CRC-32 at the end
+    (tmp_path / "bad.tar.gz").write_bytes(content)
+    with pytest.raises(DataError, match="damaged or truncated"):
+        read_cifar(tmp_path / "bad.tar.gz", ["test_batch.bin"], classes=10, binary=True)
+
+
+def test_an_archive_unpacks_to_so_much_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_binary(tmp_path / "files", 100)
+    archive = pack(tmp_path / "files", tmp_path / "data.tar.gz", "x")
+    monkeypatch.setattr(cifar, "MOST_BYTES", 3 * 10240)
+    with pytest.raises(DataError, match="unpacks to more than 30720 bytes"):
+        read_cifar(archive, ["train.bin", "test.bin"], classes=100, binary=True)
 
 
 @settings(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nispa.data.archives import DAMAGED_ZIP
+from nispa.data.archives import DAMAGED_ZIP, check_members
 from nispa.data.arrays import from_arrays
 from nispa.data.dataset import ImageData
 from nispa.data.idx import MOST_DEFLATE
@@ -45,6 +45,7 @@ def read_npz(path: Path, *, seed: int, channels_first: bool | None = None) -> Im
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            check_members(archive, path)
             members = {
                 info.filename.removesuffix(".npy"): info
                 for info in archive.infolist()
@@ -65,6 +66,9 @@ def _choose_keys(members: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     for keys in WITH_TEST + WITHOUT_TEST:
         if all(key in members for key in keys):
             return keys
+        if len(keys) == 4 and sum(key in members for key in keys) == 3:
+            lacking = next(key for key in keys if key not in members)
+            raise DataError(f"{path}: lacks the array {lacking}, which belongs to the other three")
     found = wording(", ".join(sorted(members))) if members else "none"
     raise DataError(
         f"{path}: needs the arrays x_train, y_train, x_test, y_test, or x, y; it has {found}"

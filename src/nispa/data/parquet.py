@@ -140,7 +140,7 @@ def _open(file: Path) -> Any:
     from pyarrow import parquet
 
     try:
-        return parquet.ParquetFile(file)
+        return parquet.ParquetFile(file, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{file}: not a readable Parquet file ({wording(error)})") from None
 
