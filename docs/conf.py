@@ -45,9 +45,12 @@ CONTENTS = {
         "docs/settings",
         "docs/record",
         "docs/metrics",
+        "docs/cost",
         "docs/compare",
         "docs/report",
         "docs/runs",
+        "docs/sweeps",
+        "docs/trackers",
     ],
     "Python": [
         "docs/api/learner",
@@ -58,6 +61,7 @@ CONTENTS = {
         "docs/api/memory",
         "docs/api/data",
         "docs/api/records",
+        "docs/api/sweeps",
         "docs/api/errors",
     ],
     "Methods": _methods(),
@@ -89,7 +93,7 @@ autodoc_type_aliases = {
 nitpicky = True  # a name that a docstring refers to must be there ...
 # ... but for types, most of which are not ours. One with a blank is a text: Napoleon takes what
 # stands before a colon in the first line of an attribute's docstring for its type.
-nitpick_ignore_regex = [("py:class", r"\S+")]
+nitpick_ignore_regex = [("py:class", r"\S+"), ("py:obj", r"typing\.Literal\[.*")]
 napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 80

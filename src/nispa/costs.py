@@ -62,7 +62,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 
 def scaled(value: float) -> str:
-    """A number of three digits with a prefix of its unit (powers of 1000): ``1.23 T``, ``840 ``."""
+    """A number of three digits with a prefix of its unit (powers of 1000), such as ``1.23 T``."""
     for letter in ("", "k", "M", "G", "T", "P"):
         if abs(value) < 999.5:
             return f"{value:.3g} {letter}"

@@ -39,6 +39,7 @@ class Backend(Protocol):
 
 
 BACKENDS = ("local", "ray", "slurm")
+"""Names of the ways there are."""
 
 
 def make_backend(name: str, workers: int, threads: int) -> Backend:

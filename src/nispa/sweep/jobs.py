@@ -25,7 +25,7 @@ from nispa.identity import code_digest, run_key
 from nispa.presets import Settings, resolve, settings_of
 from nispa.results import RECORD, Record, held, read_record
 from nispa.runner import Experiment, Stopping, resume, run
-from nispa.sweep.plan import Cell
+from nispa.sweep.plan import Cell, Measured
 
 KEY_LETTERS = 8
 
@@ -83,7 +83,7 @@ class Job:
     key: str
     folder: Path
     where: Where
-    measured: Literal["test", "validation"] = "test"
+    measured: Measured = "test"
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ MAX_CELLS = 100_000
 MAX_TEXT = 200
 MAX_SEED = 2**63 - 1
 
+Measured = Literal["test", "validation"]  # which images accuracies are measured on
+
 AXES = ("scenario", "method", "preset", "seed")
 TABLES = ("set", "grid")
 KEYS = ("about", *AXES, *TABLES, "runs")
@@ -65,7 +67,7 @@ class Cell:
     seed: int
     given: Mapping[str, Any] = field(default_factory=dict)
     varied: tuple[str, ...] = ()
-    measured: Literal["test", "validation"] = "test"
+    measured: Measured = "test"
 
     @property
     def title(self) -> str:
