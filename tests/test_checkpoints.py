@@ -86,6 +86,8 @@ NONSENSE: list[Callable[[dict[str, Any]], None]] = [
     lambda header: header["values"].update(number=float("inf")),
     lambda header: header["values"].update(number="many"),
     lambda header: header["values"].update(task_seconds=10**400),
+    lambda header: header["values"].update(task_seconds=-1.0),
+    lambda header: header["values"].update(task_seconds=float("nan")),
     lambda header: header["values"].pop("over"),
     lambda header: header.update(values=[1]),
     lambda header: header.pop("run"),

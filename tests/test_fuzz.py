@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import shutil
@@ -10,12 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from nispa import training
+from nispa.files import seal
 from nispa.results import NETWORK, NEWER_NETWORK, RECORD, comparable, read_record
 from tests.cli_calls import call, write_npz
 from tests.disk_faults import Disk
@@ -160,6 +163,45 @@ def test_a_damaged_run_comes_to_the_same_end_or_to_none(
         shutil.rmtree(folder)
     assert counts["same"] > len(cases) / 4
     assert counts["refused"] > len(cases) / 8
+
+
+NONSENSE: tuple[Any, ...] = (None, -1, 2, 0.5, "x", "", [], {}, [1, 2], True, 2**62, "a\x1b[31m\n")
+UNREAD = ("metrics", "metrics_task_agnostic", "per_task", "notes")  # by a resume
+
+
+def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path to each entry of a JSON value; of long lists the first two."""
+    if isinstance(value, dict):
+        entries = list(value.items())
+    else:
+        entries = list(enumerate(value))[:2] if isinstance(value, list) else []
+    for key, part in entries:
+        yield (*above, key)
+        yield from places(part, (*above, key))
+
+
+@pytest.mark.parametrize("step", [40, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_strangers_record_of_nonsense_is_one_line(home: Path, capsys: Capture, step: int) -> None:
+    """Its checksum is right: whoever makes it can make that, too."""
+    begun = begin(capsys, home)[2]
+    base = json.loads((begun / RECORD).read_bytes())
+    del base["sha256"]
+    cases = [(place, bad) for place in places(base) if place[0] not in UNREAD for bad in NONSENSE]
+    assert len(cases) > 1000
+    for place, bad in cases[::step]:
+        changed = json.loads(json.dumps(base))
+        inner = changed
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = bad
+        folder = Path(shutil.copytree(begun, home / "here"))
+        (folder / RECORD).write_bytes(seal(json.dumps(changed).encode()))
+        with guarded():
+            ended = call(capsys, "resume", "here", "--quiet")
+        assert ended.code in (0, 1, 2), (place, bad, ended)
+        assert ended.err.count("\n") == (1 if ended.code else 0), (place, bad, ended)
+        assert ended.err.rstrip("\n").isprintable(), (place, bad, ended)
+        shutil.rmtree(folder)
 
 
 # The guards themselves.

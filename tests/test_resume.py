@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import safetensors.torch
 
 from nispa import tensorfile, training
 from nispa.checkpoints import FOLDER, FORMAT, Checkpoints
@@ -261,6 +263,41 @@ def test_a_checkpoint_that_does_not_fit_names_its_folder(tmp_path: Path) -> None
         finish(resume(experiment("finetune"), tmp_path / "run"))
     shutil.rmtree(tmp_path / "run" / FOLDER)
     finish(resume(experiment("finetune"), tmp_path / "run"))
+
+
+NONSENSE: list[Callable[[dict[str, Any]], None]] = [
+    lambda values: values.update(ends=[], epoch=1),
+    lambda values: values.update(ends={}),
+    lambda values: values.update(best=None),
+    lambda values: values.update(best=0.99),
+    lambda values: values.update(epoch=1),
+    lambda values: values.update(seconds=10**400),
+    lambda values: values["ends"][0].update(samples="x"),
+    lambda values: values["ends"][0].update(samples=2**63),
+    lambda values: values["ends"][0].update(loss=float("inf")),
+    lambda values: values["ends"][0].update(epoch=2),
+    lambda values: values["ends"][0].update(validation_accuracy=[]),
+    lambda values: values["ends"].pop(),
+]
+
+
+def test_a_strangers_checkpoint_of_nonsense_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checksum is right: whoever makes it can make that, too."""
+    monkeypatch.setattr("nispa.runner.picture", lambda record: b"a picture")
+    assert die(run(experiment("nispa"), tmp_path / "begun", checkpoint_every=0.0), 8)
+    name = sorted(path.name for path in (tmp_path / "begun" / FOLDER).iterdir())[0]
+    for number, change in enumerate(NONSENSE):
+        folder = Path(shutil.copytree(tmp_path / "begun", tmp_path / f"{number}"))
+        tensors, header = tensorfile.read(folder / FOLDER / name, FORMAT, "checkpoint")
+        assert header["values"]["over"]
+        change(header["values"])
+        header["sha256"] = tensorfile.digest(header, tensors)
+        content = safetensors.torch.save(tensors, {"nispa": json.dumps(header)})
+        (folder / FOLDER / name).write_bytes(content)
+        with pytest.raises(FormatError, match="the saved state of training does not fit"):
+            finish(resume(experiment("nispa"), folder))
 
 
 # Processes that are killed.

@@ -120,7 +120,10 @@ class Checkpoints:
         with contextlib.suppress(InputError, KeyError, TypeError, ValueError, OverflowError):
             tensors, header = tensorfile.read(self._path(fit, part), FORMAT, "checkpoint")
             values = header["values"]
-            int(values["number"]), _spent(values)
+            int(values["number"])
+            took = _spent(values)
+            if not all(0 <= seconds < float("inf") for seconds in (took.wall_s, took.cpu_s)):
+                return None
             place = self._place(fit)
             if place == {name: header[name] for name in place} and values["over"] == (
                 part == "over"

@@ -10,6 +10,7 @@ fits it computes anew, from the same values and the same derived random streams.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -176,9 +177,32 @@ class Progress:
             setattr(self, name, values[name])
         self.over, self.seconds = values["over"] is True, float(values["seconds"])
         self.best = None if values["best"] is None else float(values["best"])
-        self.ends = [EpochEnd(**end) for end in values["ends"]]
-        if not self.over and self.epoch != len(self.ends) + 1:
+        self.ends = [_epoch_end(end, number) for number, end in enumerate(values["ends"], 1)]
+        if self.epoch != len(self.ends) + 1 or (self.over and not self.ends):
             raise ValueError(f"epoch {self.epoch} after {len(self.ends)} epochs")
+        if (self.best, self.best_epoch) != best_of(self.ends):
+            raise ValueError(f"epoch {self.best_epoch} is not the best one")
+
+
+def best_of(ends: Sequence[EpochEnd]) -> tuple[float | None, int]:
+    """Accuracy and number of the best epoch, the first of equals; without validation the last."""
+    best, number = None, 0
+    for end in ends:
+        accuracy = end.validation_accuracy
+        if accuracy is None or best is None or accuracy > best:
+            best, number = accuracy, end.epoch
+    return best, number
+
+
+def _epoch_end(values: Mapping[str, Any], number: int) -> EpochEnd:
+    """An epoch from a file, whose numbers will be added up and written on."""
+    end = EpochEnd(**values)
+    numbers = (end.loss, end.seconds, end.validation_accuracy or 0.0)
+    if type(end.samples) is not int or not 0 <= end.samples < 2**63:
+        raise ValueError(f"epoch {number} saw {end.samples!r} images")
+    if end.epoch != number or not all(math.isfinite(each) for each in numbers):
+        raise ValueError(f"epoch {number} holds {end}")
+    return end
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from nispa.curve import Journal
 from nispa.data.scenarios import Scenario
 from nispa.devices import choose_device
 from nispa.errors import ConfigError, FormatError, InputError, NotLearnedError, OutputError
-from nispa.files import move, remove, remove_unfinished, shown, write_atomic
+from nispa.files import move, one_line, remove, remove_unfinished, shown, write_atomic
 from nispa.identity import code_digest
 from nispa.kernels.dispatch import in_use
 from nispa.learner import decode, encode, make_method
@@ -238,7 +238,8 @@ def _same_run(record: Record, wanted: Record, out: Path) -> None:
     for name in SAME:
         before, now_ = getattr(record, name), getattr(wanted, name)
         if before != now_:
-            both = f" ({before}, now {now_})" if isinstance(now_, (str, int)) else ""
+            plain = isinstance(now_, (str, int))
+            both = f" ({one_line(str(before), 40)}, now {now_})" if plain else ""
             raise InputError(
                 f"{shown(out)} was begun with another {name}{both}, so what comes would not be one "
                 "run; resume it with what it was begun with"

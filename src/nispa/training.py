@@ -24,7 +24,7 @@ from nispa.errors import DivergedError
 from nispa.kernels.graphs import Recorded
 from nispa.models import DataSet, SparseNetwork
 from nispa.operations import Ledger, count_updates, counting, current, purpose
-from nispa.pausing import Carried, EpochEnd, FitBegin, FitPause, FitState, Progress
+from nispa.pausing import Carried, EpochEnd, FitBegin, FitPause, FitState, Progress, best_of
 
 PAUSE_S = 1.0
 """Seconds between two places within an epoch where a fit may be left."""
@@ -179,12 +179,11 @@ def fit(
             )
         with purpose("validation"):
             accuracy = validate()
-        if accuracy is None or at.best is None or accuracy > at.best:
-            at.best, at.best_epoch = accuracy, at.epoch
-            if keep == "best":
-                at.kept = {name: value.clone() for name, value in network.state_dict().items()}
         seconds = spent + time.perf_counter() - started
         at.ends.append(EpochEnd(at.epoch, mean, accuracy, len(train), seconds))
+        at.best, at.best_epoch = best_of(at.ends)
+        if at.best_epoch == at.epoch and keep == "best":
+            at.kept = {name: value.clone() for name, value in network.state_dict().items()}
         waited = patience is not None and at.epoch - at.best_epoch >= patience
         at.over = at.epoch == epochs or waited
         if at.over and keep == "best":

@@ -67,6 +67,7 @@ def test_tasks_may_be_lists_in_python(npz: str) -> None:
         ("split-digits", {"tasks": "[[0,1],[9,10]]"}, ScenarioError, "class 10 is unknown"),
         ("split-digits", {"tasks": "[[0,1],[2]]"}, ScenarioError, "task 1 has 1 class"),
         ("split-digits", {"tasks": "0,1"}, ConfigError, "must be lists of classes"),
+        ("split-digits", {"tasks": 5}, ConfigError, "tasks=5 must be lists of classes"),
         ("split-digits", {"class_order": "random"}, UnknownNameError, "class_order"),
         ("split-digits", {"validation": 1.0}, ConfigError, r"validation=1.0 must be .* \[0, 1\)"),
         ("split-digits", {"validation": "nan"}, ConfigError, "validation=nan must be"),

@@ -204,7 +204,7 @@ def resolve_options(known: NamedScenario, given: Mapping[str, Any]) -> Options:
         if values.get("tasks") is not None:
             _refuse_beside("tasks", ("classes_per_task", "class_order"), values, known)
             if not isinstance(values["tasks"], str):
-                values["tasks"] = json.dumps([list(group) for group in values["tasks"]])
+                values["tasks"] = json.dumps(values["tasks"], default=list)
         if {"classes_per_task", "class_order", "dataset"} & set(values):
             defaults.pop("tasks", None)
     if known.options is PermutedOptions:
