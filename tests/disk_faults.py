@@ -133,7 +133,7 @@ def _unlink(path: Path, missing_ok: bool = False) -> None:
 
 
 def _mkdir(path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-    assert not parents, "not needed so far"
+    assert not parents or path.parent.is_dir(), "not needed so far"
     try:
         os.mkdir(path, mode)
     except FileExistsError:

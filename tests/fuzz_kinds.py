@@ -31,7 +31,7 @@ from nispa.errors import InputError
 from nispa.imports import read_matrix
 from nispa.learner import Learner, decode, encode
 from nispa.methods import METHODS
-from nispa.pausing import FitPause, Progress
+from nispa.pausing import EpochEnd, FitPause, Progress, best_of
 from nispa.report import render
 from nispa.results import EVENTS, RECORD, RunFolder, read_record
 from nispa.results import encode as encode_record
@@ -76,7 +76,9 @@ def _checkpoint(over: bool) -> Make:
         optimiser = torch.optim.Adam(network.parameters())
         network(torch.ones(1, 3)).sum().backward()
         optimiser.step()
-        at.over = over
+        if over:
+            at.over, at.epoch, at.ends = True, 2, [EpochEnd(1, 0.5, 0.75, 8, 1.0)]
+            at.best, at.best_epoch = best_of(at.ends)
         checkpoints = Checkpoints(folder, 0.0, "a run")
         checkpoints.begin(1)
         checkpoints.fit()

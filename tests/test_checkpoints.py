@@ -91,7 +91,7 @@ NONSENSE: list[Callable[[dict[str, Any]], None]] = [
     lambda header: header["values"].pop("over"),
     lambda header: header.update(values=[1]),
     lambda header: header.pop("run"),
-    lambda header: header.update(format="nispa-checkpoint/2"),
+    lambda header: header.update(format="nispa-checkpoint/1"),
 ]
 
 
@@ -105,7 +105,7 @@ def test_nonsense_is_passed_over(tmp_path: Path, change: Callable[[dict[str, Any
 def test_another_version_says_which_one_wrote_it(tmp_path: Path) -> None:
     (path,) = write(tmp_path)
     rewrite(path, lambda header: header.update(format="nispa-checkpoint/9", nispa="9.0"))
-    says = r"nispa-checkpoint/9, written by nispa 9\.0; this version reads nispa-checkpoint/1; upd"
+    says = r"nispa-checkpoint/9, written by nispa 9\.0; this version reads nispa-checkpoint/2; upd"
     with pytest.raises(FormatError, match=says):
         tensorfile.read(path, FORMAT, "checkpoint")
 

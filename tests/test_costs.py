@@ -217,14 +217,14 @@ def test_seconds_of_a_run_that_was_taken_up_count_together(tmp_path: Path) -> No
     list(checkpoints.begin(0))
     checkpoints.fit()
     checkpoints._began = spent() - Spent(100.0, 250.0)
-    checkpoints.reached(FitPause(True, lambda: FitState({}, {})))
+    checkpoints.reached(FitPause(True, lambda: FitState({}, {"over": True})))
     later = Checkpoints(tmp_path, every=0.0)
     assert len(list(later.begin(0))) == 1
     assert 100.0 <= later.spent.wall_s < 200.0
     assert 250.0 <= later.spent.cpu_s < 350.0
     later.fit()
     later._began = spent() - Spent(1000.0, 2000.0)
-    later.reached(FitPause(True, lambda: FitState({}, {})))
+    later.reached(FitPause(True, lambda: FitState({}, {"over": True})))
     list(checkpoints.begin(0))
     assert 1100.0 <= checkpoints.spent.wall_s < 1200.0
     assert 2250.0 <= checkpoints.spent.cpu_s < 2350.0

@@ -613,11 +613,13 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        if lock.lock_counter == 1:
-            with contextlib.suppress(OSError):  # some systems keep a file that is open
-                (folder / LOCK).unlink(missing_ok=True)
-        lock.release()
-        _remove_empty(made)
+        try:
+            if lock.lock_counter == 1:
+                with contextlib.suppress(OSError):  # some systems keep a file that is open
+                    (folder / LOCK).unlink(missing_ok=True)
+        finally:
+            lock.release()
+            _remove_empty(made)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

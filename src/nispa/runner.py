@@ -292,9 +292,10 @@ def _tasks(
     """Learns the tasks that the record does not count yet."""
     checkpoints = Checkpoints(folder.path, every, _identity(record))
     try:
-        journal = Journal(folder, len(record.tasks))
+        journal: Journal | None = None
         for task in experiment.scenario.tasks[len(record.per_task) :]:
             yield TaskStart(task.index, len(experiment.scenario.tasks), task.name)
+            journal = journal or Journal(folder, len(record.tasks))
             started, ledger = spent(), Ledger()
             report = yield from _learn(method, task, journal, checkpoints, stopping, ledger)
             training = checkpoints.spent + (spent() - started)
