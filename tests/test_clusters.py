@@ -74,7 +74,9 @@ def test_ray_takes_up_what_a_lost_worker_left(two_workers: Backend, tmp_path: Pa
 
 def _workers() -> list[int]:
     """Processes in which Ray is at work on a job."""
-    found = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        ["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True
+    )
     lines = [line.split(maxsplit=1) for line in found.stdout.splitlines()]
     return [int(line[0]) for line in lines if line[1:] and line[1].startswith("ray::_work")]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -266,21 +266,13 @@ def test_a_worker_that_dies_takes_no_result_with_it(out: Path) -> None:
         if outcome is not None:
             ended.append(outcome)
         elif not killed and any((job.folder / "events.jsonl").exists() for job in jobs):
-            os.kill(_children()[-1], signal.SIGKILL)
+            multiprocessing.active_children()[-1].kill()
             killed = True
     assert killed
     assert [each.status for each in ended] == ["done", "done"]
     alone = replace(jobs[1], folder=out / "alone")
     execute(alone)
     assert comparable(read_record(jobs[1].folder)) == comparable(read_record(alone.folder))
-
-
-def _children() -> list[int]:
-    """Processes of the pool."""
-    found = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
-    )
-    return [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]
 
 
 def test_backends_that_cannot_be_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
