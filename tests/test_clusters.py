@@ -18,8 +18,9 @@ from nispa.sweep.plan import Cell
 SMALL = {"hidden": [12, 12], "e": 5, "max_phases": 3, "batch_size": 16}
 
 
-def jobs_of(out: Path, seeds: int) -> list[Job]:
-    cells = [Cell("split-digits", "nispa", "default", seed, SMALL) for seed in range(seeds)]
+def jobs_of(out: Path, seeds: int, method: str = "nispa") -> list[Job]:
+    given = SMALL if method == "nispa" else {"hidden": [12, 12], "epochs": 1}
+    cells = [Cell("split-digits", method, "default", seed, given) for seed in range(seeds)]
     return prepare(cells, Where(out))
 
 
@@ -29,8 +30,8 @@ def carry_out(backend: Backend, jobs: list[Job]) -> None:
     assert {each.job.key for each in ended} == {job.key for job in jobs}
 
 
-def same(job: Job, folder: Path, **where: object) -> None:
-    (alone,) = [each for each in jobs_of(folder, 3) if each.key == job.key]
+def same(job: Job, folder: Path) -> None:
+    (alone,) = [each for each in jobs_of(folder, 3, job.method) if each.key == job.key]
     assert execute(alone).status == "done"
     assert comparable(read_record(job.folder)) == comparable(read_record(alone.folder))
 
@@ -46,7 +47,7 @@ def two_workers(monkeypatch: pytest.MonkeyPatch) -> Backend:
 
 @pytest.mark.filterwarnings("ignore")
 def test_ray_does_all(two_workers: Backend, tmp_path: Path) -> None:
-    jobs = jobs_of(tmp_path / "runs", 3)
+    jobs = jobs_of(tmp_path / "runs", 3, "finetune")
     (jobs[2].folder).mkdir(parents=True)
     (jobs[2].folder / "record.json").write_text("{}")
     ended = {each.job.key: each for each in sweep(jobs, two_workers) if each is not None}
@@ -85,7 +86,7 @@ def test_submitit_does_all(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed")
     from nispa.sweep.slurm import Slurm
 
-    jobs = jobs_of(tmp_path / "runs", 2)
+    jobs = jobs_of(tmp_path / "runs", 2, "finetune")
     started = time.time()
     carry_out(Slurm(2, 1, cluster="local"), jobs)
     assert all(read_record(job.folder).status == "complete" for job in jobs)
