@@ -6,6 +6,7 @@ The n-th call of a run (open, write, fsync, close, rename, mkdir, unlink) fails,
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,6 +220,7 @@ def test_writes_that_take_half_of_it_are_continued(home: Path, capsys: Capture) 
     go_on(capsys, disk, home / "whole")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="folders are not synced there")
 def test_a_file_is_on_the_disk_before_it_gets_its_name(home: Path, capsys: Capture) -> None:
     """What a power loss must not tear apart: content, name, and the order of the two."""
     disk = Disk(home / "here")
