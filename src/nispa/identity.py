@@ -23,16 +23,18 @@ READERS = frozenset(
 CALL = ("scenario", "seed", "options", "measured")
 """What of a scenario's settings says how it was built; the rest follows."""
 
-SOURCES = frozenset({".py", ".cpp", ".h"})
+SOURCES = frozenset({".py", ".cpp", ".hpp"})
 
 
 @functools.cache
-def code_digest() -> str:
+def code_digest(root: Path = Path(__file__).parent) -> str:
     """SHA-256 over the version and the sources that a run's numbers come from, 64 hex digits.
 
     Whoever changes a method gets another one; whoever changes a report does not.
+
+    Args:
+        root: The folder of the package.
     """
-    root = Path(__file__).parent
     total = hashlib.sha256(f"{__version__}\n".encode())
     for path in sorted(root.rglob("*")):
         place = path.relative_to(root)
@@ -49,7 +51,7 @@ def run_key(
     seed: int,
     config: Mapping[str, Any],
     scenario: Mapping[str, Any],
-    data: Sequence[tuple[str, str]],
+    data: Sequence[str],
     code: str,
 ) -> str:
     """The key of a run, 64 hex digits.
@@ -59,7 +61,7 @@ def run_key(
         seed: The seed.
         config: Settings of network and method, complete, as JSON values.
         scenario: How the tasks were built: name, seed and options, as JSON values.
-        data: Name and SHA-256 of each data set, in the order of their use.
+        data: SHA-256 of each data set, in the order of their use.
         code: See :func:`code_digest`.
     """
     parts = {
@@ -67,7 +69,7 @@ def run_key(
         "seed": seed,
         "config": config,
         "scenario": {name: scenario.get(name) for name in CALL},
-        "data": [sha256 for _, sha256 in data],
+        "data": list(data),
         "code": code,
     }
     text = json.dumps(parts, sort_keys=True, allow_nan=False, separators=(",", ":"))

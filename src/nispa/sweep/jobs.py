@@ -211,7 +211,7 @@ def _key(
         seed=seed,
         config=settings.as_json(),
         scenario=call,
-        data=[(data.name, data.sha256) for data in scenario.identity],
+        data=[data.sha256 for data in scenario.identity],
         code=code,
     )
 
@@ -234,7 +234,7 @@ def key_of(record: Record) -> str | None:
         seed=record.seed,
         config=record.config,
         scenario=record.scenario.settings,
-        data=[(data.name, data.sha256) for data in record.data],
+        data=[data.sha256 for data in record.data],
         code=record.code,
     )
 
