@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -112,6 +112,41 @@ def settings_given(pairs: tuple[str, ...]) -> dict[str, str]:
             )
         given[key] = value.strip()
     return given
+
+
+MAX_SEED = 2**63 - 1  # as seeding.MAX_SEED, which is not imported: it would need PyTorch
+MAX_THREADS = 1024
+MAX_CACHE_MB = 2**24
+
+method_option = click.option(
+    "--method", default="nispa", metavar="NAME", show_default=True, help="See: nispa list methods."
+)
+preset_option = click.option(
+    "--preset",
+    default="default",
+    metavar="NAME",
+    show_default=True,
+    help="See: nispa list presets.",
+)
+cache_option = click.option(
+    "--cache-mb",
+    callback=whole_number(0, MAX_CACHE_MB, f"[0, {MAX_CACHE_MB}]", "0 keeps nothing"),
+    default="512",
+    metavar="N",
+    show_default=True,
+    help="Memory of a run for prepared training data and what stable units make of it; changes no "
+    "result.",
+)
+
+
+def threads_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """CPU threads of a run; ``text`` is the help, which says what holds by default."""
+    return click.option(
+        "--threads",
+        callback=whole_number(1, MAX_THREADS, f"[1, {MAX_THREADS}]", "leave it out"),
+        metavar="N",
+        help=text,
+    )
 
 
 checkpoint_option = click.option(

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nispa.cli.exits import Stops, stopped, terminable
-from nispa.cli.options import checkpoint_option, data_option, track_option, whole_number
-from nispa.cli.run import (
-    MAX_CACHE_MB,
+from nispa.cli.options import (
     MAX_THREADS,
+    cache_option,
+    checkpoint_option,
+    data_option,
+    threads_option,
+    track_option,
+)
+from nispa.cli.run import (
     display_of,
     epoch_sizes,
     follow,
@@ -29,20 +34,8 @@ if TYPE_CHECKING:
 @click.argument("run", type=click.Path(path_type=Path))
 @data_option
 @click.option("--device", metavar="NAME", help="The one that it was begun on by default.")
-@click.option(
-    "--threads",
-    callback=whole_number(1, MAX_THREADS, f"[1, {MAX_THREADS}]", "leave it out"),
-    metavar="N",
-    help="As many as it was begun with by default: another number may change the last bits.",
-)
-@click.option(
-    "--cache-mb",
-    callback=whole_number(0, MAX_CACHE_MB, f"[0, {MAX_CACHE_MB}]", "0 keeps nothing"),
-    default="512",
-    metavar="N",
-    show_default=True,
-    help="As for nispa run.",
-)
+@threads_option("As many as it was begun with by default: another number may change the last bits.")
+@cache_option
 @checkpoint_option
 @track_option
 @click.option("--no-download", is_flag=True, help="Fail where data would have to be downloaded.")

@@ -14,10 +14,15 @@ import click
 
 from nispa.cli.exits import CommandError, Stops, stopped, terminable
 from nispa.cli.options import (
+    MAX_SEED,
+    cache_option,
     checkpoint_option,
     data_option,
+    method_option,
+    preset_option,
     scenario_options,
     settings_given,
+    threads_option,
     track_option,
     whole_number,
 )
@@ -31,9 +36,6 @@ if TYPE_CHECKING:
     from nispa.runner import RunEvent
     from nispa.trackers import Tracker
 
-MAX_SEED = 2**63 - 1  # as seeding.MAX_SEED, which is not imported: it would need PyTorch
-MAX_THREADS = 1024
-MAX_CACHE_MB = 2**24
 ANY_SHAPE = (1, 28, 28)
 
 
@@ -67,16 +69,8 @@ Examples:
     cls=RunCommand, short_help="Learn the tasks of a scenario and record it.", epilog=EXAMPLES
 )
 @click.argument("scenario")
-@click.option(
-    "--method", default="nispa", metavar="NAME", show_default=True, help="See: nispa list methods."
-)
-@click.option(
-    "--preset",
-    default="default",
-    metavar="NAME",
-    show_default=True,
-    help="See: nispa list presets.",
-)
+@method_option
+@preset_option
 @click.option(
     "--incremental",
     metavar="KIND",
@@ -101,20 +95,8 @@ Examples:
 @click.option(
     "--device", default="cpu", metavar="NAME", show_default=True, help="cpu, cuda or cuda:NUMBER."
 )
-@click.option(
-    "--threads",
-    callback=whole_number(1, MAX_THREADS, f"[1, {MAX_THREADS}]", "leave it out for the default"),
-    metavar="N",
-    help="CPU threads; PyTorch's own choice by default.",
-)
-@click.option(
-    "--cache-mb",
-    callback=whole_number(0, MAX_CACHE_MB, f"[0, {MAX_CACHE_MB}]", "0 keeps nothing"),
-    default="512",
-    metavar="N",
-    show_default=True,
-    help="Memory for prepared training data and what stable units make of it; changes no result.",
-)
+@threads_option("CPU threads; PyTorch's own choice by default.")
+@cache_option
 @checkpoint_option
 @track_option
 @click.option(

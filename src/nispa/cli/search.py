@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nispa.cli.exits import CommandError, stopped, terminable
-from nispa.cli.options import settings_given, whole_number
-from nispa.cli.run import MAX_SEED
+from nispa.cli.options import (
+    MAX_SEED,
+    method_option,
+    preset_option,
+    settings_given,
+    whole_number,
+)
 from nispa.cli.sweep import Given, make_folder, place_of, seeds_given, with_shared_options
 from nispa.errors import InputError
 
@@ -27,8 +32,8 @@ MAX_TRIALS = 100_000
     "--choice optimiser=sgd,adam --trials 20",
 )
 @click.argument("scenario")
-@click.option("--method", default="nispa", metavar="NAME", show_default=True)
-@click.option("--preset", default="default", metavar="NAME", show_default=True)
+@method_option
+@preset_option
 @click.option(
     "--range",
     "ranges",

@@ -15,8 +15,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nispa.cli.exits import CommandError, stopped, terminable
-from nispa.cli.options import checkpoint_option, data_option, settings_given, whole_number
-from nispa.cli.run import MAX_CACHE_MB, MAX_SEED, MAX_THREADS
+from nispa.cli.options import (
+    MAX_SEED,
+    cache_option,
+    checkpoint_option,
+    data_option,
+    settings_given,
+    threads_option,
+    whole_number,
+)
 from nispa.errors import ConfigError, InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -50,23 +57,11 @@ shared_options = (
         metavar="N",
         help="Runs at a time; as many as there are processors by default.",
     ),
-    click.option(
-        "--threads",
-        callback=whole_number(1, MAX_THREADS, f"[1, {MAX_THREADS}]", "leave it out"),
-        metavar="N",
-        help="CPU threads of each run; processors over workers by default.",
-    ),
+    threads_option("CPU threads of each run; processors over workers by default."),
     click.option(
         "--device", default="cpu", metavar="NAME", show_default=True, help="As for nispa run."
     ),
-    click.option(
-        "--cache-mb",
-        callback=whole_number(0, MAX_CACHE_MB, f"[0, {MAX_CACHE_MB}]", "0 keeps nothing"),
-        default="512",
-        metavar="N",
-        show_default=True,
-        help="As for nispa run; for each of the runs.",
-    ),
+    cache_option,
     checkpoint_option,
     click.option(
         "--no-download", is_flag=True, help="Fail where data would have to be downloaded."
