@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ class TensorBoard:
 
     def begin(self, record: Record, folder: Path, known: str | None) -> Opened:
         """Opens a new event file, beside those from before a pause; see :class:`Tracker`."""
+        _await_new_second(folder / FOLDER)
         self._writer = self._open(str(folder / FOLDER))
         if known is None:
             rows = "".join(f"| {key} | {value} |\n" for key, value in settings_of(record).items())
@@ -54,3 +56,15 @@ class TensorBoard:
                 settings, final_metrics(record), run_name=".", global_step=self._last
             )
         self._writer.close()
+
+
+def _await_new_second(folder: Path) -> None:
+    """Waits, for a second at most, until a new event file's name sorts behind those in ``folder``.
+
+    TensorBoard reads event files in the order of their names, which begin with the second of
+    their creation; two of one second are in the order of process numbers, which means nothing.
+    """
+    now = int(time.time())
+    if any(folder.glob(f"events.out.tfevents.{now:010d}.*")):
+        while int(time.time()) == now:
+            time.sleep(0.01)
