@@ -20,8 +20,11 @@ from nispa.kernels import dispatch
 from nispa.kernels.dispatch import Given
 from nispa.layers import SparseConv2d, SparseLinear, Units
 from nispa.mechanism.activity import total_activity, unit_activity
+from nispa.methods.base import Problem
+from nispa.methods.epochs import EpochsConfig
+from nispa.methods.finetune import Finetune
 from nispa.models import DataSet, NetworkConfig, Prepared, SparseNetwork, build_network
-from nispa.tasks import JoinedSamples, Samples
+from nispa.tasks import JoinedSamples, Samples, Task
 from nispa.topology import (
     ConnectionLayer,
     Topology,
@@ -643,3 +646,29 @@ def test_a_given_batch_is_split_without_loss() -> None:
 def test_a_network_made_here_is_one_chain() -> None:
     for name in CONFIGS:
         assert len(segments(stable_network(name).body)) == 1
+
+
+@pytest.mark.parametrize("validation", [0, 10, 69])
+def test_training_and_validation_images_share_the_memory(
+    monkeypatch: pytest.MonkeyPatch, validation: int
+) -> None:
+    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    network = stable_network("mlp")
+    samples = Samples(pool(70), labels(70), scale=1 / 255)
+    held_back = samples.subset(torch.arange(validation))
+    train = samples.subset(torch.arange(validation, 70))
+    task = Task(0, "a task", tuple(range(5)), train, held_back, held_back)
+    method = Finetune(Problem((3, 9, 8), 5), CONFIGS["mlp"], EpochsConfig(), seed=0)
+    most = network.prepare(samples, PLENTY)
+    assert isinstance(most, Prepared)
+    kept, pixels = [], 4 * 70 * 216
+    for budget in (pixels, (pixels + most.feed.nbytes) // 2, most.feed.nbytes):
+        method.cache_bytes = budget
+        prepared = [images for images in method.prepare_both(network, task) if len(images)]
+        feeds = [images.feed for images in prepared if isinstance(images, Prepared)]
+        assert sum(len(images) for images in prepared) == 70
+        assert len(feeds) == len(prepared)
+        assert sum(feed.nbytes for feed in feeds) <= budget
+        kept.append({len(feed.parts) for feed in feeds})
+    assert [len(each) for each in kept] == [1, 1, 1]  # an image of either set keeps the same
+    assert min(kept[0]) < min(kept[1]) < min(kept[2])

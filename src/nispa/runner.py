@@ -109,7 +109,7 @@ def _never() -> None:
 class Experiment:
     """What to run: a scenario, a method with its settings, a seed, a device.
 
-    ``cache_bytes`` is memory that prepared training data may take; it changes no result.
+    ``cache_bytes`` is memory that prepared data of one task may take; it changes no result.
     """
 
     scenario: Scenario

@@ -134,8 +134,8 @@ cache_option = click.option(
     default="512",
     metavar="N",
     show_default=True,
-    help="Memory of a run for prepared training data and what stable units make of it; changes no "
-    "result.",
+    help="Memory of a run for prepared training and validation data and what stable units make of "
+    "them; changes no result.",
 )
 
 

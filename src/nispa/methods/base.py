@@ -25,7 +25,7 @@ from nispa.tasks import JoinedSamples, Samples, Task, TaskInfo
 from nispa.training import FitResult, OptimiserConfig
 
 CACHE_BYTES = 2**29
-"""Memory that prepared training data may take, unless a run says otherwise."""
+"""Memory that prepared data of one task may take, unless a run says otherwise."""
 
 
 Incremental = Literal["task", "class", "domain"]
@@ -177,7 +177,7 @@ class Method(ABC):
         shares_classes: Whether it can learn a task with classes that it has seen before.
         task_agnostic: Whether it can predict without being told the task.
         rehearses: Whether an epoch goes over the images of all tasks so far, not the new one's.
-        cache_bytes: Memory that prepared training data may take; it changes the time, no number.
+        cache_bytes: Memory that prepared data of one task may take; it changes the time, no number.
     """
 
     name: ClassVar[str]
@@ -269,6 +269,15 @@ class Method(ABC):
     def prepare(self, network: SparseNetwork, samples: Samples | JoinedSamples) -> DataSet:
         """Training data on the method's device, ready for many passes through a network."""
         return network.prepare(samples.to(self.device), self.cache_bytes)
+
+    def prepare_both(self, network: SparseNetwork, task: Task) -> tuple[DataSet, DataSet]:
+        """A task's training and validation images, which share the memory by their number."""
+        train, validation = task.train.to(self.device), task.validation.to(self.device)
+        for_train = self.cache_bytes * len(train) // (len(train) + len(validation))
+        return (
+            network.prepare(train, for_train),
+            network.prepare(validation, self.cache_bytes - for_train),
+        )
 
     @property
     def classes_seen(self) -> tuple[int, ...]:

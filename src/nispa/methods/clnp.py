@@ -133,8 +133,7 @@ class Clnp(Method):
     def learn_task(self, task: Task) -> Learning:
         """Trains with the penalty, prunes as far as the margin allows, freezes what is left."""
         started = time.perf_counter()
-        train = self.prepare(self.network, task.train)
-        validation = self.prepare(self.network, task.validation)
+        train, validation = self.prepare_both(self.network, task)
         classes, full = self._classes(task.classes), self._stable_share == 1.0
         optimiser = make_optimiser(self.config, self.network.parameters())
         yield PhaseStart(1, self.config.epochs, stable_share=self._stable_share)

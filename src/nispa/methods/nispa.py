@@ -164,8 +164,7 @@ class Nispa(Method):
 
     def learn_task(self, task: Task) -> Learning:
         """Trains and rewires phase after phase, then makes the last good candidates stable."""
-        train = self.prepare(self.network, task.train)
-        validation = self.prepare(self.network, task.validation)
+        train, validation = self.prepare_both(self.network, task)
         kept, tau_kept = self._with_outputs(self.stable, task.classes), None
         previous: _Phase | None = None
         best, samples = 0.0, 0

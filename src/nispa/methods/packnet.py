@@ -124,8 +124,7 @@ class PackNet(Method):
     def learn_task(self, task: Task) -> Learning:
         """Trains what is free, frees most of it again, trains and freezes the rest."""
         place, pool = len(self.tasks), self.network.patterns()
-        train = self.prepare(self.network, task.train)
-        validation = self.prepare(self.network, task.validation)
+        train, validation = self.prepare_both(self.network, task)
         something_free = any(
             len(self.network.layers[name].weight) for name in hidden_layers(self.network)
         )
