@@ -12,7 +12,8 @@ from statistics import mean
 from nispa.data.named import build_scenario
 from nispa.metrics import percent
 from nispa.presets import resolve
-from nispa.results import fresh_name, read_record
+from nispa.results import read_record
+from nispa.run_folder import fresh_name
 from nispa.runner import Experiment, TaskEnd, run
 
 METHODS = {

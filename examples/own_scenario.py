@@ -14,7 +14,7 @@ from nispa.data.own_tasks import from_tasks
 from nispa.metrics import percent
 from nispa.presets import resolve
 from nispa.report import render
-from nispa.results import RunFolder, fresh_name
+from nispa.run_folder import RunFolder, fresh_name
 from nispa.runner import Experiment, TaskEnd, run
 
 digits = load_digits()

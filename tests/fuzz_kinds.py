@@ -33,8 +33,9 @@ from nispa.learner import Learner, decode, encode
 from nispa.methods import METHODS
 from nispa.pausing import EpochEnd, FitPause, Progress, best_of
 from nispa.report import render
-from nispa.results import EVENTS, RECORD, RunFolder, read_record
+from nispa.results import RECORD, read_record
 from nispa.results import encode as encode_record
+from nispa.run_folder import EVENTS, RunFolder
 from nispa.tensorfile import digest
 from nispa.webpage import page, read_run
 from tests.data.makers import idx_bytes, image_bytes, labels, pixels, python2_batch

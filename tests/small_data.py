@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from nispa.data.emnist import stored_names
-from nispa.results import EVENTS, RECORD, Record, encode, measured
+from nispa.results import RECORD, Record, encode, measured
+from nispa.run_folder import EVENTS
 
 from .cli_calls import write_npz
 from .data.makers import idx_bytes, image_bytes, labels, pixels, write_mnist

@@ -76,6 +76,7 @@ def test_records_and_reports_need_no_torch() -> None:
     for room in (
         "metrics",
         "results",
+        "run_folder",
         "report",
         "plots",
         "compare",

@@ -31,7 +31,8 @@ from nispa.kernels.dispatch import in_use
 from nispa.kernels.native import library
 from nispa.layers import SparseConv2d, SparseLayer
 from nispa.models import NetworkConfig, SparseNetwork, build_network
-from nispa.results import RunFolder, measured
+from nispa.results import measured
+from nispa.run_folder import RunFolder
 from nispa.seeding import stream
 from nispa.tasks import Samples
 from nispa.training import ClassMask

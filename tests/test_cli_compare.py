@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nispa.results import RunFolder
+from nispa.run_folder import RunFolder
 from tests.cli_calls import Ended, call
 from tests.records import priced, record
 

@@ -9,7 +9,8 @@ import pytest
 
 from nispa.cli.exits import Commands
 from nispa.cli.report import report
-from nispa.results import EVENTS, RECORD, Record, RunFolder, encode
+from nispa.results import RECORD, Record, encode
+from nispa.run_folder import EVENTS, RunFolder
 from nispa.webpage import MARK
 
 from .cli_calls import Ended

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nispa import store
-from nispa.results import RunFolder, read_record
+from nispa.results import read_record
+from nispa.run_folder import RunFolder
 from tests.cli_calls import call
 from tests.records import priced, record
 

@@ -14,7 +14,8 @@ import torch
 from nispa.cli import cli
 from nispa.cli.exits import Terminated, terminable
 from nispa.learner import Learner
-from nispa.results import RunFolder, comparable, read_record
+from nispa.results import comparable, read_record
+from nispa.run_folder import RunFolder
 from tests.cli_calls import SMALL, call, spawn, write_npz
 
 Capture = pytest.CaptureFixture[str]

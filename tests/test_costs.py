@@ -11,8 +11,9 @@ import pytest
 
 from nispa.costs import KINDS, cost_of, scaled, total_cost
 from nispa.learner import decode
-from nispa.results import NETWORK, Cost, Record, TaskResult, encode
+from nispa.results import Cost, Record, TaskResult, encode
 from nispa.results import decode as read
+from nispa.run_folder import NETWORK
 from nispa.runner import resume, run
 from nispa.usage import Spent, peak_bytes, spent
 

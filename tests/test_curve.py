@@ -9,7 +9,7 @@ import pytest
 
 from nispa.curve import Curve, Journal, as_csv
 from nispa.errors import FormatError, OutputError
-from nispa.results import EVENTS, PROGRESS, RunFolder
+from nispa.run_folder import EVENTS, PROGRESS, RunFolder
 
 TIME = "2022-06-18T09:30:00Z"
 LINES: list[dict[str, Any]] = [

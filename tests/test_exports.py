@@ -23,7 +23,8 @@ from nispa.exports import (
     wide,
 )
 from nispa.imports import imported_record, read_matrix
-from nispa.results import RunFolder, decode, encode, measured
+from nispa.results import decode, encode, measured
+from nispa.run_folder import RunFolder
 from nispa.store import COLUMNS, Run, Summary, find_runs, summarise
 from tests.records import record
 

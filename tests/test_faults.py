@@ -19,7 +19,8 @@ from nispa.checkpoints import FORMAT
 from nispa.cli import cli
 from nispa.errors import OutputError
 from nispa.learner import Learner, decode
-from nispa.results import EVENTS, LOCK, NETWORK, NEWER_NETWORK, RECORD, comparable, read_record
+from nispa.results import RECORD, comparable, read_record
+from nispa.run_folder import EVENTS, LOCK, NETWORK, NEWER_NETWORK
 from tests.cli_calls import Ended, call, write_npz
 from tests.disk_faults import MEANINGS, Dead, Disk
 

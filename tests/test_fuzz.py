@@ -19,7 +19,8 @@ import pytest
 
 from nispa import training
 from nispa.files import seal
-from nispa.results import NETWORK, NEWER_NETWORK, RECORD, comparable, read_record
+from nispa.results import RECORD, comparable, read_record
+from nispa.run_folder import NETWORK, NEWER_NETWORK
 from tests.cli_calls import call, write_npz
 from tests.disk_faults import Disk
 from tests.fuzz_kinds import KINDS

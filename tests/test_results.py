@@ -20,18 +20,17 @@ from nispa.files import seal
 from nispa.results import (
     ConnectionCount,
     Record,
-    RunFolder,
     TaskEntry,
     UnitCount,
     as_rows,
     comparable,
     decode,
     encode,
-    fresh_name,
     measured,
     now,
     read_record,
 )
+from nispa.run_folder import RunFolder, fresh_name
 from tests.records import COSTS, five_tasks, priced, record
 
 BYTES = encode(record())

@@ -26,16 +26,8 @@ from nispa.errors import FormatError, InputError, OutputError
 from nispa.methods import METHODS
 from nispa.pausing import FitPause
 from nispa.presets import resolve
-from nispa.results import (
-    NETWORK,
-    NEWER_NETWORK,
-    PROGRESS,
-    RECORD,
-    Record,
-    RunFolder,
-    comparable,
-    read_record,
-)
+from nispa.results import RECORD, Record, comparable, read_record
+from nispa.run_folder import NETWORK, NEWER_NETWORK, PROGRESS, RunFolder
 from nispa.runner import Experiment, TaskEnd, resume, run
 
 from .methods.toy import FAST

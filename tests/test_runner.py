@@ -17,7 +17,8 @@ from nispa.errors import ConfigError, DivergedError, OutputError, ScenarioError
 from nispa.learner import decode
 from nispa.metrics import as_matrix
 from nispa.presets import resolve
-from nispa.results import NETWORK, Record, RunFolder, comparable, read_record
+from nispa.results import Record, comparable, read_record
+from nispa.run_folder import NETWORK, RunFolder
 from nispa.runner import Experiment, RunEvent, TaskEnd, TaskStart, run
 
 FAST: dict[str, Any] = {"hidden": (16, 12), "density": 0.6, "batch_size": 8}

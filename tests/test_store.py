@@ -12,7 +12,8 @@ import pytest
 from nispa import store
 from nispa.errors import InputError, UnknownNameError
 from nispa.files import seal
-from nispa.results import RunFolder, measured, read_record
+from nispa.results import measured, read_record
+from nispa.run_folder import RunFolder
 from nispa.store import INDEX, Run, Summary, arrange, choose, find_runs, flatten, summarise
 from tests.records import priced, record
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from nispa.errors import BusyError, ConfigError, InputError
-from nispa.results import RunFolder, comparable, held, read_record
+from nispa.results import comparable, read_record
+from nispa.run_folder import RunFolder, held
 from nispa.sweep import backends
 from nispa.sweep.backends import make_backend
 from nispa.sweep.jobs import Job, Outcome, Where, done_before, execute, key_of, prepare
@@ -167,7 +168,7 @@ def test_unforeseen_faults_are_told_whole(out: Path, monkeypatch: pytest.MonkeyP
 
 HOLD = """
 import sys, time
-from nispa.results import held
+from nispa.run_folder import held
 with held(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)

@@ -16,7 +16,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nispa.files import append_line, write_atomic
-from nispa.results import EVENTS, PROGRESS, Count, Instant, Many, RunFolder, Seconds, Share, now
+from nispa.results import Count, Instant, Many, Seconds, Share, now
+from nispa.run_folder import EVENTS, PROGRESS, RunFolder
 
 Kind = Literal["epoch", "phase", "task"]
 

@@ -15,8 +15,12 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nispa.errors import FormatError, InputError, OutputError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would otherwise change line ends
 
@@ -227,6 +231,13 @@ def one_line(text: str, limit: int = 200) -> str:
     """A text from anywhere, safe on a terminal: no control characters, no line breaks."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where the first thing lies that a check of data from a file found, and what it is."""
+    found = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in found["loc"])
+    return one_line(f"{place}: {found['msg']}" if place else found["msg"])
 
 
 def wording(error: object) -> str:

@@ -29,7 +29,7 @@ from nispa.errors import (
     NotLearnedError,
     ScenarioError,
 )
-from nispa.files import one_line, write_atomic
+from nispa.files import first_fault, write_atomic
 from nispa.methods.base import Event, LearnReport, Method, MethodState, Problem
 from nispa.pausing import FitBegin, FitPause
 from nispa.presets import Settings, resolve, settings_of
@@ -400,6 +400,4 @@ def _read(path: Path) -> tuple[dict[str, Tensor], _Header]:
     try:
         return tensors, _Header.model_validate(plain)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise FormatError(f"{path} is damaged: {where} {one_line(first['msg'])}") from None
+        raise FormatError(f"{path} is damaged: {first_fault(error)}") from None

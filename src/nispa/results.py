@@ -1,7 +1,5 @@
-"""The record of a run: versioned models, the same bytes for the same record, and a run's folder.
+"""The record of a run, ``record.json``: versioned models, the same bytes for the same record.
 
-A folder holds ``record.json`` (this module's :class:`Record`), ``events.jsonl`` beside it (a line
-per epoch, phase and task), ``progress.csv`` (:mod:`nispa.curve`) and the picture ``run.png``.
 Records may come from strangers: reading one evaluates nothing, is bounded in size, and ends in a
 record or in one :class:`~nispa.errors.FormatError`. No torch here, so that reports work without it.
 
@@ -11,52 +9,41 @@ what they do not know); a field that changes its meaning or goes away raises the
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     JsonValue,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
 from nispa import metrics as formulas
-from nispa.errors import BusyError, FormatError, InputError, OutputError
+from nispa.errors import FormatError, InputError
 from nispa.files import (
-    append_line,
+    first_fault,
     one_line,
     read_limited,
-    reason,
-    remove,
     seal,
     seal_holds,
     shown,
-    write_atomic,
 )
 
 SCHEMA_NAME = "nispa-record"
 SCHEMA_VERSION = 1
-RECORD, EVENTS, PICTURE = "record.json", "events.jsonl", "run.png"
-PROGRESS, TRACKERS = "progress.csv", "trackers.json"
-NETWORK = "network.safetensors"
-NEWER_NETWORK = "network.next.safetensors"
-LOCK = ".nispa-run.lock"
+RECORD = "record.json"
 MAX_RECORD_BYTES = 64 * 2**20
-MAX_EVENTS_BYTES = 256 * 2**20
 MAX_TASKS = 1_000  # a matrix has the square of this: a stranger's record must not fill the memory
 
 T = TypeVar("T")
@@ -373,9 +360,6 @@ def comparable(record: Record) -> bytes:
     return (json.dumps(values, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
 
 
-_EVENT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
-
-
 class _Head(BaseModel):
     schema_: Annotated[str, Field(max_length=100)] = Field(alias="schema")
     version: JsonValue = None
@@ -394,9 +378,9 @@ def decode(data: bytes, name: str = RECORD) -> Record:
     try:
         head = _Head.model_validate_json(data)
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        what = "is damaged" if detail["type"] == "json_invalid" else "is not a record of nispa"
-        raise FormatError(f"{name} {what}: {_one_line(detail)}") from None
+        cut = error.errors(include_url=False)[0]["type"] == "json_invalid"
+        what = "is damaged" if cut else "is not a record of nispa"
+        raise FormatError(f"{name} {what}: {first_fault(error)}") from None
     match = re.fullmatch(rf"{SCHEMA_NAME}/([1-9][0-9]{{0,8}})", head.schema_, re.ASCII)
     if match is None:
         raise FormatError(
@@ -412,19 +396,13 @@ def decode(data: bytes, name: str = RECORD) -> Record:
     try:
         record = Record.model_validate_json(data)
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        raise FormatError(f"{name} is damaged: {_one_line(detail)}") from None
+        raise FormatError(f"{name} is damaged: {first_fault(error)}") from None
     if seal_holds(data) is False:
         raise FormatError(
             f"{name} is damaged: its content does not match its checksum; where it was changed on "
             "purpose, delete its last entry, sha256"
         )
     return record
-
-
-def _one_line(detail: Any) -> str:
-    place = ".".join(str(part) for part in detail["loc"])
-    return one_line(f"{place}: {detail['msg']}" if place else str(detail["msg"]))
 
 
 def read_record(path: str | Path, *, sealed: bool = False) -> Record:
@@ -450,189 +428,3 @@ def read_record(path: str | Path, *, sealed: bool = False) -> Record:
             "a run can be resumed from its own record only: put that back, or run it anew"
         )
     return record
-
-
-class RunFolder:
-    """A run's folder: what belongs to one run lies in it, each file whole or not there at all."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    @classmethod
-    def check(cls, path: str | Path) -> None:
-        """Whether a new run can be written to ``path``; creates nothing.
-
-        Raises:
-            OutputError: It is a file, holds a run, or may not be written to.
-        """
-        path = Path(path)
-        try:
-            nearest = path
-            while not os.path.lexists(nearest):
-                nearest = nearest.parent
-            if not nearest.is_dir():
-                raise OutputError(f"{shown(nearest)} is not a folder; choose another output folder")
-            for name in (RECORD, EVENTS, PROGRESS, PICTURE, NETWORK, TRACKERS):
-                if nearest == path and os.path.lexists(path / name):
-                    raise OutputError(
-                        f"{shown(path)} already holds a run ({name}); choose another output "
-                        "folder, or delete this one first"
-                    )
-            if not os.access(nearest, os.W_OK | os.X_OK):
-                raise OutputError(
-                    f"{shown(nearest)} cannot be written to; choose an output folder that can"
-                )
-        except (OSError, ValueError) as error:
-            if isinstance(error, OutputError):
-                raise
-            raise OutputError(f"cannot use {shown(path)}: {reason(error)}") from error
-
-    @classmethod
-    def create(cls, path: str | Path, record: Record | None = None) -> RunFolder:
-        """A new run's folder at ``path``, made with its parents after :meth:`check`.
-
-        Args:
-            path: Where.
-            record: The first record, written at once.
-
-        Raises:
-            OutputError: It cannot be used; no folder was left behind.
-        """
-        cls.check(path)
-        folder = Path(path)
-        made: list[Path] = []
-        try:
-            missing = [part for part in (folder, *folder.parents) if not part.exists()]
-            for part in reversed(missing):
-                part.mkdir()
-                made.append(part)
-            if record is not None:
-                cls(folder).write_record(record)
-        except (OSError, ValueError) as error:  # OutputError is a ValueError, too
-            if record is not None:  # it may be in place, and only not safe from a power loss
-                remove(folder / RECORD)
-            for part in reversed(made):
-                with contextlib.suppress(OSError):
-                    part.rmdir()
-            if isinstance(error, OutputError):
-                raise
-            raise OutputError(f"cannot create {shown(folder)}: {reason(error)}") from error
-        return cls(folder)
-
-    def write_record(self, record: Record) -> None:
-        """Replaces ``record.json`` in one step.
-
-        Raises:
-            OutputError: It could not be written; the previous record is untouched.
-        """
-        data = encode(record)
-        decode(data)  # what is written can be read: model_copy() and the like check nothing
-        write_atomic(self.path / RECORD, data)
-
-    def read_record(self, *, sealed: bool = False) -> Record:
-        """The run's record; see :func:`read_record`."""
-        return read_record(self.path, sealed=sealed)
-
-    def append_event(self, event: Mapping[str, JsonValue]) -> None:
-        """Adds a line to ``events.jsonl``; raises OutputError when it does not fit."""
-        line = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        append_line(self.path / EVENTS, line)
-
-    def cut_events(self, tasks: int) -> None:
-        """Keeps the events of the first ``tasks`` tasks alone.
-
-        Raises:
-            FormatError: A line before the last is damaged.
-            OutputError: It could not be written.
-        """
-        file = self.path / EVENTS
-        if not file.is_file():
-            return
-        try:
-            kept = [line for line, event in self._events() if _task_of(event) < tasks]
-        except FormatError as error:
-            raise FormatError(f"{error}; delete the file to go on without it") from None
-        write_atomic(file, b"".join(line + b"\n" for line in kept))
-
-    def read_events(self) -> list[dict[str, Any]]:
-        """All events in order; an unfinished last line, as a crash leaves it, is passed over.
-
-        Raises:
-            FormatError: A line before the last is damaged.
-            InputError: There are no events, or they cannot be read.
-        """
-        return [event for _, event in self._events()]
-
-    def _events(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
-        file = self.path / EVENTS
-        lines = read_limited(file, MAX_EVENTS_BYTES).split(b"\n")[:-1]
-        for number, line in enumerate(lines, start=1):
-            try:
-                event = _EVENT.validate_json(line)
-            except ValidationError as error:
-                what = _one_line(error.errors(include_url=False)[0])
-                raise FormatError(f"{shown(file)}, line {number}, is damaged: {what}") from None
-            yield line, event
-
-
-def _task_of(event: Mapping[str, Any]) -> int:
-    task = event.get("task")
-    return task if isinstance(task, int) else 0
-
-
-@contextlib.contextmanager
-def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
-    """Keeps a run's folder for this process; made if it is missing, gone again if left empty.
-
-    The system frees it when the process dies, however it does.
-
-    Args:
-        path: The folder.
-        wait: Whether to wait for another process to leave it.
-
-    Raises:
-        BusyError: Another process is at work there.
-        OutputError: The folder cannot be made or written to.
-    """
-    folder = Path(path)
-    made: list[Path] = []
-    lock = FileLock(folder / LOCK, is_singleton=True)  # so that the holder may ask once more
-    try:
-        for part in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
-            part.mkdir(exist_ok=True)
-            made.append(part)
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        raise BusyError(
-            f"another process is at work on {shown(folder)}; wait until it is done, or choose "
-            "another folder"
-        ) from None
-    except (OSError, ValueError) as error:
-        _remove_empty(made)
-        raise OutputError(f"cannot use {shown(folder)}: {reason(error)}") from error
-    try:
-        yield
-    finally:
-        try:
-            if lock.lock_counter == 1:
-                with contextlib.suppress(OSError):  # some systems keep a file that is open
-                    (folder / LOCK).unlink(missing_ok=True)
-        finally:
-            lock.release()
-            _remove_empty(made)
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    for folder in reversed(folders):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-
-
-def fresh_name(root: str | Path, stem: str) -> Path:
-    """A path in ``root`` that nothing has yet: ``stem``, then ``stem-2``, ``stem-3`` and on."""
-    root = Path(root)
-    path, number = root / stem, 1
-    while os.path.lexists(path):
-        number += 1
-        path = root / f"{stem}-{number}"
-    return path

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nispa.curve import Curve, Point
-from nispa.results import NETWORK, Record, RunFolder, comparable, read_record
+from nispa.results import Record, comparable, read_record
+from nispa.run_folder import NETWORK, RunFolder
 from nispa.runner import resume, run
 from nispa.trackers import Opened, tracked
 from tests.test_resume import Killed, die, experiment, finish

@@ -10,7 +10,8 @@ from types import ModuleType
 import pytest
 
 from nispa.curve import Curve, as_csv
-from nispa.results import PROGRESS, RunFolder, read_record
+from nispa.results import read_record
+from nispa.run_folder import PROGRESS, RunFolder
 from tests.cli_calls import SMALL, call, spawn, write_npz
 from tests.trackers.runs import points_of
 from tests.trackers.test_tensorboard import scalars, wanted

@@ -8,7 +8,7 @@ import pytest
 
 from nispa.curve import Point
 from nispa.errors import OutputError
-from nispa.results import TRACKERS, RunFolder
+from nispa.run_folder import TRACKERS, RunFolder
 from nispa.runner import TaskEnd, run
 from nispa.trackers import following, tracked
 from tests.test_resume import experiment, finish

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from nispa.errors import ConfigError
-from nispa.results import TRACKERS, read_record
+from nispa.results import read_record
+from nispa.run_folder import TRACKERS
 from nispa.trackers import open_trackers
 from tests.trackers.runs import broken_run, content, follow, points_of
 

@@ -73,7 +73,7 @@ def _computing() -> Iterable[tuple[str, str]]:
     import torch
 
     from nispa.kernels.dispatch import in_use
-    from nispa.runner import environment
+    from nispa.recording import environment
 
     here = environment()
     yield "processor", here.cpu

@@ -237,7 +237,7 @@ def _check(wanted: Wanted) -> None:
 
 def _folder(wanted: Wanted) -> Path:
     """Where the run goes; nothing is created yet."""
-    from nispa.results import RunFolder, fresh_name
+    from nispa.run_folder import RunFolder, fresh_name
 
     out = wanted.out
     if out is None:

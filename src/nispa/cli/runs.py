@@ -310,7 +310,7 @@ def import_matrix(
     """
     from nispa.files import shown
     from nispa.imports import imported_record, read_matrix
-    from nispa.results import RunFolder, fresh_name
+    from nispa.run_folder import RunFolder, fresh_name
 
     for option, text in (("name", name), ("method", method), ("scenario", scenario)):
         if not text.strip() or len(text) > 100 or not text.isprintable():

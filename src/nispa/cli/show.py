@@ -32,7 +32,8 @@ def print_report(record: Record, folder: Path) -> None:
 
     from nispa.files import shown
     from nispa.report import render
-    from nispa.results import EVENTS, PICTURE, RECORD
+    from nispa.results import RECORD
+    from nispa.run_folder import EVENTS, PICTURE
 
     console = Console(highlight=False)
     console.print(render(record, console.width))

@@ -23,7 +23,8 @@ from nispa.errors import BusyError, ConfigError, InputError, NispaError, unknown
 from nispa.files import shown, wording
 from nispa.identity import code_digest, run_key
 from nispa.presets import Settings, resolve, settings_of
-from nispa.results import RECORD, Record, held, read_record
+from nispa.results import RECORD, Record, read_record
+from nispa.run_folder import held
 from nispa.runner import Experiment, Stopping, resume, run
 from nispa.sweep.plan import Cell, Measured
 

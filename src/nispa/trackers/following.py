@@ -19,14 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from nispa.curve import Curve, Point
 from nispa.errors import FormatError
 from nispa.files import read_limited, shown, wording, write_atomic
-from nispa.results import (
-    EVENTS,
-    MAX_EVENTS_BYTES,
-    TRACKERS,
-    Count,
-    Record,
-    read_record,
-)
+from nispa.results import Count, Record, read_record
+from nispa.run_folder import EVENTS, MAX_EVENTS_BYTES, TRACKERS
 from nispa.runner import RunEvent
 from nispa.trackers.base import Tracker
 

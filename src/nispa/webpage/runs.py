@@ -19,7 +19,8 @@ from nispa import metrics
 from nispa.costs import cost_of
 from nispa.errors import InputError
 from nispa.files import one_line, shown
-from nispa.results import EVENTS, RECORD, Cost, Record, RunFolder, comparable, read_record
+from nispa.results import RECORD, Cost, Record, comparable, read_record
+from nispa.run_folder import EVENTS, RunFolder
 from nispa.webpage.phases import Phase, phases_of
 
 MAX_RUNS = 1_000

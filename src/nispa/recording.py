@@ -1,0 +1,222 @@
+"""What a run did, as entries of its record: its first form, a task's result, the record with it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nispa import __version__
+from nispa.costs import total_cost
+from nispa.data.scenarios import Scenario
+from nispa.devices import choose_device
+from nispa.errors import NotLearnedError
+from nispa.identity import code_digest
+from nispa.kernels.dispatch import in_use
+from nispa.methods.base import LearnReport, Method
+from nispa.operations import Ledger, counting
+from nispa.presets import Settings
+from nispa.results import (
+    ConnectionCount,
+    DataEntry,
+    Environment,
+    Parameters,
+    Record,
+    ScenarioEntry,
+    TaskEntry,
+    TaskResult,
+    UnitCount,
+    as_rows,
+    measured,
+    now,
+)
+from nispa.tasks import Task
+from nispa.usage import Spent, peak_bytes
+
+
+def first_record(scenario: Scenario, settings: Settings, method: Method) -> Record:
+    """The record of a run that begins, with a method that has learned nothing yet."""
+    census = method.census()
+    return Record(
+        version=__version__,
+        status="running",
+        started=now(),
+        scenario=ScenarioEntry(name=scenario.name, settings=dict(scenario.settings)),
+        data=tuple(
+            DataEntry(
+                name=data.name,
+                canonical=data.canonical,
+                sha256=data.sha256,
+                source=data.source,
+                note=data.note,
+            )
+            for data in scenario.identity
+        ),
+        method=settings.method,
+        preset=settings.preset,
+        seed=method.seed,
+        incremental=settings.config.incremental,
+        config=settings.as_json(),
+        tasks=tuple(
+            TaskEntry(
+                name=task.name,
+                classes=task.classes,
+                train=len(task.train),
+                validation=len(task.validation),
+                test=len(task.test),
+            )
+            for task in scenario.tasks
+        ),
+        accuracy_matrix_task_agnostic=() if method.task_agnostic else None,
+        parameters=Parameters(live=census.live, total=census.total),
+        environment=environment(method.device),
+        code=code_digest(),
+        notes=_notes(scenario),
+    )
+
+
+def _notes(scenario: Scenario) -> tuple[str, ...]:
+    if scenario.settings.get("measured") == "validation":
+        return ("accuracies were measured on validation images",)
+    return ()
+
+
+def task_result(
+    method: Method,
+    task: Task,
+    report: LearnReport,
+    training: Spent,
+    evaluation: Spent,
+    ledger: Ledger,
+) -> TaskResult:
+    """What a task came to, once it is learned and measured.
+
+    Args:
+        method: What learned it, as it stands now.
+        task: The task.
+        report: What learning it reported.
+        training: Time that it took.
+        evaluation: Time that measuring took.
+        ledger: Operations of it.
+    """
+    census = method.census()
+    return TaskResult(
+        phases=report.phases,
+        samples_trained=report.samples_trained,
+        train_s=training.wall_s,
+        eval_s=evaluation.wall_s,
+        tau=report.tau,
+        stop_reason=report.stop_reason,
+        stable_units={
+            group: UnitCount(stable=stable, size=size)
+            for group, (stable, size) in census.stable.items()
+        },
+        connections={
+            layer: ConnectionCount(
+                live=live, frozen=frozen, total=total, owed=census.owed.get(layer, 0)
+            )
+            for layer, (live, frozen, total) in census.connections.items()
+        },
+        storage=dict(census.storage),
+        live=census.live,
+        model_bytes=census.model_bytes,
+        operations=ledger.known(),
+        inference_operations=_inference(method, task),
+        train_cpu_s=training.cpu_s,
+        eval_cpu_s=evaluation.cpu_s,
+        peak_bytes=peak_bytes(),
+    )
+
+
+def with_task(
+    record: Record,
+    method: Method,
+    result: TaskResult,
+    row: list[float | None],
+    agnostic: list[float | None],
+) -> Record:
+    """The record with one more task."""
+    census = method.census()
+    chance = [1.0 / len(task.classes) for task in record.tasks]
+    matrix = (*record.accuracy_matrix, *as_rows([row]))
+    per_task = (*record.per_task, result)
+    changes: dict[str, Any] = {
+        "accuracy_matrix": matrix,
+        "metrics": measured(matrix, chance),
+        "per_task": per_task,
+        "cost": total_cost(per_task),
+        "parameters": Parameters(live=census.live, total=census.total),
+    }
+    if record.accuracy_matrix_task_agnostic is not None:
+        both = (*record.accuracy_matrix_task_agnostic, *as_rows([agnostic]))
+        changes["accuracy_matrix_task_agnostic"] = both
+        changes["metrics_task_agnostic"] = measured(both)
+    return record.model_copy(update=changes)
+
+
+def task_end(record: Record, task: int) -> dict[str, Any]:
+    """The event that a task is learned; metrics are those of the tasks so far."""
+    result = record.per_task[task]
+    rows = [row[: task + 1] for row in record.main_matrix]
+    metrics = measured(rows)
+    return {
+        "event": "task_end",
+        "task": task,
+        "accuracies": rows[-1],
+        "mean_accuracy": metrics["acc"].value,
+        "forgetting": metrics["forgetting"].value,
+        "stable": {group: count.stable for group, count in result.stable_units.items()},
+        "live": sum(layer.live for layer in result.connections.values()),
+        "frozen": sum(layer.frozen for layer in result.connections.values()),
+    }
+
+
+def _inference(method: Method, task: Task) -> int | None:
+    """Operations of predicting one sample of a task, in the way that counts; None if not known.
+
+    It is predicted by itself, after all tasks were measured: what a method computes once, such as
+    means of exemplars, is then there.
+    """
+    told = method.config.incremental == "task" or not method.task_agnostic
+    images, _ = task.test.to(method.device).batch(slice(0, 1))
+    ledger = Ledger()
+    try:
+        with counting(ledger):
+            method.predict(images, task.info if told else None)
+    except NotLearnedError:
+        return None
+    found = ledger.known()
+    return None if found is None else sum(found.values())
+
+
+def environment(device: torch.device | None = None) -> Environment:
+    """Versions, processor, threads, device and kernels of this process."""
+    device = device or choose_device("cpu")
+    name = str(device)
+    if device.type == "cuda":
+        name = f"{device} ({torch.cuda.get_device_name(device)})"
+    return Environment(
+        nispa=__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        numpy=np.__version__,
+        cpu=_processor(),
+        threads=torch.get_num_threads(),
+        device=name,
+        platform=platform.platform(),
+        kernels=in_use().name,
+    )
+
+
+def _processor() -> str:
+    """The processor's model, as the system names it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
+    return platform.processor() or platform.machine()
