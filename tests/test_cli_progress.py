@@ -122,25 +122,43 @@ def test_live_display_keeps_a_row_for_each_task() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals of POSIX")
 def test_a_run_on_a_terminal(tmp_path: Path) -> None:
+    write_npz(tmp_path / "tiny.npz")
+    text = on_terminal(tmp_path, "run", "split", "--dataset", "tiny.npz", "--out", "here", *SMALL)
+    assert "phase 1 (of at most 3)" in text
+    assert re.search(r"2/2 2-3 +[\d.]+ % +[\d.]+ %", text)
+    assert "forgetting" in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals of POSIX")
+def test_a_sweep_on_a_terminal(tmp_path: Path) -> None:
+    write_npz(tmp_path / "tiny.npz")
+    text = on_terminal(
+        tmp_path, "sweep", "split", "--set=dataset=tiny.npz", "--seeds", "0,1", "--workers", "1",
+        "--out", "here", *SMALL,
+    )  # fmt: skip
+    assert "2 runs, 0 of them done before, 1 at a time" in text
+    assert "0 of 2 done, 1 running" in text
+    assert re.search(r"split, nispa, preset default, seed 1: [\d.]+ % in ", text)
+    assert "best so far: " in text
+    assert re.search(r"nispa, preset default +2 ", text)
+
+
+def on_terminal(folder: Path, *args: str) -> str:
+    """What a command that ends well shows on a terminal, without what moves the cursor."""
     import pty
 
-    write_npz(tmp_path / "tiny.npz")
     ours, theirs = pty.openpty()
-    command = [*NISPA, "run", "split", "--dataset", "tiny.npz", "--out", "here", *SMALL]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=theirs, stderr=subprocess.PIPE
+        [*NISPA, *args], cwd=folder, env=environment, stdout=theirs, stderr=subprocess.PIPE
     ) as process:
         os.close(theirs)
         seen = read_all(ours)
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert process.returncode == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
-    assert "phase 1 (of at most 3)" in text
-    assert re.search(r"2/2 2-3 +[\d.]+ % +[\d.]+ %", text)
-    assert "forgetting" in text
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")  # the cursor is shown again
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
 
 
 def read_all(terminal: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -18,6 +18,9 @@ from nispa.files import one_line
 from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.pausing import EpochEnd
 from nispa.runner import RunEvent, TaskEnd, TaskStart
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Clock = Callable[[], float]
 QUIET_S = 10.0  # plain lines about data come no closer than this
@@ -137,19 +140,21 @@ def data_progress(what: str, done: int, total: int) -> str:
     return f"{what}: {100 * done // total} %" if total else f"{what}: {done:,}"
 
 
-class Display:
-    """Shows nothing: what ``--quiet`` uses, and what the others build on."""
+class Closing:
+    """Something for a ``with`` block, whose end closes it."""
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes what lives from the screen."""
+
+
+class Display(Closing):
+    """Shows nothing: what ``--quiet`` uses, and what the others build on."""
 
     def loading(self, what: str, done: int, total: int) -> None:
         """Data are coming in: images decoded, or bytes downloaded."""
@@ -231,16 +236,12 @@ class LiveDisplay(Display):
             transient=True,
         )
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """The living line goes."""
         self._live.stop()
 
     def loading(self, what: str, done: int, total: int) -> None:

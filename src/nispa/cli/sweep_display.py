@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
 import click
 from rich import box
@@ -15,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nispa.cli.progress import duration, percent
+from nispa.cli.progress import Closing, duration, percent
 from nispa.errors import InputError
 from nispa.files import one_line
 from nispa.results import RECORD, Record, read_record
@@ -117,22 +116,11 @@ class Standing:
         )
 
 
-class SweepDisplay:
+class SweepDisplay(Closing):
     """Shows nothing: what ``--quiet`` uses, and what the others build on."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-
-    def __enter__(self) -> SweepDisplay:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
 
     def begin(self, jobs: Sequence[Job], before: Sequence[Job], workers: int) -> None:
         """The jobs are known, and which of them are done already."""
@@ -172,7 +160,7 @@ class PlainSweepDisplay(SweepDisplay):
             place = now.done + len(now.failed)
             click.echo(f"[{place}/{now.total}] {outcome_line(outcome, record)}")
         elif self._clock() - self._said >= QUIET_S:
-            click.echo(now.counts)
+            click.echo("; ".join(filter(None, (now.counts, now.best_line))))
         else:
             return
         self._said = self._clock()
@@ -184,24 +172,22 @@ class LiveSweepDisplay(SweepDisplay):
     def __init__(self, console: Console | None = None, clock: Clock = time.monotonic) -> None:
         super().__init__(clock)
         self._console = console or Console(highlight=False)
-        self._live = Live(
-            get_renderable=self._frame, console=self._console, refresh_per_second=2, transient=True
-        )
+        self._live: Live | None = None
 
     def begin(self, jobs: Sequence[Job], before: Sequence[Job], workers: int) -> None:
         """The lines that live appear."""
         super().begin(jobs, before, workers)
         text = f"{len(jobs)} runs, {len(before)} of them done before, {workers} at a time"
         self._console.print(Text(text))
+        self._live = Live(
+            get_renderable=self._frame, console=self._console, refresh_per_second=2, transient=True
+        )
         self._live.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._live.stop()
+    def close(self) -> None:
+        """The lines that live go."""
+        if self._live is not None:
+            self._live.stop()
 
     def show(self, outcome: Outcome | None) -> None:
         """A line for a job; the rest changes below."""
@@ -215,7 +201,8 @@ class LiveSweepDisplay(SweepDisplay):
         running = now.running()
         lines: list[RenderableType] = [Text()]
         for job, record in running[:MAX_SHOWN]:
-            tasks = f"  task {len(record.per_task) + 1} of {len(record.tasks)}"
+            task = min(len(record.per_task) + 1, len(record.tasks))
+            tasks = f"  task {task} of {len(record.tasks)}"
             lines.append(Text.assemble("  ", job.title, (tasks, "dim")))
         if len(running) > MAX_SHOWN:
             lines.append(Text(f"  and {len(running) - MAX_SHOWN} more", style="dim"))
