@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from nispa.cli import cli
 
 NISPA = [sys.executable, "-m", "nispa"]
+NEEDS_TERMINAL = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals of POSIX")
 SMALL = [f"--set={pair}" for pair in ("hidden=12,12", "e=1", "max_phases=3", "batch_size=16")]
 
 
@@ -59,3 +62,35 @@ def write_npz(path: Path, *, classes: int = 4, each: int = 20, side: int = 4) ->
     savez: Any = np.savez  # its stubs take the names of arrays for its own options
     savez(path, **arrays)
     return path
+
+
+def on_terminal(folder: Path, *args: str) -> str:
+    """What a command that ends well shows on a terminal, without what moves the cursor."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+    with subprocess.Popen(
+        [*NISPA, *args], cwd=folder, env=environment, stdout=theirs, stderr=subprocess.PIPE
+    ) as process:
+        os.close(theirs)
+        seen = read_all(ours)
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")  # the cursor is shown again
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
+
+
+def read_all(terminal: int) -> str:
+    pieces = []
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # Linux's way to say that the other side is closed
+            break
+        if not piece:
+            break
+        pieces.append(piece)
+    os.close(terminal)
+    return b"".join(pieces).decode()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,7 @@ from nispa.methods.base import PhaseStart
 from nispa.pausing import EpochEnd
 from nispa.results import TaskResult, UnitCount
 from nispa.runner import TaskEnd, TaskStart
-from tests.cli_calls import NISPA, SMALL, write_npz
+from tests.cli_calls import NEEDS_TERMINAL, SMALL, on_terminal, write_npz
 
 RESULT = TaskResult(
     phases=2,
@@ -120,7 +117,7 @@ def test_live_display_keeps_a_row_for_each_task() -> None:
     assert "\x1b[2J" not in file.getvalue()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals of POSIX")
+@NEEDS_TERMINAL
 def test_a_run_on_a_terminal(tmp_path: Path) -> None:
     write_npz(tmp_path / "tiny.npz")
     text = on_terminal(tmp_path, "run", "split", "--dataset", "tiny.npz", "--out", "here", *SMALL)
@@ -129,7 +126,7 @@ def test_a_run_on_a_terminal(tmp_path: Path) -> None:
     assert "forgetting" in text
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals of POSIX")
+@NEEDS_TERMINAL
 def test_a_sweep_on_a_terminal(tmp_path: Path) -> None:
     write_npz(tmp_path / "tiny.npz")
     text = on_terminal(
@@ -141,35 +138,3 @@ def test_a_sweep_on_a_terminal(tmp_path: Path) -> None:
     assert re.search(r"split, nispa, preset default, seed 1: [\d.]+ % in ", text)
     assert "best so far: " in text
     assert re.search(r"nispa, preset default +2 ", text)
-
-
-def on_terminal(folder: Path, *args: str) -> str:
-    """What a command that ends well shows on a terminal, without what moves the cursor."""
-    import pty
-
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
-    with subprocess.Popen(
-        [*NISPA, *args], cwd=folder, env=environment, stdout=theirs, stderr=subprocess.PIPE
-    ) as process:
-        os.close(theirs)
-        seen = read_all(ours)
-        assert process.stderr is not None
-        assert process.stderr.read() == b""
-    assert process.returncode == 0
-    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")  # the cursor is shown again
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
-
-
-def read_all(terminal: int) -> str:
-    pieces = []
-    while True:
-        try:
-            piece = os.read(terminal, 65536)
-        except OSError:  # Linux's way to say that the other side is closed
-            break
-        if not piece:
-            break
-        pieces.append(piece)
-    os.close(terminal)
-    return b"".join(pieces).decode()

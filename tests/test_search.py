@@ -11,7 +11,7 @@ from nispa.data.named import build_scenario
 from nispa.data.scenarios import on_validation
 from nispa.errors import ConfigError, InputError, ScenarioError
 from nispa.results import read_record
-from tests.cli_calls import call
+from tests.cli_calls import NEEDS_TERMINAL, call, on_terminal
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
 
@@ -114,6 +114,17 @@ def test_a_search_finds_what_learns_and_goes_on(home: Path, capsys: Capture) -> 
     assert again.code == 0, again
     assert len(list(folder.glob("*/record.json"))) == 6
     assert call(capsys, *args, "--trials", "6").out.count("trial ") == 5
+
+
+@NEEDS_TERMINAL
+def test_a_search_on_a_terminal(home: Path) -> None:
+    args = ["search", "split-digits", "--method", "joint", "--set=hidden=12", "--set=epochs=1"]
+    args += ["--range", "learning_rate=0.001..0.03:log", "--workers", "1", "--trials", "2"]
+    text = on_terminal(home, *args)
+    assert "0 of 2 trials" in text
+    first, second = (f"trial {number}: " for number in (0, 1))
+    assert 0 < text.index(first) < text.index("1 of 2 trials") < text.index(second)
+    assert "best so far: trial 0: " in text
 
 
 def test_a_trial_that_was_cut_off_comes_again(home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,10 @@ from nispa.cli.sweep import Given, make_folder, place_of, seeds_given, with_shar
 from nispa.errors import InputError
 
 if TYPE_CHECKING:
-    from nispa.sweep.search import Space, Trial
+    import optuna
+    from rich.progress import Progress
+
+    from nispa.sweep.search import Followed, Space, Trial
 
 MAX_TRIALS = 100_000
 
@@ -134,9 +138,11 @@ def _search(space: Space, out: Path, given: Given, trials: int, seed: int) -> No
     make_folder(out)
     study = open_study(out, seed)
     try:
-        with closing(start(space, study, where, backend, trials)) as steps:
-            for step in steps:
-                _tell(step, given.quiet)
+        with (
+            _progress(given.quiet) as progress,
+            closing(start(space, study, where, backend, trials)) as steps,
+        ):
+            _follow(steps, study, trials, progress, given.quiet)
     except KeyboardInterrupt as stop:
         raise stopped(stop, f"the trials are in {shown(out)}; the same command goes on") from None
     found = best(study)
@@ -151,11 +157,40 @@ def _search(space: Space, out: Path, given: Given, trials: int, seed: int) -> No
     click.echo(f"\nmeasure it on test images with:\n  {command_of(space, found[0])}")
 
 
-def _tell(step: Any, quiet: bool) -> None:
-    from nispa.sweep.search import Trial
+def _progress(quiet: bool) -> Progress:
+    """On a terminal a living line; elsewhere nothing but what is printed through it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    if isinstance(step, Trial) and not quiet:
-        click.echo(_line(step))
+    return Progress(
+        BarColumn(24),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} trials"),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        console=Console(highlight=False),
+        transient=True,
+        disable=quiet or not sys.stdout.isatty(),
+    )
+
+
+def _follow(
+    steps: Followed, study: optuna.Study, trials: int, progress: Progress, quiet: bool
+) -> None:
+    """Carries a search out, with a line for each trial that ends."""
+    from rich.text import Text
+
+    from nispa.sweep.search import Trial, best, trials_over
+
+    def standing() -> str:
+        found = best(study, 1)
+        return f"best so far: {_line(found[0])}" if found else ""
+
+    bar = progress.add_task(standing(), total=trials, completed=trials_over(study))
+    for step in steps:
+        if isinstance(step, Trial):
+            if not quiet:
+                progress.console.print(Text(_line(step)), soft_wrap=True)
+            progress.update(bar, advance=1, description=standing())
 
 
 def _line(trial: Trial) -> str:

@@ -84,7 +84,7 @@ class Standing:
                         continue
                     if record.status == "running":
                         self._running.append((job, record))
-        return self._running
+        return [(job, record) for job, record in self._running if job.key in self._open]
 
     @property
     def elapsed_s(self) -> float:

@@ -138,6 +138,11 @@ def open_study(out: Path, seed: int) -> optuna.Study:
     return study
 
 
+def trials_over(study: optuna.Study) -> int:
+    """How many trials have ended, failed ones included, those that were cut off not."""
+    return sum(trial.user_attrs.get("told", False) for trial in study.get_trials(deepcopy=False))
+
+
 def search(
     space: Space, study: optuna.Study, where: Where, backend: Backend, trials: int
 ) -> Followed:
@@ -153,7 +158,7 @@ def search(
     Yields:
         Trials as they end, outcomes of runs before them, and None from time to time.
     """
-    told = sum(trial.user_attrs.get("told", False) for trial in study.get_trials(deepcopy=False))
+    told = trials_over(study)
     while told < trials:
         asked = [
             study.ask(space.distributions()) for _ in range(min(backend.workers, trials - told))
