@@ -7,6 +7,7 @@ python -m benchmarks.table --side-by-side runs/efmnist-*
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import statistics
 from collections.abc import Iterable, Sequence
@@ -114,19 +115,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument(
-        "--side-by-side", action="store_true", help="a row per name of folders, less their -sSEED"
+        "--side-by-side", action="store_true", help="a row for runs that differ in the seed alone"
     )
     given = parser.parse_args()
     read = sorted(((run, read_record(run)) for run in given.runs), key=lambda pair: pair[1].seed)
     if not given.side_by_side:
         print("\n".join(by_seed([record for _, record in read])))
         return
-    groups: dict[str, list[Record]] = {}
-    for run in given.runs:
-        groups[re.sub(r"-s\d+$", "", run.name)] = []
-    for run, record in read:
-        groups[re.sub(r"-s\d+$", "", run.name)].append(record)
-    print("\n".join(side_by_side(groups)))
+    print("\n".join(side_by_side(groups(read))))
+
+
+def groups(runs: Sequence[tuple[Path, Record]]) -> dict[str, list[Record]]:
+    """Runs that differ in nothing but the seed, by the name that their folders share."""
+    found: dict[str, dict[str, list[Record]]] = {}
+    for run, record in sorted(runs, key=lambda pair: str(pair[0])):
+        name = re.sub(r"-s\d+(-[0-9a-f]{8})?$", "", run.name)
+        config = json.dumps(record.config, sort_keys=True)
+        found.setdefault(name, {}).setdefault(config, []).append(record)
+    return {
+        name + (f", variant {number}" if len(variants) > 1 else ""): records
+        for name, variants in found.items()
+        for number, records in enumerate(variants.values(), 1)
+    }
 
 
 if __name__ == "__main__":

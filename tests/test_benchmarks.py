@@ -441,6 +441,8 @@ def test_methods_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: Path
             metrics_task_agnostic=measured(low),
         ),
     }
+    runs |= {f"c-s{seed}-0123abc{seed}": record(seed=seed) for seed in (3, 4)}
+    runs["c-s3-0123abc9"] = record(seed=3, config={"method": {"k": 7.0}})
     for name, each in runs.items():
         RunFolder.create(tmp_path / name, each)
     arguments = ["table", "--side-by-side", *(str(tmp_path / name) for name in runs)]
@@ -450,4 +452,6 @@ def test_methods_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert [row[:6] for row in rows] == [
         ["| a", "2", "71.88 (13.26)", "71.88 (13.26)", "–", "31.25 (26.52)"],
         ["| b", "1", "62.50", "81.25", "62.50", "50.00"],
+        ["| c, variant 1", "2", "81.25 (0.00)", "81.25 (0.00)", "–", "12.50 (0.00)"],
+        ["| c, variant 2", "1", "81.25", "81.25", "–", "12.50"],
     ]
