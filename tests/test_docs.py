@@ -126,6 +126,7 @@ def test_results_of_a_method() -> None:
     assert [row.partition("(")[0] for row in rows] == [
         "| [EFMNIST, task-incremental: methods side by side]",
         f"| {where}",
+        "| [EFMNIST, class-incremental, memory 5,700]",
     ]
     assert " | joint | 5 | 97.36 (0.10) | 99.63 | 1.28 | 64,970 | 47,520 | 44 |" in rows[1]
 
