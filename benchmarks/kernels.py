@@ -31,9 +31,10 @@ from benchmarks.timing import (
     product,
 )
 from nispa.fusion import segments
-from nispa.kernels.chain import CONVOLUTION, Chain, Link
+from nispa.kernels.chain import Chain
 from nispa.kernels.native import Library, library
 from nispa.kernels.reference import LiveValues
+from nispa.kernels.structure import CONVOLUTION, Link
 from nispa.models import SparseNetwork
 
 PASSES = ("forward", "weight gradient", "input gradient")

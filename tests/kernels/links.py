@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from nispa.kernels import native
-from nispa.kernels.chain import CONVOLUTION, LINEAR, POOL, Chain, Link
+from nispa.kernels.chain import Chain
 from nispa.kernels.native import Library
 from nispa.kernels.reference import LiveValues
+from nispa.kernels.structure import CONVOLUTION, LINEAR, POOL, Link
 
 REQUIRE = "NISPA_REQUIRE_KERNELS"
 POOL_LINK = Link(POOL)

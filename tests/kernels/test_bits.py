@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.kernels.chain import Chain, Link
+from nispa.kernels.chain import Chain
 from nispa.kernels.native import Library
 from nispa.kernels.reference import LiveValues
+from nispa.kernels.structure import Link
 from tests.kernels.links import (
     POOL_LINK,
     Pattern,

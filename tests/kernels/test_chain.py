@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from nispa.kernels import chain as chain_module
-from nispa.kernels.chain import CONVOLUTION, LINEAR, Chain, Link
+from nispa.kernels.chain import Chain
 from nispa.kernels.native import Library
+from nispa.kernels.structure import CONVOLUTION, LINEAR, Link
 from tests.kernels.links import (
     CHAINS,
     PATTERNS,

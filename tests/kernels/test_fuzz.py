@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nispa.kernels import chain as chain_module
-from nispa.kernels.chain import CONVOLUTION, POOL, Chain, Link
+from nispa.kernels.chain import Chain
+from nispa.kernels.feeds import Given
 from nispa.kernels.native import Library
+from nispa.kernels.structure import CONVOLUTION, POOL, Link
 from tests.kernels.links import (
     EXACT,
     POOL_LINK,
@@ -212,7 +214,7 @@ def test_random_feeds(case: Case, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 40))
     index = torch.randint(count, (size,), generator=seeded(size))
     found = []
-    for images in (case.x[index], chain_module.Given(feed, index)):
+    for images in (case.x[index], Given(feed, index)):
         workspace = chain.forward(images)
         output = chain.output(workspace, size)
         into = [torch.full_like(values, 3.0) for values in chain.parameters()]

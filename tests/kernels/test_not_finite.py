@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.kernels.chain import CONVOLUTION, Chain, Link
+from nispa.kernels.chain import Chain
 from nispa.kernels.native import Library
+from nispa.kernels.structure import CONVOLUTION, Link
 from tests.kernels.links import (
     POOL_LINK,
     Pattern,

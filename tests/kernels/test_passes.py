@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from nispa.kernels import chain as chain_module
-from nispa.kernels.chain import Chain, Link
+from nispa.kernels.chain import Chain
 from nispa.kernels.native import Library
+from nispa.kernels.structure import Link
 from tests.kernels.links import (
     CHAINS,
     Pattern,

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from nispa.kernels import chain as chain_module
-from nispa.kernels.chain import CONVOLUTION, LINEAR, Chain, Feed, Given, Link
+from nispa.kernels.chain import Chain
+from nispa.kernels.feeds import Constants, Feed, Given
 from nispa.kernels.native import Library
+from nispa.kernels.structure import CONVOLUTION, LINEAR, Link, PoolStructure
 from tests.kernels.links import POOL_LINK, live_values
 
 
@@ -65,9 +67,9 @@ def test_gradients_flow_along_listed_connections_alone(compiled: Library) -> Non
     """``origin`` is a place among plastic values, or -1 less a place among frozen ones."""
     first, second, third = Chain(compiled, mlp(), (3, 1, 1)).structures
     names = ("start", "source", "origin")
-    assert not isinstance(first, chain_module._PoolStructure)
-    assert not isinstance(second, chain_module._PoolStructure)
-    assert not isinstance(third, chain_module._PoolStructure)
+    assert not isinstance(first, PoolStructure)
+    assert not isinstance(second, PoolStructure)
+    assert not isinstance(third, PoolStructure)
     assert lists(first.back, *names) == [[0, 0, 0, 0], [], []]
     assert lists(second.back, *names) == [[0, 0, 0, 1, 1], [1], [-4]]
     assert lists(third.back, *names) == [[0, 0, 1, 2], [0, 0], [0, 1]]
@@ -76,7 +78,7 @@ def test_gradients_flow_along_listed_connections_alone(compiled: Library) -> Non
 def test_mixed_rows_are_merged_in_order_of_their_sources(compiled: Library) -> None:
     links = [drawn(["pfpf", "pp..", "..ff", "fp.f"], "ffff")]
     (structure,) = Chain(compiled, links, (4, 1, 1)).structures
-    assert not isinstance(structure, chain_module._PoolStructure)
+    assert not isinstance(structure, PoolStructure)
     assert lists(structure, "rows", "mixed_rows") == [[1, 2], [0, 3]]
     assert structure.mixed.start.tolist() == [0, 4, 4, 4, 7]
     assert structure.mixed.source.tolist() == [0, 1, 2, 3, 0, 1, 3]
@@ -109,7 +111,7 @@ def test_features_of_a_channel_are_constant_together(compiled: Library) -> None:
     names = ("gradient", "learning", "into", "into_place")
     expected = [[False, True, True], [2], [4, 5, 6, 7], [21, 22, 25, 26]]
     assert lists(second, *names) == expected
-    assert not isinstance(second, chain_module._PoolStructure)
+    assert not isinstance(second, PoolStructure)
     assert second.plastic.source.tolist() == [10]
     assert lists(second.back, "start", "source", "origin") == [
         [0, 0, 0, 0, 0, 1, 1, 1, 1],
@@ -128,7 +130,7 @@ def test_a_pool_passes_on_what_is_needed(compiled: Library) -> None:
 def test_nothing_plastic_means_no_work_backward(compiled: Library) -> None:
     links = [drawn(["ff", "f."], "ff"), drawn(["ff"], "f")]
     for structure in Chain(compiled, links, (2, 1, 1)).structures:
-        assert not isinstance(structure, chain_module._PoolStructure)
+        assert not isinstance(structure, PoolStructure)
         assert lists(structure, "learning", "into") == [[], []]
         assert not len(structure.back.origin)
 
@@ -235,7 +237,7 @@ def test_what_is_kept_is_not_computed_again(
 ) -> None:
     """Frozen values of constant units become NaN behind the feed's back: nobody reads them."""
     monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
-    monkeypatch.setattr(chain_module._Constants, "hold", lambda *_: True)
+    monkeypatch.setattr(Constants, "hold", lambda *_: True)
     links = mlp()
     chain = Chain(kernels, links, (3, 1, 1))
     images, labels = five_images(), torch.zeros(5)

@@ -12,12 +12,10 @@ the batch it comes in.
 from __future__ import annotations
 
 import ctypes
-import itertools
-import math
 import weakref
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +23,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nispa.kernels.native import CHOICE, Image, Layer, Library, Merged
-from nispa.kernels.reference import LiveValues
+from nispa.kernels.feeds import STALE, Constants, Feed, Given, Part, changes, marks_of, unchanged
+from nispa.kernels.native import CHOICE, Image, Layer, Library
+from nispa.kernels.structure import (
+    CONVOLUTION,
+    LINEAR,
+    POOL,
+    Ints,
+    Link,
+    PoolStructure,
+    Structure,
+    buffers_of,
+)
 
-CONVOLUTION, LINEAR, POOL = range(3)
 CACHE = 16 * 2**20
 """Bytes of activations that are worked on at a time, so that they stay in the processor's cache."""
 WORTH_KEEPING = 10.0
@@ -36,242 +43,6 @@ WORTH_KEEPING = 10.0
 
 FLOATS: Any = {"dtype": torch.float32, "device": "cpu"}
 """What kernels read and write, whatever PyTorch's defaults are."""
-
-_UNKNOWN = itertools.count(-1, -1)
-
-STALE = (
-    "this data set was prepared for a network with other frozen values or connections than it has "
-    "now; prepare it again"
-)
-
-Ints = NDArray[np.int32]
-
-
-class Link(NamedTuple):
-    """One layer of a chain.
-
-    Attributes:
-        kind: ``CONVOLUTION``, ``LINEAR`` or ``POOL`` (the largest of 2 x 2, stride 2).
-        weight: Live weights, ``(target, source)``; None for a pool.
-        bias: Live biases, ``(target,)``; None for a pool.
-        relu: Whether a ReLU follows.
-        stride: Of a convolution.
-        padding: Of a convolution.
-    """
-
-    kind: int
-    weight: LiveValues | None = None
-    bias: LiveValues | None = None
-    relu: bool = False
-    stride: int = 1
-    padding: int = 0
-
-    @property
-    def live(self) -> tuple[LiveValues, ...]:
-        """Weights and biases, if there are any."""
-        return () if self.weight is None or self.bias is None else (self.weight, self.bias)
-
-    @property
-    def weights_each(self) -> int:
-        """Weights of one connection."""
-        return math.prod(self.weight.plastic.shape[1:]) if self.weight is not None else 0
-
-
-@dataclass(frozen=True)
-class Given:
-    """Some images of a :class:`Feed`: the rows of ``index``, ``(batch,)`` int64."""
-
-    feed: Feed
-    index: Tensor
-
-    def __post_init__(self) -> None:
-        index, size = self.index, len(self.feed.rows)
-        if index.dim() != 1 or index.dtype not in (torch.int64, torch.int32):
-            raise IndexError(f"index of {index.dtype}, {index.dim()} dimensions, must list numbers")
-        object.__setattr__(self, "index", index.to(torch.int64).contiguous())
-        if len(index):
-            low, high = map(int, index.aminmax())
-            if not 0 <= low <= high < size:
-                raise IndexError(f"index from {low} to {high} must lie in [0, {size})")
-
-    def split(self, size: int) -> list[Given]:
-        """Parts of at most ``size`` images."""
-        if len(self) <= size:
-            return [self]
-        return [Given(self.feed, part) for part in self.index.split(size)]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-
-@dataclass(frozen=True)
-class _Buffer:
-    """Shape of activations between two links: channels, height, width, and a zero border."""
-
-    channels: int
-    height: int
-    width: int
-    pad: int = 0
-
-    @property
-    def pixels(self) -> int:
-        return self.height * self.width
-
-    @property
-    def vectors(self) -> int:
-        return self.channels * (self.height + 2 * self.pad) * (self.width + 2 * self.pad)
-
-    def places(self) -> Ints:
-        """Where each feature lies, in vectors, in the order of a flatten."""
-        line = self.width + 2 * self.pad
-        channel = np.arange(self.channels)[:, None, None] * line * (self.height + 2 * self.pad)
-        row = (np.arange(self.height)[:, None] + self.pad) * line
-        return (channel + row + np.arange(self.width) + self.pad).ravel().astype(np.int32)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Columns of a feed's rows that fill channels of a buffer."""
-
-    buffer: int
-    channels: Ints
-    start: int
-    width: int
-
-
-class _Constants:
-    """Frozen values and positions of a chain, as they were."""
-
-    def __init__(self, links: Sequence[Link]) -> None:
-        self._marks = _marks(self._frozen(links))
-        self._values = [values.clone() for values, _ in self._marks]
-
-    def hold(self, links: Sequence[Link]) -> bool:
-        """Whether they still are the same; compared only where something was written."""
-        marks = _marks(self._frozen(links))
-        if not _same(marks, self._marks):
-            pairs = zip(self._values, marks, strict=True)
-            if not all(torch.equal(old, new) for old, (new, _) in pairs):
-                return False
-            self._marks = marks
-        return True
-
-    @staticmethod
-    def _frozen(links: Sequence[Link]) -> Iterator[Tensor]:
-        for link in links:
-            for live in link.live:
-                yield live.frozen
-                yield live.frozen_index
-
-
-@dataclass(frozen=True)
-class Feed:
-    """A data set as kernels read it: pixels, and activations of constant units, a row an image.
-
-    Attributes:
-        rows: ``(images, features)`` float32.
-        parts: Which columns fill what.
-        computed: Rows (channels) of each link that are still to be computed; None means all.
-        shape: Channels, height and width of the images.
-        constants: The frozen values that the kept activations follow from.
-    """
-
-    rows: Tensor
-    parts: tuple[_Part, ...]
-    computed: tuple[Ints | None, ...]
-    shape: tuple[int, int, int]
-    constants: _Constants
-
-    @property
-    def nbytes(self) -> int:
-        """Memory it takes."""
-        return self.rows.numel() * self.rows.element_size()
-
-
-class _Side:
-    """Plastic or frozen connections of a layer, row by row."""
-
-    def __init__(self, flat: NDArray[np.int64], row: NDArray[np.int64], source: Ints, rows: int):
-        """Connections at flat positions, which lie in ``row`` and come from ``source``."""
-        self.rising = bool((np.diff(flat) > 0).all())
-        self.start = np.searchsorted(row, np.arange(rows + 1)).astype(np.int32)
-        self.source = source
-        self.count = len(flat)
-
-
-class _Merged:
-    """Frozen and plastic connections in one order, with room for their values."""
-
-    def __init__(
-        self, row: Ints, source: Ints, origin: Ints, rows: int, weights: int, order: NDArray[Any]
-    ) -> None:
-        """Connections by row; ``origin`` is a place among plastic values, or -1 - it in frozen."""
-        self.start = np.searchsorted(row[order], np.arange(rows + 1)).astype(np.int32)
-        self.source = source[order].astype(np.int32)
-        self.origin = origin[order].astype(np.int32)
-        self.value = np.empty(len(order) * weights, dtype=np.float32)
-
-    def describe(self, merged: Merged) -> None:
-        """Writes where all lies."""
-        merged.rows.start, merged.rows.source = self.start.ctypes.data, self.source.ctypes.data
-        merged.rows.value = self.value.ctypes.data
-        merged.origin, merged.count = self.origin.ctypes.data, len(self.origin)
-
-
-class _Structure:
-    """What of one layer follows from its pattern alone."""
-
-    def __init__(self, link: Link, into: _Buffer, needed: NDArray[np.bool_]) -> None:
-        """Sorts the connections.
-
-        Args:
-            link: The layer.
-            into: Its input.
-            needed: Which channels of the input need a gradient, ``(channels,)``.
-        """
-        weight, bias = link.live
-        targets, columns = weight.shape
-        linear = link.kind == LINEAR
-        places = into.places() if linear else np.arange(into.channels, dtype=np.int32)
-        flat = [index.numpy() for index in (weight.plastic_index, weight.frozen_index)]
-        rows, features = zip(*(np.divmod(each, columns) for each in flat), strict=True)
-        plastic, frozen = self.plastic, self.frozen = [
-            _Side(each, row, places[feature], targets)
-            for each, row, feature in zip(flat, rows, features, strict=True)
-        ]
-        needing = np.repeat(needed, into.pixels) if linear else needed
-        gradient = np.zeros(targets, dtype=bool)
-        gradient[rows[0]] = True
-        gradient[bias.plastic_index.numpy()] = True
-        self.learning = np.flatnonzero(gradient).astype(np.int32)
-        row, feature = np.concatenate(rows), np.concatenate(features)
-        gradient[row[needing[feature]]] = True
-        self.gradient = gradient
-        self.changing = np.flatnonzero(gradient).astype(np.int32)
-        self.row_live = np.diff(frozen.start) + np.diff(plastic.start)
-        mixed = (np.diff(frozen.start) > 0) & (np.diff(plastic.start) > 0)
-        self.rows = np.flatnonzero(~mixed).astype(np.int32)
-        self.mixed_rows = np.flatnonzero(mixed).astype(np.int32)
-        self.into = np.flatnonzero(needing).astype(np.int32)
-        self.into_place = places[self.into]
-
-        source = np.concatenate([plastic.source, frozen.source])
-        origin = np.concatenate([np.arange(plastic.count), -1 - np.arange(frozen.count)])
-        each = link.weights_each
-        used = mixed[row]
-        order = np.argsort(row[used] * columns + feature[used])
-        self.mixed = _Merged(row[used], source[used], origin[used], targets, each, order)
-        used = gradient[row] & needing[feature]
-        order = np.argsort(feature[used] * targets + row[used])
-        self.back = _Merged(feature[used], row[used], origin[used], len(needing), each, order)
-
-
-class _PoolStructure:
-    """Channels of a pool, and those that need a gradient."""
-
-    def __init__(self, needed: NDArray[np.bool_]) -> None:
-        self.rows = np.arange(len(needed), dtype=np.int32)
-        self.into = self.changing = np.flatnonzero(needed).astype(np.int32)
 
 
 class _Workspace:
@@ -318,12 +89,12 @@ class _Workspace:
             layer.rows = layer.place = rows.ctypes.data
             layer.row_count = len(rows)
             layer.into, layer.into_count = structure.into.ctypes.data, len(structure.into)
-            if isinstance(structure, _Structure):
+            if isinstance(structure, Structure):
                 self._describe_live(layer, link, structure)
         self.version = chain.version
         self.feed = None if feed is None else weakref.ref(feed)
 
-    def _describe_live(self, layer: Layer, link: Link, structure: _Structure) -> None:
+    def _describe_live(self, layer: Layer, link: Link, structure: Structure) -> None:
         weight, bias = link.live
         frozen, plastic, targets = structure.frozen, structure.plastic, weight.shape[0]
         if link.kind == CONVOLUTION:
@@ -388,7 +159,7 @@ class Chain:
         """
         self.library = library
         self.input_gradient = input_gradient
-        self.buffers = _buffers(links, input_shape)
+        self.buffers = buffers_of(links, input_shape)
         self.version = 0
         self.links: list[Link] = []
         self._marks: list[tuple[Tensor, int]] = []
@@ -397,13 +168,13 @@ class Chain:
 
     def update(self, links: Sequence[Link]) -> None:
         """Takes over links of the same shapes whose values, and perhaps patterns, are others."""
-        marks = _marks(
+        marks = marks_of(
             index
             for link in links
             for live in link.live
             for index in (live.plastic_index, live.frozen_index)
         )
-        same = self.version > 0 and _same(marks, self._marks)
+        same = self.version > 0 and unchanged(marks, self._marks)
         self.links = list(links)
         if same:
             return
@@ -411,12 +182,12 @@ class Chain:
         self.version += 1
         needed = np.full(self.buffers[0].channels, self.input_gradient)
         self.rising = True
-        self.structures: list[_Structure | _PoolStructure] = []
+        self.structures: list[Structure | PoolStructure] = []
         for link, into in zip(self.links, self.buffers[:-1], strict=True):
             if link.kind == POOL:
-                self.structures.append(_PoolStructure(needed))
+                self.structures.append(PoolStructure(needed))
                 continue
-            structure = _Structure(link, into, needed)
+            structure = Structure(link, into, needed)
             self.rising &= structure.frozen.rising and structure.plastic.rising
             self.structures.append(structure)
             needed = structure.gradient
@@ -644,14 +415,14 @@ class Chain:
         """
         first = self.buffers[0]
         width = first.channels * first.pixels
-        parts = [_Part(0, np.arange(first.channels, dtype=np.int32), 0, width)]
+        parts = [Part(0, np.arange(first.channels, dtype=np.int32), 0, width)]
         computed: list[Ints | None] = [None] * len(self.links)
         if 4 * count * width > budget:
             return None
         for stage in self._stages(marked):
             if stage.worth < WORTH_KEEPING or 4 * count * (width + stage.width) > budget:
                 continue
-            parts.append(_Part(stage.buffer, stage.constant, width, stage.width))
+            parts.append(Part(stage.buffer, stage.constant, width, stage.width))
             for number in stage.links:
                 computed[number] = stage.changing
             width += stage.width
@@ -673,13 +444,13 @@ class Chain:
                     here[:, part.start : part.start + part.width] = chosen.flatten(1)
                 self.give_back(workspace)
         shape = (first.channels, first.height, first.width)
-        return Feed(rows, tuple(parts), tuple(computed), shape, _Constants(self.links))
+        return Feed(rows, tuple(parts), tuple(computed), shape, Constants(self.links))
 
     def _stages(self, marked: Container[int] = ()) -> list[_Stage]:
         """Layers, each with the pool that follows, that have constant units; best worth first."""
         stages = []
         for number, (link, structure) in enumerate(zip(self.links, self.structures, strict=True)):
-            if not isinstance(structure, _Structure) or structure.gradient.all():
+            if not isinstance(structure, Structure) or structure.gradient.all():
                 continue
             pooled = number + 1 < len(self.links) and self.links[number + 1].kind == POOL
             pooled = pooled and number + 1 not in marked
@@ -751,55 +522,11 @@ class _Run(torch.autograd.Function):
         return None, input_gradient, *into
 
 
-def _changes(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; another number each time if that is not counted."""
-    return next(_UNKNOWN) if tensor.is_inference() else tensor._version
-
-
-def _marks(tensors: Iterable[Tensor]) -> list[tuple[Tensor, int]]:
-    return [(tensor, _changes(tensor)) for tensor in tensors]
-
-
-def _same(first: list[tuple[Tensor, int]], second: list[tuple[Tensor, int]]) -> bool:
-    """Whether these are the same tensors, not written to in between."""
-    return all(
-        one is other and before == after
-        for (one, before), (other, after) in zip(first, second, strict=True)
-    )
-
-
 def _state(links: Sequence[Link]) -> list[tuple[int, int]]:
     """Where the values lie and how often each was changed in place."""
     return [
-        (values.data_ptr(), _changes(values))
+        (values.data_ptr(), changes(values))
         for link in links
         for live in link.live
         for values in (live.plastic, live.frozen)
     ]
-
-
-def _buffers(links: Sequence[Link], input_shape: tuple[int, int, int]) -> list[_Buffer]:
-    shapes = [input_shape]
-    for link in links:
-        channels, height, width = shapes[-1]
-        if link.weight is None:
-            shapes.append((channels, height // 2, width // 2))
-        elif link.kind == LINEAR:
-            shapes.append((link.weight.shape[0], 1, 1))
-        else:
-            high, wide = link.weight.plastic.shape[1:]
-            shapes.append(
-                (
-                    link.weight.shape[0],
-                    (height + 2 * link.padding - high) // link.stride + 1,
-                    (width + 2 * link.padding - wide) // link.stride + 1,
-                )
-            )
-    pads = [0] * len(shapes)
-    for number, link in enumerate(links):
-        if link.kind == CONVOLUTION and link.weight is not None:
-            pads[number] = max(pads[number], link.padding)
-            if link.stride == 1:  # backward slides kernels over the output's gradient
-                reach = max(link.weight.plastic.shape[1:]) - 1 - link.padding
-                pads[number + 1] = max(pads[number + 1], reach)
-    return [_Buffer(*shape, pad) for shape, pad in zip(shapes, pads, strict=True)]

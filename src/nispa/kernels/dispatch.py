@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from nispa.kernels import reference
-from nispa.kernels.chain import CONVOLUTION, LINEAR, POOL, Chain, Feed, Given, Link
+from nispa.kernels.chain import Chain
+from nispa.kernels.feeds import Feed, Given
 from nispa.kernels.native import library
 from nispa.kernels.reference import LiveValues, to_dense
+from nispa.kernels.structure import CONVOLUTION, LINEAR, POOL, Link
 
 __all__ = [
     "CONVOLUTION",
