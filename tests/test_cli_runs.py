@@ -193,7 +193,7 @@ def test_import_transposed_from_an_archive(capsys: Capture) -> None:
 
 
 BAD_IMPORT = [
-    (["no.csv", *IMPORT], ("no.csv", "does not exist")),
+    (["no.csv", *IMPORT], ("no.csv", "no such file")),
     (["m.csv", *IMPORT, "--rows", "columns"], ("--rows columns", "after")),
     (["m.csv", *IMPORT, "--seed", "-1"], ("--seed=-1", "[0, 2^63)")),
     (["m.csv", *IMPORT, "--name", " "], ("--name= ", "1 to 100 letters")),

@@ -270,7 +270,7 @@ def test_reading_is_bounded(tmp_path: Path) -> None:
         read_limited(path, 4)
     with pytest.raises(FormatError, match="not a regular file"):
         read_limited(tmp_path, 4)
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="there is no such file"):
         read_limited(tmp_path / "absent", 4)
 
 

@@ -181,6 +181,8 @@ def read_limited(path: str | Path, limit: int) -> bytes:
             raise FormatError(f"{shown(path)} is not a regular file")
         with path.open("rb") as file:
             data = file.read(limit + 1)
+    except FileNotFoundError:
+        raise InputError(f"cannot read {shown(path)}: there is no such file") from None
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
