@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nispa.cli.search import _progress
 from nispa.data.named import build_scenario
 from nispa.data.scenarios import on_validation
 from nispa.errors import ConfigError, InputError, ScenarioError
@@ -125,6 +126,14 @@ def test_a_search_on_a_terminal(home: Path) -> None:
     first, second = (f"trial {number}: " for number in (0, 1))
     assert 0 < text.index(first) < text.index("1 of 2 trials") < text.index(second)
     assert "best so far: trial 0: " in text
+
+
+def test_settings_with_brackets_are_shown_as_they_are() -> None:
+    progress = _progress(quiet=False)
+    progress.add_task("best so far: name=[/b]", total=1)
+    column = progress.columns[-1]
+    assert not isinstance(column, str)
+    assert str(column(progress.tasks[0])) == "best so far: name=[/b]"
 
 
 def test_a_trial_that_was_cut_off_comes_again(home: Path) -> None:

@@ -166,7 +166,7 @@ def _progress(quiet: bool) -> Progress:
         BarColumn(24),
         TextColumn("{task.completed:.0f} of {task.total:.0f} trials"),
         TimeElapsedColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # settings may hold brackets
         console=Console(highlight=False),
         transient=True,
         disable=quiet or not sys.stdout.isatty(),
