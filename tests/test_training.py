@@ -374,10 +374,30 @@ def test_logits_of_other_classes_get_no_gradient(how: str) -> None:
     assert (logits.grad[:, [1, 3]] != 0).all()
 
 
-def test_masks_take_double_logits() -> None:
-    for how in ("slice", "zero"):
-        loss = ClassMask((1, 3), 4, how, CPU).loss(LOGITS.double(), torch.tensor([3, 1]))
-        assert loss.dtype == torch.float64
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("how", ["slice", "zero"])
+@pytest.mark.parametrize("classes", [(2,), (1, 3), (3, 0, 1), (0, 1, 2, 3)])
+@pytest.mark.parametrize("batch", [1, 2, 7, 100])
+def test_the_closed_form_has_the_bits_of_autograd(
+    batch: int, classes: tuple[int, ...], how: str, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(batch)
+    logits = (5 * torch.randn(batch, 4, generator=generator)).to(dtype).requires_grad_()
+    labels = torch.tensor(classes)[torch.randint(len(classes), (batch,), generator=generator)]
+    loss = ClassMask(classes, 4, how, CPU).loss
+    expected = loss(logits, labels)
+    (gradient,) = torch.autograd.grad(expected, logits)
+    value, found = loss.value_and_gradient(logits.detach(), labels)
+    assert torch.equal(value, expected.detach())
+    assert found.dtype == dtype
+    assert torch.equal(found, gradient)
+
+
+def test_a_label_among_no_classes_is_an_error() -> None:
+    loss = ClassMask((1, 3), 4, "slice", CPU).loss
+    for call in (loss, loss.value_and_gradient):
+        with pytest.raises(IndexError, match="out of bounds"):
+            call(LOGITS, torch.tensor([3, 2]))
 
 
 def test_a_step_is_told_its_place() -> None:

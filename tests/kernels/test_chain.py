@@ -12,6 +12,7 @@ from nispa.kernels import chain as chain_module
 from nispa.kernels.chain import Chain
 from nispa.kernels.native import Library
 from nispa.kernels.structure import CONVOLUTION, LINEAR, Link
+from nispa.training import ClassMask
 from tests.kernels.links import (
     CHAINS,
     PATTERNS,
@@ -265,6 +266,23 @@ def test_gradients_part_by_part_are_those_of_the_whole_batch(
             assert_same(
                 values.grad, whole.grad.flatten(0, len(live.shape) - 1)[live.plastic_index], 1e-7
             )
+
+
+@pytest.mark.parametrize("how", ["slice", "zero"])
+def test_a_loss_with_a_gradient_of_its_own_gives_the_same_bits(
+    compiled: Library, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    small_cache(monkeypatch)
+    chain = Chain(compiled, [full(3, 5, 1)], (5, 1, 1))
+    x, loss = numbers((50, 5), seeded()), ClassMask((0, 2), 3, how, torch.device("cpu")).loss
+    found = []
+    for each in (loss, lambda logits, labels: loss(logits, labels)):
+        value = chain.gradients(x, 2 * (torch.arange(50) % 2), each)
+        found.append([value, *(values.grad for values in chain.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
 
 
 def test_parts_of_an_uneven_batch_weigh_by_their_images(

@@ -221,6 +221,43 @@ def test_where_the_pool_reads_is_kept_if_others_read_it_too(compiled: Library) -
     assert feed.rows[0, 80:84].tolist() == [20, 30, 30, 20]
 
 
+@pytest.mark.parametrize(("marked", "at_once"), [((), True), ((1,), False)])
+def test_a_pool_is_computed_at_once_unless_it_takes_kept_channels(
+    compiled: Library, marked: tuple[int, ...], at_once: bool
+) -> None:
+    """Marked, channel 0 is kept before the pool, which then takes more than is computed."""
+    links = [drawn(["fffff", "pffff"], "ff", kernel=3), POOL_LINK, drawn(["p" * 8], "p")]
+    chain = Chain(compiled, links, (5, 4, 4))
+    images = torch.rand(3, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    feed = chain.feed([images], 3, 10**6, marked=marked)
+    assert chain.pools_next(0, None)
+    assert chain.pools_next(0, feed) is at_once
+    assert not chain.pools_next(1, feed)
+    assert not chain.pools_next(2, feed)
+    assert feed is not None
+    given = Given(feed, torch.arange(3))
+    for every in (False, True):
+        workspace = chain.forward(given, every=every)
+        assert torch.equal(chain.output(workspace, 3), chain(images))
+        chain.give_back(workspace)
+
+
+def test_before_a_pool_computed_at_once_lies_which_is_the_largest(compiled: Library) -> None:
+    """One channel in, its own weight 1, so that each pixel comes out as it is."""
+    layer = drawn(["p"], "p", kernel=3)
+    assert layer.weight is not None
+    with torch.no_grad():
+        layer.weight.plastic.zero_()[0, 1, 1] = 1.0
+    chain = Chain(compiled, [layer, POOL_LINK], (1, 4, 6))
+    pixels = [[1, 9, 3, 3, -5, -4], [5, 2, 3, 2, -3, -2], [0, 0, 7, 8, 1, 1], [0, 0, 8, 9, 2, 1]]
+    image = torch.tensor(pixels, dtype=torch.float32).view(1, 1, 4, 6)
+    workspace = chain.forward(image)
+    assert chain.read(workspace, 2, 1).flatten().tolist() == [9, 3, 0, 0, 9, 2]
+    numbers = chain.read(workspace, 1, 1)[0, 0, ::2, ::2]  # by row, the first of equals
+    assert numbers.tolist() == [[1, 0, 3], [0, 3, 2]]
+    chain.give_back(workspace)
+
+
 @pytest.mark.parametrize(("connections", "kept"), [(19, False), (20, True)])
 def test_what_is_sooner_computed_is_not_kept(
     compiled: Library, connections: int, kept: bool

@@ -77,9 +77,10 @@ class _Workspace:
         for number, (layer, link, structure) in enumerate(
             zip(self.layers, chain.links, chain.structures, strict=True)
         ):
-            layer.kind, layer.relu = link.kind, link.relu
-            layer.input_relu = number > 0 and chain.links[number - 1].relu
+            layer.kind, layer.relu = link.kind, chain.risen[number + 1]
+            layer.input_relu = chain.risen[number]
             layer.stride, layer.padding, layer.height, layer.width = link.stride, link.padding, 1, 1
+            layer.pools = chain.pools_next(number, feed)
             layer.into_buffer, layer.out_buffer = self.images[number], self.images[number + 1]
             computed = feed.computed[number] if feed is not None else None
             rows = structure.rows
@@ -156,10 +157,14 @@ class Chain:
 
         Attributes:
             rising: Whether all positions are stored in rising order, which kernels ask for.
+            risen: Of each buffer, whether its values passed a ReLU.
         """
         self.library = library
         self.input_gradient = input_gradient
         self.buffers = buffers_of(links, input_shape)
+        self.risen = [False]
+        for link in links:  # the largest of what passed a ReLU has passed one
+            self.risen.append(link.relu or (link.kind == POOL and self.risen[-1]))
         self.version = 0
         self.links: list[Link] = []
         self._marks: list[tuple[Tensor, int]] = []
@@ -206,14 +211,30 @@ class Chain:
         slab_bytes = sum(buffer.vectors for buffer in self.buffers) * lanes * 4
         return max(1, CACHE // (slab_bytes * threads)) * threads * lanes
 
+    def pools_next(self, number: int, feed: Feed | None) -> bool:
+        """Whether a pool follows a convolution and takes what it computes, no less and no more."""
+        both = [link.kind for link in self.links[number : number + 2]]
+        if both != [CONVOLUTION, POOL]:
+            return False
+        first, second = feed.computed[number : number + 2] if feed is not None else (None, None)
+        if first is None or second is None:
+            return first is second
+        return np.array_equal(first, second)
+
     def parameters(self) -> list[Tensor]:
         """Plastic weights and biases, link by link."""
         return [values.plastic for link in self.links for values in link.live]
 
     # Running.
 
-    def forward(self, given: Tensor | Given) -> _Workspace:
-        """Runs some images and keeps their activations; give the workspace back afterwards."""
+    def forward(self, given: Tensor | Given, *, every: bool = False) -> _Workspace:
+        """Runs some images and keeps what backward needs; give the workspace back afterwards.
+
+        Args:
+            given: The images.
+            every: Whether activations are to be read. Without it those before a pool are not all
+                there.
+        """
         feed = given.feed if isinstance(given, Given) else None
         if feed is not None and len(feed.parts) > 1 and not feed.constants.hold(self.links):
             raise RuntimeError(STALE)
@@ -252,7 +273,7 @@ class Chain:
                 threads,
             )
         self.library.forward(
-            ctypes.addressof(workspace.layers), len(self.links), len(given), threads
+            ctypes.addressof(workspace.layers), len(self.links), len(given), every, threads
         )
         return workspace
 
@@ -367,15 +388,13 @@ class Chain:
         for part in given.split(size):
             here = labels[done : done + len(part)]
             workspace = self.forward(part)
-            out = self.output(workspace, len(part)).requires_grad_()
-            logits = out.clone()  # which a loss may change in place
-            value = loss(logits, here)
+            value, gradient = value_and_gradient(loss, self.output(workspace, len(part)), here)
             if len(part) < len(labels):
-                value = value * (len(part) / len(labels))
-            (gradient,) = torch.autograd.grad(value, out)
+                share = len(part) / len(labels)
+                value, gradient = value * share, gradient * share
             self.backward(workspace, gradient, into, fresh=done == 0)
             self.give_back(workspace)
-            total += value.detach()
+            total += value
             done += len(part)
         for values, gradient in zip(parameters, into, strict=True):
             if values.requires_grad:
@@ -390,7 +409,7 @@ class Chain:
         ]
         for batch in batches:
             for part in batch.split(self.at_a_time()):
-                workspace = self.forward(part)
+                workspace = self.forward(part, every=True)
                 for buffer, total in zip(buffers, totals, strict=True):
                     image = ctypes.addressof(workspace.images[buffer])
                     self.library.sums(image, len(part), total.data_ptr(), torch.get_num_threads())
@@ -437,7 +456,7 @@ class Chain:
                 done += len(images)
                 if len(parts) == 1:
                     continue
-                workspace = self.forward(images)
+                workspace = self.forward(images, every=True)
                 for part in parts[1:]:
                     values = self.read(workspace, part.buffer, len(images))
                     chosen = values[:, torch.from_numpy(part.channels.astype(np.int64))]
@@ -491,6 +510,24 @@ class _Stage:
     changing: Ints
     width: int
     worth: float
+
+
+def value_and_gradient(
+    loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A loss and its gradient, ``(batch, outputs)``, both detached.
+
+    A loss may have a method ``value_and_gradient`` of its own, which takes logits and labels: that
+    is faster than a graph, which small kernels leave cold.
+    """
+    own = getattr(loss, "value_and_gradient", None)
+    if own is not None:
+        value, gradient = own(logits, labels)
+        return value, gradient
+    logits.requires_grad_()
+    value = loss(logits.clone(), labels)  # a loss may change what it gets in place
+    (gradient,) = torch.autograd.grad(value, logits)
+    return value.detach(), gradient
 
 
 class _Run(torch.autograd.Function):

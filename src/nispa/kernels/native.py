@@ -78,6 +78,7 @@ class Layer(ctypes.Structure):
         ("width", ctypes.c_int64),
         ("stride", ctypes.c_int64),
         ("padding", ctypes.c_int64),
+        ("pools", ctypes.c_int64),
         ("into_buffer", Image),
         ("out_buffer", Image),
         ("frozen", Rows),
@@ -128,7 +129,7 @@ class Library:
         )
         self.empty = _function(loaded, "nispa_empty", [pointer, pointer, size, size])
         self.sums = _function(loaded, "nispa_sums", [pointer, size, pointer, size])
-        self.forward = _function(loaded, "nispa_forward", [pointer, size, size, size])
+        self.forward = _function(loaded, "nispa_forward", [pointer, size, size, size, size])
         self.backward = _function(
             loaded, "nispa_backward", [pointer, size, size, pointer, pointer, size, size]
         )

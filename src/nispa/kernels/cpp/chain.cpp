@@ -40,6 +40,7 @@ struct Merged {
 struct Layer {
   int64_t kind, relu, input_relu;           // whether its output, and its input, passed a ReLU
   int64_t height, width, stride, padding;   // of the kernel
+  int64_t pools;                            // whether a pool follows, of the same rows
   Image in, out;
   Rows frozen, plastic;                     // start is null where there is none
   Biases frozen_bias, plastic_bias;
@@ -182,16 +183,16 @@ static void run(const Layer& layer, int64_t slabs) {
         float* to = out.data + slab * out.slab() + (out.inside(channel) + y * out.line()) * LANES;
         for (int64_t x = 0; x < out.width; x++, from += 2 * LANES, to += LANES) {
           const float* below = from + in.line() * LANES;
-          store(to, larger(larger(load(from), load(from + LANES)),
-                           larger(load(below), load(below + LANES))));
+          store(to, Four{load(from), load(from + LANES), load(below), load(below + LANES)}.largest());
         }
       }
     }
   });
 }
 
-// The gradient goes to the first of the largest, as in PyTorch; where a ReLU precedes, not to 0.
-template <bool RELU>
+// The gradient goes to the first of the largest, as in PyTorch. With CHOSEN the convolution before
+// has found which that is.
+template <bool CHOSEN>
 static void gradient(const Layer& layer, int64_t slabs) {
   const Image &in = layer.in, &out = layer.out;
   const Vec zero = broadcast(0.0f);
@@ -202,20 +203,20 @@ static void gradient(const Layer& layer, int64_t slabs) {
       float* first = in.data + slab * in.slab() + in.inside(channel) * LANES;
       for (int64_t y = 0; y < out.height; y++) {
         float* to = first + 2 * y * in.line() * LANES;
-        const float* g =
+        const float* from =
             out.data + slab * out.slab() + (out.inside(channel) + y * out.line()) * LANES;
-        for (int64_t x = 0; x < out.width; x++, to += 2 * LANES, g += LANES) {
+        for (int64_t x = 0; x < out.width; x++, to += 2 * LANES, from += LANES) {
           float* below = to + in.line() * LANES;
-          const Vec a = load(to), b = load(to + LANES), c = load(below), d = load(below + LANES);
-          const Vec most = larger(larger(a, b), larger(c, d));
-          Vec rest = RELU ? where_positive(most, load(g)) : load(g);
-          store(to, where_same(a, most, rest, zero));
-          rest = where_same(a, most, zero, rest);
-          store(to + LANES, where_same(b, most, rest, zero));
-          rest = where_same(b, most, zero, rest);
-          store(below, where_same(c, most, rest, zero));
-          rest = where_same(c, most, zero, rest);
-          store(below + LANES, rest);
+          const Vec g = load(from);
+          Vec which = load(to);
+          if constexpr (!CHOSEN) {
+            const Four four{which, load(to + LANES), load(below), load(below + LANES)};
+            which = four.which(four.largest());
+          }
+          store(to, where_same(which, zero, g, zero));
+          store(to + LANES, where_same(which, broadcast(1.0f), g, zero));
+          store(below, where_same(which, broadcast(2.0f), g, zero));
+          store(below + LANES, where_same(which, broadcast(3.0f), g, zero));
         }
         for (int64_t x = 2 * out.width; x < in.width; x++, to += LANES) {
           store(to, zero);
@@ -245,12 +246,13 @@ static void merge_values(const Layer& layer, const Merged& merged, bool flip) {
 }
 
 static void forward_rows(const Layer& layer, const Rows& first, const Rows& second,
-                         const int32_t* rows, const int32_t* place, int64_t count, int64_t slabs) {
+                         const int32_t* rows, const int32_t* place, int64_t count,
+                         const Image& pooled, int64_t slabs) {
   if (layer.kind == CONVOLUTION) {
     const int64_t shift = layer.in.pad - layer.padding;
     const convolution::Pass pass{layer.in, layer.out, static_cast<int>(layer.height),
                                  static_cast<int>(layer.width), static_cast<int>(layer.stride),
-                                 shift, shift, {first, second}, rows, count, layer.bias};
+                                 shift, shift, {first, second}, rows, count, layer.bias, pooled};
     return layer.relu ? convolution::run<Finish::relu>(pass, slabs)
                       : convolution::run<Finish::plain>(pass, slabs);
   }
@@ -259,14 +261,21 @@ static void forward_rows(const Layer& layer, const Rows& first, const Rows& seco
   layer.relu ? linear::run<Finish::relu>(pass, slabs) : linear::run<Finish::plain>(pass, slabs);
 }
 
-static void forward_layer(const Layer& layer, int64_t slabs) {
+// With `pooled`, a convolution gives the next layer's output instead of its own.
+static void forward_layer(const Layer& layer, const Image& pooled, int64_t slabs) {
   if (layer.kind == POOL) return pool::run(layer, slabs);
   gather_bias(layer);
-  forward_rows(layer, layer.frozen, layer.plastic, layer.rows, layer.place, layer.row_count, slabs);
+  forward_rows(layer, layer.frozen, layer.plastic, layer.rows, layer.place, layer.row_count, pooled,
+               slabs);
   if (!layer.mixed_row_count) return;
   merge_values(layer, layer.mixed, false);
   forward_rows(layer, layer.mixed.rows, {}, layer.mixed_rows, layer.mixed_place,
-               layer.mixed_row_count, slabs);
+               layer.mixed_row_count, pooled, slabs);
+}
+
+// Whether a layer and the pool after it are computed in one.
+static bool pools_at_once(const Layer& layer) {
+  return layer.pools && convolution::small(layer.height, layer.width, layer.stride);
 }
 
 static void gather_bias_gradient(const Layer& layer, int64_t parts, bool fresh) {
@@ -300,7 +309,7 @@ static void backward_convolution(const Layer& layer, int64_t slabs, bool fresh) 
   const int64_t down = layer.out.pad - (height - 1 - layer.padding);
   const int64_t right = layer.out.pad - (width - 1 - layer.padding);
   const convolution::Pass pass{layer.out, layer.in, height, width, 1, down, right,
-                               {layer.back.rows, {}}, layer.into, layer.into_count, nullptr};
+                               {layer.back.rows, {}}, layer.into, layer.into_count, nullptr, {}};
   if (stride == 1) {
     layer.input_relu ? convolution::run<Finish::masked>(pass, slabs)
                      : convolution::run<Finish::plain>(pass, slabs);
@@ -357,11 +366,17 @@ NISPA_EXPORT void nispa_sums(const Image* from, int64_t count, double* to, int64
   sums(*from, count, to);
 }
 
+// `every`: each layer's output is to be read. Without it those that a pool follows are not all
+// there, as backward expects.
 NISPA_EXPORT void nispa_forward(const Layer* layers, int64_t layer_count, int64_t count,
-                                int64_t thread_count) {
+                                int64_t every, int64_t thread_count) {
   threads::wanted = static_cast<int>(thread_count);
   const int64_t slabs = (count + LANES - 1) / LANES;
-  for (int64_t i = 0; i < layer_count; i++) forward_layer(layers[i], slabs);
+  for (int64_t i = 0; i < layer_count; i++) {
+    const bool both = !every && pools_at_once(layers[i]);
+    forward_layer(layers[i], both ? layers[i + 1].out : Image{}, slabs);
+    i += both;
+  }
 }
 
 // `fresh`: gradients are written rather than added to, and turned values are copied anew.
@@ -379,7 +394,8 @@ NISPA_EXPORT void nispa_backward(const Layer* layers, int64_t layer_count, int64
     const Layer& layer = layers[i];
     if (layer.kind == POOL) {
       if (!layer.into_count) continue;
-      layer.input_relu ? pool::gradient<true>(layer, slabs) : pool::gradient<false>(layer, slabs);
+      i && pools_at_once(layers[i - 1]) ? pool::gradient<true>(layer, slabs)
+                                        : pool::gradient<false>(layer, slabs);
       continue;
     }
     if (fresh && layer.into_count) merge_values(layer, layer.back, layer.stride == 1);

@@ -20,6 +20,7 @@ struct Pass {
   const int32_t* rows;        // which rows (channels of `out`) to compute
   int64_t row_count;
   const float* bias;          // one a row, or null
+  Image pooled;               // the largest of each 2 x 2 outputs, if that is what is wanted
 };
 
 constexpr int TILE_ROWS = 2;
@@ -64,9 +65,24 @@ static inline void tile_any(const float* x, const Pass& pass, const Rows& list, 
   }
 }
 
-template <int R, int T, Finish F>
-static inline void tile(const Pass& pass, const float* in, float* out, int32_t row, int64_t y,
-                        int64_t x) {
+// What is stored of the sums of a tile: each of them, or the largest of each 2 x 2.
+enum class Store { each, largest };
+
+// The largest of each 2 x 2 goes to `pooled`; which it is, the first of them, stays in their place,
+// so that the others need not be kept.
+template <int T, Finish F>
+static inline void store_largest(const Vec (&sum)[TILE_ROWS][T], float* to, float* pooled) {
+  for (int t = 0; t + 1 < T; t += 2) {
+    const Four four{sum[0][t], sum[0][t + 1], sum[1][t], sum[1][t + 1]};
+    const Vec most = four.largest();
+    store(to + t * LANES, four.which(most));
+    finish<F>(pooled + t / 2 * LANES, most);
+  }
+}
+
+template <int R, int T, Finish F, Store W>
+static inline void tile(const Pass& pass, const float* in, float* out, float* pooled, int32_t row,
+                        int64_t y, int64_t x) {
   Vec sum[R][T];
   const Vec first = broadcast(pass.bias ? pass.bias[row] : 0.0f);
   for (int q = 0; q < R; q++)
@@ -83,44 +99,61 @@ static inline void tile(const Pass& pass, const float* in, float* out, int32_t r
     tile_3x3<R, T>(in + at * LANES, pass.in.line(), pass.in.plane(), list, row, sum);
   }
   float* to = out + (pass.out.inside(row) + y * pass.out.line() + x) * LANES;
-  for (int q = 0; q < R; q++)
-    for (int t = 0; t < T; t++) finish<F>(to + (q * pass.out.line() + t) * LANES, sum[q][t]);
+  if constexpr (W == Store::largest) {
+    const int64_t half = pass.pooled.inside(row) + y / 2 * pass.pooled.line() + x / 2;
+    store_largest<T, F>(sum, to, pooled + half * LANES);
+  } else {
+    for (int q = 0; q < R; q++)
+      for (int t = 0; t < T; t++) finish<F>(to + (q * pass.out.line() + t) * LANES, sum[q][t]);
+  }
 }
 
-template <int R, Finish F>
-static void strip(const Pass& pass, const float* in, float* out, int64_t y) {
-  const int64_t width = pass.out.width;
+template <int R, Finish F, Store W>
+static void strip(const Pass& pass, const float* in, float* out, float* pooled, int64_t y) {
+  const int64_t width = W == Store::largest ? 2 * pass.pooled.width : pass.out.width;
   for (int64_t j = 0; j < pass.row_count; j++) {
     const int32_t row = pass.rows[j];
     int64_t x = 0;
     for (; x + TILE_WIDTH <= width; x += TILE_WIDTH)
-      tile<R, TILE_WIDTH, F>(pass, in, out, row, y, x);
+      tile<R, TILE_WIDTH, F, W>(pass, in, out, pooled, row, y, x);
     if constexpr (TILE_WIDTH > 4)
-      if (x + 4 <= width) tile<R, 4, F>(pass, in, out, row, y, x), x += 4;
-    if (x + 2 <= width) tile<R, 2, F>(pass, in, out, row, y, x), x += 2;
-    if (x < width) tile<R, 1, F>(pass, in, out, row, y, x);
+      if (x + 4 <= width) tile<R, 4, F, W>(pass, in, out, pooled, row, y, x), x += 4;
+    if (x + 2 <= width) tile<R, 2, F, W>(pass, in, out, pooled, row, y, x), x += 2;
+    if constexpr (W == Store::each)
+      if (x < width) tile<R, 1, F, W>(pass, in, out, pooled, row, y, x);
   }
+}
+
+// Whether a kernel has the fast way, which a pool can follow at once.
+static inline bool small(int64_t height, int64_t width, int64_t stride) {
+  return height == 3 && width == 3 && stride == 1;
 }
 
 template <Finish F>
 static void run(const Pass& pass, int64_t slabs) {
-  const bool small = pass.height == 3 && pass.width == 3 && pass.stride == 1;
-  const int64_t high = small ? TILE_ROWS : 1;
-  const int64_t strips = (pass.out.height + high - 1) / high;
+  const int64_t high = small(pass.height, pass.width, pass.stride) ? TILE_ROWS : 1;
+  const int64_t rows = pass.pooled.data ? TILE_ROWS * pass.pooled.height : pass.out.height;
+  const int64_t strips = (rows + high - 1) / high;
   int64_t live = 0;
   for (const Rows& list : pass.lists) live += connections(list, pass.rows, pass.row_count);
-  const int64_t work = slabs * live * pass.height * pass.width * pass.out.height * pass.out.width;
+  const int64_t work = slabs * live * pass.height * pass.width * rows * pass.out.width;
   threads::parallel(slabs * strips, work, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; unit++) {
       const int64_t slab = unit / strips, y = unit % strips * high;
       const float* in = pass.in.data + slab * pass.in.slab();
       float* out = pass.out.data + slab * pass.out.slab();
-      const int64_t last = std::min(y + high, pass.out.height);
+      if (pass.pooled.data) {
+        float* pooled = pass.pooled.data + slab * pass.pooled.slab();
+        if constexpr (F != Finish::masked)
+          strip<TILE_ROWS, F, Store::largest>(pass, in, out, pooled, y);
+        continue;
+      }
+      const int64_t last = std::min(y + high, rows);
       for (int64_t at = y; at < last;) {
         if (high == TILE_ROWS && at + TILE_ROWS <= last)
-          strip<TILE_ROWS, F>(pass, in, out, at), at += TILE_ROWS;
+          strip<TILE_ROWS, F, Store::each>(pass, in, out, nullptr, at), at += TILE_ROWS;
         else
-          strip<1, F>(pass, in, out, at), at += 1;
+          strip<1, F, Store::each>(pass, in, out, nullptr, at), at += 1;
       }
     }
   });
@@ -224,7 +257,7 @@ static inline void add_any(const float* x, const float* g, const Weights& job, i
 }
 
 static void gradient(const Weights& job, int64_t slabs) {
-  const bool small = job.height == 3 && job.width == 3 && job.stride == 1;
+  const bool fast = small(job.height, job.width, job.stride);
   const int64_t weights = int64_t{job.height} * job.width;
   const int64_t groups = std::min<int64_t>(job.row_count, slabs >= threads::wanted ? 1 : 16);
   const int64_t work = slabs * job.connections * weights * job.gradient.height * job.gradient.width;
@@ -257,7 +290,7 @@ static void gradient(const Weights& job, int64_t slabs) {
           for (int32_t k = job.start[row]; k < job.start[row + 1]; k++) {
             const float* from = x + job.source[k] * job.in.plane() * LANES;
             float* to = part + k * weights;
-            if (small)
+            if (fast)
               add_3x3(from, g, job.in.line(), job.gradient.line(), high, job.gradient.width, to);
             else
               add_any(from, g, job, high, to);

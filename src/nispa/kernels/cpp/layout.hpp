@@ -40,3 +40,14 @@ static inline void finish(float* to, Vec sum) {
   if (F == Finish::masked) sum = where_positive(load(to), sum);
   store(to, sum);
 }
+
+// Four neighbours of a pool.
+struct Four {
+  Vec a, b, c, d;
+  Vec largest() const { return larger(larger(a, b), larger(c, d)); }
+  // The number of the first one that is the largest, 0 to 3.
+  Vec which(Vec most) const {
+    const Vec later = where_same(c, most, broadcast(2.0f), broadcast(3.0f));
+    return where_same(a, most, broadcast(0.0f), where_same(b, most, broadcast(1.0f), later));
+  }
+};
