@@ -122,7 +122,7 @@ def _passes(
     last = space.images[1]
 
     def forward() -> None:
-        found.forward(ctypes.addressof(space.layers), 1, images, threads)
+        found.forward(ctypes.addressof(space.layers), 1, images, True, threads)
 
     def backward(which: int) -> Callable[[], None]:
         chain, own = spaces[which]

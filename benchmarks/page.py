@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -227,10 +228,10 @@ def alternatives(result: Result) -> str:
             continue
         times = [medians(case["seconds"]) for case in chosen]
         heads = ("ms a step", *(f"density {case['density']:g}" for case in chosen))
+        wrong = [case["wrong"] for case in chosen]
+        names = dict.fromkeys(name for each in (*times, *wrong) for name in each if name != "peak")
         rows = [
-            [_package(result, name), *(milliseconds(taken[name]) for taken in times)]
-            for name in times[0]
-            if name != "peak"
+            [_package(result, name), *map(partial(_time, name), times, wrong)] for name in names
         ]
         made.append(f"{NAMES[net]}, {thread_count(chosen[0]['threads'])}:\n\n{table(heads, rows)}")
     made.append(_first_steps(result))
@@ -238,6 +239,11 @@ def alternatives(result: Result) -> str:
     if missing:
         made.append(f"Not installed, so not timed: {', '.join(missing)}.")
     return "\n\n".join(made)
+
+
+def _time(name: str, times: dict[str, float], wrong: dict[str, str]) -> str:
+    """Milliseconds, or what is wrong."""
+    return f"wrong: first loss {wrong[name]}" if name in wrong else milliseconds(times[name])
 
 
 def _first_steps(result: Result) -> str:

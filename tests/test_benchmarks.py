@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -241,9 +242,25 @@ def test_turns_alternate_and_medians_are_medians() -> None:
 
 def test_a_different_loss_is_noticed() -> None:
     same = {"masked": lambda: torch.tensor(1.0), "other": lambda: torch.tensor(1.0001)}
-    assert set(step.check_losses(same)) == {"masked", "other"}
-    with pytest.raises(RuntimeError, match=r"'other' is 2\.0, of 'masked' 1\.0"):
-        step.check_losses({**same, "other": lambda: torch.tensor(2.0)})
+    seconds, wrong = step.check_losses(same, same)
+    assert set(seconds) == {"masked", "other"}
+    assert wrong == {}
+    odd = {**same, "other": lambda: torch.tensor(math.nan)}
+    with pytest.raises(RuntimeError, match=r"'other' is nan, of 'masked' 1\.0"):
+        step.check_losses(odd, ["masked", "other"])
+    assert step.check_losses(odd, ["masked"])[1] == {"other": "nan"}
+
+
+def test_what_others_compute_wrongly_is_named_and_not_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        step, "others", lambda *_, **__: {"torch.compile": lambda: torch.tensor(math.nan)}
+    )
+    result = step.measure(Case("mlp", 0.1, 8, rounds=1, threads=1), alternatives=True)
+    assert "torch.compile" not in result["seconds"]
+    step.show(result)
+    assert "not timed: its first loss is nan" in capsys.readouterr().out
 
 
 # Kernels alone, memory.
@@ -323,6 +340,7 @@ def made_step(net: str, density: float, live: int, ms: float, **changed: Any) ->
         "live": live,
         "kept_bytes": 5_000_000,
         "first_seconds": {"masked, torch.compile": 12.0},
+        "wrong": {},
         "seconds": {name: [taken] * 3 for name, taken in {**seconds, **more}.items()},
         **changed,
     }
@@ -353,7 +371,10 @@ def made_results() -> dict[str, Any]:
             )
         ]
         + [made_step("mlp", 0.2, 200_000, 20.0, stable=0.9)],
-        "alternatives": [made_step("mlp", 0.2, 200_000, 50.0)],
+        "alternatives": [
+            made_step("mlp", 0.2, 200_000, 50.0, wrong={"sparselab": "nan"}),
+            made_step("mlp", 0.1, 100_000, 30.0, wrong={"sparselab": "1.5"}),
+        ],
         "kernels_alone": [
             {"density": 0.1, "threads": 2, "peak": 100.0, "peak_convolution": 400.0}
             | {"layers": {"conv1": passes}}
@@ -395,6 +416,10 @@ def test_the_numbers_of_the_page_by_hand() -> None:
     assert "20.0 ms for each 100,000 live weights and 10.0 ms besides; R² = 1.0000" in made["lines"]
     assert (
         "All passes together 200 GFLOP/s: 200% of the dense product (100), 50%" in made["kernels"]
+    )
+    assert "| nispa | 50.0 | 30.0 |" in made["alternatives"]
+    assert (
+        "| sparselab 0.2 | wrong: first loss nan | wrong: first loss 1.5 |" in made["alternatives"]
     )
     assert "Not installed, so not timed: sparseprop." in made["alternatives"]
     assert "took 12.0 to 12.0 s" in made["alternatives"]

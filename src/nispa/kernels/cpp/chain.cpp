@@ -373,7 +373,7 @@ NISPA_EXPORT void nispa_forward(const Layer* layers, int64_t layer_count, int64_
   threads::wanted = static_cast<int>(thread_count);
   const int64_t slabs = (count + LANES - 1) / LANES;
   for (int64_t i = 0; i < layer_count; i++) {
-    const bool both = !every && pools_at_once(layers[i]);
+    const bool both = !every && i + 1 < layer_count && pools_at_once(layers[i]);
     forward_layer(layers[i], both ? layers[i + 1].out : Image{}, slabs);
     i += both;
   }
