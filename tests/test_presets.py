@@ -24,6 +24,19 @@ def settings(method: str, preset: str, scenario: str, **given: Any) -> dict[str,
     return {**as_json(found.network), **as_json(found.config)}
 
 
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_every_method_has_settings_for_every_benchmark(benchmark: str) -> None:
+    assert set(BENCHMARKS[benchmark].methods) == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "memory"), [("efmnist", 5700), ("split-cifar10", 1000), ("split-cifar100", 2000)]
+)
+def test_replay_has_a_memory_that_suits_the_benchmark(scenario: str, memory: int) -> None:
+    for method in ("nispa-replay", "er", "icarl"):
+        assert settings(method, "paper", scenario)["memory"] == memory
+
+
 @pytest.mark.parametrize("preset", ["paper", "named"])
 @pytest.mark.parametrize(
     ("scenario", "architecture", "density", "learning_rate", "batch_size", "accuracy_drop"),
