@@ -8,8 +8,10 @@ Each case runs in a process of its own, so that none inherits memory or threads.
 with AVX2 on one with more, into a table of its own:
 
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 NISPA_KERNELS=avx2 \
-        python -m benchmarks.performance --out runs/avx2.json --page runs/avx2.md
+        python -m benchmarks.performance --no-compile --out runs/avx2.json --page runs/avx2.md
     python -m benchmarks.performance --from runs/performance.json --also runs/avx2.json
+
+What ``torch.compile`` makes with PyTorch held to AVX2 so gives no number or ends in an error.
 """
 
 from __future__ import annotations
@@ -76,19 +78,20 @@ def alternatives(threads: int, *, quick: bool = False) -> list[Case]:
     ]
 
 
-def measure(threads: Sequence[int], *, quick: bool) -> dict[str, Any]:
+def measure(threads: Sequence[int], *, quick: bool, compiling: bool) -> dict[str, Any]:
     """Runs everything; see ``page.py`` for what is made of it.
 
     Args:
         threads: Thread counts; the first is used where only one is.
         quick: Fewer cases and rounds.
+        compiling: Whether to time what compiles, too.
     """
     rounds = 3 if quick else 9
     usual = threads[0]
     found: dict[str, Any] = describe() | {"quick": quick, "rounds": rounds}
     found["steps"] = [step(case) for case in cases(threads, quick=quick)]
     found["alternatives"] = [
-        step(case, "--others", "--no-compile" if quick else "--compile")
+        step(case, "--others", "--compile" if compiling else "--no-compile")
         for case in alternatives(usual, quick=quick)
     ]
     found["kernels_alone"] = [
@@ -148,6 +151,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     made.add_argument("--quick", action="store_true", help="a few cases, three rounds")
+    made.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="default: not with --quick"
+    )
     made.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     made.add_argument("--out", type=Path, default=Path("runs/performance.json"))
     made.add_argument("--page", type=Path, help="default: in docs/; with --quick, beside --out")
@@ -161,7 +167,8 @@ def main() -> None:
     given = parser().parse_args()
     if given.measured is None:
         threads = given.threads[:1] if given.quick else given.threads
-        results = measure(threads, quick=given.quick)
+        compiling = not given.quick if given.compile is None else given.compile
+        results = measure(threads, quick=given.quick, compiling=compiling)
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(results, indent=1) + "\n")
     else:
