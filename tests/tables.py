@@ -18,7 +18,7 @@ from nispa.methods import METHODS
 from nispa.methods.base import MethodConfig
 from nispa.models import NetworkConfig
 from nispa.presets import preset_names
-from nispa.published import BENCHMARKS, PAPER_METHODS, PAPER_NETWORK
+from nispa.published import BENCHMARKS, PAPER_METHODS, PAPER_NETWORK, TUNED, Values
 
 SOURCE = Path(nispa.__file__).parent
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
@@ -48,17 +48,21 @@ def settings_table(cls: type[Any]) -> str:
 
 
 def preset_table(method: str) -> str:
-    """What each benchmark sets for a method and its network."""
-    rows = ["| preset | network | method |", "|---|---|---|"]
-    for name, benchmark in BENCHMARKS.items():
+    """What each benchmark sets for a method and its network, and what ``default`` sets instead."""
+
+    def row(title: str, network: Values, config: Values) -> str:
         sets = [
             ", ".join(f"`{key}={shown(value)}`" for key, value in values.items())
-            for values in (
-                {**benchmark.network, **benchmark.networks.get(method, {})},
-                benchmark.methods.get(method, {}),
-            )
+            for values in (network, config)
         ]
-        rows.append(f"| `{name}` | {sets[0]} | {sets[1]} |")
+        return f"| {title} | {sets[0]} | {sets[1]} |"
+
+    rows = ["| preset | network | method |", "|---|---|---|"]
+    for name, benchmark in BENCHMARKS.items():
+        network = {**benchmark.network, **benchmark.networks.get(method, {})}
+        rows.append(row(f"`{name}`", network, benchmark.methods.get(method, {})))
+        if tuned := TUNED.get((name, method)):
+            rows.append(row(f"`default`: as `{name}`, but", tuned.network, tuned.method))
     return "\n".join(rows)
 
 

@@ -8,10 +8,11 @@ from nispa.config import as_json
 from nispa.errors import ConfigError, UnknownNameError
 from nispa.methods import METHODS
 from nispa.presets import Settings, benchmark_of, preset_names, resolve
-from nispa.published import BENCHMARKS
+from nispa.published import BENCHMARKS, SCENARIO_BENCHMARKS, TUNED
 
 SHAPES = {
     "efmnist": (1, 28, 28),
+    "split-mnist": (1, 28, 28),
     "split-cifar10": (3, 32, 32),
     "split-cifar100": (3, 32, 32),
     "split-digits": (1, 8, 8),
@@ -303,3 +304,12 @@ def test_a_named_benchmark_is_the_published_one_with_correct_behaviour() -> None
     assert different == {"gain", "optimiser", "weight_decay"}
     assert {name: named[name] for name in CORRECT_BEHAVIOUR} == CORRECT_BEHAVIOUR
     assert settings("stl", "default", "efmnist")["gain"] == 1.0  # tuned for nispa alone
+
+
+@pytest.mark.parametrize(("benchmark", "method"), TUNED)
+def test_default_alone_has_what_was_tuned(benchmark: str, method: str) -> None:
+    [scenario] = [name for name, own in SCENARIO_BENCHMARKS.items() if own == benchmark]
+    named, default = (settings(method, preset, scenario) for preset in (benchmark, "default"))
+    tuned = {**TUNED[benchmark, method].network, **TUNED[benchmark, method].method}
+    assert {key for key in named if named[key] != default[key]} == set(tuned)
+    assert {key: default[key] for key in tuned} == tuned

@@ -73,7 +73,7 @@ REPLAY = ("rehearsal", "er", "der", "derpp", "a-gem", "gem", "icarl", "fdr")
 
 
 def _replay(memory: int, epochs: int) -> dict[str, Values]:
-    """Settings of the methods with a memory, chosen on few runs near those of common libraries."""
+    """Settings of the methods with a memory, near those of common libraries."""
     every: Values = {"memory": memory, "epochs": epochs}
     sgd = {**every, "optimiser": "sgd", "momentum": 0.0, "learning_rate": 0.1, "batch_size": 32}
     adam = {**every, "learning_rate": 0.001, "batch_size": 128}
@@ -278,13 +278,22 @@ TUNED: dict[tuple[str, str], Tuning] = {
         {},
         {
             "optimiser": "adamw",
-            "learning_rate": 0.003,
-            "weight_decay": 0.3,
+            "learning_rate": 0.0041,
+            "weight_decay": 0.26,
             "k": 12.0,
             "accuracy_drop": 1.0,
             "min_phases": 5,
+            "restart": True,
         },
     ),
+    ("mnist", "er"): Tuning({}, {"learning_rate": 0.093, "memory_batch": 64}),
+    ("mnist", "der"): Tuning({}, {"learning_rate": 0.16, "alpha": 0.74}),
+    ("mnist", "derpp"): Tuning({}, {"learning_rate": 0.065, "alpha": 0.78, "beta": 1.9}),
+    ("mnist", "rehearsal"): Tuning({}, {"learning_rate": 0.088, "batch_size": 10}),
+    ("mnist", "fdr"): Tuning({}, {"learning_rate": 0.00031, "alpha": 6.0}),
+    ("mnist", "icarl"): Tuning({}, {"epochs": 4}),
+    ("mnist", "gem"): Tuning({}, {"learning_rate": 0.00039, "batch_size": 32}),
+    ("mnist", "a-gem"): Tuning({}, {"learning_rate": 0.093}),
 }
 
 SCENARIO_BENCHMARKS = {
