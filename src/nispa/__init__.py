@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,12 @@ if TYPE_CHECKING:
 __all__ = ["Learner", "__version__"]
 
 __version__ = version("nispa")
+
+if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+    # GNU OpenMP, PyTorch's on Linux, reads this once, when PyTorch is imported. By its own choice a
+    # thread that waits for another keeps its core busy for long, which on a machine with other work
+    # keeps that core from the very thread it waits for. See docs/howto/speed.md.
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def __getattr__(name: str) -> Any:
