@@ -386,7 +386,7 @@ def test_what_kernels_go_over_is_what_is_counted(network: SparseNetwork) -> None
         if link.weight is None:
             continue
         each = 2 * link.weights_each * out.pixels
-        forward += each * int(structure.row_live.sum())  # type: ignore[union-attr]
+        forward += each * int(structure.live_per_row.sum())  # type: ignore[union-attr]
         weights += each * structure.plastic.count  # type: ignore[union-attr]
         inputs += each * len(structure.back.origin)  # type: ignore[union-attr]
     assert network.per_sample() == PerSample(forward, weights, inputs)

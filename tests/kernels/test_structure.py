@@ -57,7 +57,7 @@ def lists(structure: Any, *names: str) -> list[list[Any]]:
 
 def test_the_lists_of_an_mlp(compiled: Library) -> None:
     first, second, third = Chain(compiled, mlp(), (3, 1, 1)).structures
-    names = ("gradient", "learning", "rows", "mixed_rows", "into")
+    names = ("needs_gradient", "plastic_rows", "pure_rows", "mixed_rows", "needed_inputs")
     assert lists(first, *names) == [[False, True, True, False], [1, 2], [0, 1, 3], [2], []]
     assert lists(second, *names) == [[False, True, True], [2], [0, 1, 2], [], [1, 2]]
     assert lists(third, *names) == [[True, False], [0], [1], [0], [1, 2]]
@@ -79,7 +79,7 @@ def test_mixed_rows_are_merged_in_order_of_their_sources(compiled: Library) -> N
     links = [drawn(["pfpf", "pp..", "..ff", "fp.f"], "ffff")]
     (structure,) = Chain(compiled, links, (4, 1, 1)).structures
     assert not isinstance(structure, PoolStructure)
-    assert lists(structure, "rows", "mixed_rows") == [[1, 2], [0, 3]]
+    assert lists(structure, "pure_rows", "mixed_rows") == [[1, 2], [0, 3]]
     assert structure.mixed.start.tolist() == [0, 4, 4, 4, 7]
     assert structure.mixed.source.tolist() == [0, 1, 2, 3, 0, 1, 3]
     assert structure.mixed.origin.tolist() == [0, -1, 1, -2, -5, 4, -6]
@@ -87,7 +87,7 @@ def test_mixed_rows_are_merged_in_order_of_their_sources(compiled: Library) -> N
 
 def test_an_input_gradient_makes_every_unit_that_reads_one_changing(compiled: Library) -> None:
     first, second, third = Chain(compiled, mlp(), (3, 1, 1), True).structures
-    names = ("gradient", "learning", "into")
+    names = ("needs_gradient", "plastic_rows", "needed_inputs")
     assert lists(first, *names) == [[True, True, True, False], [1, 2], [0, 1, 2]]
     assert lists(second, *names) == [[True, True, True], [2], [0, 1, 2]]
     assert lists(third, *names) == [[True, True], [0], [0, 1, 2]]
@@ -107,8 +107,12 @@ def test_features_of_a_channel_are_constant_together(compiled: Library) -> None:
     first, second = chain.structures
     assert chain.buffers[1].pad == 1
     assert chain.buffers[1].places().tolist() == [5, 6, 9, 10, 21, 22, 25, 26]
-    assert lists(first, "gradient", "learning", "into") == [[False, True], [1], []]
-    names = ("gradient", "learning", "into", "into_place")
+    assert lists(first, "needs_gradient", "plastic_rows", "needed_inputs") == [
+        [False, True],
+        [1],
+        [],
+    ]
+    names = ("needs_gradient", "plastic_rows", "needed_inputs", "needed_input_places")
     expected = [[False, True, True], [2], [4, 5, 6, 7], [21, 22, 25, 26]]
     assert lists(second, *names) == expected
     assert not isinstance(second, PoolStructure)
@@ -123,15 +127,15 @@ def test_features_of_a_channel_are_constant_together(compiled: Library) -> None:
 def test_a_pool_passes_on_what_is_needed(compiled: Library) -> None:
     links = [drawn(["f", "p", "f"], "ffp", kernel=3), POOL_LINK, drawn(["fff"], "f")]
     _, pool, last = Chain(compiled, links, (1, 2, 2)).structures
-    assert lists(pool, "rows", "into") == [[0, 1, 2], [1, 2]]
-    assert lists(last, "gradient", "learning", "into") == [[True], [], [1, 2]]
+    assert lists(pool, "pure_rows", "needed_inputs") == [[0, 1, 2], [1, 2]]
+    assert lists(last, "needs_gradient", "plastic_rows", "needed_inputs") == [[True], [], [1, 2]]
 
 
 def test_nothing_plastic_means_no_work_backward(compiled: Library) -> None:
     links = [drawn(["ff", "f."], "ff"), drawn(["ff"], "f")]
     for structure in Chain(compiled, links, (2, 1, 1)).structures:
         assert not isinstance(structure, PoolStructure)
-        assert lists(structure, "learning", "into") == [[], []]
+        assert lists(structure, "plastic_rows", "needed_inputs") == [[], []]
         assert not len(structure.back.origin)
 
 

@@ -1,12 +1,17 @@
 """A chain of layers over live connections, computed by compiled kernels.
 
-Work follows the live connections. Which of them need a gradient is found from what is a parameter
-and what is a buffer: a unit whose inputs and bias are all frozen, and fed by such units alone, is
-constant. No gradient flows into it, and what it computes for a data set can be kept; see
-:class:`Feed`. Every stable unit of NISPA is constant.
+The kernels do work for live connections only. They also skip gradients that nothing needs: a unit
+is *constant* if its inputs and bias are all frozen and all come from constant units. No gradient
+flows into a constant unit, and its activations on a data set can be computed once and kept; see
+:class:`Feed`. Every stable unit of NISPA is constant. Plastic values are parameters, frozen ones
+are buffers, so the distinction needs no extra bookkeeping.
 
-Images lie side by side in slabs, one image a vector lane, so an image's result does not depend on
-the batch it comes in.
+Layout: activations of the images of a batch lie side by side in *slabs*, one image per vector
+lane. So the result of an image does not depend on the other images of its batch.
+
+One step, for each part of the batch that fits the processor's cache: ``fill`` copies images into
+the first buffer, ``forward`` runs all layers, the loss gives the gradient of the logits, and
+``backward`` runs all layers in reverse, writing gradients over the activations.
 """
 
 from __future__ import annotations
@@ -37,21 +42,36 @@ from nispa.kernels.structure import (
 )
 
 CACHE = 16 * 2**20
-"""Bytes of activations that are worked on at a time, so that they stay in the processor's cache."""
+"""Bytes of activations in work at a time, so that they stay in the processor's cache."""
 WORTH_KEEPING = 10.0
-"""Operations that a kept activation must save for each of its bytes: less is sooner computed."""
+"""Operations that a kept activation must save per byte. Below that, computing it again is faster
+than reading it from memory."""
 
 FLOATS: Any = {"dtype": torch.float32, "device": "cpu"}
 """What kernels read and write, whatever PyTorch's defaults are."""
 
 
 class _Workspace:
-    """Buffers for so many slabs, and the layers as the kernels take them."""
+    """Activation buffers for a number of slabs, and the layers as the kernels read them.
+
+    A chain keeps its workspaces and uses them again: fresh memory of this size would cost about as
+    much as the arithmetic.
+
+    Attributes:
+        slabs: Slabs that the buffers hold.
+        activations: The memory of all buffers.
+        images: Address and shape of each buffer, as the kernels read them.
+        layers: Every link, as the kernels read it.
+        version: The version of the chain that ``layers`` describes.
+        feed: The feed that ``layers`` describes, or None. A weak reference, so that a feed that is
+            no longer used is freed.
+    """
 
     def __init__(self, chain: Chain, slabs: int) -> None:
         self.slabs = slabs
         sizes = [buffer.vectors * chain.library.lanes * slabs for buffer in chain.buffers]
-        self.activations = torch.zeros(sum(sizes), **FLOATS)  # borders stay zero
+        # Kernels never write into the borders, so they stay zero.
+        self.activations = torch.zeros(sum(sizes), **FLOATS)
         starts = np.concatenate([[0], np.cumsum(sizes)])
         self.images = (Image * len(sizes))()
         for image, buffer, start in zip(self.images, chain.buffers, starts[:-1], strict=True):
@@ -60,42 +80,53 @@ class _Workspace:
             image.width, image.pad = buffer.width, buffer.pad
         self.layers = (Layer * len(chain.links))()
         self.version = -1
-        self.feed: weakref.ref[Feed] | None = None  # a feed no longer used is let go
+        self.feed: weakref.ref[Feed] | None = None
+        # ``layers`` holds bare addresses; these lists keep the arrays behind them alive.
         self._room: list[NDArray[np.float32]] = []
-        self._kept: list[Ints] = []
+        self._row_lists: list[Ints] = []
 
     def describe(self, chain: Chain, feed: Feed | None) -> None:
-        """Fills in all that follows from the patterns.
+        """Writes everything but the addresses of values into ``layers``.
+
+        Args:
+            chain: The chain.
+            feed: Where the activations of some constant units come from: those rows are skipped.
 
         Raises:
-            RuntimeError: A unit that the feed holds is not constant any more.
+            RuntimeError: A unit that the feed holds is no longer constant.
         """
-        for structure, kept in zip(chain.structures, feed.computed if feed else (), strict=False):
-            if kept is not None and not np.isin(structure.changing, kept).all():
+        for structure, computed in zip(
+            chain.structures, feed.computed if feed else (), strict=False
+        ):
+            if computed is not None and not np.isin(structure.varying_rows, computed).all():
                 raise RuntimeError(STALE)
-        self._room, self._kept = [], []
+        self._room, self._row_lists = [], []
         for number, (layer, link, structure) in enumerate(
             zip(self.layers, chain.links, chain.structures, strict=True)
         ):
-            layer.kind, layer.relu = link.kind, chain.risen[number + 1]
-            layer.input_relu = chain.risen[number]
+            layer.kind, layer.relu = link.kind, chain.after_relu[number + 1]
+            layer.input_relu = chain.after_relu[number]
             layer.stride, layer.padding, layer.height, layer.width = link.stride, link.padding, 1, 1
             layer.pools = chain.pools_next(number, feed)
             layer.into_buffer, layer.out_buffer = self.images[number], self.images[number + 1]
             computed = feed.computed[number] if feed is not None else None
-            rows = structure.rows
-            if computed is not None:  # of the rows not mixed, which never are constant
-                rows = computed[np.isin(computed, structure.rows)]
-                self._kept.append(rows)
+            rows = structure.pure_rows
+            if computed is not None:  # mixed rows vary, so the feed never holds one of them
+                rows = computed[np.isin(computed, structure.pure_rows)]
+                self._row_lists.append(rows)
             layer.rows = layer.place = rows.ctypes.data
             layer.row_count = len(rows)
-            layer.into, layer.into_count = structure.into.ctypes.data, len(structure.into)
+            layer.into, layer.into_count = (
+                structure.needed_inputs.ctypes.data,
+                len(structure.needed_inputs),
+            )
             if isinstance(structure, Structure):
                 self._describe_live(layer, link, structure)
         self.version = chain.version
         self.feed = None if feed is None else weakref.ref(feed)
 
     def _describe_live(self, layer: Layer, link: Link, structure: Structure) -> None:
+        """The part of :meth:`describe` for a layer with weights."""
         weight, bias = link.live
         frozen, plastic, targets = structure.frozen, structure.plastic, weight.shape[0]
         if link.kind == CONVOLUTION:
@@ -114,21 +145,24 @@ class _Workspace:
         layer.mixed_rows = layer.mixed_place = structure.mixed_rows.ctypes.data
         layer.mixed_row_count = len(structure.mixed_rows)
         structure.back.describe(layer.back)
-        layer.into_place = structure.into_place.ctypes.data
-        layer.learning = structure.learning.ctypes.data
-        layer.learning_count, layer.plastic_count = len(structure.learning), plastic.count
+        layer.into_place = structure.needed_input_places.ctypes.data
+        layer.learning = structure.plastic_rows.ctypes.data
+        layer.learning_count, layer.plastic_count = len(structure.plastic_rows), plastic.count
+        # Threads share a convolution by slabs: each slab sums its gradients in a part of its own,
+        # and the parts are added in a fixed order, whatever the number of threads.
         parts = self.slabs if link.kind == CONVOLUTION else 1
         layer.bias_part = self._make_room(parts * targets)
         if link.kind == CONVOLUTION:
             layer.weight_part = self._make_room(parts * plastic.count * link.weights_each)
 
     def _make_room(self, size: int) -> int:
+        """The address of ``size`` zeros that live as long as ``layers`` is described this way."""
         room = np.zeros(size, dtype=np.float32)
         self._room.append(room)
         return room.ctypes.data
 
     def point(self, links: Sequence[Link]) -> None:
-        """Points at the values as they lie now."""
+        """Writes the current addresses of all values into ``layers``."""
         for layer, link in zip(self.layers, links, strict=True):
             if link.weight is not None and link.bias is not None:
                 layer.frozen.value = link.weight.frozen.data_ptr()
@@ -138,7 +172,16 @@ class _Workspace:
 
 
 class Chain:
-    """Layers that feed each other, laid out for a pattern and an input shape."""
+    """Layers that feed each other, laid out for one pattern and one input shape.
+
+    Attributes:
+        links: The layers.
+        buffers: Shapes of the activations before, between and after the links.
+        after_relu: For each buffer, whether its values have passed a ReLU.
+        structures: Index arrays of each link.
+        sorted: Whether all positions rise, as the kernels require.
+        version: Counts how often the patterns, or what is frozen, have changed.
+    """
 
     def __init__(
         self,
@@ -154,17 +197,13 @@ class Chain:
             links: Its layers.
             input_shape: Channels, height and width; a vector of features is ``(features, 1, 1)``.
             input_gradient: Whether a gradient flows into the input.
-
-        Attributes:
-            rising: Whether all positions are stored in rising order, which kernels ask for.
-            risen: Of each buffer, whether its values passed a ReLU.
         """
         self.library = library
         self.input_gradient = input_gradient
         self.buffers = buffers_of(links, input_shape)
-        self.risen = [False]
-        for link in links:  # the largest of what passed a ReLU has passed one
-            self.risen.append(link.relu or (link.kind == POOL and self.risen[-1]))
+        self.after_relu = [False]
+        for link in links:  # the maximum of values that have passed a ReLU has passed it, too
+            self.after_relu.append(link.relu or (link.kind == POOL and self.after_relu[-1]))
         self.version = 0
         self.links: list[Link] = []
         self._marks: list[tuple[Tensor, int]] = []
@@ -172,7 +211,7 @@ class Chain:
         self.update(links)
 
     def update(self, links: Sequence[Link]) -> None:
-        """Takes over links of the same shapes whose values, and perhaps patterns, are others."""
+        """Takes links of the same shapes; rebuilds the index arrays if the patterns changed."""
         marks = marks_of(
             index
             for link in links
@@ -185,17 +224,18 @@ class Chain:
             return
         self._marks = marks
         self.version += 1
+        # From the input on: a row varies if it learns or reads something that varies.
         needed = np.full(self.buffers[0].channels, self.input_gradient)
-        self.rising = True
+        self.sorted = True
         self.structures: list[Structure | PoolStructure] = []
         for link, into in zip(self.links, self.buffers[:-1], strict=True):
             if link.kind == POOL:
                 self.structures.append(PoolStructure(needed))
                 continue
             structure = Structure(link, into, needed)
-            self.rising &= structure.frozen.rising and structure.plastic.rising
+            self.sorted &= structure.frozen.sorted and structure.plastic.sorted
             self.structures.append(structure)
-            needed = structure.gradient
+            needed = structure.needs_gradient
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -206,13 +246,16 @@ class Chain:
         return (last.channels, last.height, last.width)
 
     def at_a_time(self) -> int:
-        """Images whose activations fit the cache, a whole number of slabs for each thread."""
+        """How many images fit the cache: a whole number of slabs for each thread."""
         lanes, threads = self.library.lanes, torch.get_num_threads()
         slab_bytes = sum(buffer.vectors for buffer in self.buffers) * lanes * 4
         return max(1, CACHE // (slab_bytes * threads)) * threads * lanes
 
     def pools_next(self, number: int, feed: Feed | None) -> bool:
-        """Whether a pool follows a convolution and takes what it computes, no less and no more."""
+        """Whether the convolution ``number`` can pool its own output as it stores it.
+
+        It can if a pool follows, and if the feed leaves both the same channels to compute.
+        """
         both = [link.kind for link in self.links[number : number + 2]]
         if both != [CONVOLUTION, POOL]:
             return False
@@ -228,12 +271,19 @@ class Chain:
     # Running.
 
     def forward(self, given: Tensor | Given, *, every: bool = False) -> _Workspace:
-        """Runs some images and keeps what backward needs; give the workspace back afterwards.
+        """Runs images through all layers.
 
         Args:
             given: The images.
-            every: Whether activations are to be read. Without it those before a pool are not all
-                there.
+            every: Whether every activation will be read. Otherwise a convolution with a pool
+                does not store all of its output.
+
+        Returns:
+            The workspace with the activations, for :meth:`read` and :meth:`backward`; return it
+            with :meth:`give_back`.
+
+        Raises:
+            RuntimeError: Frozen values or connections have changed since the feed was made.
         """
         feed = given.feed if isinstance(given, Given) else None
         if feed is not None and len(feed.parts) > 1 and not feed.constants.hold(self.links):
@@ -278,7 +328,7 @@ class Chain:
         return workspace
 
     def give_back(self, workspace: _Workspace) -> None:
-        """Frees a workspace for the next pass."""
+        """Makes a workspace available for the next pass."""
         self._free[workspace.slabs].append(workspace)
 
     def read(self, workspace: _Workspace, buffer: int, count: int) -> Tensor:
@@ -306,14 +356,15 @@ class Chain:
         fresh: bool,
         input_gradient: Tensor | None = None,
     ) -> None:
-        """Gradients of live values; the activations in the workspace are lost.
+        """Computes gradients of plastic values. Overwrites the activations in the workspace.
 
         Args:
-            workspace: What :meth:`forward` left.
-            gradient: Of the output, ``(batch, *output_shape)``.
-            into: Where to, in the order of :meth:`parameters`.
-            fresh: Whether to write rather than to add. The first backward of a step must.
-            input_gradient: Where to put the input's gradient.
+            workspace: The result of :meth:`forward`.
+            gradient: Gradient of the output, ``(batch, *output_shape)``.
+            into: Tensors for the gradients, in the order of :meth:`parameters`.
+            fresh: Whether to write the gradients instead of adding them, as the first backward of a
+                step must.
+            input_gradient: Tensor for the input's gradient, or None.
         """
         places = iter(into)
         for layer, link in zip(workspace.layers, self.links, strict=True):
@@ -357,19 +408,22 @@ class Chain:
         *,
         reuse: bool = False,
     ) -> Tensor:
-        """Makes the gradient of a mean loss the ``grad`` of every plastic value, part by part.
+        """Sets the ``grad`` of every plastic value to the gradient of a mean loss.
 
-        Forward and backward of some images run before the next ones start, so that activations
+        Works through the batch in parts, forward and backward, so that the activations of a part
         stay in the processor's cache.
 
         Args:
             given: Images.
             labels: Their classes, ``(batch,)``.
             loss: Mean over samples, from logits ``(n, outputs)`` and labels ``(n,)``.
-            reuse: Whether to write into tensors that are the ``grad`` of now.
+            reuse: Whether to write into the present ``grad`` tensors.
 
         Returns:
             The loss of the batch, detached.
+
+        Raises:
+            ValueError: The numbers of images and labels differ.
         """
         if len(given) != len(labels):
             raise ValueError(
@@ -389,7 +443,7 @@ class Chain:
             here = labels[done : done + len(part)]
             workspace = self.forward(part)
             value, gradient = value_and_gradient(loss, self.output(workspace, len(part)), here)
-            if len(part) < len(labels):
+            if len(part) < len(labels):  # the loss is a mean: each part counts by its size
                 share = len(part) / len(labels)
                 value, gradient = value * share, gradient * share
             self.backward(workspace, gradient, into, fresh=done == 0)
@@ -421,13 +475,13 @@ class Chain:
     def feed(
         self, batches: Iterable[Tensor], count: int, budget: int, marked: Container[int] = ()
     ) -> Feed | None:
-        """A data set with the activations of constant units, where they are worth their memory.
+        """Prepares a data set, with the activations of constant units that are worth keeping.
 
         Args:
-            batches: Its images, ``(n, channels, height, width)`` each.
-            count: How many in all.
-            budget: Bytes it may take.
-            marked: Buffers that must hold every activation, as they are read from outside.
+            batches: Images, ``(n, channels, height, width)`` each.
+            count: Number of images in all batches.
+            budget: Bytes that the feed may take.
+            marked: Buffers whose activations are all read from outside.
 
         Returns:
             The feed, or None if the pixels alone take more than the budget.
@@ -438,15 +492,16 @@ class Chain:
         computed: list[Ints | None] = [None] * len(self.links)
         if 4 * count * width > budget:
             return None
+        # Greedy: the stages that save most per byte come first.
         for stage in self._stages(marked):
             if stage.worth < WORTH_KEEPING or 4 * count * (width + stage.width) > budget:
                 continue
             parts.append(Part(stage.buffer, stage.constant, width, stage.width))
             for number in stage.links:
-                computed[number] = stage.changing
+                computed[number] = stage.varying
             width += stage.width
-        # NumPy asks for large pages, without which finding the rows of a batch takes three times
-        # as long as reading them.
+        # NumPy asks the system for large pages. Without them, finding the rows of a batch in memory
+        # takes three times as long as reading them.
         rows = torch.from_numpy(np.empty((count, width), dtype=np.float32))
         done = 0
         for batch in batches:
@@ -466,24 +521,24 @@ class Chain:
         return Feed(rows, tuple(parts), tuple(computed), shape, Constants(self.links))
 
     def _stages(self, marked: Container[int] = ()) -> list[_Stage]:
-        """Layers, each with the pool that follows, that have constant units; best worth first."""
+        """Layers with constant units, each with the pool that follows it; best worth first."""
         stages = []
         for number, (link, structure) in enumerate(zip(self.links, self.structures, strict=True)):
-            if not isinstance(structure, Structure) or structure.gradient.all():
+            if not isinstance(structure, Structure) or structure.needs_gradient.all():
                 continue
             pooled = number + 1 < len(self.links) and self.links[number + 1].kind == POOL
             pooled = pooled and number + 1 not in marked
             links = (number, number + 1) if pooled else (number,)
             out = self.buffers[links[-1] + 1]
-            constant = np.flatnonzero(~structure.gradient).astype(np.int32)
-            work = 2 * structure.row_live[constant].sum() * link.weights_each
+            constant = np.flatnonzero(~structure.needs_gradient).astype(np.int32)
+            work = 2 * structure.live_per_row[constant].sum() * link.weights_each
             width = len(constant) * out.pixels
             stages.append(
                 _Stage(
                     links,
                     links[-1] + 1,
                     constant,
-                    structure.changing,
+                    structure.varying_rows,
                     width,
                     float(work * self.buffers[number + 1].pixels / (4 * width)),
                 )
@@ -493,13 +548,13 @@ class Chain:
 
 @dataclass(frozen=True)
 class _Stage:
-    """Constant units whose activations could be kept.
+    """Constant units of a layer whose activations could be kept.
 
     Attributes:
-        links: The layer, and its pool.
-        buffer: Where the activations lie.
-        constant: The units.
-        changing: The other units.
+        links: Numbers of the layer and, if one follows, its pool.
+        buffer: Number of the buffer that holds the activations.
+        constant: The constant units.
+        varying: All other units.
         width: Activations per image.
         worth: Operations saved per byte kept.
     """
@@ -507,7 +562,7 @@ class _Stage:
     links: tuple[int, ...]
     buffer: int
     constant: Ints
-    changing: Ints
+    varying: Ints
     width: int
     worth: float
 
@@ -517,20 +572,22 @@ def value_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """A loss and its gradient, ``(batch, outputs)``, both detached.
 
-    A loss may have a method ``value_and_gradient`` of its own, which takes logits and labels: that
-    is faster than a graph, which small kernels leave cold.
+    A loss with a method ``value_and_gradient(logits, labels)`` computes them itself, which is
+    faster than recording a graph.
     """
     own = getattr(loss, "value_and_gradient", None)
     if own is not None:
         value, gradient = own(logits, labels)
         return value, gradient
     logits.requires_grad_()
-    value = loss(logits.clone(), labels)  # a loss may change what it gets in place
+    value = loss(logits.clone(), labels)  # a loss may change its argument in place
     (gradient,) = torch.autograd.grad(value, logits)
     return value.detach(), gradient
 
 
 class _Run(torch.autograd.Function):
+    """A chain as one operation of autograd, for passes that :meth:`Chain.gradients` cannot make."""
+
     @staticmethod
     def forward(ctx: Any, chain: Chain, images: Tensor | Given, *parameters: Tensor) -> Tensor:
         ctx.chain, ctx.shape = chain, images.shape if isinstance(images, Tensor) else None
@@ -560,7 +617,7 @@ class _Run(torch.autograd.Function):
 
 
 def _state(links: Sequence[Link]) -> list[tuple[int, int]]:
-    """Where the values lie and how often each was changed in place."""
+    """Address of each value tensor, and how often it was changed in place."""
     return [
         (values.data_ptr(), changes(values))
         for link in links

@@ -19,7 +19,7 @@ from nispa.kernels.chain import Chain
 from nispa.kernels.feeds import Feed, Given
 from nispa.kernels.native import library
 from nispa.kernels.reference import LiveValues, to_dense
-from nispa.kernels.structure import CONVOLUTION, LINEAR, POOL, Link
+from nispa.kernels.structure import CONVOLUTION, LINEAR, POOL, Link, Shape
 
 __all__ = [
     "CONVOLUTION",
@@ -99,12 +99,12 @@ class Compiled:
             chain = self._chains[key] = Chain(kernels, links, shape, gradient)
         else:
             chain.update(links)
-        return chain if chain.rising else None
+        return chain if chain.sorted else None
 
 
 def _form(link: Link) -> tuple[Any, ...]:
-    kernel = None if link.weight is None else (link.weight.shape, link.weight.plastic.shape[1:])
-    return link.kind, link.relu, link.stride, link.padding, kernel
+    size = None if link.weight is None else (link.weight.shape, link.kernel)
+    return link.kind, link.relu, link.stride, link.padding, size
 
 
 def _runs_here(links: Sequence[Link], x: Tensor | Given) -> bool:
@@ -122,25 +122,12 @@ def _readable(values: Tensor) -> bool:
     return values.dtype == torch.float32 and values.is_cpu
 
 
-def _fits(links: Sequence[Link], shape: tuple[int, int, int]) -> bool:
+def _fits(links: Sequence[Link], shape: Shape) -> bool:
     """Whether every layer gets the channels, and a window the pixels, that it needs."""
-    channels, height, width = shape
     for link in links:
-        if link.weight is None:
-            height, width = height // 2, width // 2
-        elif link.kind == LINEAR:
-            if channels * height * width != link.weight.shape[1]:
-                return False
-            channels, height, width = link.weight.shape[0], 1, 1
-        else:
-            high, wide = link.weight.plastic.shape[1:]
-            if channels != link.weight.shape[1]:
-                return False
-            channels = link.weight.shape[0]
-            height = (height + 2 * link.padding - high) // link.stride + 1
-            width = (width + 2 * link.padding - wide) // link.stride + 1
-        if height < 1 or width < 1:
+        if not link.accepts(shape):
             return False
+        shape = link.output_shape(shape)
     return True
 
 
