@@ -277,6 +277,11 @@ def _gather(members: Iterable[_Member], notes: list[str]) -> dict[str, list[_Mem
     }
 
 
+def labels(records: Sequence[Record]) -> list[str]:
+    """What :func:`compare` calls groups of runs, from one record of each."""
+    return _labels([_facts(record) for record in records])
+
+
 def _labels(groups: Sequence[Mapping[str, str]]) -> list[str]:
     """A short, unique label per group: the method, and what else tells it from the others."""
     several = len({facts["scenario"] for facts in groups}) > 1
