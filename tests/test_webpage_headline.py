@@ -84,7 +84,10 @@ def test_the_best_method_with_its_interval() -> None:
     assert "split-digits, task-incremental (told the task): best of 2 methods" in text
     low, high = compared(runs)["er"]
     interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}, 3 runs"
-    assert f"is er with 94.00 % ({interval}), forgetting 0.00 points." in text
+    assert (
+        f"is er with a mean accuracy of 94.00 % over 2 tasks ({interval}), forgetting 0.00 points."
+        in text
+    )
     assert "Next is ewc with 75.00 %" in text
     assert "the intervals lie apart" in text
     assert text.endswith("6 runs, 3 seeds.")
@@ -94,23 +97,32 @@ def test_the_best_method_with_its_interval() -> None:
 
 def test_one_run_of_a_method_has_no_interval() -> None:
     (text,) = said(reached(0.9, method="er"), reached(0.8, method="ewc"))
-    assert "er with 90.00 % (one run, so no interval)" in text
+    assert "er with a mean accuracy of 90.00 % over 2 tasks (one run, so no interval)" in text
     assert "does not tell which is better" in text
 
 
 def test_bounds_are_not_the_best_method() -> None:
     (text,) = said(reached(0.99, method="joint"), reached(0.9), reached(0.8, method="ewc"))
     assert "best of 2 methods" in text
-    assert "is nispa with 90.00 %" in text
+    assert "is nispa with a mean accuracy of 90.00 %" in text
     assert "joint, a bound, has 99.00 %" in text
+    (text,) = said(reached(0.99, method="avalanche:joint"), reached(0.9))
+    assert "nispa reached a mean accuracy of 90.00 %" in text
     (text,) = said(reached(0.99, method="joint"), reached(0.98, method="joint", seed=3))
-    assert "joint reached over 2 tasks 98.50 %" in text
+    assert "joint reached a mean accuracy of 98.50 % over 2 tasks" in text
+
+
+def test_settings_of_a_method_are_told_apart() -> None:
+    runs = [reached(0.8 + d / 10, config={"density": d, "epochs": 5}) for d in (0.1, 0.5)]
+    (text,) = said(*runs)
+    assert "best of 2 methods and settings is nispa density=0.5" in text
+    assert "Next is nispa density=0.1" in text
 
 
 def test_runs_that_do_not_count_are_not_the_best() -> None:
     cut = reached(0.99, status="interrupted", method="er")
     (text,) = said(cut, reached(0.8), reached(0.8, seed=3))
-    assert "nispa reached over 2 tasks 80.00 %" in text
+    assert "nispa reached a mean accuracy of 80.00 % over 2 tasks" in text
     assert "2 of 3 runs" in text
     (text,) = said(cut, reached(0.7, status="failed"))
     assert "none of 2 runs has learned all tasks yet" in text
@@ -130,7 +142,7 @@ def test_runs_of_different_kinds_stand_apart() -> None:
         "domain-incremental",
     ]
     assert "best of 2 methods" in sentences[0]
-    assert "m1 reached over 2 tasks 50.00 %" in sentences[1]
+    assert "m1 reached a mean accuracy of 50.00 % over 2 tasks" in sentences[1]
     assert "not told the task" in sentences[1]
     assert "nothing is averaged or ranked over more than one kind" in warning
     found = Page(page([Run(f"run {k}", each) for k, each in enumerate(runs)]))

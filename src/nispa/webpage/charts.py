@@ -159,8 +159,8 @@ def _starts(across: Across, top: float, bottom: float) -> list[Element]:
     for (x, following), (_, label) in zip(
         pairwise([*edges, WIDTH - across.right]), across.starts, strict=True
     ):
-        room = int((following - x - 2) / 5)
-        made.append(_text(x + 2, top + 8, label[:room].strip(), "s"))
+        if text := label[: int((following - x - 2) / 5.4)].strip():
+            made.append(_text(x + 2, top + 8, text, "s"))
     return made
 
 

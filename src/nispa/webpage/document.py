@@ -117,10 +117,11 @@ def _stripes() -> Element:
 
 
 def _top(runs: Sequence[Run], problems: Sequence[Problem], left_out: Sequence[str]) -> Element:
-    many = [("methods", "Methods side by side"), ("runs", "Runs"), ("each", "Each run")]
-    links = [("each", "The run")] if len(runs) == 1 else many
-    links += [("data", "Data"), ("settings", "Settings"), ("where", "Environment")]
-    links.append(("words", "Words and formulas"))
+    links = [("methods", "Methods side by side"), ("runs", "Runs"), ("each", "Each run")]
+    links += [("settings", "Settings that differ")]
+    if len(runs) == 1:
+        links = [("each", "The run")]
+    links += [("data", "Data"), ("where", "Environment"), ("words", "Words and formulas")]
     nav = tag("nav", aria_label="Contents")
     for number, (name, text) in enumerate(links):
         add(nav, " · " if number else None, tag("a", text, href=f"#{name}"))
@@ -160,12 +161,13 @@ def _last(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
     found = [overview.differing(problem) for problem in problems]
     same = tag("p", "No two methods on the same tasks differ in a setting.")
     tables = [made for made in found if made is not None] or [same]
+    settings = tag("section", tag("h2", "Settings that differ", id="settings"), *tables)
     words = tag("dl")
     for word, meaning in WORDS:
         add(words, tag("dt", word), tag("dd", meaning))
     return [
+        settings if len(runs) > 1 else None,
         tag("section", tag("h2", "Data", id="data"), overview.data_table(runs)),
-        tag("section", tag("h2", "Settings that differ", id="settings"), *tables),
         tag("section", tag("h2", "Environment", id="where"), overview.environments(runs)),
         tag(
             "section",

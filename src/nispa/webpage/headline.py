@@ -79,21 +79,23 @@ def _problem(problem: Problem) -> Element:
     record = problem.record
     line = tag("p", tag("strong", problem.label), f" ({told(record)}): ", class_="lead-in")
     ranked = problem.counted
-    able = [group for group in ranked if group.members[0][1].record.method not in BOUNDS] or ranked
+    able = [group for group in ranked if not _is_bound(group)] or ranked
     given = sum(len(group.members) for group in problem.groups)
     if not able:
         return add(line, f"none of {_many(given, 'run')} has learned all tasks yet.")
     best = able[0]
     found = summary(best)
     assert found is not None
-    over = f"over {_many(len(record.tasks), 'task')}"
-    if len(able) > 1:
-        add(line, f"best of {len(able)} methods by mean accuracy {over} is ")
-    add(line, tag("strong", best.label), " with " if len(able) > 1 else f" reached {over} ")
-    add(line, tag("strong", f"{percent(found.mean)} %"), f" ({_how_sure(found)})")
+    several = len(able) > 1
+    methods = len({group.members[0][1].record.method for group in able})
+    what = "methods" if methods == len(able) else "methods and settings"
+    add(line, f"best of {len(able)} {what} is " if several else None, tag("strong", best.label))
+    add(line, f" {'with' if several else 'reached'} a mean accuracy of ")
+    add(line, tag("strong", f"{percent(found.mean)} %"))
+    add(line, f" over {_many(len(record.tasks), 'task')} ({_how_sure(found)})")
     lost = mean(forgetting(run) for _, run in best.counted)
     add(line, f", forgetting {percent(lost)} points" if lost is not None else None, ". ")
-    if len(able) > 1:
+    if several:
         add(line, _second(able[1], found))
     for group in ranked:
         if group not in able:
@@ -103,6 +105,11 @@ def _problem(problem: Problem) -> Element:
     counted = sum(len(group.counted) for group in ranked)
     runs = _many(counted, "run") if counted == given else f"{counted} of {given} runs"
     return add(line, f"{runs}, {_many(seeds, 'seed')}.")
+
+
+def _is_bound(group: Group) -> bool:
+    method = group.members[0][1].record.method
+    return method.rpartition(":")[2] in BOUNDS  # before it stands the tool of an imported run
 
 
 def _how_sure(found: Summary) -> str:
