@@ -152,6 +152,16 @@ def test_a_thousand_tasks_and_layers_stay_small() -> None:
     assert "12 of 500 layers are shown" in Page(found).text
 
 
+def test_a_hundred_runs_stay_light() -> None:
+    methods = [f"method-{k}" for k in range(10)]
+    runs = [
+        Run(f"{method}-s{seed}", priced(five_tasks(seed=seed, method=method)))
+        for method in methods
+        for seed in range(10)
+    ]
+    assert len(page(runs)) < 2_100_000
+
+
 def test_a_page_stays_below_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nispa.webpage.document.MAX_BYTES", 300_000)
     data = page([Run(f"run {k}", twenty_tasks(loss=0.1, seed=k)) for k in range(12)])

@@ -15,7 +15,7 @@ from nispa.webpage.charts import Across, Series, Words, beside, lines
 from nispa.webpage.markup import Node, add, cell, folded, scroll, table, tag
 from nispa.webpage.names import classes_of, task_label, task_name
 from nispa.webpage.network import MAX_TASKS, chosen, connections, only, phases, units
-from nispa.webpage.runs import Run, settings_of
+from nispa.webpage.runs import Run, settings_of, told
 from nispa.webpage.scales import rounded
 
 MAX_SETTINGS = 200
@@ -57,7 +57,7 @@ def details(run: Run, place: int, *, alone: bool) -> Element:
 
 def _line(record: Record) -> str:
     words = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
-    words.append(f"{record.incremental}-incremental")
+    words.append(f"{record.incremental}-incremental ({told(record)})")
     words += [f"preset {one_line(record.preset, 30)}"] if record.preset else []
     words += [f"seed {record.seed}", record.status]
     if record.status != "complete":

@@ -138,7 +138,7 @@ def _overview(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
     }
     methods = tag("section", tag("h2", "Methods side by side", id="methods"))
     for number, problem in enumerate(problems, start=1):
-        add(methods, tag("h3", f"{problem.label}, {told(problem.record)}"))
+        add(methods, tag("h3", f"{problem.label} ({told(problem.record)})"))
         add(methods, *overview.side_by_side(problem, number))
     add(
         methods,
