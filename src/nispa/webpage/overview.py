@@ -255,7 +255,9 @@ def _how_many(group: Group) -> str:
 
 
 def _short(group: Group) -> str:
-    return one_line(group.label, 22)
+    """A label for pictures: of a long one the beginning and the end, where settings differ."""
+    label = group.label
+    return label if len(label) <= 24 else f"{label[:8]}…{label[-15:]}"
 
 
 def _intervals(groups: Sequence[Group], number: int, name: str) -> Element:
