@@ -229,9 +229,9 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group() -> None:
         [[4]],
         [[5]],
     ]
-    first, other = (group.label for group in problems[0].groups)
-    assert "density=0.2" in first
-    assert "density=0.5" in other
+    labels = [group.label for group in problems[0].groups]
+    assert "density=0.2" in labels[0]
+    assert "density=0.5" in labels[1]
     assert problems[0].label != problems[1].label
 
 
