@@ -53,7 +53,7 @@ def test_one_run_and_many(capsys: Capture) -> None:
     assert (ended.code, ended.out, ended.err) == (0, "Report: report.html\n", "")
     text = Path("report.html").read_text(encoding="utf-8")
     assert text.startswith(MARK)
-    assert "1. a" in text
+    assert 'id="run-1"' in text
     assert call(capsys, "runs", "runs/b/record.json", "--out", "all.html").code == 0
     text = Path("all.html").read_text(encoding="utf-8")
     assert all(name in text for name in ("1. a", "2. b", "3. b"))
@@ -92,6 +92,29 @@ def test_damaged_events_are_noted(capsys: Capture) -> None:
     assert call(capsys, "a").code == 0
     text = Path("report.html").read_text(encoding="utf-8")
     assert "Its events are left out: a/events.jsonl, line 1, is damaged" in text
+
+
+def test_records_that_cannot_be_read_are_left_out_and_named(capsys: Capture) -> None:
+    """In a folder or named one by one, as a shell's pattern does."""
+    for name in ("a", "b"):
+        write(f"runs/{name}", five_tasks())
+    whole = Path("runs/a", RECORD).read_bytes()
+    for name, data in (("cut", whole[:900]), ("newer", b'{"schema": "nispa-record/99"}')):
+        Path("runs", name).mkdir()
+        Path("runs", name, RECORD).write_bytes(data)
+    for args in (["runs"], sorted(Path("runs").iterdir())):
+        ended = call(capsys, *args)
+        assert (ended.code, ended.out) == (0, "Report: report.html\n")
+        cut, newer = ended.err.splitlines()
+        assert "left out: " in cut
+        assert "runs/cut/record.json is damaged" in cut
+        assert "runs/newer/record.json was written by a newer nispa" in newer
+        text = Path("report.html").read_text(encoding="utf-8")
+        assert "1. a" in text
+        assert "2. b" in text
+        assert "runs/cut/record.json is damaged" in text
+        assert "runs/newer/record.json was written by a newer nispa" in text
+        Path("report.html").unlink()
 
 
 BAD = [

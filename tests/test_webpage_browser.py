@@ -16,7 +16,7 @@ import pytest
 
 from nispa.webpage import Run, page
 
-from .records import five_tasks
+from .records import five_tasks, priced
 
 FOUND = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(FOUND is None or os.name == "nt", reason="no Chromium here")
@@ -116,8 +116,8 @@ def chromium(folder: Path) -> Iterator[Browser]:
 def browser(tmp_path: Path) -> Iterator[Browser]:
     """The page of three runs, loaded, with everything that happened on the way."""
     file = tmp_path / "report.html"
-    runs = [Run(f"run {k}", five_tasks(seed=k)) for k in range(2)]
-    runs.append(Run("other", five_tasks(seed=7, method="other")))
+    runs = [Run(f"run {k}", priced(five_tasks(seed=k))) for k in range(2)]
+    runs.append(Run("other", priced(five_tasks(seed=7, method="other"))))
     file.write_bytes(page(runs))
     with chromium(tmp_path / "profile") as found:
         for part in ("Page", "Runtime", "Log", "Network"):
@@ -189,6 +189,50 @@ def test_choosing_runs(browser: Browser) -> None:
     assert browser.value(rows) == 2
 
 
+AXES = """[...document.querySelectorAll('.axes > svg')]
+    .filter(svg => svg.getBoundingClientRect().height > 0).map(svg => svg.textContent)"""
+
+
+def press(browser: Browser, key: str) -> None:
+    for kind in ("keyDown", "keyUp"):
+        browser.call("Input.dispatchKeyEvent", type=kind, key=key, code=key,
+                     windowsVirtualKeyCode={"ArrowRight": 39}[key])  # fmt: skip
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_one_picture_against_the_chosen_cost(browser: Browser, script: bool) -> None:
+    """With the keyboard, and without a script: what is chosen is for the style alone."""
+    if not script:
+        reload_without_scripts(browser)
+    (shown,) = browser.value(AXES)
+    assert shown.startswith("Accuracy against training operations")
+    browser.value("document.querySelector('.axes input').focus()")
+    press(browser, "ArrowRight")
+    (shown,) = browser.value(AXES)
+    assert shown.startswith("Accuracy against inference operations")
+    browser.value("[...document.querySelectorAll('.axes label')].at(-1).click()")
+    (shown,) = browser.value(AXES)
+    assert shown.startswith("Accuracy against peak resident memory")
+
+
+def test_a_table_that_goes_on_shows_it_and_keeps_its_first_column(browser: Browser) -> None:
+    browser.call("Emulation.setDeviceMetricsOverride", width=390, height=800,
+                 deviceScaleFactor=1, mobile=True)  # fmt: skip
+    browser.value("window.box = document.getElementById('costs-1').parentElement")
+    assert browser.value("box.scrollWidth - box.clientWidth") > 50
+    assert "linear-gradient" in browser.value("getComputedStyle(box).maskImage")
+    # At the end of the way nothing of the table lies where it fades.
+    browser.value("box.scrollLeft = 10000")
+    edge = browser.value(
+        "box.getBoundingClientRect().right - box.firstChild.getBoundingClientRect().right"
+    )
+    fade = browser.value("parseFloat(getComputedStyle(box).paddingRight)")
+    assert edge > fade - 1 > 20  # but for the rounding of what is scrolled
+    left = "box.{}getBoundingClientRect().left"
+    first = browser.value(left.format("querySelector('tbody th')."))
+    assert first == browser.value(left.format(""))
+
+
 def test_a_link_opens_its_run(browser: Browser) -> None:
     assert browser.value("document.getElementById('run-2').open") is False
     browser.value("document.querySelector('a[href=\"#run-2\"]').click()")
@@ -205,13 +249,17 @@ def test_the_page_does_not_scroll_sideways(browser: Browser, width: int) -> None
     assert browser.value("document.documentElement.scrollWidth") <= width
 
 
-def test_it_is_complete_without_scripts(browser: Browser) -> None:
+def reload_without_scripts(browser: Browser) -> None:
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     browser.events.clear()
     url = browser.call("Page.getNavigationHistory")["entries"][-1]["url"]
     browser.call("Page.navigate", url=url)
     browser.wait_for("Page.loadEventFired")
     browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_it_is_complete_without_scripts(browser: Browser) -> None:
+    reload_without_scripts(browser)
     # Boxes and buttons that would do nothing are not shown; the pictures are.
     hidden = "getComputedStyle(document.querySelector('{}')).display"
     assert browser.value(hidden.format("p.pick")) == "none"

@@ -30,14 +30,17 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
     """Make one HTML page of one run or many.
 
     RUNS are folders of runs, their record.json, or folders that hold several runs; they may be
-    somebody else's. The page needs no network and runs nothing that it holds.
+    somebody else's. The page needs no network and runs nothing that it holds. Records that cannot
+    be read are left out and named.
     """
     from nispa.files import shown, write_atomic
-    from nispa.webpage import find_runs, page, read_run
+    from nispa.webpage import find_runs, page, read_runs
 
     _check(out)
-    made = page([read_run(path) for path in find_runs(runs)])
-    write_atomic(out, made)
+    found, left_out = read_runs(find_runs(runs))
+    write_atomic(out, page(found, left_out))
+    for fault in left_out:
+        click.echo(f"left out: {fault}", err=True)
     click.echo(f"Report: {shown(out)}")
 
 

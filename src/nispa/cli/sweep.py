@@ -388,10 +388,10 @@ def _report(jobs: list[Job], out: Path) -> Path | None:
     """The HTML report of the runs that have records."""
     from nispa.files import write_atomic
     from nispa.results import RECORD
-    from nispa.webpage import page, read_run
+    from nispa.webpage import page, read_runs
 
     folders = [job.folder for job in jobs if (job.folder / RECORD).exists()]
     if not folders:
         return None
-    write_atomic(out / "report.html", page([read_run(folder) for folder in folders]))
+    write_atomic(out / "report.html", page(*read_runs(folders)))
     return out / "report.html"

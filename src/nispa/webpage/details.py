@@ -11,10 +11,11 @@ from nispa.files import one_line
 from nispa.metrics import Matrix, as_matrix, percent
 from nispa.results import Record, TaskResult
 from nispa.webpage import capacity
-from nispa.webpage.charts import Across, Series, Words, lines
+from nispa.webpage.charts import Across, Series, Words, beside, lines
 from nispa.webpage.markup import Node, add, cell, folded, scroll, table, tag
-from nispa.webpage.network import MAX_TASKS, chosen, connections, only, phases, task_label, units
-from nispa.webpage.runs import Run, settings_of
+from nispa.webpage.names import classes_of, task_label, task_name
+from nispa.webpage.network import MAX_TASKS, chosen, connections, only, phases, units
+from nispa.webpage.runs import Run, settings_of, told
 from nispa.webpage.scales import rounded
 
 MAX_SETTINGS = 200
@@ -31,13 +32,14 @@ TASK_COSTS = (
 )
 
 
-def details(run: Run, place: int, *, opened: bool) -> Element:
-    """The section of one run; ``place`` is its number on the page."""
+def details(run: Run, place: int, *, alone: bool) -> Element:
+    """The section of one run; ``place`` is its number on the page, where it may stand alone."""
     record = run.record
-    head = tag("summary", tag("h3", f"{place}. {run.name}"))
-    section = tag(
-        "details", head, id=f"run-{place}", data_run=place, open="open" if opened else None
-    )
+    if alone:
+        section = tag("div", tag("h3", run.name), id=f"run-{place}")
+    else:
+        head = tag("summary", tag("h3", f"{place}. {run.name}"))
+        section = tag("details", head, id=f"run-{place}", data_run=place)
     add(section, tag("p", _line(record)))
     notes = [run.note] if run.note else []
     notes += [one_line(note, 500) for note in record.notes[:MAX_NOTES]]
@@ -55,7 +57,7 @@ def details(run: Run, place: int, *, opened: bool) -> Element:
 
 def _line(record: Record) -> str:
     words = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
-    words.append(f"{record.incremental}-incremental")
+    words.append(f"{record.incremental}-incremental ({told(record)})")
     words += [f"preset {one_line(record.preset, 30)}"] if record.preset else []
     words += [f"seed {record.seed}", record.status]
     if record.status != "complete":
@@ -91,9 +93,10 @@ def _heat_map(record: Record, matrix: Matrix, caption: str, name: str) -> Elemen
     shown = chosen(len(matrix), MAX_TASKS)
     digits = 1 if len(shown) <= 12 else 0
     head = tag("tr", tag("th", "after", scope="col"))
-    for column in shown:
-        title = one_line(record.tasks[column].name, 60)
-        add(head, tag("th", str(column + 1), scope="col", class_="n", title=title))
+    names = [task_name(record, column) for column in shown]
+    look = "n" if max(map(len, names)) <= 5 else "up"  # long names run upwards
+    for name_ in names:
+        add(head, tag("th", tag("span", name_), scope="col", class_=look))
     body = tag("tbody")
     for row in shown:
         line = tag("tr", tag("th", task_label(record, row), scope="row"))
@@ -115,23 +118,22 @@ def _over_time(record: Record, matrix: Matrix, heat: str, place: int) -> Element
     shown = chosen(len(matrix), MAX_TASKS)
     values = [100 * float(matrix[i, j]) for i in shown for j in shown if i >= j]
     low, high = rounded([value for value in values if not math.isnan(value)])
-    every = math.ceil(len(shown) / 20)
     series = []
     for look, j in enumerate(shown):
         column = [float(matrix[i, j]) if i >= j else math.nan for i in shown]
         points = [None if math.isnan(value) else 100 * value for value in column]
-        sign = str(j + 1) if look % every == 0 else ""
-        series.append(Series(task_label(record, j), points, look, sign))
+        series.append(Series(task_name(record, j), points, look))
     words = Words(
         f"time-{place}",
         "Accuracy of each task over time (%)",
-        f"One line per task, from when it was learned, marked with its number. {_kept(matrix)}",
+        f"One line per task, from when it was learned, with its name at its end. {_kept(matrix)}",
         heat,
     )
-    across = Across([str(j + 1) for j in shown], "tasks learned")
+    names = [each.name for each in series]
+    across = Across(names, "after task", right=beside(names))
     return tag(
         "div",
-        tag("figcaption", f"{words.title}; each line begins at its task's number"),
+        tag("figcaption", words.title),
         lines(words, across, series, low=low, high=high, unit="%"),
     )
 
@@ -157,8 +159,9 @@ def _kept(matrix: Matrix) -> str:
 def _learning(record: Record) -> list[Node]:
     shown = chosen(len(record.per_task), MAX_TASKS)
     rows = [_task_row(record, index, record.per_task[index]) for index in shown]
-    heads = ["task", "train", "phases", "τ", "samples seen", "train s", "bytes kept", "stopped"]
-    made = table("What each task took", heads, rows, texts=(7,))
+    heads = ["task", "classes", "training samples", "phases", "τ", "samples seen", "seconds"]
+    heads += ["bytes kept", "stopped because"]
+    made = table("What each task took", heads, rows, texts=(1, 8))
     return [tag("h4", "What each task took"), made, *_costs(record, shown)]
 
 
@@ -198,6 +201,7 @@ def _texts(values: Iterable[float | None]) -> list[str]:
 def _task_row(record: Record, index: int, task: TaskResult) -> list[Node]:
     return [
         task_label(record, index),
+        cell(one_line(", ".join(classes_of(record, index)), 300)),
         _count(record.tasks[index].train),
         f"{task.phases:,}",
         "" if task.tau is None else f"{task.tau:.3f}",

@@ -12,8 +12,9 @@ from nispa import __version__
 from nispa.files import one_line
 from nispa.webpage import overview
 from nispa.webpage.details import details
+from nispa.webpage.headline import headline
 from nispa.webpage.markup import Node, add, raw, render, tag
-from nispa.webpage.runs import Problem, Run, problems_of
+from nispa.webpage.runs import Problem, Run, problems_of, told
 
 MAX_BYTES = 5_000_000
 """What a page takes at most."""
@@ -33,7 +34,7 @@ WORDS = (
 )
 
 
-def page(runs: Sequence[Run]) -> bytes:
+def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> bytes:
     """The page of one run or many, as UTF-8.
 
     It stays below :data:`MAX_BYTES`: the pictures of single runs are left out from where they would
@@ -41,25 +42,27 @@ def page(runs: Sequence[Run]) -> bytes:
 
     Args:
         runs: At least one run.
+        left_out: What is wrong with each record that could not be read.
     """
+    alone = len(runs) == 1
     problems = problems_of(runs)
-    main = tag("main", *_overview(runs, problems))
-    section = tag("section", tag("h2", "Each run", id="each"))
-    main.append(section)
-    add(main, *_last(runs, problems))
-    html = tag("html", _head(runs), tag("body", _stripes(), _top(runs, problems), main), lang="en")
+    section = tag("section", tag("h2", "The run" if alone else "Each run", id="each"))
+    first = [] if alone else _overview(runs, problems)
+    main = tag("main", *first, section, *_last(runs, problems))
+    top = _top(runs, problems, left_out)
+    html = tag("html", _head(runs), tag("body", _stripes(), top, main), lang="en")
     room = MAX_BYTES - len(render(html).encode()) - len(MARK) - 2_000
-    left_out: list[int] = []
+    first_out = ""
     for place, run in enumerate(runs, start=1):
-        if not left_out:
-            made = details(run, place, opened=len(runs) == 1)
+        if not first_out:
+            made = details(run, place, alone=alone)
             room -= len(render(made).encode())
         if room < 0 and place > 1:
-            left_out.append(place)
+            first_out = first_out or run.name
             made = tag("p", f"{place}. {run.name}: left out", id=f"run-{place}", data_run=place)
         section.append(made)
-    if left_out:
-        text = f"From run {left_out[0]} on, single runs are left out to keep the page below "
+    if first_out:
+        text = f"From {first_out} on, single runs are left out to keep the page below "
         text += f"{MAX_BYTES // 10**6} MB; pass fewer runs to see them."
         section.insert(1, tag("p", text, class_="warn"))
     return (MARK + render(html) + "\n").encode()
@@ -100,8 +103,8 @@ def _title(runs: Sequence[Run]) -> str:
     scenarios = list(dict.fromkeys(one_line(run.record.scenario.name, 40) for run in runs))
     what = ", ".join(scenarios[:4]) + (" and more" if len(scenarios) > 4 else "")
     if len(runs) == 1:
-        return f"{what}, {one_line(runs[0].record.method, 30)}: a run of nispa"
-    return f"{what}: {len(runs)} runs of nispa"
+        return f"{one_line(runs[0].record.method, 30)} on {what}, seed {runs[0].record.seed}"
+    return f"{len(runs):,} runs on {what}"
 
 
 def _stripes() -> Element:
@@ -113,18 +116,17 @@ def _stripes() -> Element:
     return tag("svg", tag("defs", pattern), class_="hidden-picture", aria_hidden="true")
 
 
-def _top(runs: Sequence[Run], problems: Sequence[Problem]) -> Element:
-    links = [("data", "Data"), ("methods", "Methods side by side"), ("runs", "Runs")]
-    links += [("each", "Each run"), ("settings", "Settings"), ("where", "Environment")]
-    links.append(("words", "Words and formulas"))
+def _top(runs: Sequence[Run], problems: Sequence[Problem], left_out: Sequence[str]) -> Element:
+    links = [("methods", "Methods side by side"), ("runs", "Runs"), ("each", "Each run")]
+    links += [("settings", "Settings that differ")]
+    if len(runs) == 1:
+        links = [("each", "The run")]
+    links += [("data", "Data"), ("where", "Environment"), ("words", "Words and formulas")]
     nav = tag("nav", aria_label="Contents")
     for number, (name, text) in enumerate(links):
         add(nav, " · " if number else None, tag("a", text, href=f"#{name}"))
-    groups = sum(len(problem.groups) for problem in problems)
-    seeds = len({run.record.seed for run in runs})
-    counts = ((len(runs), "run"), (groups, "method"), (seeds, "seed"))
-    line = ", ".join(f"{count} {word}{'s' if count != 1 else ''}" for count, word in counts)
-    return tag("header", tag("h1", _title(runs)), tag("p", line), *overview.alarms(runs), nav)
+    top = tag("header", tag("h1", _title(runs)), *headline(runs, problems))
+    return add(top, *overview.unread(left_out), *overview.alarms(runs), nav)
 
 
 def _overview(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
@@ -135,19 +137,21 @@ def _overview(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
         for place, _ in group.members
     }
     methods = tag("section", tag("h2", "Methods side by side", id="methods"))
+    for number, problem in enumerate(problems, start=1):
+        add(methods, tag("h3", f"{problem.label} ({told(problem.record)})"))
+        add(methods, *overview.side_by_side(problem, number))
     add(
         methods,
         tag(
             "p",
             "Means over the runs that differ in nothing but the seed and learned all tasks; std "
-            "is the sample standard deviation; the interval of the mean is Student's. A result "
-            "given twice counts once. Seconds compare only within one environment.",
+            "is the sample standard deviation; the interval of the mean is Student's, cut off at 0 "
+            "and 100 %. A result given twice counts once. Seconds compare only within one "
+            "environment.",
+            class_="note",
         ),
     )
-    for number, problem in enumerate(problems, start=1):
-        add(methods, tag("h3", problem.label), *overview.side_by_side(problem, number))
     return [
-        tag("section", tag("h2", "Data", id="data"), overview.data_table(runs)),
         methods,
         tag("section", tag("h2", "Runs", id="runs"), *overview.runs_table(runs, group_of)),
     ]
@@ -157,11 +161,13 @@ def _last(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
     found = [overview.differing(problem) for problem in problems]
     same = tag("p", "No two methods on the same tasks differ in a setting.")
     tables = [made for made in found if made is not None] or [same]
+    settings = tag("section", tag("h2", "Settings that differ", id="settings"), *tables)
     words = tag("dl")
     for word, meaning in WORDS:
         add(words, tag("dt", word), tag("dd", meaning))
     return [
-        tag("section", tag("h2", "Settings that differ", id="settings"), *tables),
+        settings if len(runs) > 1 else None,
+        tag("section", tag("h2", "Data", id="data"), overview.data_table(runs)),
         tag("section", tag("h2", "Environment", id="where"), overview.environments(runs)),
         tag(
             "section",

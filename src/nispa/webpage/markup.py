@@ -94,7 +94,7 @@ def table(
     """
     left = {0, *texts}
     head = [
-        tag("th", text, scope="col", class_=None if column in left else "n")
+        tag("th", text, scope="col", class_=None if column in left else _look(text))
         for column, text in enumerate(heads)
     ]
     body = tag("tbody")
@@ -109,6 +109,11 @@ def table(
         body.append(line)
     made = tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), body, id=id_)
     return scroll(caption, made)
+
+
+def _look(head: str) -> str:
+    """The class of a head of numbers; long ones get the room not to stand in many lines."""
+    return "n wide" if len(head) > 14 else "n"
 
 
 def scroll(label: str, content: Element) -> Element:

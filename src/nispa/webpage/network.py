@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from xml.etree.ElementTree import Element
 
 from nispa.files import one_line
 from nispa.results import Record
-from nispa.webpage.charts import Across, Series, Strip, Words, lines, strips
+from nispa.webpage.charts import Across, Series, Strip, Words, beside, lines, strips
 from nispa.webpage.markup import Node, add, folded, table, tag
+from nispa.webpage.names import task_label, task_name
 from nispa.webpage.phases import Phase
 from nispa.webpage.runs import Run
 
@@ -31,11 +33,6 @@ def only(shown: int, count: int, what: str) -> Node:
     return tag("p", f"{shown:,} of {count:,} {what} are shown, evenly spaced.", class_="note")
 
 
-def task_label(record: Record, index: int) -> str:
-    """A task's number, from 1, and its name."""
-    return f"{index + 1} {one_line(record.tasks[index].name, 20)}"
-
-
 # Units
 
 
@@ -46,7 +43,7 @@ def _names(parts: Sequence[Mapping[str, object]]) -> list[str]:
 
 def _tasks_done(record: Record) -> tuple[list[int], Across]:
     shown = chosen(len(record.per_task), MAX_TASKS)
-    return shown, Across([str(index + 1) for index in shown], "after task")
+    return shown, Across([task_name(record, index) for index in shown], "after task")
 
 
 LEGEND_UNITS = (("full", "stable"), ("half", "candidates"), ("pale", "plastic"))
@@ -118,7 +115,7 @@ def phases(run: Run, place: int) -> list[Node]:
     starts, before = [], -1
     for at, phase in enumerate(shown):
         if phase.task != before:
-            starts.append((at, f"task {phase.task + 1}"))
+            starts.append((at, task_label(run.record, phase.task)))
             before = phase.task
     across = Across([""] * len(shown), "phases, by task", starts)
     groups = _names([phase.units for phase in shown])[:MAX_GROUPS]
@@ -164,9 +161,10 @@ def _tau(shown: Sequence[Phase], across: Across, place: int, name: str) -> Eleme
     )
     series = [
         Series("τ", [phase.tau for phase in shown], 0),
-        Series("validation accuracy", [phase.accuracy for phase in shown], 1),
+        Series("validation", [phase.accuracy for phase in shown], 1),
     ]
-    caption = "τ (solid) and validation accuracy (dashed) at the end of each phase"
+    across = replace(across, right=beside(each.name for each in series))
+    caption = "τ and validation accuracy at the end of each phase"
     return _figure(caption, lines(words, across, series, low=0, high=1, unit="share"))
 
 
@@ -208,10 +206,9 @@ def _rewired(shown: Sequence[Phase], across: Across, place: int, name: str) -> E
         name,
     )
     unit = "thousands" if thousands else "count"
-    caption = "Connections dropped (solid), grown (long dashes), owed (dots) after each phase"
-    return _figure(
-        caption, lines(words, across, series, low=0, high=1.05 * most / scale, unit=unit)
-    )
+    across = replace(across, right=beside(each.name for each in series))
+    chart = lines(words, across, series, low=0, high=1.05 * most / scale, unit=unit)
+    return _figure(words.title, chart)
 
 
 # Connections

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -12,17 +12,20 @@ from nispa.files import one_line
 from nispa.metrics import METRICS, as_matrix, percent
 from nispa.results import DataEntry, MetricValue
 from nispa.webpage import capacity
-from nispa.webpage.charts import Across, Series, Spot, Words, intervals, lines, scatter
+from nispa.webpage.charts import Across, Series, Spot, Words, beside, intervals, lines, scatter
 from nispa.webpage.markup import Node, add, cell, folded, table, tag
+from nispa.webpage.names import task_label, task_name
 from nispa.webpage.runs import (
     Group,
     Problem,
     Run,
     accuracy,
     forgetting,
+    mean,
     other_accuracy,
     settings_of,
     summary,
+    told,
 )
 from nispa.webpage.scales import rounded
 
@@ -30,19 +33,20 @@ MAX_SPOTS = 30  # more groups than that cannot be told apart in a picture
 MAX_SETTINGS = 200
 MAX_COLUMNS = 30
 MAX_LINES = 12
+MAX_NAMES = 6
 
 Value = Callable[[Run], float | None]
-COSTS = (
-    "train_operations",
-    "inference_operations",
-    "train_cpu_s",
-    "train_s",
-    "live",
-    "model_bytes",
-    "kept_bytes",
-    "peak_bytes",
-)
-"""The costs on the page, by their names in :data:`nispa.costs.KINDS`."""
+COSTS = {
+    "train_operations": "training operations",
+    "inference_operations": "inference operations",
+    "train_cpu_s": "CPU seconds",
+    "train_s": "seconds",
+    "live": "parameters",
+    "model_bytes": "bytes",
+    "kept_bytes": "bytes kept",
+    "peak_bytes": "memory",
+}
+"""The costs on the page, by their names in :data:`nispa.costs.KINDS`, and a short word for each."""
 
 
 def data_mark(data: DataEntry) -> Element:
@@ -66,22 +70,33 @@ def alarms(runs: Sequence[Run]) -> list[Node]:
         strong = tag("strong", "⚠ Not the canonical data: ")
         rest = " Compare these numbers with published ones only with that in mind."
         made.append(tag("p", strong, names, ".", rest, class_="warn"))
+    if len(runs) == 1:
+        record = runs[0].record
+        texts = [capacity.warning(record)]
+        if record.status != "complete":
+            texts.append(f"Not complete: the run is {record.status}.")
+        return made + [tag("p", f"⚠ {text}", class_="warn") for text in texts if text]
     cut = [(k, run) for k, run in enumerate(runs, 1) if run.record.status != "complete"]
     full = [(k, run) for k, run in enumerate(runs, 1) if capacity.warning(run.record)]
-    made += _linked("Not complete, in no mean: ", cut, lambda run: run.record.status)
-    made += _linked("Network full or nearly so: ", full, None)
-    return made
+    made += _linked("Not complete, in no mean: ", cut)
+    return made + _linked("Network full or nearly so: ", full)
 
 
-def _linked(
-    text: str, found: Sequence[tuple[int, Run]], what: Callable[[Run], str] | None
-) -> list[Node]:
+def unread(left_out: Sequence[str]) -> list[Node]:
+    """Records that could not be read, and why."""
+    if not left_out:
+        return []
+    shown = "; ".join(one_line(fault, 300) for fault in left_out[:MAX_LINES])
+    more = f"; and {len(left_out) - MAX_LINES} more" if len(left_out) > MAX_LINES else ""
+    return [tag("p", tag("strong", "⚠ Left out: "), shown, more, ".", class_="warn")]
+
+
+def _linked(text: str, found: Sequence[tuple[int, Run]]) -> list[Node]:
     if not found:
         return []
     line = tag("p", tag("strong", f"⚠ {text}"), class_="warn")
     for number, (place, run) in enumerate(found[:MAX_LINES]):
-        says = f" ({what(run)})" if what else ""
-        add(line, ", " if number else None, tag("a", run.name, href=f"#run-{place}"), says)
+        add(line, ", " if number else None, tag("a", run.name, href=f"#run-{place}"))
     more = len(found) - MAX_LINES
     return [add(line, f" and {more} more" if more > 0 else None, ".")]
 
@@ -119,8 +134,6 @@ def runs_table(runs: Sequence[Run], group_of: dict[int, int]) -> list[Node]:
         tag("button", text, type="button", data_all=value)
         for text, value in (("show all", "1"), ("show none", "0"))
     ]
-    if len(runs) == 1:
-        return [made]
     choice = tag("p", *buttons, "Means stay those of all runs.", class_="pick")
     return [choice, made if len(runs) <= MAX_LINES else folded(f"All {len(runs)} runs", made)]
 
@@ -139,7 +152,7 @@ def data_table(runs: Sequence[Run]) -> Element:
             cell(one_line(data.source, 60)),
             cell(one_line(data.note, 300)),
             tag("td", tag("code", data.sha256[:16]), class_="t"),
-            cell(_places(places, len(runs))),
+            cell(_named(places, runs)),
         ]
         for data, places in found.values()
     ]
@@ -149,11 +162,11 @@ def data_table(runs: Sequence[Run]) -> Element:
     )
 
 
-def _places(places: Sequence[int], count: int) -> str:
-    if len(set(places)) == count:
+def _named(places: Sequence[int], runs: Sequence[Run]) -> str:
+    if len(set(places)) == len(runs):
         return "all"
-    shown = ", ".join(map(str, places[:12]))
-    return shown if len(places) <= 12 else f"{shown} and {len(places) - 12} more"
+    shown = ", ".join(runs[place - 1].name for place in places[:MAX_NAMES])
+    return shown + (f" and {len(places) - MAX_NAMES} more" if len(places) > MAX_NAMES else "")
 
 
 # Methods side by side
@@ -161,45 +174,46 @@ def _places(places: Sequence[int], count: int) -> str:
 
 def side_by_side(problem: Problem, number: int) -> list[Node]:
     """A table of a problem's groups, and pictures where there is something to compare."""
-    groups = sorted(problem.groups, key=_rank)
+    counted = problem.counted
+    groups = counted + [group for group in problem.groups if group not in counted]
     name = f"methods-{number}"
     rows = [_group_row(group) for group in groups]
     heads = ["method", "runs", "accuracy (%)", "std", "95 % interval", "forgetting (%)"]
-    other = any(other_accuracy(run) is not None for group in groups for _, run in group.counted)
-    kind = groups[0].members[0][1].record.incremental
-    heads.append("not told the task (%)" if kind == "task" else "told the task (%)")
-    if not other:
-        heads.pop()
-        rows = [row[:6] + row[7:] for row in rows]
-    made = table(f"Methods on {problem.label}: means over runs", heads, rows, id_=name)
+    other = "not told the task" if told(problem.record) == "told the task" else "told the task"
+    if any(other_accuracy(run) is not None for group in counted for _, run in group.counted):
+        heads.append(f"{other} (%)")
+    caption = f"Accuracy, {told(problem.record)}: means over runs"
+    made: list[Node] = [_of_groups(caption, heads, [r[: len(heads)] for r in rows], groups, name)]
+    pictured = counted[:MAX_SPOTS]
+    if sum(len(group.counted) for group in pictured) > 1:
+        figures = [_intervals(pictured, number, name), _so_far(problem, pictured, number)]
+        figures.append(_against(pictured, number))
+        made.append(_best(len(pictured), len(counted)))
+        made.append(tag("div", *figures, class_="charts"))
+    return [*made, *_costs(groups, number)]
+
+
+def _of_groups(
+    caption: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Node]],
+    groups: Sequence[Group],
+    name: str,
+) -> Element:
+    """A table with a row per group, for the choice of runs."""
+    made = table(caption, heads, rows, id_=name)
     for line, group in zip(list(made.iter("tr"))[1:], groups, strict=True):
         line.set("data-group", str(group.number))
-    counted = [group for group in groups if group.counted][:MAX_SPOTS]
-    if sum(len(group.counted) for group in counted) < 2:
-        return [made, *_costs(problem, groups, number)]
-    figures = [_intervals(counted, number, name), _so_far(problem, counted, number)]
-    costs = f"costs-{number}"
-    figures += [_against(counted, number, costs, cost) for cost in COSTS]
-    return [
-        made,
-        *_costs(problem, groups, number),
-        _more(len(counted), len([group for group in groups if group.counted])),
-        tag("div", *[figure for figure in figures if figure is not None], class_="charts"),
-    ]
+    return made
 
 
-def _more(shown: int, count: int) -> Node:
+def _best(shown: int, count: int) -> Node:
     if shown == count:
         return None
-    return tag("p", f"The pictures show the {shown} best of {count} methods.", class_="note")
+    return tag("p", f"In the picture: the {shown} best of {count} methods.", class_="note")
 
 
-def _rank(group: Group) -> tuple[float, int]:
-    found = summary(accuracy(run) for _, run in group.counted)
-    return (-found.mean if found else math.inf, group.number)
-
-
-def _costs(problem: Problem, groups: Sequence[Group], number: int) -> list[Node]:
+def _costs(groups: Sequence[Group], number: int) -> list[Node]:
     """A table of what the groups of a problem cost, with what is known of any of them."""
     means = {name: [_mean(group, _cost(name)) for group in groups] for name in COSTS}
     known = [name for name in COSTS if any(value is not None for value in means[name])]
@@ -207,18 +221,14 @@ def _costs(problem: Problem, groups: Sequence[Group], number: int) -> list[Node]
         return []
     rows: list[list[Node]] = [
         [
-            cell(f"{group.number} {group.label}", head=True),
+            cell(group.label, head=True),
             percent(_mean(group, accuracy)),
             *(KINDS[name].text(means[name][place]) for name in known),
         ]
         for place, group in enumerate(groups)
     ]
     heads = ["method", "accuracy (%)", *(KINDS[name].label for name in known)]
-    caption = f"What methods cost on {problem.label}: means over runs"
-    made = table(caption, heads, rows, id_=f"costs-{number}")
-    for line, group in zip(list(made.iter("tr"))[1:], groups, strict=True):
-        line.set("data-group", str(group.number))
-    return [made]
+    return [_of_groups("Cost: means over runs", heads, rows, groups, f"costs-{number}")]
 
 
 def _cost(name: str) -> Value:
@@ -226,23 +236,17 @@ def _cost(name: str) -> Value:
 
 
 def _mean(group: Group, value: Value) -> float | None:
-    found = summary(value(run) for _, run in group.counted)
-    return found.mean if found else None
+    return mean(value(run) for _, run in group.counted)
 
 
 def _group_row(group: Group) -> list[Node]:
-    counted = group.counted
-    label = cell(f"{group.number} {group.label}", head=True)
-    found = summary(accuracy(run) for _, run in counted)
-    row: list[Node] = [label, _how_many(group), percent(found.mean if found else None)]
-    if found and found.deviation is not None and found.half is not None:
-        low, high = found.mean - found.half, found.mean + found.half
-        row += [percent(found.deviation), f"{100 * low:.2f} to {100 * high:.2f}"]
-    else:
-        row += ["-", "-"]
-    row.append(percent(_mean(group, forgetting)))
-    row.append(percent(_mean(group, other_accuracy)))
-    return row
+    found = summary(group)
+    row: list[Node] = [cell(group.label, head=True), _how_many(group)]
+    row.append(percent(found.mean if found else None))
+    row.append(percent(found.deviation if found else None))
+    within = found.interval if found else None
+    row.append(" to ".join(map(percent, within)) if within else "-")
+    return [*row, percent(_mean(group, forgetting)), percent(_mean(group, other_accuracy))]
 
 
 def _how_many(group: Group) -> str:
@@ -250,91 +254,103 @@ def _how_many(group: Group) -> str:
     return str(counted) if counted == given else f"{counted} of {given}"
 
 
-def _spots(groups: Iterable[Group], cost: Value) -> list[Spot]:
-    spots = []
-    for group in groups:
-        runs = [(k, cost(run), 100 * (accuracy(run) or 0.0)) for k, run in group.counted]
-        known = [(k, x, value) for k, x, value in runs if x is not None]
-        found = summary(value for _, _, value in known)
-        mean_x = summary(x for _, x, _ in known)
-        if found and mean_x:
-            label = one_line(group.label, 44)
-            made = Spot(group.number, label, found.mean, found.half, mean_x.mean, known)
-            spots.append(made)
-    return spots
+def _short(group: Group) -> str:
+    """A label for pictures: of a long one the beginning and the end, where settings differ."""
+    label = group.label
+    return label if len(label) <= 24 else f"{label[:8]}…{label[-15:]}"
 
 
 def _intervals(groups: Sequence[Group], number: int, name: str) -> Element:
-    spots = _spots(groups, lambda run: 0.0)
-    desc = "; ".join(f"{spot.number} {spot.label} {spot.mean:.2f}" for spot in spots)
+    spots = []
+    for group in groups:
+        runs = [(place, 0.0, 100 * (accuracy(run) or 0.0)) for place, run in group.counted]
+        found = summary(group)
+        if found:
+            within = found.interval and (100 * found.interval[0], 100 * found.interval[1])
+            label = one_line(group.label, 54)
+            spots.append(Spot(group.number, label, 100 * found.mean, within, runs=runs))
+    desc = "; ".join(f"{spot.label} {spot.mean:.2f}" for spot in spots)
     words = Words(f"acc-{number}", "Mean accuracy of each method (%)", desc, name)
     caption = "Mean accuracy (diamond), 95 % interval of the mean (line), runs (dots)"
     return tag("figure", tag("figcaption", caption), intervals(words, spots, "accuracy (%)"))
 
 
-def _against(groups: Sequence[Group], number: int, name: str, key: str) -> Element | None:
-    spots, kind = _spots(groups, _cost(key)), KINDS[key]
+def _against(groups: Sequence[Group], number: int) -> Node:
+    """Accuracy against a cost, which radio buttons choose; the page's style shows one picture."""
+    drawn = [(name, _scatter(groups, number, name)) for name in COSTS]
+    there = [(name, picture) for name, picture in drawn if picture is not None]
+    if not there:
+        return None
+    chooser = tag("fieldset", tag("legend", "Accuracy against"), class_="axes")
+    for place, (name, _) in enumerate(there):
+        id_ = f"axis-{name}-{number}"
+        button = tag("input", type="radio", name=f"axis-{number}", id=id_)
+        if not place:
+            button.set("checked", "checked")
+        add(chooser, button, tag("label", COSTS[name], for_=id_))
+    return tag("figure", add(chooser, *(picture for _, picture in there)))
+
+
+def _scatter(groups: Sequence[Group], number: int, key: str) -> Element | None:
+    spots, kind = [], KINDS[key]
+    for group in groups:
+        runs = [(place, run.cost(key), run) for place, run in group.counted]
+        known = [(k, x, 100 * (accuracy(run) or 0.0)) for k, x, run in runs if x is not None]
+        x, value = mean(x for _, x, _ in known), mean(value for _, _, value in known)
+        if x is not None and value is not None:
+            spots.append(Spot(group.number, _short(group), value, x=x, runs=known))
     if len(spots) < 2 or max(spot.x for spot in spots) <= 0:
         return None
-    by_number = {group.number: place for place, group in enumerate(groups)}
-    if [by_number[spot.number] for spot in spots] != list(range(len(groups))):
-        name = ""  # a row is missing here, so rows and points would not agree
-    desc = "; ".join(f"{s.number} {s.label} {s.mean:.2f} % at {kind.text(s.x)}" for s in spots)
-    words = Words(f"{key}-{number}", f"Accuracy against {kind.label}", desc, name or None)
-    caption = f"Accuracy against {kind.label}; numbers as in the table"
-    return tag("figure", tag("figcaption", caption), scatter(words, spots, kind.title))
+    # Where a method is missing, rows of the table and points would not agree.
+    rows = f"costs-{number}" if len(spots) == len(groups) else None
+    desc = "; ".join(f"{spot.label} {spot.mean:.2f} % at {kind.text(spot.x)}" for spot in spots)
+    words = Words(f"{key}-{number}", f"Accuracy against {kind.label}", desc, rows)
+    return scatter(words, spots, kind.title)
 
 
-def _so_far(problem: Problem, groups: Sequence[Group], number: int) -> Element | None:
+def _so_far(problem: Problem, groups: Sequence[Group], number: int) -> Node:
     """Mean accuracy over the tasks learned so far, averaged over the runs of each group."""
-    tasks = problem.tasks
+    tasks = len(problem.record.tasks)
     if tasks < 2 or tasks > 100:
         return None
     series, values = [], []
     for group in groups[:MAX_LINES]:
         curves = [_curve(run) for _, run in group.counted]
-        means = [summary(curve[task] for curve in curves) for task in range(tasks)]
-        points = [None if mean is None else mean.mean for mean in means]
+        points = [mean(curve[task] for curve in curves) for task in range(tasks)]
         values += [point for point in points if point is not None]
-        series.append(
-            Series(group.label, points, group.number - 1, str(group.number), group.number)
-        )
+        series.append(Series(_short(group), points, group.number - 1, group.number))
     rows: list[list[Node]] = []
     for task in range(tasks):
         points = [each.values[task] for each in series]
-        rows.append([str(task + 1), *("" if p is None else f"{p:.2f}" for p in points)])
+        label = task_label(problem.record, task)
+        rows.append([label, *("" if p is None else f"{p:.2f}" for p in points)])
     low, high = rounded(values)
     words = Words(
         f"sofar-{number}",
         "Mean accuracy over the tasks learned so far (%)",
-        "One line per method, marked with its number where it ends.",
+        "One line per method, with its name at its end.",
         f"sofar-table-{number}",
     )
-    heads = ["tasks learned", *(f"{each.sign} {one_line(each.name, 40)}" for each in series)]
+    heads = ["after task", *(group.label for group in groups[:MAX_LINES])]
     values_table = table(words.title, heads, rows, id_=words.table)
     for line in values_table.iter("tr"):
         for each, cell_ in zip(series, list(line)[1:], strict=True):
             cell_.set("data-group", str(each.group))
-    across = Across([str(task + 1) for task in range(tasks)], "tasks learned", right=26)
+    names = [task_name(problem.record, task) for task in range(tasks)]
+    across = Across(names, "after task", right=beside(each.name for each in series))
     return tag(
         "figure",
-        tag("figcaption", f"{words.title}; lines end at their method's number"),
-        lines(words, across, series, low=low, high=high, unit="%", height=230, ends=True),
+        tag("figcaption", words.title),
+        lines(words, across, series, low=low, high=high, unit="%", tall=250),
         folded("As a table", values_table),
-        _first(len(series), len(groups)),
+        _best(len(series), len(groups)),
     )
-
-
-def _first(shown: int, count: int) -> Node:
-    if shown == count:
-        return None
-    return tag("p", f"The {shown} best of {count} methods.", class_="note")
 
 
 def _curve(run: Run) -> list[float | None]:
     matrix = as_matrix(run.record.main_matrix)
     means = [float(matrix[task, : task + 1].mean()) for task in range(len(matrix))]
-    return [None if math.isnan(mean) else 100 * mean for mean in means]
+    return [None if math.isnan(value) else 100 * value for value in means]
 
 
 # What differs, and where it ran
@@ -354,7 +370,7 @@ def differing(problem: Problem) -> Node:
         [name, *(cell(settings.get(name, "–")) for settings in held)]
         for name in found[:MAX_SETTINGS]
     ]
-    heads = ["setting", *(f"{group.number} {group.label}" for group in groups)]
+    heads = ["setting", *(group.label for group in groups)]
     caption = f"Settings that differ on {problem.label} (–: the method has no such setting)"
     return table(caption, heads, rows, texts=range(1, len(heads)))
 
@@ -369,7 +385,7 @@ def environments(runs: Sequence[Run]) -> Element:
     rows: list[list[Node]] = []
     for values, places in found.items():
         cells: list[Node] = [cell(one_line(str(value), 80)) for value in values]
-        rows.append([cell(_places(places, len(runs)), head=True), *cells])
+        rows.append([cell(_named(places, runs), head=True), *cells])
     heads = ["runs", "nispa", "Python", "torch", "numpy", "kernels", "device", "processor"]
     heads += ["threads", "platform"]
     return table("What the runs ran with", heads, rows, texts=range(1, 10))
@@ -382,14 +398,12 @@ def formulas(runs: Sequence[Run]) -> list[Node]:
         rows.append([label, cell(METRICS[name].formula), cell(METRICS[name].source)])
     made = table("Numbers and their formulas", ["number", "formula", "source"], rows, texts=(1, 2))
     off = [
-        str(place)
-        for place, run in enumerate(runs, start=1)
-        if _disagrees(run.record.main_metrics.get("acc"), accuracy(run))
+        run.name for run in runs if _disagrees(run.record.main_metrics.get("acc"), accuracy(run))
     ]
     if not off:
         return [made]
     shown = ", ".join(off[:MAX_LINES])
-    text = f"⚠ In these records the accuracy is not that of the matrix: runs {shown}."
+    text = f"⚠ In these records the accuracy is not that of the matrix: {shown}."
     return [made, tag("p", text, " The page shows that of the matrix.", class_="warn")]
 
 

@@ -15,12 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nispa import metrics
+from nispa import compare, metrics
 from nispa.costs import cost_of
 from nispa.errors import InputError
 from nispa.files import one_line, shown
 from nispa.results import RECORD, Cost, Record, comparable, read_record
 from nispa.run_folder import EVENTS, RunFolder
+from nispa.statistics import interval, spread
 from nispa.webpage.phases import Phase, phases_of
 
 MAX_RUNS = 1_000
@@ -106,13 +107,37 @@ def read_run(path: Path) -> Run:
     return Run(name, record, phases_of(events, record))
 
 
+def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """The runs at ``paths``, and what is wrong with each record that cannot be read.
+
+    Raises:
+        InputError: A path holds no record, or none can be read.
+    """
+    runs: list[Run] = []
+    faults: list[InputError] = []
+    for path in paths:
+        try:
+            runs.append(read_run(path))
+        except InputError as error:
+            if not _has_record(path):  # mistyped rather than damaged
+                raise
+            faults.append(error)
+    if not runs:
+        raise faults[0]
+    return runs, [str(fault) for fault in faults]
+
+
+def _has_record(path: Path) -> bool:
+    return os.path.lexists(path if path.name == RECORD else path / RECORD)
+
+
 @dataclass
 class Group:
     """Runs that differ in nothing but the seed.
 
     Attributes:
         number: From 1, over the whole page; stands for the group in pictures.
-        label: Method, and preset where one was named.
+        label: Its method, and what else tells it from the other groups of its problem.
         members: Place of each run among the runs of the page, and the run.
     """
 
@@ -137,19 +162,34 @@ class Group:
 
 @dataclass
 class Problem:
-    """Runs that learned the same tasks from the same data, by group."""
+    """Runs that learned the same tasks from the same data in the same way, by group."""
 
     label: str
     groups: list[Group] = field(default_factory=list)
 
     @property
-    def tasks(self) -> int:
-        """Tasks of each of its runs."""
-        return len(self.groups[0].members[0][1].record.tasks)
+    def record(self) -> Record:
+        """One of its records, for what all have in common."""
+        return self.groups[0].members[0][1].record
+
+    @property
+    def counted(self) -> list[Group]:
+        """The groups with complete runs, best first."""
+        means = [(mean(accuracy(run) for _, run in group.counted), group) for group in self.groups]
+        known = [(-value, group.number, group) for value, group in means if value is not None]
+        return [group for _, _, group in sorted(known, key=lambda entry: entry[:2])]
+
+
+def told(record: Record) -> str:
+    """Whether what counts was measured with the task told, in words."""
+    return "told the task" if record.main_matrix is record.accuracy_matrix else "not told the task"
 
 
 def problems_of(runs: Sequence[Run]) -> list[Problem]:
-    """The runs, sorted into problems and groups, both in the order in which they were given."""
+    """The runs, sorted into problems and groups in the order in which they were given.
+
+    Problems of one kind (task-, class- or domain-incremental) stand together.
+    """
     problems: dict[str, Problem] = {}
     groups: dict[tuple[str, str], Group] = {}
     for place, run in enumerate(runs, start=1):
@@ -165,16 +205,19 @@ def problems_of(runs: Sequence[Run]) -> list[Problem]:
         problem = problems.setdefault(problem_key, Problem(label))
         key = (problem_key, _key(record.method, record.preset, record.config))
         if key not in groups:
-            name = one_line(record.method, 30)
-            if record.preset:
-                name += f" ({one_line(record.preset, 30)})"
-            groups[key] = Group(len(groups) + 1, name)
+            groups[key] = Group(len(groups) + 1, one_line(record.method, 30))
             problem.groups.append(groups[key])
         groups[key].members.append((place, run))
-    _tell_apart(list(problems.values()))
-    for problem in problems.values():
-        _tell_apart(problem.groups)
-    return list(problems.values())
+    found = list(problems.values())
+    labels = [problem.label for problem in found]
+    for place, problem in enumerate(found):
+        if labels.count(labels[place]) > 1:
+            problem.label += f", variant {1 + labels[:place].count(labels[place])}"
+        named = compare.labels([group.members[0][1].record for group in problem.groups])
+        for group, name in zip(problem.groups, named, strict=True):
+            group.label = name
+    kinds = list(dict.fromkeys(problem.record.incremental for problem in found))
+    return sorted(found, key=lambda problem: kinds.index(problem.record.incremental))
 
 
 def _key(*parts: Any) -> str:
@@ -186,14 +229,6 @@ def _without_seed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_seed(part) for key, part in value.items() if key != "seed"}
     return [_without_seed(part) for part in value] if isinstance(value, list) else value
-
-
-def _tell_apart(named: Sequence[Problem | Group]) -> None:
-    """Gives a letter to those that carry the same label and differ in something else."""
-    labels = [each.label for each in named]
-    for place, each in enumerate(named):
-        if labels.count(labels[place]) > 1:
-            each.label += f", variant {1 + labels[:place].count(labels[place])}"
 
 
 def accuracy(run: Run) -> float | None:
@@ -218,35 +253,28 @@ def forgetting(run: Run) -> float | None:
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean, sample standard deviation and half the width of the 95 % interval of the mean.
+    """Mean, sample standard deviation and 95 % interval of the mean (Student's, within [0, 1]).
 
-    ``deviation`` and ``half`` are None for fewer than two values. The interval is Student's
-    (Student, "The probable error of a mean", 1908): ``t(0.975, n - 1) * deviation / sqrt(n)``.
+    The last two are None for fewer than two values.
     """
 
     count: int
     mean: float
     deviation: float | None
-    half: float | None
+    interval: tuple[float, float] | None
 
 
-def summary(values: Iterable[float | None]) -> Summary | None:
-    """The summary of those values that are not None; None where all are."""
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those values that are not None; None where all are."""
     given = [value for value in values if value is not None]
-    if not given:
-        return None
-    count, mean = len(given), math.fsum(given) / len(given)
-    if count < 2:
-        return Summary(count, mean, None, None)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in given) / (count - 1))
-    return Summary(count, mean, deviation, _student(count - 1) * deviation / math.sqrt(count))
+    return math.fsum(given) / len(given) if given else None
 
 
-def _student(freedom: int) -> float:
-    """The 97.5 % point of Student's t distribution."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.975))
+def summary(group: Group) -> Summary | None:
+    """The accuracies of a group's runs in short; None where it has none that count."""
+    given = [value for value in (accuracy(run) for _, run in group.counted) if value is not None]
+    middle = mean(given)
+    return None if middle is None else Summary(len(given), middle, spread(given), interval(given))
 
 
 def settings_of(run: Run) -> Iterator[tuple[str, str]]:

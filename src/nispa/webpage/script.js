@@ -28,7 +28,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const table = document.getElementById(picture.dataset.table);
     const xs = numbers(picture.dataset.x);
     const ys = numbers(picture.dataset.y);
-    const [, , width, height] = numbers(picture.getAttribute("viewBox"));
+    const [, , width] = numbers(picture.getAttribute("viewBox"));
     if (!table || !xs.length) continue;
     const cursor = document.createElementNS("http://www.w3.org/2000/svg", "path");
     cursor.setAttribute("class", "cursor");
@@ -49,7 +49,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const x = xs[index];
       const y = ys[index];
       const ring = `M${x - 8} ${y}a8 8 0 1 0 16 0a8 8 0 1 0 -16 0`;
-      cursor.setAttribute("d", ys.length ? ring : `M${x} 4V${height - 26}`);
+      cursor.setAttribute("d", ys.length ? ring : `M${x} 4V${picture.dataset.low}`);
       if (tip.textContent !== text) tip.textContent = text;
       tip.hidden = false;
       const box = picture.getBoundingClientRect();
