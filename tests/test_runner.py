@@ -195,7 +195,7 @@ def test_accuracies_are_those_on_test_images_told_the_task_and_not(
             tuple(None if count is None else count / 20 for count in row) for row in counts
         )
     of_kind = {"task": told, "class": untold}[incremental]
-    assert record.main_metrics["acc"].value == pytest.approx(sum(of_kind[-1]) / 60)  # type: ignore[arg-type]
+    assert record.main_metrics["acc"].value == pytest.approx(sum(of_kind[-1]) / 60)
     assert record.metrics["acc"].value == pytest.approx(36 / 60)
     assert record.metrics_task_agnostic is not None
     assert record.metrics_task_agnostic["acc"].value == pytest.approx(12 / 60)
