@@ -69,6 +69,7 @@ def test_a_signal_in_mid_run(home: Path, number: signal.Signals, code: int, word
     assert RunFolder(home / "here").read_events()[-1]["task"] in (done - 1, done)
 
 
+@pytest.mark.ci
 @posix
 def test_ctrl_c_and_going_on_come_to_the_same_bytes(home: Path, capsys: Capture) -> None:
     stop_after_first_task(home, signal.SIGINT)

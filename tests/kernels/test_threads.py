@@ -42,6 +42,7 @@ from tests.kernels.links import (
 
 COUNTS = (2, 3, 5)
 BATCHES = (1, 20, 130)
+MANY = 260  # so many images that every kernel shares out its work
 Bytes = NDArray[np.uint8]
 WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -292,29 +293,30 @@ def test_a_team_smaller_than_asked_for_does_all(
 ) -> None:
     library, members = team
     torch.set_num_threads(1)
-    alone = everything(library, name, 130)
+    alone = everything(library, name, MANY)
     assert not members.forks
     torch.set_num_threads(asked)
     for members.size in range(1, asked + 1):
         for members.backwards in (False, True):
             members.forks.clear()
-            assert_equal(everything(library, name, 130), alone)
+            assert_equal(everything(library, name, MANY), alone)
             assert max(members.forks) == asked
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("batch", [20, MANY])  # a few images are shared out by rows
 @pytest.mark.parametrize("name", NETS)
 def test_no_thread_touches_what_another_one_makes(
-    team: tuple[Library, Team], monkeypatch: pytest.MonkeyPatch, name: str
+    team: tuple[Library, Team], monkeypatch: pytest.MonkeyPatch, name: str, batch: int
 ) -> None:
     library, members = team
     torch.set_num_threads(1)
-    alone = everything(library, name, 70)
+    alone = everything(library, name, batch)
     torch.set_num_threads(3)
     members.size = 3
     with monkeypatch.context() as patched:
         members.watch(patched)
-        found = everything(library, name, 70)
+        found = everything(library, name, batch)
     assert len(members.forks) > 10
     assert sum(map(len, members.memory)) > 100_000
     assert members.clashes == 0
