@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -18,6 +19,18 @@ ALL = os.environ.get(VARIABLE) == "all"
 
 if not ALL and os.environ.get(VARIABLE):
     raise pytest.UsageError(f"{VARIABLE}={os.environ[VARIABLE]} must be 'all', or not be set")
+
+
+ONE_OF_EACH_KIND = ("nispa", "nispa-replay", "finetune", "packnet", "icarl", "stl")
+"""Methods that stand for the others where a test is about what learning has in common."""
+
+
+def one_of_each_kind(methods: Iterable[str]) -> list[Any]:
+    """All methods as parameters; by default one of each kind is run."""
+    return [
+        pytest.param(name, marks=[] if name in ONE_OF_EACH_KIND else [pytest.mark.ci])
+        for name in methods
+    ]
 
 
 def optional(package: str) -> Any:

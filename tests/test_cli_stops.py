@@ -49,7 +49,10 @@ def stop_after_first_task(home: Path, number: signal.Signals) -> tuple[int, str]
 @posix
 @pytest.mark.parametrize(
     ("number", "code", "word"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.ci),
+    ],
 )
 def test_a_signal_in_mid_run(home: Path, number: signal.Signals, code: int, word: str) -> None:
     ended, err = stop_after_first_task(home, number)

@@ -33,6 +33,7 @@ def test_every_example_is_run_here() -> None:
         assert f'run_example("{path.name}"' in text
 
 
+@pytest.mark.ci  # by default the README's own is run
 def test_quickstart(tmp_path: Path) -> None:
     shown = run_example("quickstart.py", tmp_path)
     assert "\nforgetting 0.00\n" in shown
