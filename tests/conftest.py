@@ -6,9 +6,34 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from tests.extent import ALL, VARIABLE
+
+# Where everything runs, random cases are more.
+settings.register_profile("all", max_examples=200)
+settings.load_profile("all" if ALL else "default")
 
 # The tests run side by side; more threads each, their subprocesses' included, would only compete.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_report_header() -> str:
+    """Says which tests run."""
+    if ALL:
+        return f"{VARIABLE}=all: also what is marked ci"
+    return f"what is marked ci is left out; {VARIABLE}=all runs it, too"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what is marked ``ci``, unless all is asked for, or ``-m`` asks for it."""
+    if ALL or "ci" in config.option.markexpr.split():
+        return
+    left_out = [item for item in items if item.get_closest_marker("ci")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("ci")]
 
 
 @pytest.fixture(scope="session")

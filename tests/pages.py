@@ -199,8 +199,10 @@ class Page:
                 args += shortened(args)
             if args[0] == "reproduce":  # all is checked, the data included, and nothing started
                 args.append("--dry-run")
-            if args[0] == "sweep" and not args[1].endswith(".toml"):
-                args += [f"--set={name}={SHORT[name]}" for name in ("hidden", "batch_size")]
+            if args[0] == "sweep":
+                args = one_seed(args)
+                if not args[1].endswith(".toml"):
+                    args += [f"--set={name}={SHORT[name]}" for name in ("hidden", "batch_size")]
         after = re.fullmatch(r"interrupted after task (\d+)", block.mark)
         with interrupted(int(after[1])) if after else contextlib.nullcontext():
             return call(args)
@@ -259,6 +261,14 @@ def call(args: Sequence[str]) -> Ended:
         except SystemExit as ending:
             code = ending.code
     return Ended(code, out.getvalue(), err.getvalue())
+
+
+def one_seed(args: Sequence[str]) -> list[str]:
+    """The first seed of those after ``--seeds``."""
+    return [
+        re.split("[,-]", arg)[0] if before == "--seeds" else arg
+        for before, arg in zip(["", *args], args, strict=False)
+    ]
 
 
 @contextlib.contextmanager

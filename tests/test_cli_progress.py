@@ -126,6 +126,7 @@ def test_a_run_on_a_terminal(tmp_path: Path) -> None:
     assert "forgetting" in text
 
 
+@pytest.mark.ci
 @NEEDS_TERMINAL
 def test_a_sweep_on_a_terminal(tmp_path: Path) -> None:
     write_npz(tmp_path / "tiny.npz")

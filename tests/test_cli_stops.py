@@ -49,7 +49,10 @@ def stop_after_first_task(home: Path, number: signal.Signals) -> tuple[int, str]
 @posix
 @pytest.mark.parametrize(
     ("number", "code", "word"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.ci),
+    ],
 )
 def test_a_signal_in_mid_run(home: Path, number: signal.Signals, code: int, word: str) -> None:
     ended, err = stop_after_first_task(home, number)
@@ -69,6 +72,7 @@ def test_a_signal_in_mid_run(home: Path, number: signal.Signals, code: int, word
     assert RunFolder(home / "here").read_events()[-1]["task"] in (done - 1, done)
 
 
+@pytest.mark.ci
 @posix
 def test_ctrl_c_and_going_on_come_to_the_same_bytes(home: Path, capsys: Capture) -> None:
     stop_after_first_task(home, signal.SIGINT)

@@ -14,6 +14,7 @@ from nispa.results import comparable, read_record
 from nispa.sweep.backends import Backend, make_backend, sweep
 from nispa.sweep.jobs import Job, Where, execute, prepare
 from nispa.sweep.plan import Cell
+from tests.extent import optional
 
 SMALL = {"hidden": [12, 12], "e": 5, "max_phases": 3, "batch_size": 16}
 
@@ -39,7 +40,7 @@ def same(job: Job, folder: Path) -> None:
 @pytest.fixture
 def two_workers(monkeypatch: pytest.MonkeyPatch) -> Backend:
     """A Ray cluster of this machine with two workers."""
-    pytest.importorskip("ray", reason="Ray is not installed")
+    optional("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     return make_backend("ray", workers=2, threads=1)
@@ -83,7 +84,7 @@ def _workers() -> list[int]:
 
 
 def test_submitit_does_all(tmp_path: Path) -> None:
-    pytest.importorskip("submitit", reason="submitit is not installed")
+    optional("submitit")
     from nispa.sweep.slurm import Slurm
 
     jobs = jobs_of(tmp_path / "runs", 2, "finetune")

@@ -59,8 +59,18 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data_sets(tmp_path_factory.mktemp("data"))
 
 
+# These begin many processes.
+LONG = [
+    ROOT / "README.md", DOCS / "howto" / "many-runs.md", DOCS / "sweeps.md", DOCS / "trackers.md"
+]  # fmt: skip
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
-@pytest.mark.parametrize("path", WITH_CODE, ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(page, marks=[pytest.mark.ci] * (page in LONG)) for page in WITH_CODE],
+    ids=name_of,
+)
 def test_the_code_of_a_page_runs(
     path: Path, tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -31,6 +33,7 @@ def test_every_example_is_run_here() -> None:
         assert f'run_example("{path.name}"' in text
 
 
+@pytest.mark.ci  # by default the README's own is run
 def test_quickstart(tmp_path: Path) -> None:
     shown = run_example("quickstart.py", tmp_path)
     assert "\nforgetting 0.00\n" in shown
@@ -48,6 +51,7 @@ def test_quickstart(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.ci
 def test_own_method(tmp_path: Path) -> None:
     shown = run_example("own_method.py", tmp_path)
     found = re.findall(
@@ -59,6 +63,7 @@ def test_own_method(tmp_path: Path) -> None:
     assert held < free
 
 
+@pytest.mark.ci
 def test_own_scenario(tmp_path: Path) -> None:
     shown = run_example("own_scenario.py", tmp_path)
     assert "forgetting = 0.0 (mean over j" in shown
@@ -76,6 +81,7 @@ def test_own_scenario(tmp_path: Path) -> None:
     assert f"{epochs} epochs are described" in shown
 
 
+@pytest.mark.ci
 def test_compare(tmp_path: Path) -> None:
     shown = run_example("compare.py", tmp_path)
     rows = re.findall(r"^([a-z-]+) +([\d.]+) +(-?[\d.]+)  ", shown, re.M)

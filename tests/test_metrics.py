@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nispa.metrics import METRICS, Rows, acc, as_matrix, bwt, forgetting, fwt
+from nispa.metrics import METRICS, Rows, acc, as_matrix, bwt, forgetting, fwt, percent
 
 # Three tasks. Task 0: 0.9 when learned, 0.95 after task 1, 0.7 at the end. Task 1: 0.8, then 0.6.
 R = [
@@ -111,6 +111,36 @@ def test_what_is_no_accuracy_matrix_is_refused(rows: list[list[float]]) -> None:
 def test_chance_needs_a_value_per_task() -> None:
     with pytest.raises(ValueError, match="one value per task"):
         fwt(R, (0.5, 0.5))
+
+
+def test_bounds_of_a_matrix() -> None:
+    with pytest.raises(ValueError, match=r"shape \(3, 2\) must have a column per task"):
+        as_matrix([[0.5, 0.5]] * 3)
+    for wrong in (1.01, -0.01):
+        with pytest.raises(ValueError, match="fractions in"):
+            as_matrix([[0.5, 1.0], [0.0, wrong]])
+    assert as_matrix([[0.0, 1.0]])[0].tolist() == [0.0, 1.0]
+    assert as_matrix([]).shape == (0, 0)
+    assert as_matrix([[0.5]]).tolist() == [[0.5]]
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "signed"),
+    [
+        (None, "-", "-"),
+        (0.0, "0.00", "0.00"),
+        (-0.0, "0.00", "0.00"),
+        (1.0, "100.00", "+100.00"),
+        (0.98765, "98.77", "+98.77"),
+        (-0.0123, "-1.23", "-1.23"),
+        (0.00005, "0.01", "+0.01"),
+        (0.00004, "0.004", "+0.004"),  # 0.00 is exactly zero, so what is not says so
+        (-1e-7, "-1e-05", "-1e-05"),
+    ],
+)
+def test_a_fraction_as_people_read_it(value: float | None, plain: str, signed: str) -> None:
+    assert percent(value) == plain
+    assert percent(value, signed=True) == signed
 
 
 SQUARE = st.integers(2, 7).flatmap(

@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from nispa.data.own_tasks import from_tasks
 from nispa.data.scenarios import Scenario
 from nispa.errors import ConfigError, DivergedError, OutputError, ScenarioError
 from nispa.learner import decode
+from nispa.methods.one_network import OneNetwork
 from nispa.metrics import as_matrix
 from nispa.presets import resolve
 from nispa.results import Record, comparable, read_record
 from nispa.run_folder import NETWORK, RunFolder
 from nispa.runner import Experiment, RunEvent, TaskEnd, TaskStart, run
+from nispa.tasks import TaskInfo
 
 FAST: dict[str, Any] = {"hidden": (16, 12), "density": 0.6, "batch_size": 8}
 PHASES: dict[str, Any] = {"epochs_per_phase": 3, "k": 6, "accuracy_drop": 5}
@@ -144,6 +147,60 @@ def test_the_saved_network_predicts_what_the_record_says(tmp_path: Path) -> None
         images, labels = task.test.batch(slice(None))
         right = float((method.predict(images, task.info) == labels).double().mean())
         assert right == record.accuracy_matrix[-1][task.index]
+
+
+def marked_scenario() -> Scenario:
+    """Three tasks of two classes; each image says whether it is a test image, which, and of what.
+
+    That is the brightness of its first three pixels.
+    """
+    tasks = []
+    for index in range(3):
+        parts: list[Any] = []
+        for mark, count in ((0, 40), (255, 20)):
+            labels = 2 * index + np.arange(count) % 2
+            images = np.zeros((count, 1, 4), dtype=np.uint8)
+            images[:, 0, 0], images[:, 0, 1], images[:, 0, 2] = mark, np.arange(count), labels
+            parts += [images, labels]
+        tasks.append(parts)
+    return from_tasks(tasks, seed=0)
+
+
+def marked_predict(self: OneNetwork, images: Tensor, task: TaskInfo | None) -> Tensor:
+    """Right on the first few test images of a task, and on no other image.
+
+    With t tasks learned: on 3t + 2j + 1 of task j when it is told, on t + j when it is not.
+    """
+    is_test, number, label = (255 * images[:, 0, 0, :3]).round().long().unbind(1)
+    learned = len(self.learned)
+    right = label // 2 + learned if task is None else 3 * learned + 2 * task.index + 1
+    return torch.where((is_test == 255) & (number < right), label, label ^ 1)
+
+
+@pytest.mark.parametrize("incremental", ["task", "class"])
+def test_accuracies_are_those_on_test_images_told_the_task_and_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, incremental: str
+) -> None:
+    monkeypatch.setattr(OneNetwork, "predict", marked_predict)
+    sequence = marked_scenario()
+    given = {"hidden": (4,), "epochs": 1, "incremental": incremental}
+    settings = resolve("finetune", "default", sequence.name, sequence.input_shape, given)
+    _, record = finish(Experiment(sequence, settings, 0), tmp_path / "run")
+    told = ((4, 6, None), (7, 9, 11), (10, 12, 14))  # of 20, each task and the next one
+    untold = ((1, None, None), (2, 3, None), (3, 4, 5))
+    found = [record.accuracy_matrix, record.accuracy_matrix_task_agnostic]
+    for matrix, counts in zip(found, (told, untold), strict=True):
+        assert matrix is not None
+        assert matrix == tuple(
+            tuple(None if count is None else count / 20 for count in row) for row in counts
+        )
+    of_kind = {"task": told, "class": untold}[incremental]
+    assert record.main_metrics["acc"].value == pytest.approx(sum(of_kind[-1]) / 60)
+    assert record.metrics["acc"].value == pytest.approx(36 / 60)
+    assert record.metrics_task_agnostic is not None
+    assert record.metrics_task_agnostic["acc"].value == pytest.approx(12 / 60)
+    last = RunFolder(tmp_path / "run").read_events()[-1]
+    assert last["accuracies"] == [count / 20 for count in of_kind[-1] if count is not None]
 
 
 def test_two_runs_of_one_seed_are_equal_byte_for_byte(tmp_path: Path) -> None:

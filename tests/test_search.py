@@ -13,8 +13,9 @@ from nispa.data.scenarios import on_validation
 from nispa.errors import ConfigError, InputError, ScenarioError
 from nispa.results import read_record
 from tests.cli_calls import NEEDS_TERMINAL, call, on_terminal
+from tests.extent import optional
 
-optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
+optuna = optional("optuna")
 
 from nispa.sweep.plan import Cell  # noqa: E402
 from nispa.sweep.search import STUDY, Space, open_study, parse_range  # noqa: E402

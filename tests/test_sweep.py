@@ -258,6 +258,7 @@ def test_busy_jobs_come_last_and_are_waited_for(out: Path) -> None:
     assert calls == [(jobs, False), (jobs[:1], True)]
 
 
+@pytest.mark.ci
 def test_a_worker_that_dies_takes_no_result_with_it(out: Path) -> None:
     jobs = jobs_of(out, [small_nispa(), small_nispa(seed=1)])
     running = Local(2).run(jobs)
@@ -297,6 +298,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.mark.ci
 def test_a_sweep_is_done_once(home: Path, capsys: Capture) -> None:
     args = ["sweep", "split-digits", "--method", "finetune", "--method", "joint", "--seeds", "0,1"]
     args += [*ARGS, "--grid", "density=0.1,0.2", "--workers", "2"]
@@ -337,6 +339,7 @@ def test_a_failed_run_is_listed_and_stops_nothing(home: Path, capsys: Capture) -
     assert (folder / listed[0].split()[-1] / "record.json").read_text() == "{}"
 
 
+@pytest.mark.ci
 def test_ctrl_c_keeps_what_is_done(home: Path) -> None:
     args = ["sweep", "split-digits", "--seeds", "0,1,2,3", "--workers", "2", *ARGS[:1]]
     with spawn(*args, cwd=home) as process:
@@ -356,6 +359,7 @@ def test_ctrl_c_keeps_what_is_done(home: Path) -> None:
     assert not list(folder.glob("*/.nispa*"))
 
 
+@pytest.mark.ci
 def test_two_sweeps_in_one_folder_share_the_work(home: Path) -> None:
     args = ["sweep", "split-digits", "--seeds", "0,1,2", "--workers", "1", *SMALL_RUN]
     with spawn(*args, cwd=home) as first, spawn(*args, cwd=home) as second:

@@ -7,7 +7,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nispa.mechanism.grow import GROWTH_RULES, growth_rule
+from nispa.mechanism.grow import GROWTH_RULES, Wish, growth_rule
 from nispa.mechanism.rewire import Rewiring, rewire
 from nispa.topology import (
     ConnectionLayer,
@@ -258,6 +258,25 @@ def test_a_residual_stream_is_one_set_of_units_for_all_its_layers() -> None:
     assert changes["down"].revived.tolist() == [3]
     assert torch.equal(changes["head"].pattern, drawn("x."))
     assert changes["head"].ungrown == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"), [((2, 1), [0]), ((2, 3, 1), [0, 1]), ((2, 3, 3, 1), [0, 0.5, 1])]
+)
+def test_depth_of_few_layers(sizes: tuple[int, ...], expected: list[float]) -> None:
+    topology = chain(*sizes)
+    patterns = {
+        layer.name: torch.zeros(topology.pattern_shape(layer), dtype=torch.bool)
+        for layer in topology.layers
+    }
+    asked: list[float] = []
+
+    def rule(depth: float) -> tuple[Wish, ...]:
+        asked.append(depth)
+        return (Wish(1.0, "any"),)
+
+    rewire(topology, patterns, topology.no_units(), rule, generator=torch.Generator())
+    assert asked == expected
 
 
 def test_depth_runs_from_the_first_layer_to_the_last() -> None:

@@ -74,6 +74,33 @@ def test_candidates_join_the_stable_units_of_hidden_groups_only() -> None:
     assert stable["a"].tolist() == units("..x").tolist()
 
 
+def test_each_group_has_a_threshold_of_its_own() -> None:
+    # Activations a million times apart, as behind a convolution and behind a Linear layer: one
+    # threshold, or one share, over all groups together would pick units of b alone.
+    topology = chain(2, 4, 5, 3, 2)
+    activity = {
+        "a": torch.tensor([0.04, 0.01, 0.03, 0.02]),
+        "b": torch.tensor([1e3, 5e3, 0.0, 3e3, 1e3]),
+        "c": torch.tensor([2.0, 7.0, 1.0]),
+    }
+    found = select_candidates(topology, activity, topology.no_units(), 0.69)
+    assert found["a"].tolist() == units("x.x.").tolist()  # 4 + 3 of 10
+    assert found["b"].tolist() == units(".x.x.").tolist()  # 5 + 3 of 10
+    assert found["c"].tolist() == units(".x.").tolist()  # 7 of 10
+    other = select_candidates(topology, activity, topology.no_units(), 0.71)
+    assert other["a"].tolist() == units("x.xx").tolist()  # 4 + 3 + 2
+    assert other["b"].tolist() == units(".x.x.").tolist()
+    assert other["c"].tolist() == units("xx.").tolist()  # 7 + 2
+
+
+def test_a_silent_group_takes_nothing_from_the_others() -> None:
+    topology = chain(2, 3, 3, 2)
+    activity = {"a": torch.zeros(3), "b": torch.tensor([1.0, 2.0, 1.0])}
+    found = select_candidates(topology, activity, topology.no_units(), 0.5)
+    assert found["a"].tolist() == units("...").tolist()
+    assert found["b"].tolist() == units(".x.").tolist()
+
+
 def support(
     topology: Topology, patterns: dict[str, torch.Tensor], **candidates: str
 ) -> dict[str, list[bool]]:

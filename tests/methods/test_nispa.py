@@ -16,6 +16,7 @@ from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.methods.nispa import Nispa, NispaConfig
 from nispa.pausing import EpochEnd, FitBegin, FitPause
 from nispa.topology import complement, live_between
+from tests.extent import ALL
 
 from .toy import finish, toy_method, toy_task
 
@@ -106,7 +107,7 @@ def owned(method: Nispa) -> dict[str, int]:
     }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60 if ALL else 25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**63 - 1),
     network=st.one_of(MLPS, CONVNETS),

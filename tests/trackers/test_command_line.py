@@ -76,6 +76,7 @@ def test_a_tracker_that_fails_is_a_line_on_stderr(
     assert read_record("here").status == "complete"
 
 
+@pytest.mark.ci
 def test_killed_and_resumed(capsys: Capture, home: Path) -> None:
     """As in life: SIGKILL in mid-task, between any two bytes."""
     pytest.importorskip("tensorboard")

@@ -64,9 +64,16 @@ def _versions() -> Iterable[tuple[str, str]]:
     yield "Python", f"{platform.python_version()} on {platform.platform()}"
     for package in PACKAGES:
         try:
-            yield package, version(package)
-        except PackageNotFoundError:
+            yield package, _build_of_torch() if package == "torch" else version(package)
+        except (PackageNotFoundError, ModuleNotFoundError):
             yield package, f"MISSING; install it with: pip install {package}"
+
+
+def _build_of_torch() -> str:
+    """PyTorch's version with the build, such as ``+cu130``, which pip may not know of."""
+    import torch
+
+    return str(torch.__version__)
 
 
 def _computing() -> Iterable[tuple[str, str]]:
