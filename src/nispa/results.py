@@ -32,6 +32,7 @@ from pydantic import (
 from nispa import metrics as formulas
 from nispa.errors import FormatError, InputError
 from nispa.files import (
+    check_own,
     first_fault,
     one_line,
     read_limited,
@@ -414,12 +415,13 @@ def read_record(path: str | Path, *, sealed: bool = False) -> Record:
 
     Raises:
         InputError: There is none, or it cannot be read.
-        FormatError: It is damaged, no record of nispa, or from a newer version.
+        FormatError: It is damaged, a link, no record of nispa, or from a newer version.
     """
     path = Path(path)
     file = path if path.name == RECORD and not path.is_dir() else path / RECORD
     if not os.path.lexists(file):
         raise InputError(f"{shown(path)} holds no {RECORD}; pass the folder of a run")
+    check_own(file)
     data = read_limited(file, MAX_RECORD_BYTES)
     record = decode(data, shown(file))
     if sealed and seal_holds(data) is None:
