@@ -26,6 +26,10 @@ MEANINGS = {
 """What a message must say of each error: its cause and the fix."""
 
 
+_NAMELESS = getattr(os, "O_TMPFILE", -1)
+"""A file without a name, by which a lock asks what the disk can do; it may fail unnoticed."""
+
+
 @dataclass
 class Disk:
     """What is done to files below a folder, and which of it goes wrong.
@@ -111,6 +115,8 @@ class Disk:
     def _open(self, real: Callable[..., int]) -> Callable[..., int]:
         def wrapper(path: Any, *args: Any, **extra: Any) -> int:
             name = self._name(path, extra.get("dir_fd"))
+            if args and args[0] & _NAMELESS == _NAMELESS:
+                name = None
             if name is not None and self._strikes("open", name):
                 self._raise()
             handle = real(path, *args, **extra)
