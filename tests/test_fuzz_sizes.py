@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -24,9 +25,10 @@ from nispa.data.images import decode as read_image
 from nispa.data.npz import read_npz
 from nispa.data.sources import load_path
 from nispa.errors import NispaError
-from nispa.imports import read_matrix
+from nispa.imports import imported_record, read_matrix
 from nispa.learner import FORMAT, decode
 from nispa.results import RECORD, read_record
+from nispa.run_folder import RunFolder
 from tests.fuzz_kinds import KINDS
 from tests.fuzzing import bounded, guarded
 
@@ -152,6 +154,9 @@ PROMISES: dict[str, tuple[str, bytes, Read]] = {
     "tar, long name": ("a.tar.gz", _tar(8 * 2**30 - 1, tarfile.GNUTYPE_LONGNAME), _read_tar),
     "tar, sparse": ("a.tar.gz", _sparse(), _read_tar),
     "csv": ("a.csv", b"0.5," * 15_000, read_matrix),
+    "csv, digits": ("a.csv", b"1" * 120_000 + b"x,1", read_matrix),
+    "csv, points": ("a.csv", b"1" * 120_000 + b"." + b"1" * 1_000 + b"x,1", read_matrix),
+    "csv, empty lines": ("a.csv", b"\n" * 120_000, read_matrix),
     "record": (RECORD, b'{"schema":' * 6_000, read_record),
     "record of many tasks": (
         RECORD,
@@ -174,6 +179,20 @@ def test_a_promise_takes_no_memory(name: str, tmp_path: Path) -> None:
     file, content, read = PROMISES[name]
     (tmp_path / file).write_bytes(content)
     check_refused(tmp_path / file, read)
+
+
+def test_the_largest_matrix_is_imported_in_seconds(tmp_path: Path) -> None:
+    matrix = np.random.default_rng(0).random((1000, 1000))
+    text = "\n".join(",".join(map("{:.29f}".format, row)) for row in matrix)
+    (tmp_path / "a.csv").write_text(text)
+    began = time.process_time()
+    with bounded(2**29):
+        found = read_matrix(tmp_path / "a.csv")
+        made = imported_record(found, file="a.csv", tool="x", method="y", seed=0)
+        RunFolder.create(tmp_path / "run", made)
+    assert time.process_time() - began < 15
+    assert np.abs(found.matrix - matrix).max() < 1e-15
+    assert len(read_record(tmp_path / "run").accuracy_matrix) == 1000
 
 
 @pytest.mark.parametrize("change", [_wide, _outputs, _memory])

@@ -299,10 +299,8 @@ def now() -> str:
 
 def as_rows(matrix: formulas.Rows) -> tuple[tuple[float | None, ...], ...]:
     """An accuracy matrix ``(rows, tasks)`` as a record keeps it: NaN becomes None."""
-    values = np.asarray(matrix, dtype=np.float64)
-    return tuple(
-        tuple(None if np.isnan(value) else float(value) for value in row) for row in values
-    )
+    values = np.asarray(matrix, dtype=np.float64).tolist()
+    return tuple(tuple(None if math.isnan(value) else value for value in row) for row in values)
 
 
 def measured(
@@ -334,6 +332,8 @@ def _lay_out(value: Any, indent: str = "") -> str:
             for key, item in value.items()
         ]
         return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
+    if set(map(type, value)) <= {float, int, type(None)}:  # a row of a matrix, which has many
+        return f"[\n{deeper}" + flat[1:-1].replace(", ", f",\n{deeper}") + f"\n{indent}]"
     return "[\n" + ",\n".join(deeper + _lay_out(item, deeper) for item in value) + f"\n{indent}]"
 
 
