@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 
 from nispa import tensorfile
 from nispa.data.cifar import read_cifar
@@ -24,9 +25,9 @@ from nispa.data.idx import read_idx
 from nispa.data.images import decode as read_image
 from nispa.data.npz import read_npz
 from nispa.data.sources import load_path
-from nispa.errors import NispaError
+from nispa.errors import FormatError, NispaError
 from nispa.imports import imported_record, read_matrix
-from nispa.learner import FORMAT, decode
+from nispa.learner import FORMAT, MAX_TASKS, decode
 from nispa.results import RECORD, read_record
 from nispa.run_folder import RunFolder
 from tests.fuzz_kinds import KINDS
@@ -103,6 +104,23 @@ def _outputs(header: dict[str, Any]) -> None:
 def _memory(header: dict[str, Any]) -> None:
     header["config"]["method"]["memory"] = 10_000_000
     header["problem"]["input_shape"] = [1, 1000, 1000]
+
+
+def _layers(header: dict[str, Any]) -> None:
+    header["config"]["network"]["hidden"] = [1] * 20_000
+
+
+def _classes(header: dict[str, Any]) -> None:
+    header["learned"][0]["classes"], header["labels"][0] = [0] * 8_000, ["a"] * 8_000
+
+
+def _tasks(header: dict[str, Any]) -> None:
+    header["learned"] = [{"index": index, "classes": []} for index in range(MAX_TASKS + 1)]
+    header["labels"] = [[]] * (MAX_TASKS + 1)
+
+
+def _places(header: dict[str, Any]) -> None:
+    header["learned"][0]["index"] = 2**31
 
 
 TENSOR = {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}
@@ -195,13 +213,43 @@ def test_the_largest_matrix_is_imported_in_seconds(tmp_path: Path) -> None:
     assert len(read_record(tmp_path / "run").accuracy_matrix) == 1000
 
 
-@pytest.mark.parametrize("change", [_wide, _outputs, _memory])
+@pytest.mark.parametrize("change", [_wide, _outputs, _memory, _layers, _classes, _places])
 def test_a_network_is_no_larger_than_its_file(
     change: Callable[[dict[str, Any]], None], tmp_path: Path
 ) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(_network_header(tmp_path, change))
     check_refused(path, decode)
+
+
+def test_a_network_has_a_most_of_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(_network_header(tmp_path, _tasks))
+    with guarded(), pytest.raises(FormatError, match=r"learned: .* at most 100000 items"):
+        decode(path)
+
+
+@pytest.mark.parametrize("depth", [33, 500, *range(960, 1001, 2), 5_000, 100_000])
+@pytest.mark.parametrize("form", [("[", "", "]"), ('{"a": ', "1", "}")])
+def test_headers_that_nest_are_refused(
+    tmp_path: Path, depth: int, form: tuple[str, str, str]
+) -> None:
+    """At each depth: what reads JSON and what writes it come to the end of the stack elsewhere."""
+    first, middle, last = form
+    header = {"format": FORMAT, "values": "here"}
+    text = json.dumps(header).replace('"here"', first * depth + middle + last * depth)
+    (tmp_path / "bad").write_bytes(safetensors.torch.save({"x": torch.ones(1)}, {"nispa": text}))
+    with pytest.raises(FormatError, match=r"lists within lists|not a learner"):
+        decode(tmp_path / "bad")
+
+
+def test_a_header_has_a_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorfile, "MAX_HEADER_BYTES", 1000)
+    (tmp_path / "bad").write_bytes(
+        safetensors.torch.save({"x": torch.ones(1)}, {"nispa": "[" + "1," * 500 + "1]"})
+    )
+    with pytest.raises(FormatError, match=r"1,003 letters, more than the 1,000 read here"):
+        decode(tmp_path / "bad")
 
 
 class Evil:
