@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,10 @@ MEANINGS = {
 """What a message must say of each error: its cause and the fix."""
 
 
+_NAMELESS = getattr(os, "O_TMPFILE", -1)
+"""A file without a name, by which a lock asks what the disk can do; it may fail unnoticed."""
+
+
 @dataclass
 class Disk:
     """What is done to files below a folder, and which of it goes wrong.
@@ -34,7 +39,8 @@ class Disk:
         folder: Where faults strike; all else works.
         fail_at: Number of the call that fails, from 1; 0 for none.
         how: An error number; ``"short"`` for a write that takes a part; ``"die"`` for the end of
-            the process before the call (in the middle of it, where it is a write).
+            the process before the call (in the middle of it, where it is a write); ``"kill"`` for
+            the same by SIGKILL, which really ends it.
         lasting: Whether all later calls fail, too.
         calls: What was done: the name of the call, and the file.
     """
@@ -82,6 +88,8 @@ class Disk:
         return number == self.fail_at or (self.lasting and number > self.fail_at > 0)
 
     def _raise(self) -> None:
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "die":
             self.lasting = True
             raise Dead
@@ -98,7 +106,7 @@ class Disk:
                 self._handles.pop(what, None)
                 real(what)  # whatever it reports, it is closed
             if strikes:
-                if call == "write" and self.how in ("short", "die"):
+                if call == "write" and self.how in ("short", "die", "kill"):
                     written = real(what, bytes(args[0])[: (len(args[0]) + 1) // 2])
                     if self.how == "short":
                         return written
@@ -111,6 +119,8 @@ class Disk:
     def _open(self, real: Callable[..., int]) -> Callable[..., int]:
         def wrapper(path: Any, *args: Any, **extra: Any) -> int:
             name = self._name(path, extra.get("dir_fd"))
+            if args and args[0] & _NAMELESS == _NAMELESS:
+                name = None
             if name is not None and self._strikes("open", name):
                 self._raise()
             handle = real(path, *args, **extra)

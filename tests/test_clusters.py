@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nispa.errors import FormatError
 from nispa.results import comparable, read_record
 from nispa.sweep.backends import Backend, make_backend, sweep
 from nispa.sweep.jobs import Job, Where, execute, prepare
@@ -93,3 +95,22 @@ def test_submitit_does_all(tmp_path: Path) -> None:
     assert all(read_record(job.folder).status == "complete" for job in jobs)
     assert any(path.stat().st_mtime >= started - 1 for path in (tmp_path / "runs/.slurm").iterdir())
     same(jobs[1], tmp_path / "alone")
+
+
+def test_what_submitit_unpickles_is_what_it_wrote(tmp_path: Path) -> None:
+    """A stranger's folder of runs may hold pickles: each call has a folder of its own for them."""
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    from nispa.sweep.slurm import Slurm
+
+    jobs = jobs_of(tmp_path / "runs", 1, "finetune")
+    logs = tmp_path / "runs" / ".slurm"
+    logs.mkdir(parents=True)
+    (logs / "1_0_result.pkl").write_bytes(b"cos\nsystem\n.")
+    carry_out(Slurm(1, 1, cluster="local"), jobs)
+    (used,) = (path for path in logs.iterdir() if path.is_dir())
+    assert len(used.name) == 16
+    assert any(used.iterdir())
+    shutil.rmtree(logs)
+    logs.symlink_to(tmp_path)
+    with pytest.raises(FormatError, match=r"\.slurm is a link"):
+        next(Slurm(1, 1, cluster="local").run(jobs))

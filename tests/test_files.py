@@ -16,7 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nispa.errors import FormatError, InputError, OutputError
-from nispa.files import append_line, one_line, read_limited, seal, seal_holds, write_atomic
+from nispa.files import (
+    append_line,
+    check_own,
+    one_line,
+    read_limited,
+    seal,
+    seal_holds,
+    too_deep,
+    write_atomic,
+)
 
 
 def failing(code: int) -> Callable[..., int]:
@@ -178,10 +187,47 @@ def test_a_device_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not a regular file"):
         write_atomic(link, b"x")
     assert link.is_symlink()
-    with pytest.raises(OutputError, match=r"cannot add .*disk is full"):
+    with pytest.raises(FormatError, match="is a link"):
         append_line(link, "x")
     with pytest.raises(FormatError, match="not a regular file"):
+        append_line("/dev/full", "x")
+    with pytest.raises(FormatError, match="not a regular file"):
         read_limited(link, 10)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_a_link_is_replaced_and_what_it_leads_to_untouched(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_atomic(tmp_path / "link", b"new")
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"mine"
+    assert (tmp_path / "link").read_bytes() == b"new"
+
+
+def test_what_belongs_to_a_run_lies_there_itself(tmp_path: Path) -> None:
+    assert not check_own(tmp_path / "absent")
+    assert not check_own(tmp_path / "absent" / "file")
+    assert not check_own(tmp_path / "nul\0")
+    (tmp_path / "file").write_bytes(b"mine")
+    assert check_own(tmp_path / "file")
+    assert check_own(tmp_path, folder=True)
+    with pytest.raises(FormatError, match="is not a regular file"):
+        check_own(tmp_path)
+    with pytest.raises(FormatError, match="is not a folder"):
+        check_own(tmp_path / "file", folder=True)
+
+
+def test_what_nests_is_measured_without_going_into_it() -> None:
+    value: object = 1
+    for depth in range(100_000):
+        if depth < 5:
+            assert not too_deep(value, depth)
+            assert depth == 0 or too_deep(value, depth - 1)
+        value = [1, value] if depth % 2 else {"a": value, "b": 1}
+    assert too_deep(value, 50)
+    assert not too_deep({"a": [{}, 1, "x"]}, 3)
+    assert too_deep({"a": [{}, 1, "x"]}, 2)
 
 
 SCRIPT = """

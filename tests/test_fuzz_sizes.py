@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 
 from nispa import tensorfile
 from nispa.data.cifar import read_cifar
@@ -23,10 +25,11 @@ from nispa.data.idx import read_idx
 from nispa.data.images import decode as read_image
 from nispa.data.npz import read_npz
 from nispa.data.sources import load_path
-from nispa.errors import NispaError
-from nispa.imports import read_matrix
-from nispa.learner import FORMAT, decode
+from nispa.errors import FormatError, NispaError
+from nispa.imports import imported_record, read_matrix
+from nispa.learner import FORMAT, MAX_TASKS, decode
 from nispa.results import RECORD, read_record
+from nispa.run_folder import RunFolder
 from tests.fuzz_kinds import KINDS
 from tests.fuzzing import bounded, guarded
 
@@ -103,6 +106,23 @@ def _memory(header: dict[str, Any]) -> None:
     header["problem"]["input_shape"] = [1, 1000, 1000]
 
 
+def _layers(header: dict[str, Any]) -> None:
+    header["config"]["network"]["hidden"] = [1] * 20_000
+
+
+def _classes(header: dict[str, Any]) -> None:
+    header["learned"][0]["classes"], header["labels"][0] = [0] * 8_000, ["a"] * 8_000
+
+
+def _tasks(header: dict[str, Any]) -> None:
+    header["learned"] = [{"index": index, "classes": []} for index in range(MAX_TASKS + 1)]
+    header["labels"] = [[]] * (MAX_TASKS + 1)
+
+
+def _places(header: dict[str, Any]) -> None:
+    header["learned"][0]["index"] = 2**31
+
+
 TENSOR = {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}
 PICKLES = {
     "text": b"\x80\x02}(T\xff\xff\xff\x7f",
@@ -152,6 +172,9 @@ PROMISES: dict[str, tuple[str, bytes, Read]] = {
     "tar, long name": ("a.tar.gz", _tar(8 * 2**30 - 1, tarfile.GNUTYPE_LONGNAME), _read_tar),
     "tar, sparse": ("a.tar.gz", _sparse(), _read_tar),
     "csv": ("a.csv", b"0.5," * 15_000, read_matrix),
+    "csv, digits": ("a.csv", b"1" * 120_000 + b"x,1", read_matrix),
+    "csv, points": ("a.csv", b"1" * 120_000 + b"." + b"1" * 1_000 + b"x,1", read_matrix),
+    "csv, empty lines": ("a.csv", b"\n" * 120_000, read_matrix),
     "record": (RECORD, b'{"schema":' * 6_000, read_record),
     "record of many tasks": (
         RECORD,
@@ -176,13 +199,57 @@ def test_a_promise_takes_no_memory(name: str, tmp_path: Path) -> None:
     check_refused(tmp_path / file, read)
 
 
-@pytest.mark.parametrize("change", [_wide, _outputs, _memory])
+def test_the_largest_matrix_is_imported_in_seconds(tmp_path: Path) -> None:
+    matrix = np.random.default_rng(0).random((1000, 1000))
+    text = "\n".join(",".join(map("{:.29f}".format, row)) for row in matrix)
+    (tmp_path / "a.csv").write_text(text)
+    began = time.process_time()
+    with bounded(2**29):
+        found = read_matrix(tmp_path / "a.csv")
+        made = imported_record(found, file="a.csv", tool="x", method="y", seed=0)
+        RunFolder.create(tmp_path / "run", made)
+    assert time.process_time() - began < 15
+    assert np.abs(found.matrix - matrix).max() < 1e-15
+    assert len(read_record(tmp_path / "run").accuracy_matrix) == 1000
+
+
+@pytest.mark.parametrize("change", [_wide, _outputs, _memory, _layers, _classes, _places])
 def test_a_network_is_no_larger_than_its_file(
     change: Callable[[dict[str, Any]], None], tmp_path: Path
 ) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(_network_header(tmp_path, change))
     check_refused(path, decode)
+
+
+def test_a_network_has_a_most_of_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(_network_header(tmp_path, _tasks))
+    with guarded(), pytest.raises(FormatError, match=r"learned: .* at most 100000 items"):
+        decode(path)
+
+
+@pytest.mark.parametrize("depth", [33, 500, *range(960, 1001, 2), 5_000, 100_000])
+@pytest.mark.parametrize("form", [("[", "", "]"), ('{"a": ', "1", "}")])
+def test_headers_that_nest_are_refused(
+    tmp_path: Path, depth: int, form: tuple[str, str, str]
+) -> None:
+    """At each depth: what reads JSON and what writes it come to the end of the stack elsewhere."""
+    first, middle, last = form
+    header = {"format": FORMAT, "values": "here"}
+    text = json.dumps(header).replace('"here"', first * depth + middle + last * depth)
+    (tmp_path / "bad").write_bytes(safetensors.torch.save({"x": torch.ones(1)}, {"nispa": text}))
+    with pytest.raises(FormatError, match=r"lists within lists|not a learner"):
+        decode(tmp_path / "bad")
+
+
+def test_a_header_has_a_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorfile, "MAX_HEADER_BYTES", 1000)
+    (tmp_path / "bad").write_bytes(
+        safetensors.torch.save({"x": torch.ones(1)}, {"nispa": "[" + "1," * 500 + "1]"})
+    )
+    with pytest.raises(FormatError, match=r"1,003 letters, more than the 1,000 read here"):
+        decode(tmp_path / "bad")
 
 
 class Evil:

@@ -14,6 +14,7 @@ from nispa.errors import ConfigError
 from nispa.layers import SparseConv2d, SparseLayer, SparseLinear, Units
 from nispa.mechanism.activity import unit_activity
 from nispa.models import (
+    MAX_LAYERS,
     NetworkConfig,
     SparseNetwork,
     build_network,
@@ -84,6 +85,18 @@ def test_the_convnet_of_the_paper() -> None:
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     biases = 64 + 64 + 128 + 128 + 1024 + 10
     assert network.live_count() == (192 + 410 + 819 + 1638) * 9 + 838_861 + 1024 + biases
+
+
+@pytest.mark.parametrize("name", ["hidden", "channels", "fc"])
+def test_a_network_has_a_most_of_layers(name: str) -> None:
+    NetworkConfig(**{name: (1,) * MAX_LAYERS})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=rf"{name} names 100,000 layers, more than 1,000; name"):
+        NetworkConfig(**{name: (1,) * 100_000})  # type: ignore[arg-type]
+
+
+def test_a_network_has_a_most_of_positions() -> None:
+    with pytest.raises(ConfigError, match=r"more than 1,073,741,824; pass fewer or smaller layers"):
+        empty_network(mlp(hidden=(16_000,) * 6), (1, 4, 4), 5)
 
 
 def test_density_is_exact_per_layer_for_the_smallest_share() -> None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from nispa.cli.sweep import plans
 from nispa.errors import ConfigError, FormatError, InputError
-from nispa.sweep.plan import MAX_CELLS, Cell, Grid, Plan, make_plan, read_plan
+from nispa.sweep.plan import (
+    MAX_CELLS,
+    MAX_GRIDS,
+    MAX_PLAN_BYTES,
+    MAX_SETTINGS,
+    Cell,
+    Grid,
+    Plan,
+    make_plan,
+    read_plan,
+)
 
 EXAMPLE = """
 about = "an example"
@@ -153,6 +164,69 @@ def test_a_plan_has_a_most() -> None:
     Plan((Grid(("a",), seed=values, grid={"k": values[:100]}),))
     with pytest.raises(ConfigError, match=f"more than {MAX_CELLS:,}"):
         Plan((Grid(("a",), seed=values, grid={"k": values[:101]}),))
+
+
+A = 'scenario = "a"\n'
+MANY = ",".join(map(str, range(90_000)))
+LARGE: dict[str, tuple[str, str]] = {
+    "many seeds": (f"seed = [{MANY}]", ""),
+    "many values": (f"grid.k = [{MANY}]", ""),
+    "many texts": ("set.k = [" + '"x",' * 100_000 + "]", ""),
+    "seeds for many tables": (f"seed = [{MANY}]\n" + "[[runs]]\n" * 9_000, "180,000 runs, more"),
+    "a list for many tables": ("set.k = [" + "1," * 400_000 + "]\n" + "[[runs]]\n" * 9_000, ""),
+    "many tables": ("[[runs]]\n" * (MAX_GRIDS + 1), f"more than {MAX_GRIDS:,}"),
+    "many settings": (
+        "[set]\n" + "".join(f"k{n} = 1\n" for n in range(MAX_SETTINGS + 1)),
+        f"more than {MAX_SETTINGS}",
+    ),
+    "many combinations": (
+        "[grid]\n" + "".join(f"k{n} = [1, 2]\n" for n in range(MAX_SETTINGS)),
+        f"more than {MAX_CELLS:,}",
+    ),
+    "a name of many parts": ("set." + ".".join(["a"] * 300_000) + " = 1", "more than 64 parts"),
+    "such a name in quotes": ("set." + " . ".join(['"a"'] * 90_000) + " = 1", "64 parts"),
+    "such a head": (
+        "[set." + ".".join(["a"] * 60_000) + "]\n" + "".join(f"b{n} = 1\n" for n in range(60_000)),
+        "more than 64 parts",
+    ),
+    "a name of some parts": ("set." + ".".join(["a"] * 60) + " = 1", "more than 8 lists"),
+    "a long name": ("a" * 900_000 + " = 1", "unknown key"),
+    "a long setting": ("set." + "a" * 900_000 + " = [[1]]", "must be a text, a number"),
+    "words": ("a " * 450_000, "is not TOML"),
+    "names": ("a" * 900_000, "is not TOML"),
+    "quotes": ("'a" * 450_000, "is not TOML"),
+    "a large number": ("set.k = 0x" + "f" * 500_000, "(-2^63, 2^63)"),
+    "a large seed": ("seed = 0x" + "f" * 500_000, "whole number in [0, 2^63)"),
+    "a large number in a table": ("set.k = { a = 0x" + "f" * 500_000 + " }", "must be a text"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_plans_are_checked_in_seconds(tmp_path: Path, name: str) -> None:
+    """What takes the square of a plan's length, or the stack, would take minutes here."""
+    text, says = LARGE[name]
+    path = written(tmp_path, A + text)
+    assert path.stat().st_size <= MAX_PLAN_BYTES
+    began = time.process_time()
+    if says:
+        with pytest.raises((ConfigError, FormatError)) as refused:
+            read_plan(path)
+        assert says in str(refused.value)
+    else:
+        assert len(list(read_plan(path).cells())) in (1, 9_000, 90_000)
+    assert time.process_time() - began < 15
+
+
+@pytest.mark.parametrize("depth", [9, 100, 320, 330, 400, 500, 1000])
+@pytest.mark.parametrize("form", [("[", "", "]"), ("{ a = ", "1", " }")])
+def test_values_that_nest_are_refused(
+    tmp_path: Path, depth: int, form: tuple[str, str, str]
+) -> None:
+    """At each depth: some readers of TOML come to the end of the stack, what follows must not."""
+    first, middle, last = form
+    path = written(tmp_path, A + "set.k = " + first * depth + middle + last * depth)
+    with pytest.raises((ConfigError, FormatError), match=r"within each other|is not TOML"):
+        read_plan(path)
 
 
 def test_plans_that_come_along_are_sound() -> None:

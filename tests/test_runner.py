@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,14 @@ def test_nothing_is_created_for_what_cannot_run(tmp_path: Path) -> None:
         finish(Experiment(sequence, settings, 0), tmp_path / "run")
     with pytest.raises(ConfigError, match="seed=-1"):
         experiment(seed=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_has_no_more_tasks_than_a_record_holds(tmp_path: Path) -> None:
+    many = replace(scenario(), tasks=scenario().tasks[:1] * 1_001)
+    what = replace(experiment(), scenario=many)
+    with pytest.raises(ScenarioError, match="1,001 tasks, more than the 1,000 that a record"):
+        next(run(what, tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
 
 

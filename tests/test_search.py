@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from nispa.cli.search import _progress
 from nispa.data.named import build_scenario
 from nispa.data.scenarios import on_validation
-from nispa.errors import ConfigError, InputError, ScenarioError
+from nispa.errors import ConfigError, FormatError, InputError, ScenarioError
 from nispa.results import read_record
 from tests.cli_calls import NEEDS_TERMINAL, call, on_terminal
 from tests.extent import optional
@@ -18,7 +19,14 @@ from tests.extent import optional
 optuna = optional("optuna")
 
 from nispa.sweep.plan import Cell  # noqa: E402
-from nispa.sweep.search import STUDY, Space, open_study, parse_range  # noqa: E402
+from nispa.sweep.search import (  # noqa: E402
+    STUDY,
+    Space,
+    Trial,
+    command_of,
+    open_study,
+    parse_range,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Capture = pytest.CaptureFixture[str]
@@ -143,6 +151,34 @@ def test_a_trial_that_was_cut_off_comes_again(home: Path) -> None:
     again = open_study(home, 0).ask({"lr": optuna.distributions.FloatDistribution(0, 1)})
     assert again.params == asked.params
     assert (home / STUDY).is_file()
+
+
+@pytest.mark.parametrize(
+    "line", ["x", "[1]", '{"op_code": 99}', '{"op_code": 4}', '{"op_code": 0, "worker_id": "a"}']
+)
+def test_a_strangers_study_of_nonsense_is_one_line(home: Path, capsys: Capture, line: str) -> None:
+    open_study(home, 0)
+    (home / STUDY).write_text((home / STUDY).read_text() + line + "\n")
+    args = ["search", "split-digits", "--method=joint", "--range", "learning_rate=1e-6..0.03:log"]
+    ended = call(capsys, *args, "--out", home)
+    assert ended.code == 2, ended
+    assert f"{STUDY} cannot be read: " in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_a_study_that_is_a_link_is_not_written_to(home: Path) -> None:
+    (home / "mine").write_bytes(b"precious")
+    (home / STUDY).symlink_to("mine")
+    with pytest.raises(FormatError, match="is a link"):
+        open_study(home, 0)
+    assert (home / "mine").read_bytes() == b"precious"
+
+
+def test_a_command_to_copy_holds_settings_and_nothing_else() -> None:
+    """A stranger's study may hold any text as a value."""
+    space = Space(CELL, (0,), {}, {"bias": ("zero", "x; touch y $(touch z)")})
+    command = command_of(space, Trial(0, {"bias": "x; touch y $(touch z)"}, 0.5))
+    assert shlex.split(command)[-1] == "bias=x; touch y $(touch z)"
 
 
 def test_bad_calls_are_refused(home: Path, capsys: Capture) -> None:

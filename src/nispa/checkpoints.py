@@ -9,6 +9,7 @@ anew, see :mod:`nispa.pausing`.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,13 +17,16 @@ from typing import Any
 
 from nispa import tensorfile
 from nispa.errors import InputError
-from nispa.files import make_folder, remove, write_atomic
+from nispa.files import check_own, make_folder, remove, remove_unfinished, write_atomic
 from nispa.pausing import FitPause, FitState
+from nispa.run_folder import CHECKPOINTS
 from nispa.usage import Spent, spent
 
 FORMAT = "nispa-checkpoint/2"
-FOLDER = "checkpoint"
+FOLDER = CHECKPOINTS
 EVERY_S = 30.0
+
+_NAME = re.compile(r"task[0-9]+-fit[0-9]+-(a|b|over)\.safetensors")
 
 
 class Checkpoints:
@@ -41,12 +45,15 @@ class Checkpoints:
     def begin(self, task: int) -> Iterator[FitState]:
         """Begins a task; gives what was saved of its fits, the first one first.
 
-        Files of other tasks are deleted. ``spent`` becomes what the task took so far.
+        Checkpoints of other tasks are deleted. ``spent`` becomes what the task took so far.
+
+        Raises:
+            FormatError: A checkpoint is a link, or the folder is one.
         """
         self._task, self._fit, self._number, self.spent = task, 0, 0, Spent()
         self._began, self._written = spent(), time.monotonic()
         mine = f"task{task}-"
-        for path in self.folder.glob("*"):
+        for path in self._files():
             if not path.name.startswith(mine):
                 remove(path)
         return iter(self._found())
@@ -102,11 +109,23 @@ class Checkpoints:
         self._written = time.monotonic()
 
     def clear(self) -> None:
-        """Deletes all: the run is complete."""
-        for path in self.folder.glob("*"):
+        """Deletes all checkpoints: the run is complete."""
+        for path in self._files():
             remove(path)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        """The checkpoints that are there; other files, which nispa never wrote, stay.
+
+        What a process left that was killed while it wrote is deleted.
+        """
+        check_own(self.folder, folder=True)
+        remove_unfinished(self.folder)
+        found = [path for path in self.folder.glob("task*") if _NAME.fullmatch(path.name)]
+        for path in found:
+            check_own(path)
+        return found
 
     def _path(self, fit: int, part: str) -> Path:
         return self.folder / f"task{self._task}-fit{fit}-{part}.safetensors"

@@ -126,6 +126,11 @@ def _kind(hint: Any) -> tuple[str, tuple[str, ...]]:
 
 def describe(cls: type[Any]) -> list[Setting]:
     """The fields of a settings class, in order."""
+    return list(_described(cast("Any", cls)))
+
+
+@functools.cache  # a sweep asks a hundred thousand times
+def _described(cls: Any) -> tuple[Setting, ...]:
     hints = get_type_hints(cls)
     found = []
     for field in dataclasses.fields(cls):
@@ -146,7 +151,7 @@ def describe(cls: type[Any]) -> list[Setting]:
                 kind=kind,
             )
         )
-    return found
+    return tuple(found)
 
 
 def canonical_keys(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nispa.errors import FormatError, InputError, OutputError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would otherwise change line ends
+_UNFINISHED = re.compile(r"\.nispa-[0-9a-f]{16}\.part")
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -49,8 +50,39 @@ def reason(error: OSError | ValueError) -> str:
     return one_line(error.strerror or type(error).__name__)
 
 
+def check_own(path: Path, *, folder: bool = False) -> bool:
+    """Whether a run's file (or folder) is there; refuses what only bears its name.
+
+    A run may come from a stranger, whose archive can bring links along: what is read, written or
+    deleted there must lie there itself. How a user reaches the folder above is the user's affair.
+
+    Args:
+        path: Where it belongs.
+        folder: Whether it is to be a folder.
+
+    Raises:
+        FormatError: It is a link, or no regular file (no folder).
+    """
+    try:
+        mode = path.lstat().st_mode
+    except (OSError, ValueError):  # not there, or opening it says why it cannot be reached
+        return False
+    # Windows has a second kind of link, to folders alone; Python knows it from 3.12 on.
+    if stat.S_ISLNK(mode) or getattr(os.path, "isjunction", lambda _: False)(path):
+        raise FormatError(
+            f"{shown(path)} is a link, which may lead anywhere; what belongs to a run must lie in "
+            "its folder: delete the link, or put a copy of what it leads to in its place"
+        )
+    if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
+        kind = "folder" if folder else "regular file"
+        raise FormatError(f"{shown(path)} is not a {kind}, as a run's is; delete it")
+    return True
+
+
 def write_atomic(path: str | Path, data: bytes) -> None:
     """Writes a file whole or not at all; an older file of that name is replaced in one step.
+
+    So is a link; what it leads to is never written to.
 
     Args:
         path: Where to write; its folder must exist.
@@ -93,7 +125,8 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 def remove_unfinished(folder: str | Path) -> None:
     """Deletes what a process that was killed while it wrote left in a folder."""
     for path in Path(folder).glob(".nispa-*.part"):
-        remove(path)
+        if _UNFINISHED.fullmatch(path.name):
+            remove(path)
 
 
 def move(source: Path, target: Path) -> None:
@@ -142,8 +175,10 @@ def append_line(path: str | Path, line: str) -> None:
 
     Raises:
         OutputError: It could not be added; the lines before it are untouched.
+        FormatError: It is a link, or no regular file.
     """
     path = Path(path)
+    check_own(path)
     data = line.encode(errors="replace") + b"\n"
     if b"\n" in data[:-1] or b"\r" in data:
         raise ValueError("a line must not hold a line break")
@@ -222,6 +257,22 @@ def _parted(data: bytes) -> tuple[bytes, bytes | None]:
     """A JSON text without its seal, and the checksum in it."""
     match = _SEAL.search(data, max(0, len(data) - _SEAL_BYTES))
     return (data, None) if match is None else (data[: match.start()], match[1])
+
+
+def too_deep(value: Any, most: int) -> bool:
+    """Whether what was read of JSON or TOML nests deeper than ``most`` lists and tables.
+
+    Functions that go into it call themselves, and would come to the end of the stack.
+    """
+    level = [value]
+    for _ in range(most):
+        level = [each for each in level if isinstance(each, (dict, list))]
+        if not level:
+            return False
+        level = [
+            part for each in level for part in (each.values() if isinstance(each, dict) else each)
+        ]
+    return any(isinstance(each, (dict, list)) for each in level)
 
 
 def shown(path: str | Path) -> str:

@@ -37,6 +37,8 @@ from nispa.store import IMPORTED
 Matrix = NDArray[np.float64]
 
 MAX_MATRIX_BYTES = 32 * 2**20
+MAX_LINES = 4 * (MAX_TASKS + 1)  # empty ones included
+MAX_CELL = 400  # letters; numbers have a tenth, names of tasks may be long
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def _orientation(matrix: Matrix, name: str, rows: str) -> list[str]:
     return []
 
 
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 MISSING = ("", "nan", "none", "null", "na", "n/a", "-")
 
 
@@ -149,9 +152,14 @@ def _from_csv(data: bytes, name: str) -> tuple[Matrix, tuple[tuple[str, ...], tu
         first = text.partition("\n")[0]
         mark = max(",;\t", key=first.count)
         lines: list[list[str]] = []
-        for line in csv.reader(io.StringIO(text), delimiter=mark):
-            if max(len(line), len(lines)) > MAX_TASKS + 1:
+        for number, line in enumerate(csv.reader(io.StringIO(text), delimiter=mark)):
+            if max(len(line), len(lines)) > MAX_TASKS + 1 or number > MAX_LINES:
                 raise FormatError(f"{name} is too large; there must be 1 to {MAX_TASKS:,} tasks")
+            if max(map(len, line), default=0) > MAX_CELL:
+                long = one_line(max(line, key=len), 40)
+                raise FormatError(
+                    f"{name} holds '{long}' of more than {MAX_CELL} letters; write it shorter"
+                )
             if any(line):
                 lines.append([cell.strip() for cell in line])
     except (UnicodeDecodeError, csv.Error) as error:
@@ -166,13 +174,7 @@ def _from_csv(data: bytes, name: str) -> tuple[Matrix, tuple[tuple[str, ...], tu
         lines, head = [line[1:] for line in lines], head[1:]
     else:
         side = []
-    for line in lines:
-        for cell in line:
-            if not _is_number(cell):
-                raise FormatError(f"{name} holds '{one_line(cell, 40)}' where a number belongs")
-    values = [
-        [float("nan") if c.casefold() in MISSING else float(c) for c in line] for line in lines
-    ]
+    values = [[_number(cell, name) for cell in line] for line in lines]
     return np.array(values, dtype=np.float64).reshape(len(lines), -1), (_names(head), _names(side))
 
 
@@ -188,9 +190,15 @@ def _is_head(row: Sequence[str]) -> bool:
 
 def _is_number(cell: str) -> bool:
     """Whether a cell holds a number or says that one is missing."""
-    return cell.casefold() in MISSING or bool(
-        re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", cell, re.ASCII | re.IGNORECASE)
-    )
+    return cell.casefold() in MISSING or _NUMBER.fullmatch(cell) is not None
+
+
+def _number(cell: str, name: str) -> float:
+    if _NUMBER.fullmatch(cell) is not None:
+        return float(cell)
+    if cell.casefold() not in MISSING:
+        raise FormatError(f"{name} holds '{one_line(cell, 40)}' where a number belongs")
+    return float("nan")
 
 
 def _counts(cells: Sequence[str]) -> bool:

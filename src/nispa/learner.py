@@ -38,6 +38,7 @@ from nispa.tasks import Samples, TaskInfo
 from nispa.training import EVALUATION_BATCH
 
 FORMAT = "nispa-learner/1"
+MAX_TASKS = 100_000
 
 
 class Learner:
@@ -123,6 +124,8 @@ class Learner:
             CapacityError: The images have another shape, or the outputs do not suffice.
             ScenarioError: Too few classes or images.
         """
+        if len(self.tasks) >= MAX_TASKS:
+            raise CapacityError(f"{MAX_TASKS:,} tasks are learned, and no more can be; begin anew")
         samples, names, outputs = self._samples(images, labels, channels_first)
         task = make_task(
             len(self.tasks),
@@ -380,7 +383,7 @@ class _Header(_Part):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     problem: _Problem
     config: _Config
-    learned: list[_Learned]
+    learned: Annotated[list[_Learned], Field(max_length=MAX_TASKS)]
     labels: list[list[int | str]]
     values: dict[str, Any]
     sha256: str
@@ -391,6 +394,10 @@ class _Header(_Part):
             raise ValueError("labels do not fit the classes learned")
         if any(label >= self.problem.outputs for task in self.learned for label in task.classes):
             raise ValueError("a class lies outside the outputs")
+        if any(len(set(task.classes)) < len(task.classes) for task in self.learned):
+            raise ValueError("a class stands twice in a task")
+        if any(task.index != place for place, task in enumerate(self.learned)):
+            raise ValueError("the tasks learned are not numbered in order")
         return self
 
 

@@ -34,7 +34,9 @@ from nispa.seeding import stream
 from nispa.topology import ConnectionLayer, Topology, UnitGroup
 
 MAX_UNITS = 1_000_000
+MAX_LAYERS = 1_000  # of a kind
 MAX_POSITIONS = 2**28  # of one layer: drawing its first pattern takes 8 bytes for each
+MAX_ALL_POSITIONS = 2**30
 
 
 @settings
@@ -77,6 +79,10 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         for name, sizes in (("hidden", self.hidden), ("channels", self.channels), ("fc", self.fc)):
+            if len(sizes) > MAX_LAYERS:
+                raise ValueError(
+                    f"{name} names {len(sizes):,} layers, more than {MAX_LAYERS:,}; name fewer"
+                )
             if any(not 1 <= size <= MAX_UNITS for size in sizes):
                 shown = ",".join(map(str, sizes))
                 raise ValueError(f"{name}={shown} must all be whole numbers in [1, {MAX_UNITS}]")
@@ -511,11 +517,18 @@ class _Chain:
 
     def network(self, input_shape: tuple[int, int, int]) -> SparseNetwork:
         topology = Topology(tuple(self.groups), tuple(self.layers))
+        total = 0
         for layer in self.layers:
             rows, columns = topology.pattern_shape(layer)
+            total += rows * columns
             if rows * columns > MAX_POSITIONS:
                 raise ConfigError(
                     f"layer {layer.name} would join {columns:,} features to {rows:,} units, more "
                     f"than {MAX_POSITIONS:,} positions; pass smaller layers"
                 )
+        if total > MAX_ALL_POSITIONS:
+            raise ConfigError(
+                f"the network would have {total:,} positions for connections, more than "
+                f"{MAX_ALL_POSITIONS:,}; pass fewer or smaller layers"
+            )
         return SparseNetwork(nn.Sequential(*self.modules), topology, input_shape)

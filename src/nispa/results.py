@@ -32,6 +32,7 @@ from pydantic import (
 from nispa import metrics as formulas
 from nispa.errors import FormatError, InputError
 from nispa.files import (
+    check_own,
     first_fault,
     one_line,
     read_limited,
@@ -298,10 +299,8 @@ def now() -> str:
 
 def as_rows(matrix: formulas.Rows) -> tuple[tuple[float | None, ...], ...]:
     """An accuracy matrix ``(rows, tasks)`` as a record keeps it: NaN becomes None."""
-    values = np.asarray(matrix, dtype=np.float64)
-    return tuple(
-        tuple(None if np.isnan(value) else float(value) for value in row) for row in values
-    )
+    values = np.asarray(matrix, dtype=np.float64).tolist()
+    return tuple(tuple(None if math.isnan(value) else value for value in row) for row in values)
 
 
 def measured(
@@ -333,6 +332,8 @@ def _lay_out(value: Any, indent: str = "") -> str:
             for key, item in value.items()
         ]
         return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
+    if set(map(type, value)) <= {float, int, type(None)}:  # a row of a matrix, which has many
+        return f"[\n{deeper}" + flat[1:-1].replace(", ", f",\n{deeper}") + f"\n{indent}]"
     return "[\n" + ",\n".join(deeper + _lay_out(item, deeper) for item in value) + f"\n{indent}]"
 
 
@@ -414,12 +415,13 @@ def read_record(path: str | Path, *, sealed: bool = False) -> Record:
 
     Raises:
         InputError: There is none, or it cannot be read.
-        FormatError: It is damaged, no record of nispa, or from a newer version.
+        FormatError: It is damaged, a link, no record of nispa, or from a newer version.
     """
     path = Path(path)
     file = path if path.name == RECORD and not path.is_dir() else path / RECORD
     if not os.path.lexists(file):
         raise InputError(f"{shown(path)} holds no {RECORD}; pass the folder of a run")
+    check_own(file)
     data = read_limited(file, MAX_RECORD_BYTES)
     record = decode(data, shown(file))
     if sealed and seal_holds(data) is None:

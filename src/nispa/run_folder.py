@@ -20,6 +20,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from nispa.errors import BusyError, FormatError, OutputError
 from nispa.files import (
     append_line,
+    check_own,
     first_fault,
     read_limited,
     reason,
@@ -34,6 +35,11 @@ TRACKERS = "trackers.json"
 NETWORK = "network.safetensors"
 NEWER_NETWORK = "network.next.safetensors"
 LOCK = ".nispa-run.lock"
+CHECKPOINTS = "checkpoint"
+FILES = (RECORD, EVENTS, PROGRESS, PICTURE, TRACKERS, NETWORK, NEWER_NETWORK, LOCK)
+FOLDERS = (CHECKPOINTS, "tensorboard", "wandb")
+"""All that is written in a run's folder."""
+
 MAX_EVENTS_BYTES = 256 * 2**20
 
 _EVENT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
@@ -133,7 +139,7 @@ class RunFolder:
             OutputError: It could not be written.
         """
         file = self.path / EVENTS
-        if not file.is_file():
+        if not check_own(file):
             return
         try:
             kept = [line for line, event in self._events() if _task_of(event) < tasks]
@@ -152,6 +158,7 @@ class RunFolder:
 
     def _events(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         file = self.path / EVENTS
+        check_own(file)
         lines = read_limited(file, MAX_EVENTS_BYTES).split(b"\n")[:-1]
         for number, line in enumerate(lines, start=1):
             try:
@@ -180,8 +187,13 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
     Raises:
         BusyError: Another process is at work there.
         OutputError: The folder cannot be made or written to.
+        FormatError: One of a run's files is a link there, or of another kind.
     """
     folder = Path(path)
+    for name in FILES:
+        check_own(folder / name)
+    for name in FOLDERS:
+        check_own(folder / name, folder=True)
     made: list[Path] = []
     lock = FileLock(folder / LOCK, is_singleton=True)  # so that the holder may ask once more
     try:

@@ -18,7 +18,14 @@ from typing import Any
 from nispa.checkpoints import EVERY_S, Checkpoints
 from nispa.curve import Journal
 from nispa.data.scenarios import Scenario
-from nispa.errors import ConfigError, FormatError, InputError, NotLearnedError, OutputError
+from nispa.errors import (
+    ConfigError,
+    FormatError,
+    InputError,
+    NotLearnedError,
+    OutputError,
+    ScenarioError,
+)
 from nispa.files import move, one_line, remove, remove_unfinished, shown, write_atomic
 from nispa.learner import decode, encode, make_method
 from nispa.methods.base import (
@@ -37,6 +44,7 @@ from nispa.plots import picture
 from nispa.presets import Settings
 from nispa.recording import first_record, task_end, task_result, with_task
 from nispa.results import (
+    MAX_TASKS,
     Record,
     TaskResult,
     now,
@@ -108,6 +116,11 @@ class Experiment:
             DeviceError: The device is not there.
         """
         scenario = self.scenario
+        if len(scenario.tasks) > MAX_TASKS:
+            raise ScenarioError(
+                f"the scenario has {len(scenario.tasks):,} tasks, more than the {MAX_TASKS:,} that "
+                "a record holds; ask for fewer of them"
+            )
         problem = Problem(scenario.input_shape, scenario.outputs, len(scenario.tasks))
         method = make_method(self.settings, problem, seed=self.seed, device=self.device)
         method.cache_bytes = self.cache_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -153,6 +154,20 @@ def test_wrong_checksum_removes_the_file(server: Server, tmp_path: Path) -> None
     with pytest.raises(DataError, match="wrong checksum, the file was removed"):
         fetch([wanted], tmp_path)
     assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_a_part_that_is_a_link_or_a_pipe_is_not_written_to(server: Server, tmp_path: Path) -> None:
+    part = tmp_path / "x.bin.part"
+    (tmp_path / "mine").write_bytes(b"precious")
+    part.symlink_to("mine")
+    with pytest.raises(DataError, match="is a link, or no regular file"):
+        fetch([remote(f"{server.url}/x.bin")], tmp_path)
+    assert (tmp_path / "mine").read_bytes() == b"precious"
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises(DataError, match="is a link, or no regular file"):
+        fetch([remote(f"{server.url}/x.bin")], tmp_path)
 
 
 def test_damaged_part_is_noticed_and_removed(server: Server, tmp_path: Path) -> None:

@@ -261,6 +261,8 @@ def test_partly_permuted() -> None:
     for options in ({"share": 1.5}, {"shares": [0.0, -0.1]}):
         with pytest.raises(ScenarioError, match=r"must be in \[0, 1\]"):
             permuted(data, **options)
+    with pytest.raises(ScenarioError, match="10,001 tasks, more than 10,000; name fewer"):
+        permuted(data, shares=[0.5] * 10_001)
 
 
 def task_arrays(*classes: Any, each: int = 10) -> tuple[Any, Any, Any, Any]:

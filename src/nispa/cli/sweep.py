@@ -287,7 +287,8 @@ def carry_out(plan: Plan, out: Path, given: Given, *, report: bool = False) -> N
     if given.dry_run:
         _list(jobs, before)
         return
-    left = [job for job in jobs if job not in before]
+    done_keys = {job.key for job in before}
+    left = [job for job in jobs if job.key not in done_keys]
     make_folder(out)
     display = _display(given.quiet)
     try:

@@ -146,7 +146,10 @@ class Resuming:
     def _download(self, url: str) -> None:
         import requests
 
-        have = self._part.stat().st_size if self._part.exists() else 0
+        there = os.path.lexists(self._part)
+        if there and (self._part.is_symlink() or not self._part.is_file()):
+            raise DataError(f"{self._part} is a link, or no regular file; delete it")
+        have = self._part.stat().st_size if there else 0
         # Bytes as they are: some servers would unpack .gz files on the way otherwise.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with requests.get(url, headers=headers, stream=True, timeout=self._timeout_s) as answer:

@@ -20,6 +20,8 @@ from nispa.data.scenarios import VALIDATION, Scenario, make_task, preparation, s
 from nispa.errors import ScenarioError
 from nispa.seeding import stream
 
+MAX_TASKS = 10_000
+
 
 def pixel_order(shape: tuple[int, int, int], share: float, *, seed: int, task: int) -> Tensor:
     """Which stored value each input takes: ``(channels * height * width,)`` int64.
@@ -74,6 +76,10 @@ def permuted(
         shares = [0.0] + [share] * (tasks - 1)
     if not shares:
         raise ScenarioError("shares is empty; give one share for each task, such as 0,0.5,1")
+    if len(shares) > MAX_TASKS:
+        raise ScenarioError(
+            f"shares names {len(shares):,} tasks, more than {MAX_TASKS:,}; name fewer of them"
+        )
     for each in (share, *shares):
         if not 0.0 <= each <= 1.0:
             raise ScenarioError(f"share={each} must be in [0, 1]; 1 moves every pixel")

@@ -29,6 +29,7 @@ from nispa.runner import Experiment, Stopping, resume, run
 from nispa.sweep.plan import Cell, Measured
 
 KEY_LETTERS = 8
+MAX_THREADS = 1024  # as on the command line
 
 
 @dataclass(frozen=True)
@@ -302,7 +303,8 @@ def _events(job: Job, stopping: Stopping, wait: bool) -> Iterator[Any]:
             record = read_record(job.folder)
             if record.status == "complete":
                 raise InputError(f"{shown(job.folder)} holds another run; move it away")
-            torch.set_num_threads(record.environment.threads or where.threads)
+            before = record.environment.threads or where.threads
+            torch.set_num_threads(min(before, MAX_THREADS))  # a stranger's record says any number
             yield from resume(experiment, job.folder, where.checkpoint_every, stopping)
 
 

@@ -22,13 +22,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from nispa.errors import ConfigError, FormatError, unknown_name
-from nispa.files import one_line, read_limited, shown, wording
+from nispa.files import one_line, read_limited, shown, too_deep, wording
 
 try:
     import tomllib
@@ -37,6 +39,9 @@ except ModuleNotFoundError:  # Python 3.10
 
 MAX_PLAN_BYTES = 2**20
 MAX_CELLS = 100_000
+MAX_GRIDS = 10_000
+MAX_SETTINGS = 200  # in one table
+MAX_NESTING = 8  # of lists and tables
 MAX_TEXT = 200
 MAX_SEED = 2**63 - 1
 
@@ -108,12 +113,11 @@ class Grid:
         if both:
             raise ConfigError(f"{both[0]} stands in set and in grid; keep one of them")
 
-    def __len__(self) -> int:
+    @property
+    def runs(self) -> int:
+        """How many runs it is; there may be more than anything can count up to."""
         lists = [*(getattr(self, name) for name in AXES), *self.grid.values()]
-        total = 1
-        for values in lists:
-            total *= len(values)
-        return total
+        return math.prod(map(len, lists))
 
     def cells(self, seed: int) -> Iterator[Cell]:
         """All runs of one of its seeds."""
@@ -127,10 +131,11 @@ class Grid:
 def _check_list(name: str, values: Sequence[Any]) -> None:
     if not values:
         raise ConfigError(f"{name}=[] holds no value; give one or more, or leave it out")
-    written = [as_text(value) for value in values]
-    double = next((text for text in written if written.count(text) > 1), None)
-    if double is not None:
-        raise ConfigError(f"{name} holds {one_line(double)} twice; give it once")
+    seen: set[str] = set()
+    for text in map(as_text, values):
+        if text in seen:
+            raise ConfigError(f"{name} holds {one_line(text)} twice; give it once")
+        seen.add(text)
 
 
 @dataclass(frozen=True)
@@ -146,13 +151,10 @@ class Plan:
     about: str = ""
 
     def __post_init__(self) -> None:
-        if len(self) > MAX_CELLS:
-            raise ConfigError(
-                f"the plan has {len(self):,} runs, more than {MAX_CELLS:,}; shorten a list"
-            )
+        _check_runs(len(self))
 
     def __len__(self) -> int:
-        return sum(map(len, self.grids))
+        return min(sum(grid.runs for grid in self.grids), 2**31)  # a length has a most in Python
 
     def only(self, methods: Sequence[str]) -> Plan:
         """The part of the plan with some of its methods; all of it if none is named.
@@ -175,10 +177,18 @@ class Plan:
 
     def cells(self) -> Iterator[Cell]:
         """Its runs, a seed after the other, so that what is done first compares everything."""
-        for seed in dict.fromkeys(seed for grid in self.grids for seed in grid.seed):
-            for grid in self.grids:
-                if seed in grid.seed:
-                    yield from grid.cells(seed)
+        having: dict[int, list[Grid]] = {}
+        for grid in self.grids:
+            for seed in grid.seed:
+                having.setdefault(seed, []).append(grid)
+        for seed, grids in having.items():
+            for grid in grids:
+                yield from grid.cells(seed)
+
+
+# A name of many parts, with dots between them: a TOML reader's time grows as their square.
+_PART = rb"""(?:"[^"\n]*"|'[^'\n]*'|[A-Za-z0-9_-]+)"""
+_LONG_NAME = re.compile(rb"(?<![A-Za-z0-9_-])(?:%b[ \t]*\.[ \t]*){64}" % _PART)
 
 
 def read_plan(path: Path) -> Plan:
@@ -190,6 +200,8 @@ def read_plan(path: Path) -> Plan:
         ConfigError: A key is unknown, or a value is of another kind.
     """
     data = read_limited(path, MAX_PLAN_BYTES)
+    if _LONG_NAME.search(data):
+        raise FormatError(f"{shown(path)} holds a name of more than 64 parts; a plan's have three")
     try:
         values = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are such
@@ -206,6 +218,11 @@ def make_plan(values: Mapping[str, Any]) -> Plan:
     Raises:
         ConfigError: A key is unknown, or a value is of another kind.
     """
+    if too_deep(values, MAX_NESTING):
+        raise ConfigError(
+            f"a value is of more than {MAX_NESTING} lists or tables within each other; a plan's "
+            "settings are texts, numbers and lists of such"
+        )
     _check_keys(values, KEYS)
     about = values.get("about", "")
     if not isinstance(about, str):
@@ -213,7 +230,27 @@ def make_plan(values: Mapping[str, Any]) -> Plan:
     parts = values.get("runs", [{}])
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise ConfigError("runs must be tables, each headed [[runs]]")
-    return Plan(tuple(_grid(values, part) for part in parts), one_line(about, MAX_TEXT))
+    if len(parts) > MAX_GRIDS:
+        raise ConfigError(
+            f"the plan has {len(parts):,} tables [[runs]], more than {MAX_GRIDS:,}; with lists of "
+            "values one table makes many runs"
+        )
+    _check_tables(values)
+    grids: list[Grid] = []
+    runs = 0
+    for part in parts:
+        grids.append(_grid(values, part))
+        runs += grids[-1].runs
+        _check_runs(runs)  # before more of them are made
+    return Plan(tuple(grids), one_line(about, MAX_TEXT))
+
+
+def _check_runs(runs: int) -> None:
+    if runs > MAX_CELLS:
+        raise ConfigError(
+            f"the plan has {one_line(f'{runs:,}', 40)} runs, more than {MAX_CELLS:,}; shorten a "
+            "list"
+        )
 
 
 def _check_keys(values: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -224,6 +261,7 @@ def _check_keys(values: Mapping[str, Any], known: Sequence[str]) -> None:
 
 def _grid(shared: Mapping[str, Any], part: Mapping[str, Any]) -> Grid:
     _check_keys(part, (*AXES, *TABLES))
+    _check_tables(part)
     found: dict[str, Any] = {}
     for name in AXES:
         if name in part or name in shared:
@@ -232,26 +270,38 @@ def _grid(shared: Mapping[str, Any], part: Mapping[str, Any]) -> Grid:
         raise ConfigError('the scenario is missing; add a line such as scenario = "efmnist"')
     for name in TABLES:
         tables = [shared.get(name, {}), part.get(name, {})]
-        if not all(isinstance(table, dict) for table in tables):
-            raise ConfigError(f"{name} must be a table of settings, such as [{name}]")
         found[name] = {key: value for table in tables for key, value in table.items()}
     for key, value in part.get("set", {}).items():  # a run's own value goes before a shared list
         if key not in part.get("grid", {}):
             found["grid"].pop(key, None)
             found["set"][key] = value
-    for key, value in found["grid"].items():
-        if not isinstance(value, list):
-            raise ConfigError(
-                f"grid.{key}={as_text(value)} must be a list of values; one value belongs in set"
-            )
+    for key in found["grid"]:
         if key in part.get("grid", {}) and key not in part.get("set", {}):
             found["set"].pop(key, None)
-    for key, value in found["set"].items():
-        _check_value(key, value)
-    for key, values in found["grid"].items():
-        for value in values:
-            _check_value(key, value)
     return Grid(**found, told=tuple(part.get("set", {})))
+
+
+def _check_tables(values: Mapping[str, Any]) -> None:
+    """Whether ``set`` and ``grid`` are tables of what a setting can be."""
+    for name in TABLES:
+        table = values.get(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{name} must be a table of settings, such as [{name}]")
+        if len(table) > MAX_SETTINGS:
+            raise ConfigError(
+                f"{name} has {len(table):,} settings, more than {MAX_SETTINGS}, and no method has "
+                "as many; leave some out"
+            )
+    for key, value in values.get("set", {}).items():
+        _check_value(key, value)
+    for key, tried in values.get("grid", {}).items():
+        if not isinstance(tried, list):
+            raise ConfigError(
+                f"grid.{one_line(key)}={as_text(tried)} must be a list of values; one value "
+                "belongs in set"
+            )
+        for value in tried:
+            _check_value(key, value)
 
 
 def _axis(name: str, value: Any) -> tuple[Any, ...]:
@@ -272,6 +322,10 @@ def _check_value(key: str, value: Any) -> None:
             f"{one_line(key)}={as_text(value)} must be a text, a number, true, false, or a list "
             "of such"
         )
+    if any(isinstance(part, int) and abs(part) >= 2**63 for part in parts):
+        raise ConfigError(
+            f"{one_line(key)}={as_text(value)} must hold whole numbers in (-2^63, 2^63) alone"
+        )
 
 
 def as_text(value: Any) -> str:
@@ -279,7 +333,11 @@ def as_text(value: Any) -> str:
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, (list, tuple)):
-        return one_line(",".join(as_text(part) for part in value))
+        return one_line(",".join(as_text(part) for part in value[:MAX_TEXT]))
+    if isinstance(value, int) and abs(value) >= 2**63:  # of very long ones Python writes no digits
+        return one_line(hex(value), 40)
+    if isinstance(value, dict):
+        return "{...}"
     try:
         return one_line(json.dumps(value))
     except (TypeError, ValueError):  # such as a date

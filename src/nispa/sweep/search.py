@@ -6,6 +6,7 @@ number of workers give the same search, whichever trial ends first.
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from nispa.errors import ConfigError, InputError
+from nispa.errors import ConfigError, FormatError, InputError
+from nispa.files import check_own, shown, wording
 from nispa.results import read_record
 from nispa.sweep.backends import Backend, sweep
 from nispa.sweep.jobs import Job, Outcome, Where, done_before, prepare
@@ -123,13 +125,23 @@ def open_study(out: Path, seed: int) -> optuna.Study:
     Args:
         out: The folder of the search.
         seed: Decides what is tried, with the number of trials so far.
+
+    Raises:
+        FormatError: It is damaged, or a link.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(out / STUDY)))
-    study = optuna.create_study(
-        storage=storage, study_name="nispa", direction="maximize", load_if_exists=True
-    )
-    trials = study.get_trials(deepcopy=False)
+    check_own(out / STUDY)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(out / STUDY)))
+        study = optuna.create_study(
+            storage=storage, study_name="nispa", direction="maximize", load_if_exists=True
+        )
+        trials = study.get_trials(deepcopy=False)
+    except Exception as error:  # noqa: BLE001 - Optuna raises whatever a line of nonsense leads to
+        raise FormatError(
+            f"{shown(out / STUDY)} cannot be read: {wording(error)}; delete it to begin the search "
+            "anew, which keeps the runs that are done"
+        ) from None
     study.sampler = TPESampler(seed=(seed + len(trials)) % 2**32)
     for trial in trials:
         if trial.state == TrialState.RUNNING:
@@ -217,7 +229,7 @@ def command_of(space: Space, trial: Trial) -> str:
     cell = space.cell
     pairs = {**cell.given, **trial.params}
     parts = ["nispa run", cell.scenario, f"--method {cell.method}", f"--preset {cell.preset}"]
-    parts += [f"--set {name}={as_text(value)}" for name, value in pairs.items()]
+    parts += [f"--set {shlex.quote(f'{name}={as_text(value)}')}" for name, value in pairs.items()]
     return " ".join(parts)
 
 

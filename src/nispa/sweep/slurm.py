@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import submitit
 
+from nispa.files import check_own
 from nispa.sweep.backends import TICK_S, Outcomes
 from nispa.sweep.jobs import Job, Outcome, execute
 
@@ -35,6 +37,9 @@ class Slurm:
     def run(self, jobs: Sequence[Job], *, wait: bool = False) -> Outcomes:
         """See :class:`nispa.sweep.backends.Backend`."""
         logs = jobs[0].where.out / LOGS
+        check_own(logs, folder=True)
+        # submitit unpickles what it finds there: nobody may have put anything there before.
+        logs /= secrets.token_hex(8)
         executor = submitit.AutoExecutor(folder=logs, cluster=self._cluster)
         executor.update_parameters(
             timeout_min=60 * HOURS,
