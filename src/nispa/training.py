@@ -91,15 +91,20 @@ def make_optimiser(
     rate, decay = config.learning_rate, config.weight_decay
     if not learning:  # a network without plastic values: every optimiser does nothing
         learning = [nn.Parameter(torch.zeros(0))]
+    recorded = learning[0].is_cuda
     if config.optimiser == "adam":
-        return torch.optim.Adam(learning, lr=rate, weight_decay=decay, fused=True)
+        return torch.optim.Adam(
+            learning, lr=rate, weight_decay=decay, fused=True, capturable=recorded
+        )
     if config.optimiser == "adamw":
-        return torch.optim.AdamW(learning, lr=rate, weight_decay=decay, fused=True)
+        return torch.optim.AdamW(
+            learning, lr=rate, weight_decay=decay, fused=True, capturable=recorded
+        )
     if config.optimiser == "sgd":
         return torch.optim.SGD(
             learning, lr=rate, momentum=config.momentum, weight_decay=decay, fused=True
         )
-    return torch.optim.Adadelta(learning, lr=rate, weight_decay=decay)
+    return torch.optim.Adadelta(learning, lr=rate, weight_decay=decay, capturable=recorded)
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,10 @@ def fit(
                 continue
             ledger.step(len(index))
             loss = step(batch_of(train, index, at.epoch, number))
-            at.loss += loss.double() * len(index)
+            if device.type == "cpu":
+                at.loss += loss.double() * len(index)
+            else:  # one kernel in place of two
+                at.loss.add_(loss.double(), alpha=len(index))
             at.batches, now = number, time.perf_counter()
             if now - paused >= PAUSE_S:
                 at.seconds, paused = spent + now - started, now
@@ -221,6 +229,7 @@ def network_step(
     loss: Loss,
     optimiser: torch.optim.Optimizer,
     penalty: Callable[[], Tensor] | None = None,
+    pull: Callable[[], Tensor] | None = None,
 ) -> Step:
     """The fastest step, for a loss of logits and labels that is a mean over samples.
 
@@ -229,18 +238,32 @@ def network_step(
         loss: From logits ``(n, outputs)`` and labels ``(n,)`` to a scalar.
         optimiser: Over the network's values.
         penalty: What is added to the loss whatever the batch: a scalar from the values themselves.
+        pull: The same, where it adds its own gradient to the ``grad`` of the values.
     """
-    gradients = batch_gradients(network, loss)
 
-    def step(batch: Batch) -> Tensor:
-        value = gradients(batch.images, batch.labels)
+    def compute(images: Any, labels: Tensor) -> Tensor:
+        value = network.gradients(images, labels, loss, reuse=True)
         if penalty is not None:
             more = penalty()
             if more.requires_grad:  # not before there is something to hold on to
                 more.backward()
             value = value + more.detach()
+        if pull is not None:
+            value = value + pull()
         optimiser.step()
         return value
+
+    update: Callable[[Any, Tensor], Tensor] = compute
+    if _on_gpu(network):
+
+        def updated() -> None:  # what listens to the optimiser's steps, such as a ledger
+            for hook in optimiser._optimizer_step_post_hooks.values():
+                hook(optimiser, (), {})
+
+        update = counted_once(network, Recorded(compute, network.parameters(), updated))
+
+    def step(batch: Batch) -> Tensor:
+        return update(batch.images, batch.labels)
 
     return step
 
@@ -256,10 +279,13 @@ def batch_gradients(network: SparseNetwork, loss: Loss) -> Callable[[Any, Tensor
     def gradients(images: Any, labels: Tensor) -> Tensor:
         return network.gradients(images, labels, loss, reuse=True)
 
-    values = list(network.parameters())
-    if values[0].device.type != "cuda":
+    if not _on_gpu(network):
         return gradients
-    return counted_once(network, Recorded(gradients, values))
+    return counted_once(network, Recorded(gradients, network.parameters()))
+
+
+def _on_gpu(network: nn.Module) -> bool:
+    return next(network.parameters()).is_cuda
 
 
 def counted_once(
@@ -336,10 +362,10 @@ def accuracy(
     network.eval()
     with purpose("validation"):
         right = sum(
-            int((predict(network(images)) == labels).sum())
+            (predict(network(images)) == labels).sum()
             for images, labels in samples.batches(EVALUATION_BATCH)
         )
-    return right / len(samples) if len(samples) else None
+    return int(right) / len(samples) if len(samples) else None
 
 
 class CrossEntropy:
