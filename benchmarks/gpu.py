@@ -89,7 +89,8 @@ class Cycle:
         self._parts = itertools.cycle(order[: size // batch * batch].split(batch))
 
     def __call__(self) -> Tensor:
-        return next(self._parts)
+        part: Tensor = next(self._parts)
+        return part
 
 
 def masked(
@@ -119,15 +120,20 @@ def masked(
         optimiser.step()
         return value.detach()
 
-    update = recorded_by_hand(step) if graph else step
-    return lambda: update(*data.batch(batches()))
+    update: Step = recorded_by_hand(step) if graph else step
+
+    def work() -> Tensor:
+        images, labels = data.batch(batches())
+        return update(images, labels)
+
+    return work
 
 
 def recorded_by_hand(
     step: Callable[[Tensor, Tensor], Tensor],
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """A step as a CUDA graph, as PyTorch's notes do it."""
-    held: list[Any] = []
+    held: list[tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = []
 
     def update(images: Tensor, labels: Tensor) -> Tensor:
         if not held:
@@ -140,13 +146,13 @@ def recorded_by_hand(
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 found = step(mine, classes)
-            held.extend((graph, mine, classes, found))
+            held.append((graph, mine, classes, found))
             return first
-        graph, mine, classes, found = held
+        graph, mine, classes, found = held[0]
         mine.copy_(images)
         classes.copy_(labels)
         graph.replay()
-        return found  # type: ignore[no-any-return]
+        return found
 
     return update
 

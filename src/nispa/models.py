@@ -240,6 +240,10 @@ class SparseNetwork(nn.Module):
                 x = x.flatten(1) if segment.flat else x
                 continue
             assert isinstance(x, Tensor), "only compiled kernels read a feed"
+            found = segment.blocks(x)
+            if found is not None:
+                x = found
+                continue
             for module in segment.modules:
                 x = module(x)
         assert isinstance(x, Tensor)

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from nispa.config import setting, settings
 from nispa.errors import DivergedError
+from nispa.kernels.adam import Adam, AdamW
 from nispa.kernels.graphs import Recorded
 from nispa.models import DataSet, SparseNetwork
 from nispa.operations import Ledger, count_updates, counting, current, purpose
@@ -91,20 +92,18 @@ def make_optimiser(
     rate, decay = config.learning_rate, config.weight_decay
     if not learning:  # a network without plastic values: every optimiser does nothing
         learning = [nn.Parameter(torch.zeros(0))]
-    recorded = learning[0].is_cuda
+    gpu = learning[0].is_cuda
     if config.optimiser == "adam":
-        return torch.optim.Adam(
-            learning, lr=rate, weight_decay=decay, fused=True, capturable=recorded
-        )
+        adam = Adam if gpu else torch.optim.Adam
+        return adam(learning, lr=rate, weight_decay=decay, fused=True, capturable=gpu)
     if config.optimiser == "adamw":
-        return torch.optim.AdamW(
-            learning, lr=rate, weight_decay=decay, fused=True, capturable=recorded
-        )
+        adamw = AdamW if gpu else torch.optim.AdamW
+        return adamw(learning, lr=rate, weight_decay=decay, fused=True, capturable=gpu)
     if config.optimiser == "sgd":
         return torch.optim.SGD(
             learning, lr=rate, momentum=config.momentum, weight_decay=decay, fused=True
         )
-    return torch.optim.Adadelta(learning, lr=rate, weight_decay=decay, capturable=recorded)
+    return torch.optim.Adadelta(learning, lr=rate, weight_decay=decay, capturable=gpu)
 
 
 @dataclass(frozen=True)

@@ -49,23 +49,31 @@ class Full:
         kept.settle(live)
         if not learning:
             return kept.full.data
-        found: Tensor = _Update.apply(live.plastic, live.plastic_index, kept)  # type: ignore[no-untyped-call]
+        found: Tensor = _Update.apply(live.plastic, kept)  # type: ignore[no-untyped-call]
         return found
 
 
 class _Kept:
-    """Memory for the full tensor.
+    """Memory for the full tensor; of a kernel, all sources of one pixel lie side by side.
 
     Attributes:
-        rows: It, with one row for each position, ``(positions, *kernel)``.
+        memory: It, ``(values,)``.
         full: The same memory, ``(*shape, *kernel)``.
+        places: Where in it each value that learns stands, ``(plastic * kernel,)`` int64.
     """
+
+    places: Tensor
 
     def __init__(self, live: LiveValues, dtype: torch.dtype) -> None:
         kernel = live.plastic.shape[1:]
-        size = (math.prod(live.shape), *kernel)
-        self.rows = torch.zeros(size, dtype=dtype, device=live.plastic.device)
-        self.full = self.rows.view(*live.shape, *kernel)
+        size = math.prod(live.shape) * math.prod(kernel)
+        self.memory = torch.zeros(size, dtype=dtype, device=live.plastic.device)
+        self._sources, self._weights = live.shape[-1], math.prod(kernel)
+        if kernel:
+            lying = self.memory.view(live.shape[0], *kernel, *live.shape[1:])
+            self.full = lying.permute(0, -1, *range(1, 1 + len(kernel)))
+        else:
+            self.full = self.memory.view(live.shape)
         self._marks = marks_of(())
         self._written = False
 
@@ -83,24 +91,35 @@ class _Kept:
         if self._written and unchanged(marks, self._marks):
             return
         if self._written:
-            self.rows.zero_()
-        self.rows.index_copy_(0, live.frozen_index, live.frozen.to(self.rows.dtype))
+            self.memory.zero_()
+        places, frozen = self._places(live.frozen_index), live.frozen.to(self.memory.dtype)
+        self.memory.index_copy_(0, places, frozen.flatten())
+        self.places = self._places(live.plastic_index)
         self._marks, self._written = marks, True
+
+    def _places(self, index: Tensor) -> Tensor:
+        """Where each weight of some positions stands, position by position."""
+        if self._weights == 1:
+            return index
+        first = index // self._sources * self._sources * self._weights + index % self._sources
+        each = torch.arange(self._weights, device=index.device) * self._sources
+        return (first.unsqueeze(1) + each).flatten()
 
 
 class _Update(torch.autograd.Function):
     """Writes what learns; the gradient returns to it alone."""
 
     @staticmethod
-    def forward(ctx: Any, plastic: Tensor, index: Tensor, kept: _Kept) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.kind, ctx.pattern_dims = plastic.dtype, kept.full.dim() - plastic.dim() + 1
-        kept.rows.index_copy_(0, index, plastic.to(kept.rows.dtype))
+    def forward(ctx: Any, plastic: Tensor, kept: _Kept) -> Tensor:
+        ctx.save_for_backward(kept.places)
+        ctx.kind, ctx.shape = plastic.dtype, plastic.shape
+        kept.memory.index_copy_(0, kept.places, plastic.to(kept.memory.dtype).flatten())
         return kept.full.data  # a tensor of its own, so that autograd follows each call by itself
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (index,) = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
         (full,) = gradients
-        rows = full.flatten(0, ctx.pattern_dims - 1)
-        return rows.index_select(0, index).to(ctx.kind), None, None
+        if len(ctx.shape) > 1:
+            full = full.movedim(1, -1)
+        return full.flatten().index_select(0, places).view(ctx.shape).to(ctx.kind), None
