@@ -192,7 +192,7 @@ def contestants(case: Case, device: torch.device, size: Shown) -> dict[str, tupl
         add("masked, graph, TF32", masked, graph=True, fast=True, lying=lying)
         add("masked, graph, bfloat16", masked, graph=True, autocast=half, lying=lying)
     add("nispa", ours)
-    add("nispa, TF32", ours, fast=True)
+    add("nispa, TF32", ours, precision="tf32")
     add("nispa, bfloat16", ours, precision="bfloat16")
     return found
 

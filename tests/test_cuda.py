@@ -76,7 +76,7 @@ def test_every_method_learns(name: str) -> None:
         assert values.device.type == "cpu"
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 @pytest.mark.parametrize("network", ["mlp", "convnet"])
 @pytest.mark.parametrize("name", sorted(FREEZES))
 def test_what_freezes_keeps_its_logits(name: str, network: str, precision: str) -> None:

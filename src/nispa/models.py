@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -71,7 +72,7 @@ class NetworkConfig:
         "zero", "first biases: zero, or as PyTorch makes them"
     )
 
-    precision: Literal["float32", "bfloat16"] = setting(
+    precision: Literal["float32", "tf32", "bfloat16"] = setting(
         "float32", "type of products, for GPUs; values and their updates stay float32"
     )
 
@@ -161,7 +162,7 @@ class SparseNetwork(nn.Module):
         topology: Groups and layers.
         layers: The sparse layers by name.
         input_shape: Channels, height and width of an image.
-        precision: Type of products: ``"float32"`` or ``"bfloat16"``.
+        precision: Type of products: ``"float32"``, ``"tf32"`` or ``"bfloat16"``.
     """
 
     def __init__(
@@ -190,11 +191,12 @@ class SparseNetwork(nn.Module):
 
     def forward(self, images: Tensor | Given) -> Tensor:
         """Logits of every output, ``(batch, channels, height, width)`` to ``(batch, outputs)``."""
-        if self.precision == "float32":
-            logits = self._run(images)
+        if self.precision != "bfloat16":
+            with _rounding(self.precision):
+                logits = self._run(images)
         else:
             assert isinstance(images, Tensor), "only float32 reads a feed"
-            with torch.autocast(images.device.type, getattr(torch, self.precision)):
+            with torch.autocast(images.device.type, torch.bfloat16):
                 logits = self._run(images).float()
         self._count(images, logits)
         return logits
@@ -288,9 +290,10 @@ class SparseNetwork(nn.Module):
                 ledger.backward(len(labels), cost)
             return value
         self.zero_grad(set_to_none=True)
-        value = loss(self(images), labels)
-        if value.requires_grad:  # not where every value is frozen
-            value.backward()
+        with _rounding(self.precision):
+            value = loss(self(images), labels)
+            if value.requires_grad:  # not where every value is frozen
+                value.backward()
         return value.detach()
 
     def prepare(self, samples: DataSet, budget: int) -> DataSet:
@@ -433,6 +436,20 @@ class SparseNetwork(nn.Module):
             layer.position_count * layer.weights_each + layer.shape[0]
             for layer in self.layers.values()
         )
+
+
+@contextmanager
+def _rounding(precision: str) -> Iterator[None]:
+    """Inside it, factors of float32 products are rounded to TF32, if that is the type wanted."""
+    if precision != "tf32":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def empty_network(

@@ -230,17 +230,36 @@ def network_step(
     penalty: Callable[[], Tensor] | None = None,
     pull: Callable[[], Tensor] | None = None,
 ) -> Step:
-    """The fastest step, for a loss of logits and labels that is a mean over samples.
+    """The fastest step, for a loss of logits and labels; see :func:`batch_update`."""
+    update = batch_update(network, loss, optimiser, penalty, pull)
+
+    def step(batch: Batch) -> Tensor:
+        return update(batch.images, batch.labels)
+
+    return step
+
+
+def batch_update(
+    network: SparseNetwork,
+    loss: Loss,
+    optimiser: torch.optim.Optimizer,
+    penalty: Callable[[], Tensor] | None = None,
+    pull: Callable[[], Tensor] | None = None,
+) -> Callable[[Any, Tensor], Tensor]:
+    """The fastest way to many updates by one loss that is a mean over samples.
 
     Args:
         network: What learns.
-        loss: From logits ``(n, outputs)`` and labels ``(n,)`` to a scalar.
+        loss: From logits ``(n, outputs)`` and labels ``(n, ...)`` to a scalar.
         optimiser: Over the network's values.
         penalty: What is added to the loss whatever the batch: a scalar from the values themselves.
         pull: The same, where it adds its own gradient to the ``grad`` of the values.
+
+    Returns:
+        From images and labels of a batch to its loss, detached, after the update.
     """
 
-    def compute(images: Any, labels: Tensor) -> Tensor:
+    def update(images: Any, labels: Tensor) -> Tensor:
         value = network.gradients(images, labels, loss, reuse=True)
         if penalty is not None:
             more = penalty()
@@ -252,19 +271,14 @@ def network_step(
         optimiser.step()
         return value
 
-    update: Callable[[Any, Tensor], Tensor] = compute
-    if _on_gpu(network):
+    if not _on_gpu(network):
+        return update
 
-        def updated() -> None:  # what listens to the optimiser's steps, such as a ledger
-            for hook in optimiser._optimizer_step_post_hooks.values():
-                hook(optimiser, (), {})
+    def updated() -> None:  # what listens to the optimiser's steps, such as a ledger
+        for hook in optimiser._optimizer_step_post_hooks.values():
+            hook(optimiser, (), {})
 
-        update = counted_once(network, Recorded(compute, network.parameters(), updated))
-
-    def step(batch: Batch) -> Tensor:
-        return update(batch.images, batch.labels)
-
-    return step
+    return counted_once(network, Recorded(update, network.parameters(), updated))
 
 
 def batch_gradients(network: SparseNetwork, loss: Loss) -> Callable[[Any, Tensor], Tensor]:
@@ -274,9 +288,14 @@ def batch_gradients(network: SparseNetwork, loss: Loss) -> Callable[[Any, Tensor
         From images and labels of a batch to its loss, detached. It makes the gradient the ``grad``
         of every plastic value, and may write it over the one before.
     """
+    return _gradients_by(network, loss, reuse=True)
 
+
+def _gradients_by(
+    network: SparseNetwork, loss: Loss, *, reuse: bool = False
+) -> Callable[[Any, Tensor], Tensor]:
     def gradients(images: Any, labels: Tensor) -> Tensor:
-        return network.gradients(images, labels, loss, reuse=True)
+        return network.gradients(images, labels, loss, reuse=reuse)
 
     if not _on_gpu(network):
         return gradients
@@ -322,10 +341,20 @@ class Term:
     weight: float = 1.0
 
 
-def gradient_of(network: SparseNetwork, terms: Sequence[Term]) -> Tensor:
+Ways = dict[Loss, Callable[[Any, Tensor], Tensor]]
+"""The fastest way to the gradients of each loss; see :func:`gradient_of`."""
+
+
+def gradient_of(network: SparseNetwork, terms: Sequence[Term], ways: Ways | None = None) -> Tensor:
     """Makes the gradient of a weighted sum of terms the ``grad`` of every plastic value.
 
     Each term is a pass of its own, so batches of any sizes and losses may be put together.
+
+    Args:
+        network: What learns.
+        terms: What is summed.
+        ways: Kept from step to step where the losses are the same functions each time, empty at
+            first: it makes steps faster.
 
     Returns:
         The sum, a detached scalar.
@@ -334,7 +363,13 @@ def gradient_of(network: SparseNetwork, terms: Sequence[Term]) -> Tensor:
     total = values[0].new_zeros(()) if values else torch.zeros(())
     summed: list[Tensor] | None = None
     for term in terms:
-        total = total + term.weight * network.gradients(term.images, term.wanted, term.loss)
+        if ways is None:
+            value = network.gradients(term.images, term.wanted, term.loss)
+        else:
+            if term.loss not in ways:
+                ways[term.loss] = _gradients_by(network, term.loss)
+            value = ways[term.loss](term.images, term.wanted)
+        total = total + term.weight * value
         here = [torch.zeros_like(each) if each.grad is None else each.grad for each in values]
         if term.weight != 1.0:
             torch._foreach_mul_(here, term.weight)

@@ -110,7 +110,7 @@ def play(
 def test_recorded_steps_are_the_steps_one_by_one(
     kind: str, optimiser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = [8, 8, 8, 3, 8, *[3] * graphs.LATER, 8, 3]
+    sizes = [8, 8, 8, 3, 8, 3, 8, 3, 3, 5]
     config = OptimiserConfig(optimiser=optimiser, learning_rate=0.01)
     plain = frozen(network_of(kind))
     seen = []
@@ -127,7 +127,7 @@ def test_recorded_steps_are_the_steps_one_by_one(
                 ledger.step(size)
                 losses.append(float(step(batch(size, number))))
         if player is not None:
-            assert player.recorded == 2  # the usual shape, and the other one once it came often
+            assert player.recorded == 2  # the shapes that came again
         seen.append((losses, ledger.table(), network.state_dict()))
     (before, costs, values), (after, recorded_costs, recorded_values) = seen
     assert before == after

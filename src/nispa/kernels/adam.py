@@ -27,16 +27,24 @@ class _InPieces:
     def __init__(self, *given: Any, **settings: Any) -> None:
         super().__init__(*given, **settings)
         self._counts: dict[Tensor, tuple[Tensor, ...]] = {}
+        self._cut: dict[Tensor, tuple[int, int, tuple[Tensor, ...]]] = {}
 
     def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
         found: bool = super()._init_group(group, *lists)  # type: ignore[misc]
         values, gradients, means, squares, _, steps = lists
         size = max(LEAST, 4 * math.ceil(sum(each.numel() for each in values) / PIECES / 4))
         steps[:] = [step for each in values for step in self._steps(each, size)]
-        gradients[:] = [each.contiguous() for each in gradients]
-        for tensors in (values, gradients, means, squares):
-            tensors[:] = [part for each in tensors for part in each.detach().view(-1).split(size)]
+        gradients[:] = [part for each in gradients for part in each.flatten().split(size)]
+        for tensors in (values, means, squares):  # which stay where they are
+            tensors[:] = [part for each in tensors for part in self._pieces(each, size)]
         return found
+
+    def _pieces(self, tensor: Tensor, size: int) -> tuple[Tensor, ...]:
+        known = self._cut.get(tensor)
+        if known is None or known[:2] != (size, tensor.data_ptr()):
+            parts = tuple(tensor.detach().view(-1).split(size))
+            known = self._cut[tensor] = size, tensor.data_ptr(), parts
+        return known[2]
 
     def _steps(self, values: Tensor, size: int) -> tuple[Tensor, ...]:
         """The number of steps, once for each piece; the first is the state's ``step``."""

@@ -16,19 +16,15 @@ from torch import Tensor, nn
 Compute = Callable[..., Tensor]
 """From tensors to a detached one; it may replace the ``grad`` of parameters and update values."""
 
-LATER = 16
-"""Calls after which another shape than the first is recorded: to record takes as long as a few."""
-
 Found = TypeVar("Found")
 _Shape = tuple[tuple[torch.Size, torch.dtype], ...]
 
 
 class Recorded:
-    """A computation on tensors of one shape, recorded at the second call and replayed from then on.
+    """A computation on tensors, recorded at its second call with a shape and replayed from then on.
 
     What is computed must be the same every time: only the tensors given and the values of
-    parameters may change, and those in place. Other shapes are computed as they come, and recorded
-    if they come often.
+    parameters may change, and those in place.
     """
 
     def __init__(
@@ -47,20 +43,17 @@ class Recorded:
         self._compute = compute
         self._parameters = [values for values in parameters if values.numel()]
         self._replayed = replayed
-        self._calls: dict[_Shape, int] = {}
-        self._graphs: dict[_Shape, _Graph] = {}
+        self._graphs: dict[_Shape, _Graph | None] = {}
 
     def __call__(self, *given: Tensor) -> Tensor:
         """What ``compute`` gives, and leaves as the ``grad`` of the parameters."""
         shape = tuple((each.shape, each.dtype) for each in given)
-        graph = self._graphs.get(shape)
+        if shape not in self._graphs:  # libraries set themselves up outside a graph
+            self._graphs[shape] = None
+            return aside(lambda: self._compute(*given))
+        graph = self._graphs[shape]
         if graph is None:
-            calls = self._calls[shape] = self._calls.get(shape, 0) + 1
-            if not self._graphs and len(self._calls) == 1 and calls == 1:
-                return aside(lambda: self._compute(*given))
-            if calls < (2 if not self._graphs else LATER):
-                return self._compute(*given)
-            self._graphs[shape] = graph = _Graph(self._compute, given, self._parameters)
+            graph = self._graphs[shape] = _Graph(self._compute, given, self._parameters)
         else:
             self._replayed()
         return graph.replay(given)
