@@ -207,9 +207,10 @@ def test_recorded_steps_are_the_steps_one_by_one(
         step = network_step(net, mask.loss, update)
         if not record:
             step = gradient_step(lambda x, y, net=net: mask.loss(net(x), y), update)  # type: ignore[misc]
-        losses = []
+        losses: list[Tensor] = []
         for size in (32, 32, 32, 7, 32, 32):  # the fourth batch has a shape of its own
             index = torch.arange(size, device="cuda")
+            update.param_groups[0]["lr"] = 1e-3 / (1 + len(losses))
             losses.append(step(batch_of(samples, index)))
         values = [each.detach().clone() for each in net.parameters()]
         found.append((torch.stack(losses), values))

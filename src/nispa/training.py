@@ -278,7 +278,17 @@ def batch_update(
         for hook in optimiser._optimizer_step_post_hooks.values():
             hook(optimiser, (), {})
 
-    return counted_once(network, Recorded(update, network.parameters(), updated))
+    recorded = counted_once(network, Recorded(update, network.parameters(), updated))
+    device = next(network.parameters()).device
+    rates = [torch.zeros((), device=device) for _ in optimiser.param_groups]
+
+    def at_rate(images: Any, labels: Tensor) -> Tensor:  # a number would be recorded as it is
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            if group["lr"] is not rate:
+                group["lr"] = rate.fill_(group["lr"])
+        return recorded(images, labels)
+
+    return at_rate
 
 
 def batch_gradients(network: SparseNetwork, loss: Loss) -> Callable[[Any, Tensor], Tensor]:

@@ -111,7 +111,7 @@ def test_recorded_steps_are_the_steps_one_by_one(
     kind: str, optimiser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = [8, 8, 8, 3, 8, 3, 8, 3, 3, 5]
-    config = OptimiserConfig(optimiser=optimiser, learning_rate=0.01)
+    config = OptimiserConfig(optimiser=optimiser, learning_rate=2**-7)
     plain = frozen(network_of(kind))
     seen = []
     for network, recorded in ((plain, False), (copy.deepcopy(plain), True)):
@@ -125,6 +125,8 @@ def test_recorded_steps_are_the_steps_one_by_one(
         with counting(ledger):
             for number, size in enumerate(sizes, 1):
                 ledger.step(size)
+                if number > 5:  # a rate that falls
+                    update.param_groups[0]["lr"] = 2.0**-number
                 losses.append(float(step(batch(size, number))))
         if player is not None:
             assert player.recorded == 2  # the shapes that came again
