@@ -59,7 +59,7 @@ RUNS = ("efmnist", "split-cifar10")
 class Shown:
     """How large a measurement is: steps in a turn, rounds, and images in the data set."""
 
-    steps: int = 50
+    steps: int = 20
     rounds: int = 9
     images: int | None = None
 
@@ -233,8 +233,9 @@ def _turn(work: Work, device: torch.device, steps: int, fast: bool) -> Callable[
 def command(scenario: str, seed: int, given: argparse.Namespace) -> tuple[list[str], Path]:
     """The command of a whole run, and its folder."""
     folder = Path(given.out) / f"{scenario}-s{seed}"
-    words = ["run", scenario, "--data", given.data, "--preset", "paper", "--seed", str(seed)]
+    words = ["run", scenario, "--preset", "paper", "--seed", str(seed)]
     words += ["--device", given.device, "--threads", "1", "--out", str(folder), "--quiet"]
+    words += ["--data", given.data] if given.data else []
     for setting in given.set:
         words += ["--set", setting]
     return [sys.executable, "-m", "nispa", *words], folder
