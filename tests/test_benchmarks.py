@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -12,7 +13,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from benchmarks import kernels, memory, page, performance, startup, step, table
+from benchmarks import gpu, kernels, memory, page, performance, startup, step, table
 from benchmarks.contestants import (
     Contestant,
     Dense,
@@ -480,3 +481,22 @@ def test_methods_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: Path
         ["| c, variant 1", "2", "81.25 (0.00)", "81.25 (0.00)", "–", "12.50 (0.00)"],
         ["| c, variant 2", "1", "81.25", "81.25", "–", "12.50"],
     ]
+
+
+def test_steps_on_a_graphics_card_are_measured_beside_masked_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gpu.main(["steps", "--device", "cpu", "--tiny", "--net", "mlp"])
+    machine, found = map(json.loads, capsys.readouterr().out.splitlines())
+    assert machine["device"] == "cpu"
+    assert {"masked", "masked, bfloat16", "nispa", "nispa, TF32"} <= set(found["milliseconds"])
+    assert all(each > 0 for each in found["milliseconds"].values())
+
+
+def test_a_whole_run_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--set", "max_phases=3", "--set", "epochs_per_phase=1", "--device", "cpu"]
+    gpu.main(["runs", "--scenario", "split-digits", "--out", str(tmp_path), *words])
+    _, found = (json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == "{")
+    assert found["scenario"] == "split-digits"
+    assert found["phases"] == [3] * 5
+    assert 0.3 < found["accuracy"] <= 1

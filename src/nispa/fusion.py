@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from nispa.kernels import dense
+from nispa.kernels.blocks import run
 from nispa.kernels.dispatch import CONVOLUTION, LINEAR, POOL, Chain, Compiled, Given, Link
 from nispa.layers import SparseConv2d, SparseLayer, SparseLinear, Units
 
@@ -105,6 +107,23 @@ class Segment:
             for number, layer in self.layers:
                 layer.places = chain.buffers[number + 1].pixels
         return chain
+
+    def blocks(self, x: Tensor) -> Tensor | None:
+        """What comes out where full weights are kept, or None where modules run one by one."""
+        if not self.layers or not dense.keeps(self.layers[0][1].weight):
+            return None
+        flat = self.links[0].kind == LINEAR and not isinstance(self.modules[0], nn.Flatten)
+        if x.dim() != (2 if flat else 4):
+            return None
+        values: list[tuple[Tensor, Tensor] | None] = [None] * len(self.links)
+        for number, layer in self.layers:
+            weight, bias = layer.live_weight(), layer.live_bias()
+            values[number] = layer.compiled.weight(weight), layer.compiled.bias(bias)
+        x, places = run(self.links, values, x)
+        for number, layer in self.layers:
+            if layer.places != places[number]:
+                layer.places = places[number]
+        return x.flatten(1) if self.flat else x
 
 
 def segments(body: nn.Module) -> list[Segment]:

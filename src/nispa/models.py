@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -73,7 +74,7 @@ class NetworkConfig:
         "zero", "first biases: zero, or as PyTorch makes them"
     )
 
-    precision: Literal["float32", "bfloat16"] = setting(
+    precision: Literal["float32", "tf32", "bfloat16"] = setting(
         "float32", "type of products, for GPUs; values and their updates stay float32"
     )
 
@@ -130,6 +131,36 @@ class Prepared:
             yield self.batch(index)
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A data set as a network on a GPU reads it: scaled, float32, in that device's memory.
+
+    Attributes:
+        pixels: ``(images, channels, height, width)``, or ``(images, height, width, channels)``.
+        labels: ``(images,)`` int64.
+        lying: Whether the channels of a pixel lie side by side.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    lying: bool
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images ``(n, channels, height, width)`` and labels at ``index``, ``(n,)`` int64."""
+        return self._seen(self.pixels.index_select(0, index)), self.labels.index_select(0, index)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All in order, at most ``size`` at a time."""
+        for pixels, labels in zip(self.pixels.split(size), self.labels.split(size), strict=True):
+            yield self._seen(pixels), labels
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        return pixels.permute(0, 3, 1, 2) if self.lying else pixels
+
+
 class SparseNetwork(nn.Module):
     """A module of sparse layers, its topology, and a way to watch its units.
 
@@ -137,7 +168,7 @@ class SparseNetwork(nn.Module):
         topology: Groups and layers.
         layers: The sparse layers by name.
         input_shape: Channels, height and width of an image.
-        precision: Type of products: ``"float32"`` or ``"bfloat16"``.
+        precision: Type of products: ``"float32"``, ``"tf32"`` or ``"bfloat16"``.
     """
 
     def __init__(
@@ -166,11 +197,12 @@ class SparseNetwork(nn.Module):
 
     def forward(self, images: Tensor | Given) -> Tensor:
         """Logits of every output, ``(batch, channels, height, width)`` to ``(batch, outputs)``."""
-        if self.precision == "float32":
-            logits = self._run(images)
+        if self.precision != "bfloat16":
+            with _rounding(self.precision):
+                logits = self._run(images)
         else:
             assert isinstance(images, Tensor), "only float32 reads a feed"
-            with torch.autocast(images.device.type, getattr(torch, self.precision)):
+            with torch.autocast(images.device.type, torch.bfloat16):
                 logits = self._run(images).float()
         self._count(images, logits)
         return logits
@@ -204,8 +236,10 @@ class SparseNetwork(nn.Module):
 
     def _run(self, images: Tensor | Given) -> Tensor:
         x = images
+        if isinstance(x, Tensor) and self._lies(x.device) and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         if hooked(self.body):
-            logits: Tensor = self.body(images)
+            logits: Tensor = self.body(x)
             return logits
         for number, segment in enumerate(self._segments()):
             chain = segment.chain(x, self._compiled(number))
@@ -214,10 +248,20 @@ class SparseNetwork(nn.Module):
                 x = x.flatten(1) if segment.flat else x
                 continue
             assert isinstance(x, Tensor), "only compiled kernels read a feed"
+            found = segment.blocks(x)
+            if found is not None:
+                x = found
+                continue
             for module in segment.modules:
                 x = module(x)
         assert isinstance(x, Tensor)
         return x
+
+    def _lies(self, device: torch.device) -> bool:
+        """Whether the channels of a pixel should lie side by side: what GPUs convolve fastest."""
+        return device.type == "cuda" and any(
+            isinstance(layer, SparseConv2d) for layer in self.layers.values()
+        )
 
     def gradients(
         self,
@@ -252,17 +296,19 @@ class SparseNetwork(nn.Module):
                 ledger.backward(len(labels), cost)
             return value
         self.zero_grad(set_to_none=True)
-        value = loss(self(images), labels)
-        if value.requires_grad:  # not where every value is frozen
-            value.backward()
+        with _rounding(self.precision):
+            value = loss(self(images), labels)
+            if value.requires_grad:  # not where every value is frozen
+                value.backward()
         return value.detach()
 
     def prepare(self, samples: DataSet, budget: int) -> DataSet:
         """A data set ready for many passes, with the activations of constant units.
 
         What a constant unit (one whose inputs are all frozen) computes for an image is computed
-        once and kept where that saves work. The result holds until a value is frozen or drawn anew;
-        every number that comes out of it is the same, bit for bit, as without.
+        once and kept where that saves work; on a GPU, the images are kept scaled. The result holds
+        until a value is frozen or drawn anew; every number that comes out of it is the same, bit
+        for bit, as without.
 
         Args:
             samples: The data set.
@@ -271,6 +317,8 @@ class SparseNetwork(nn.Module):
         Returns:
             The data set, or ``samples`` where compiled kernels do not run or it would not fit.
         """
+        if len(samples) and samples.labels.is_cuda:
+            return self._ready(samples, budget)
         chain = self._whole(next(iter(samples.batches(1)))[0]) if len(samples) else None
         if chain is None or budget <= 0:
             return samples
@@ -278,6 +326,16 @@ class SparseNetwork(nn.Module):
         marks = self._segments()[0].marks.values()
         feed = chain.feed(batches, len(samples), budget, marks)
         return samples if feed is None else Prepared(feed, samples.labels)
+
+    def _ready(self, samples: DataSet, budget: int) -> DataSet:
+        """A data set scaled and laid out, if it fits a budget of bytes."""
+        if len(samples) * math.prod(self.input_shape) * torch.float32.itemsize > budget:
+            return samples
+        lying = self._lies(samples.labels.device)
+        parts = (images for images, _ in samples.batches(4096))
+        if lying:
+            parts = (images.permute(0, 2, 3, 1) for images in parts)
+        return Ready(torch.cat(list(parts)), samples.labels, lying)
 
     def activity(self, batches: Iterable[Tensor | Given]) -> dict[str, Tensor]:
         """Total activation of each hidden group's units over a data set, ``(units,)`` float64.
@@ -299,11 +357,12 @@ class SparseNetwork(nn.Module):
             if chain is not None and set(whole.marks) == {g.name for g in self.topology.hidden}:
                 sums = chain.unit_sums(self._counted(together), list(whole.marks.values()))
                 return dict(zip(whole.marks, sums, strict=True))
-            return total_activity(
-                self.observe(images, lambda active: unit_activity(active).cpu())
+            totals = total_activity(
+                self.observe(images, unit_activity)
                 for images in together
                 if isinstance(images, Tensor)
             )
+            return {group: total.cpu() for group, total in totals.items()}
 
     def _counted(self, batches: Iterable[Tensor | Given]) -> Iterator[Tensor | Given]:
         """Batches that pass forward by another way than :meth:`forward`, told to the ledger."""
@@ -383,6 +442,20 @@ class SparseNetwork(nn.Module):
             layer.position_count * layer.weights_each + layer.shape[0]
             for layer in self.layers.values()
         )
+
+
+@contextmanager
+def _rounding(precision: str) -> Iterator[None]:
+    """Inside it, factors of float32 products are rounded to TF32, if that is the type wanted."""
+    if precision != "tf32":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def empty_network(

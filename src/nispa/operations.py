@@ -247,7 +247,8 @@ def update_operations(optimiser: torch.optim.Optimizer) -> int:
     """Operations of one update of all values; a rule that is not known counts as plain descent."""
     total = 0
     for group in optimiser.param_groups:
-        each, decay = _RULES.get(type(optimiser), (2, 0))
+        known = (_RULES[kind] for kind in type(optimiser).__mro__ if kind in _RULES)
+        each, decay = next(known, (2, 0))
         each += decay if group.get("weight_decay") else 0
         each += 2 if group.get("momentum") else 0
         total += each * sum(values.numel() for values in group["params"])

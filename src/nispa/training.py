@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from nispa.config import setting, settings
 from nispa.errors import DivergedError
+from nispa.kernels.adam import Adam, AdamW
 from nispa.kernels.graphs import Recorded
 from nispa.models import DataSet, SparseNetwork
 from nispa.operations import Ledger, count_updates, counting, current, purpose
@@ -91,15 +92,18 @@ def make_optimiser(
     rate, decay = config.learning_rate, config.weight_decay
     if not learning:  # a network without plastic values: every optimiser does nothing
         learning = [nn.Parameter(torch.zeros(0))]
+    gpu = learning[0].is_cuda
     if config.optimiser == "adam":
-        return torch.optim.Adam(learning, lr=rate, weight_decay=decay, fused=True)
+        adam = Adam if gpu else torch.optim.Adam
+        return adam(learning, lr=rate, weight_decay=decay, fused=True, capturable=gpu)
     if config.optimiser == "adamw":
-        return torch.optim.AdamW(learning, lr=rate, weight_decay=decay, fused=True)
+        adamw = AdamW if gpu else torch.optim.AdamW
+        return adamw(learning, lr=rate, weight_decay=decay, fused=True, capturable=gpu)
     if config.optimiser == "sgd":
         return torch.optim.SGD(
             learning, lr=rate, momentum=config.momentum, weight_decay=decay, fused=True
         )
-    return torch.optim.Adadelta(learning, lr=rate, weight_decay=decay)
+    return torch.optim.Adadelta(learning, lr=rate, weight_decay=decay, capturable=gpu)
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,10 @@ def fit(
                 continue
             ledger.step(len(index))
             loss = step(batch_of(train, index, at.epoch, number))
-            at.loss += loss.double() * len(index)
+            if device.type == "cpu":
+                at.loss += loss.double() * len(index)
+            else:  # one kernel in place of two
+                at.loss.add_(loss.double(), alpha=len(index))
             at.batches, now = number, time.perf_counter()
             if now - paused >= PAUSE_S:
                 at.seconds, paused = spent + now - started, now
@@ -221,28 +228,67 @@ def network_step(
     loss: Loss,
     optimiser: torch.optim.Optimizer,
     penalty: Callable[[], Tensor] | None = None,
+    pull: Callable[[], Tensor] | None = None,
 ) -> Step:
-    """The fastest step, for a loss of logits and labels that is a mean over samples.
+    """The fastest step, for a loss of logits and labels; see :func:`batch_update`."""
+    update = batch_update(network, loss, optimiser, penalty, pull)
+
+    def step(batch: Batch) -> Tensor:
+        return update(batch.images, batch.labels)
+
+    return step
+
+
+def batch_update(
+    network: SparseNetwork,
+    loss: Loss,
+    optimiser: torch.optim.Optimizer,
+    penalty: Callable[[], Tensor] | None = None,
+    pull: Callable[[], Tensor] | None = None,
+) -> Callable[[Any, Tensor], Tensor]:
+    """The fastest way to many updates by one loss that is a mean over samples.
 
     Args:
         network: What learns.
-        loss: From logits ``(n, outputs)`` and labels ``(n,)`` to a scalar.
+        loss: From logits ``(n, outputs)`` and labels ``(n, ...)`` to a scalar.
         optimiser: Over the network's values.
         penalty: What is added to the loss whatever the batch: a scalar from the values themselves.
-    """
-    gradients = batch_gradients(network, loss)
+        pull: The same, where it adds its own gradient to the ``grad`` of the values.
 
-    def step(batch: Batch) -> Tensor:
-        value = gradients(batch.images, batch.labels)
+    Returns:
+        From images and labels of a batch to its loss, detached, after the update.
+    """
+
+    def update(images: Any, labels: Tensor) -> Tensor:
+        value = network.gradients(images, labels, loss, reuse=True)
         if penalty is not None:
             more = penalty()
             if more.requires_grad:  # not before there is something to hold on to
                 more.backward()
             value = value + more.detach()
+        if pull is not None:
+            value = value + pull()
         optimiser.step()
         return value
 
-    return step
+    if not _on_gpu(network):
+        return update
+
+    def updated() -> None:  # what listens to the optimiser's steps, such as a ledger
+        for hook in optimiser._optimizer_step_post_hooks.values():
+            hook(optimiser, (), {})
+
+    recorded = counted_once(network, Recorded(update, network.parameters(), updated))
+    device = next(network.parameters()).device
+    rates = [torch.zeros((), device=device) for _ in optimiser.param_groups]
+
+    def at_rate(images: Any, labels: Tensor) -> Tensor:  # a number would be recorded as it is
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            if group["lr"] is not rate:
+                group["lr"] = rate.fill_(group["lr"])
+        return recorded(images, labels)
+
+    return at_rate
 
 
 def batch_gradients(network: SparseNetwork, loss: Loss) -> Callable[[Any, Tensor], Tensor]:
@@ -252,14 +298,22 @@ def batch_gradients(network: SparseNetwork, loss: Loss) -> Callable[[Any, Tensor
         From images and labels of a batch to its loss, detached. It makes the gradient the ``grad``
         of every plastic value, and may write it over the one before.
     """
+    return _gradients_by(network, loss, reuse=True)
 
+
+def _gradients_by(
+    network: SparseNetwork, loss: Loss, *, reuse: bool = False
+) -> Callable[[Any, Tensor], Tensor]:
     def gradients(images: Any, labels: Tensor) -> Tensor:
-        return network.gradients(images, labels, loss, reuse=True)
+        return network.gradients(images, labels, loss, reuse=reuse)
 
-    values = list(network.parameters())
-    if values[0].device.type != "cuda":
+    if not _on_gpu(network):
         return gradients
-    return counted_once(network, Recorded(gradients, values))
+    return counted_once(network, Recorded(gradients, network.parameters()))
+
+
+def _on_gpu(network: nn.Module) -> bool:
+    return next(network.parameters()).is_cuda
 
 
 def counted_once(
@@ -297,10 +351,20 @@ class Term:
     weight: float = 1.0
 
 
-def gradient_of(network: SparseNetwork, terms: Sequence[Term]) -> Tensor:
+Ways = dict[Loss, Callable[[Any, Tensor], Tensor]]
+"""The fastest way to the gradients of each loss; see :func:`gradient_of`."""
+
+
+def gradient_of(network: SparseNetwork, terms: Sequence[Term], ways: Ways | None = None) -> Tensor:
     """Makes the gradient of a weighted sum of terms the ``grad`` of every plastic value.
 
     Each term is a pass of its own, so batches of any sizes and losses may be put together.
+
+    Args:
+        network: What learns.
+        terms: What is summed.
+        ways: Kept from step to step where the losses are the same functions each time, empty at
+            first: it makes steps faster.
 
     Returns:
         The sum, a detached scalar.
@@ -309,7 +373,13 @@ def gradient_of(network: SparseNetwork, terms: Sequence[Term]) -> Tensor:
     total = values[0].new_zeros(()) if values else torch.zeros(())
     summed: list[Tensor] | None = None
     for term in terms:
-        total = total + term.weight * network.gradients(term.images, term.wanted, term.loss)
+        if ways is None:
+            value = network.gradients(term.images, term.wanted, term.loss)
+        else:
+            if term.loss not in ways:
+                ways[term.loss] = _gradients_by(network, term.loss)
+            value = ways[term.loss](term.images, term.wanted)
+        total = total + term.weight * value
         here = [torch.zeros_like(each) if each.grad is None else each.grad for each in values]
         if term.weight != 1.0:
             torch._foreach_mul_(here, term.weight)
@@ -336,10 +406,10 @@ def accuracy(
     network.eval()
     with purpose("validation"):
         right = sum(
-            int((predict(network(images)) == labels).sum())
+            (predict(network(images)) == labels).sum()
             for images, labels in samples.batches(EVALUATION_BATCH)
         )
-    return right / len(samples) if len(samples) else None
+    return int(right) / len(samples) if len(samples) else None
 
 
 class CrossEntropy:

@@ -98,6 +98,7 @@ def toy_method(
     seed: int = 0,
     tasks: int = 3,
     network_settings: dict[str, object] | None = None,
+    device: torch.device | None = None,
     **settings: object,
 ) -> Method:
     """A method on a toy network, not started."""
@@ -109,6 +110,7 @@ def toy_method(
         build(NetworkConfig, NETWORKS[network] | (network_settings or {})),
         build(cls.config_class, fast | settings),
         seed=seed,
+        device=device,
     )
 
 

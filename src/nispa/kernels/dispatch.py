@@ -1,7 +1,8 @@
 """Chooses the kernels that layers run on, and can say which and why.
 
 Compiled kernels run float32 on the CPU, where a library for this processor was installed. All else
-(CUDA, other types, an empty batch, autocast) runs on the reference, which is plain PyTorch.
+(other types, an empty batch, autocast) runs on the reference, which is plain PyTorch. So it is on a
+GPU, over full weights that are kept from pass to pass (:mod:`nispa.kernels.dense`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from nispa.kernels import reference
+from nispa.kernels import dense, reference
 from nispa.kernels.chain import Chain
+from nispa.kernels.dense import Full
 from nispa.kernels.feeds import Feed, Given
 from nispa.kernels.native import library
 from nispa.kernels.reference import LiveValues, to_dense
@@ -56,13 +59,15 @@ def in_use() -> KernelChoice:
 
 
 class Compiled:
-    """The chains of one module, kept from call to call. A copy of the module starts without.
+    """What is kept of one module from call to call. A copy of the module starts without.
 
     Attributes:
-        latest: The one that was asked for last, where somebody keeps track of it.
+        latest: The chain that was asked for last, where somebody keeps track of it.
+        weight: The full weight of a layer on a GPU; ``bias`` likewise.
     """
 
     def __init__(self) -> None:
+        self.weight, self.bias = Full(), Full()
         self._chains: dict[tuple[Any, ...], Chain] = {}
         self.latest: Chain | None = None
 
@@ -138,6 +143,8 @@ def linear(x: Tensor, weight: LiveValues, bias: LiveValues, compiled: Compiled) 
         chain = compiled.chain([Link(LINEAR, weight, bias)], flat)
         if chain is not None:
             return chain(flat).view(*x.shape[:-1], weight.shape[0])
+    if dense.keeps(weight.plastic):
+        return functional.linear(x, compiled.weight(weight), compiled.bias(bias))
     return reference.linear(x, weight, bias)
 
 
@@ -155,4 +162,7 @@ def conv2d(
         chain = compiled.chain([link], x)
         if chain is not None:
             return chain(x)
+    if dense.keeps(weight.plastic):
+        full = compiled.weight(weight), compiled.bias(bias)
+        return functional.conv2d(x, *full, stride, padding)
     return reference.conv2d(x, weight, bias, stride, padding)

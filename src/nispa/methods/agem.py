@@ -27,7 +27,7 @@ from nispa.config import settings
 from nispa.methods.gem import Constraints, Projecting, flat_gradient
 from nispa.methods.replay import ReplayConfig
 from nispa.tasks import Task
-from nispa.training import Batch
+from nispa.training import Batch, batch_gradients
 
 
 @settings
@@ -44,13 +44,13 @@ class AGem(Projecting):
 
     def constraints(self, task: Task) -> Constraints:
         """The gradient of a batch from memory."""
-        loss, values = self.rehearsed(task), self.plastic()
+        way, values = batch_gradients(self.network, self.rehearsed(task)), self.plastic()
 
         def gradient(batch: Batch) -> Tensor:
             remembered = self.recall(task, batch, self.config.memory_batch)
             if not len(remembered):
                 return flat_gradient(values).new_zeros(0, sum(each.numel() for each in values))
-            self.network.gradients(remembered.images, remembered.wanted, loss)
+            way(remembered.images, remembered.wanted)
             return flat_gradient(values).unsqueeze(0)
 
         return gradient

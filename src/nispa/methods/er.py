@@ -22,7 +22,7 @@ from nispa.methods.base import Learning
 from nispa.methods.replay import Replay, ReplayConfig, together
 from nispa.seeding import stream
 from nispa.tasks import Task
-from nispa.training import Batch, batch_gradients
+from nispa.training import Batch, batch_update
 
 
 class Er(Replay):
@@ -35,13 +35,11 @@ class Er(Replay):
     def learn_task(self, task: Task) -> Learning:
         """Trains on the task and on what is remembered, which the task's own samples join."""
         train = task.train.to(self.device)
-        gradients = batch_gradients(self.network, self.rehearsed(task))
-        optimiser = self.fresh_optimiser()
+        update = batch_update(self.network, self.rehearsed(task), self.fresh_optimiser())
 
         def step(batch: Batch) -> Tensor:
             drawn = self.recall(task, batch, self.config.memory_batch)
-            loss = gradients(*together(batch, task, drawn))
-            optimiser.step()
+            loss = update(*together(batch, task, drawn))
             generator = stream(self.seed, "reservoir", task.index, batch.epoch, batch.number)
             self.memory.offer(train, batch.index, task.index, generator)
             return loss

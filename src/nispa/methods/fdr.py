@@ -32,7 +32,7 @@ from nispa.methods.base import Learning
 from nispa.methods.replay import Replay, ReplayConfig
 from nispa.seeding import stream
 from nispa.tasks import Task
-from nispa.training import EVALUATION_BATCH, Batch, Step, Term, gradient_of
+from nispa.training import EVALUATION_BATCH, Batch, Step, Term, Ways, gradient_of
 
 
 @settings
@@ -66,6 +66,8 @@ class Fdr(Replay):
         optimiser = self.fresh_optimiser()
         loss, heads = self.competing(task).loss, self.heads(task)
 
+        ways: Ways = {}
+
         def step(batch: Batch) -> Tensor:
             terms = [Term(batch.images, batch.labels, loss)]
             if len(self.memory):
@@ -73,7 +75,7 @@ class Fdr(Replay):
                 head = heads[old.wanted[:, 1]]
                 wanted = torch.stack([old.extras["outputs"], head.to(torch.float32)], dim=1)
                 terms.append(Term(old.images, wanted, distance, self.config.alpha))
-            value = gradient_of(self.network, terms)
+            value = gradient_of(self.network, terms, ways)
             optimiser.step()
             return value
 

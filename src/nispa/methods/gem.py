@@ -42,7 +42,7 @@ from nispa.methods.replay import MemoryConfig, Replay
 from nispa.operations import purpose
 from nispa.seeding import stream
 from nispa.tasks import Task
-from nispa.training import Batch, Step
+from nispa.training import Batch, Step, batch_gradients
 
 Constraints = Callable[[Batch], Tensor]
 """From a batch to gradients of the past as the network is now, ``(constraints, values)``."""
@@ -85,14 +85,14 @@ class Projecting(Replay):
 
     def step(self, task: Task) -> Step:
         """An update along a gradient that meets the constraints."""
-        optimiser = self.fresh_optimiser()
-        loss, values = self.competing(task).loss, self.plastic()
+        optimiser, values = self.fresh_optimiser(), self.plastic()
+        own = batch_gradients(self.network, self.competing(task).loss)
         constraints = self.constraints(task)
 
         def step(batch: Batch) -> Tensor:
             with purpose("projection"):
                 past = constraints(batch)
-            value = self.network.gradients(batch.images, batch.labels, loss)
+            value = own(batch.images, batch.labels)
             gradient = flat_gradient(values)
             inner = past @ gradient
             # Where something is not finite, no projection mends it, and ``fit`` says so.
@@ -117,7 +117,7 @@ class Gem(Projecting):
 
     def constraints(self, task: Task) -> Constraints:
         """The gradient of each earlier task's memory."""
-        loss, values = self.rehearsed(task), self.plastic()
+        way, values = batch_gradients(self.network, self.rehearsed(task)), self.plastic()
         places = sorted(set(self.memory.places.tolist()))
         tasks = [self.memory.take(self.memory.select(place=place)) for place in places]
         size = sum(value.numel() for value in values)
@@ -125,7 +125,7 @@ class Gem(Projecting):
 
         def gradients(_batch: Batch) -> Tensor:
             for row, remembered in zip(past, tasks, strict=True):
-                self.network.gradients(remembered.images, remembered.wanted, loss)
+                way(remembered.images, remembered.wanted)
                 row.copy_(flat_gradient(values))
             return past
 

@@ -34,7 +34,7 @@ from nispa.methods.base import Incremental, Learning, MethodState
 from nispa.methods.replay import MemoryConfig, Replay
 from nispa.models import DataSet
 from nispa.tasks import JoinedSamples, Samples, Task, TaskInfo
-from nispa.training import EVALUATION_BATCH, Batch, Step, batch_gradients
+from nispa.training import EVALUATION_BATCH, Batch, Step, batch_update
 
 
 class ICarl(Replay):
@@ -71,17 +71,16 @@ class ICarl(Replay):
         optimiser = self.fresh_optimiser()
         classes = self.competing(task).classes
         targets = self.targets(classes, train)
-        gradients = batch_gradients(
+        update = batch_update(
             self.network,
             lambda logits, wanted: functional.binary_cross_entropy_with_logits(
                 logits[:, classes], wanted
             ),
+            optimiser,
         )
 
         def step(batch: Batch) -> Tensor:
-            value = gradients(batch.images, targets[batch.index])
-            optimiser.step()
-            return value
+            return update(batch.images, targets[batch.index])
 
         return step
 

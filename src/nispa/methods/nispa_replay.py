@@ -53,7 +53,7 @@ from nispa.models import DataSet
 from nispa.seeding import stream
 from nispa.tasks import Task, TaskInfo
 from nispa.topology import UnitSets, complement, live_between, source_columns
-from nispa.training import EVALUATION_BATCH, Batch, Step, Term, gradient_of
+from nispa.training import EVALUATION_BATCH, Batch, Step, Term, Ways, gradient_of
 
 
 @settings
@@ -130,6 +130,8 @@ class NispaReplay(Nispa):
         def remembered(logits: Tensor, wanted: Tensor) -> Tensor:
             return loss(logits, wanted[:, 0])
 
+        ways: Ways = {}
+
         def step(batch: Batch) -> Tensor:
             drawn = self.memory.draw(
                 self.config.batch_size,
@@ -137,7 +139,7 @@ class NispaReplay(Nispa):
             )
             new = Term(batch.images, batch.labels, loss)
             old = Term(drawn.images, drawn.wanted, remembered, weight)
-            value = gradient_of(self.network, [new, old])
+            value = gradient_of(self.network, [new, old], ways)
             optimiser.step()
             return value
 

@@ -36,7 +36,7 @@ from nispa.methods.one_network import OneNetwork
 from nispa.models import DataSet
 from nispa.seeding import stream
 from nispa.tasks import Task
-from nispa.training import Batch, Step, accuracy, batch_gradients
+from nispa.training import Step, accuracy, network_step
 
 Values = dict[str, Tensor]
 """One tensor for each tensor of live plastic values, by its name in the network."""
@@ -105,17 +105,9 @@ class Regularised(OneNetwork):
 
     def train(self, task: Task, train: DataSet) -> Learning:
         """Trains on the task under the penalty."""
-        optimiser = self.fresh_optimiser()
-        gradients = batch_gradients(self.network, self.competing(task).loss)
-        penalty = self.penalty()
-
-        def step(batch: Batch) -> Tensor:
-            loss = gradients(batch.images, batch.labels)
-            if penalty is not None:
-                loss = loss + penalty.add()
-            optimiser.step()
-            return loss
-
+        optimiser, penalty = self.fresh_optimiser(), self.penalty()
+        pull = None if penalty is None else penalty.add
+        step = network_step(self.network, self.competing(task).loss, optimiser, pull=pull)
         return self.train_by(step, task, train, self.network)
 
     def train_by(self, step: Step, task: Task, train: DataSet, kept: nn.Module) -> Learning:

@@ -25,7 +25,7 @@ from nispa.methods.base import Learning
 from nispa.methods.replay import MemoryConfig, Replay, together
 from nispa.seeding import stream
 from nispa.tasks import Task
-from nispa.training import Batch, batch_gradients
+from nispa.training import Batch, batch_update
 
 
 class Rehearsal(Replay):
@@ -38,13 +38,10 @@ class Rehearsal(Replay):
     def learn_task(self, task: Task) -> Learning:
         """Trains on the task and on what is remembered; then remembers some of the task."""
         train = task.train.to(self.device)
-        gradients = batch_gradients(self.network, self.rehearsed(task))
-        optimiser = self.fresh_optimiser()
+        update = batch_update(self.network, self.rehearsed(task), self.fresh_optimiser())
 
         def step(batch: Batch) -> Tensor:
-            loss = gradients(*together(batch, task, self.as_many(task, batch)))
-            optimiser.step()
-            return loss
+            return update(*together(batch, task, self.as_many(task, batch)))
 
         report = yield from self.train_by(step, task, train)
         self.memory.balance(train, task.index, stream(self.seed, "memory", task.index))
