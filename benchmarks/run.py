@@ -35,7 +35,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     scenario = build_scenario(given.scenario, seed=given.seed, folder=given.data)
-    settings = resolve(given.method, given.preset, given.scenario, scenario.input_shape)
+    settings = resolve(
+        given.method, given.preset, given.scenario, scenario.input_shape, outputs=scenario.outputs
+    )
     method = Experiment(scenario, settings, given.seed).method()
 
     before = _peak()

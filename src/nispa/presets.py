@@ -11,7 +11,8 @@ A run's settings are put together in one order, later ones winning:
 
 The presets ``default`` and ``paper`` take the benchmark that belongs to the scenario; ``NAME`` and
 ``paper-NAME`` take the published hyper-parameters of the benchmark of that name, whatever the
-scenario.
+scenario. Where no benchmark belongs to the scenario, ``default`` follows the data instead
+(:mod:`nispa.defaults`), and ``paper`` takes the benchmark of the most similar images.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from nispa import defaults
 from nispa.config import as_json, build, canonical_keys, describe
 from nispa.errors import ConfigError, UnknownNameError, unknown_name
 from nispa.methods import METHODS, method_class
@@ -38,7 +40,8 @@ from nispa.published import (
 def preset_names() -> dict[str, str]:
     """Every preset with a line about it."""
     names = {
-        "default": "the correct version, with hyper-parameters that suit it and the scenario",
+        "default": "the correct version, with hyper-parameters that suit it and the scenario, or "
+        "that follow the data where it has none",
         "paper": "the published behaviour, with the hyper-parameters of the scenario's benchmark",
     }
     for name, benchmark in BENCHMARKS.items():
@@ -76,7 +79,9 @@ class Settings:
 
     def as_json(self) -> dict[str, Any]:
         """Both parts as JSON values."""
-        return {"network": as_json(self.network), "method": as_json(self.config)}
+        method = as_json(self.config)
+        unknown = dict.fromkeys(self.config.derived)  # until a task comes
+        return {"network": as_json(self.network), "method": method | unknown}
 
     @property
     def method_class(self) -> type[Method]:
@@ -102,8 +107,12 @@ def settings_of(method: str, preset: str, network: Values, config: Values) -> Se
         return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
     config_class = method_class(method).config_class
+    names = config.get("derived") or ()
+    known = {
+        name: value for name, value in config.items() if value is not None or name not in names
+    }
     return Settings(
-        method, preset, build(NetworkConfig, plain(network)), build(config_class, plain(config))
+        method, preset, build(NetworkConfig, plain(network)), build(config_class, plain(known))
     )
 
 
@@ -113,6 +122,8 @@ def resolve(
     scenario: str,
     input_shape: tuple[int, int, int],
     given: Values | None = None,
+    *,
+    outputs: int = 2,
 ) -> Settings:
     """The settings of a run, in the order this module's text tells.
 
@@ -122,6 +133,7 @@ def resolve(
         scenario: Name of the scenario, which chooses the benchmark for ``default`` and ``paper``.
         input_shape: Channels, height and width of the images, which choose it otherwise.
         given: The user's own settings, of the network or of the method; texts are converted.
+        outputs: Classes of all tasks, which decide sizes where settings follow the data.
 
     Raises:
         UnknownNameError: No such method, preset or setting.
@@ -136,10 +148,13 @@ def resolve(
     name = named or benchmark_of(scenario, input_shape)
     benchmark = BENCHMARKS[name]
     for_network, for_method = _sort_out(given or {}, config_class)
+    for_network |= _implied(for_network)
 
     network = {**benchmark.network, **benchmark.networks.get(method, {})}
     config = {**benchmark.methods.get(method, {})}
-    if preset == "default" and (name, method) in TUNED:
+    if preset == "default" and scenario not in SCENARIO_BENCHMARKS:
+        network, config = _derived(method, input_shape, outputs, for_network, for_method)
+    elif preset == "default" and (name, method) in TUNED:
         network |= TUNED[name, method].network
         config |= TUNED[name, method].method
     if behaviour == "paper":
@@ -159,6 +174,59 @@ def resolve(
             f"can with {' or '.join(able)}"
         )
     return settings
+
+
+ONLY = {"mlp": ("hidden",), "convnet": ("channels", "kernel_size", "pool_every", "fc")}
+"""Settings that only one architecture has."""
+
+
+def _implied(given: Values) -> dict[str, Any]:
+    """The architecture that the settings given speak of, where it is not given itself.
+
+    Raises:
+        ConfigError: A setting is given that the architecture does not have.
+    """
+    meant = {name: kind for kind, names in ONLY.items() for name in names if name in given}
+    chosen = str(given.get("architecture", next(iter(meant.values()), "")))
+    for name, kind in meant.items():
+        if kind != chosen and chosen in ONLY:
+            other = next((each for each, its in meant.items() if its == chosen), "architecture")
+            raise ConfigError(
+                f"{name} is a setting of architecture={kind}, but {other} asks for "
+                f"architecture={chosen}, which has none; leave one of the two out"
+            )
+    return {"architecture": chosen} if meant else {}
+
+
+def _derived(
+    method: str,
+    input_shape: tuple[int, int, int],
+    outputs: int,
+    for_network: Values,
+    for_method: Values,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of network and method that follow the data; what the user says comes over them.
+
+    What no rule tells, such as the strength of a penalty, is that of the benchmark with the same
+    architecture. Every method gets the same optimiser.
+    """
+    kind = str(for_network.get("architecture", defaults.architecture(input_shape)))
+    if kind not in ONLY:
+        return {}, {}  # refused where the network's settings are built
+    benchmark = BENCHMARKS["cifar10" if kind == "convnet" else "efmnist"]
+    network = {
+        **defaults.network(kind, input_shape, outputs),
+        **benchmark.networks.get(method, {}),
+    }
+    fields = {field.name for field in describe(method_class(method).config_class)}
+    shared = {"optimiser", "momentum", "patience", *defaults.RULES}
+    config = {
+        name: value for name, value in benchmark.methods[method].items() if name not in shared
+    }
+    if "memory" in fields:
+        config["memory"] = defaults.memory(outputs)
+    names = tuple(name for name in defaults.RULES if name in fields and name not in for_method)
+    return network, config | {"derived": names}
 
 
 def _sort_out(

@@ -13,11 +13,12 @@ import torch
 from nispa import __version__
 from nispa.costs import total_cost
 from nispa.data.scenarios import Scenario
+from nispa.defaults import sentence
 from nispa.devices import choose_device
 from nispa.errors import NotLearnedError
 from nispa.identity import code_digest
 from nispa.kernels.dispatch import in_use
-from nispa.methods.base import LearnReport, Method
+from nispa.methods.base import LearnReport, Method, Problem, derive
 from nispa.operations import Ledger, counting
 from nispa.presets import Settings
 from nispa.results import (
@@ -61,6 +62,7 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
         seed=method.seed,
         incremental=settings.config.incremental,
         config=settings.as_json(),
+        derived=_derived(scenario, settings),
         tasks=tuple(
             TaskEntry(
                 name=task.name,
@@ -77,6 +79,32 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
         code=code_digest(),
         notes=_notes(scenario),
     )
+
+
+def _derived(scenario: Scenario, settings: Settings) -> tuple[dict[str, Any], ...]:
+    """What follows the data, for each task; nothing where no setting does."""
+    if not settings.config.derived:
+        return ()
+    problem = Problem(scenario.input_shape, scenario.outputs, len(scenario.tasks))
+    infos = [task.info for task in scenario.tasks]
+    rehearses = settings.method_class.rehearses
+    return tuple(
+        derive(settings.config, problem, task, infos[: task.index], rehearses)
+        for task in scenario.tasks
+    )
+
+
+def derived_line(scenario: Scenario, settings: Settings) -> str:
+    """What follows the data in one line; empty where no setting does."""
+    tasks = _derived(scenario, settings)
+    if not tasks:
+        return ""
+    network = settings.network
+    shape = {"hidden": network.hidden}
+    if network.architecture == "convnet":
+        shape = {"channels": network.channels, "fc": network.fc}
+    known = {"architecture": network.architecture, **shape, "density": network.density}
+    return sentence(known, tasks)
 
 
 def _notes(scenario: Scenario) -> tuple[str, ...]:

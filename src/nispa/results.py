@@ -254,6 +254,7 @@ class Record(_Part):
     seed: Count
     incremental: Literal["task", "class", "domain"] = "task"
     config: dict[str, Json]
+    derived: Many[dict[str, Json]] = ()
     tasks: Many[TaskEntry]
     accuracy_matrix: Matrix = ()
     accuracy_matrix_task_agnostic: Matrix | None = None

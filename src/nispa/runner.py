@@ -41,7 +41,7 @@ from nispa.methods.base import (
 from nispa.operations import Ledger, counting
 from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
 from nispa.plots import picture
-from nispa.presets import Settings
+from nispa.presets import Settings, settings_of
 from nispa.recording import first_record, task_end, task_result, with_task
 from nispa.results import (
     MAX_TASKS,
@@ -228,6 +228,8 @@ def _same_run(record: Record, wanted: Record, out: Path) -> None:
     """Refuses another experiment than the one that ``record`` is of."""
     for name in SAME:
         before, now_ = getattr(record, name), getattr(wanted, name)
+        if name == "config":  # one of before may lack settings that came since
+            before = _completed(record)
         if before != now_:
             plain = isinstance(now_, (str, int))
             both = f" ({one_line(str(before), 40)}, now {now_})" if plain else ""
@@ -235,6 +237,13 @@ def _same_run(record: Record, wanted: Record, out: Path) -> None:
                 f"{shown(out)} was begun with another {name}{both}, so what comes would not be one "
                 "run; resume it with what it was begun with"
             )
+
+
+def _completed(record: Record) -> dict[str, Any]:
+    """A record's settings with those that this version has besides."""
+    parts = [record.config.get(part) for part in ("network", "method")]
+    network, method = (part if isinstance(part, dict) else {} for part in parts)
+    return settings_of(record.method, record.preset or "default", network, method).as_json()
 
 
 def _identity(record: Record) -> str:

@@ -82,6 +82,9 @@ class OptimiserConfig:
     batch_size: int = setting(128, "images per training step", ge=1, le=10_000_000)
     momentum: float = setting(0.9, "momentum, for sgd only", ge=0, lt=1)
     weight_decay: float = setting(0.0, "weight decay of plastic values", ge=0)
+    decay: Literal["none", "linear"] = setting(
+        "none", "the learning rate stays, or falls evenly to 0 within each fit"
+    )
 
 
 def make_optimiser(
@@ -104,6 +107,17 @@ def make_optimiser(
             learning, lr=rate, momentum=config.momentum, weight_decay=decay, fused=True
         )
     return torch.optim.Adadelta(learning, lr=rate, weight_decay=decay, capturable=gpu)
+
+
+Rates = Callable[[float], float]
+"""From the share of a fit that is over, in [0, 1), to the learning rate of the next step."""
+
+
+def falling_rate(config: OptimiserConfig) -> Rates | None:
+    """The learning rate as the fit goes on; None where it stays."""
+    if config.decay == "none":
+        return None
+    return lambda done: config.learning_rate * (1.0 - done)
 
 
 @dataclass(frozen=True)
@@ -129,6 +143,7 @@ def fit(
     patience: int | None = None,
     optimiser: torch.optim.Optimizer | None,
     carried: Sequence[Carried] = (),
+    rates: Rates | None = None,
 ) -> Generator[EpochEnd | FitBegin | FitPause, FitState | None, FitResult]:
     """Trains for some epochs and leaves the network with the values of the epoch to keep.
 
@@ -145,6 +160,7 @@ def fit(
         optimiser: What ``step`` updates with: its moments are part of a saved state. None where
             it updates without one; to leave one out would let a resumed fit take another course.
         carried: What else ``step`` changes.
+        rates: The learning rate of ``optimiser`` as the fit goes on; None leaves it as it is.
 
     Raises:
         DivergedError: The loss is no longer a finite number.
@@ -170,6 +186,10 @@ def fit(
             if number <= at.batches:
                 continue
             ledger.step(len(index))
+            if rates is not None and optimiser is not None:
+                done = (at.epoch - 1 + (number - 1) * batch_size / len(train)) / epochs
+                for group in optimiser.param_groups:
+                    group["lr"] = rates(done)
             loss = step(batch_of(train, index, at.epoch, number))
             if device.type == "cpu":
                 at.loss += loss.double() * len(index)

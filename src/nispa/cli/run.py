@@ -165,6 +165,7 @@ def _run(wanted: Wanted) -> None:
     from nispa.data.named import build_scenario
     from nispa.files import shown
     from nispa.presets import resolve
+    from nispa.recording import derived_line
     from nispa.runner import Experiment
     from nispa.runner import run as start
     from nispa.trackers import open_trackers
@@ -191,10 +192,13 @@ def _run(wanted: Wanted) -> None:
                 wanted.scenario,
                 scenario.input_shape,
                 wanted.settings,
+                outputs=scenario.outputs,
             )
             experiment = Experiment(
                 scenario, settings, wanted.seed, wanted.device, wanted.cache_mb * 2**20
             )
+            if line := derived_line(scenario, settings):
+                display.note(line)
             display.begin(epoch_sizes(scenario, settings), shown(out))
             stops = Stops()
             with stops.kept():

@@ -11,14 +11,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from nispa.config import setting, settings
-from nispa.errors import CapacityError, FormatError, NotLearnedError, ScenarioError
+from nispa.defaults import RULES, Facts
+from nispa.errors import (
+    CapacityError,
+    FormatError,
+    NotLearnedError,
+    ScenarioError,
+    unknown_name,
+)
 from nispa.models import DataSet, NetworkConfig, SparseNetwork, build_network, empty_network
 from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
 from nispa.tasks import JoinedSamples, Samples, Task, TaskInfo
@@ -46,6 +53,15 @@ class MethodConfig(OptimiserConfig):
         "what a task adds: outputs of its own, new classes among all seen, or other images of the "
         "same classes",
     )
+    derived: tuple[str, ...] = setting(
+        (), "settings that follow the data of each task instead, by their names"
+    )
+
+    def __post_init__(self) -> None:
+        for name in self.derived:
+            able = [each for each in RULES if hasattr(self, each)]
+            if name not in able:
+                raise unknown_name("setting that follows the data", name, able)
 
 
 @dataclass(frozen=True)
@@ -167,6 +183,32 @@ class Census:
     model_bytes: int | None = None
 
 
+def derive(
+    config: MethodConfig,
+    problem: Problem,
+    task: Task,
+    earlier: Sequence[TaskInfo],
+    rehearses: bool = False,
+) -> dict[str, Any]:
+    """The values of the settings that follow the data of ``task``.
+
+    Args:
+        config: The settings as they were given.
+        problem: What the method was built for.
+        task: The task.
+        earlier: The tasks learned before it.
+        rehearses: See :class:`Method`; tasks before are taken to be as large as this one.
+    """
+    seen = {label for info in earlier for label in info.classes}
+    facts = Facts(
+        images=len(task.train) * (1 + len(earlier) if rehearses else 1),
+        classes=len(set(task.classes) - seen),
+        outputs=problem.outputs - len(seen),
+        optimiser=config.optimiser,
+    )
+    return {name: RULES[name](facts) for name in config.derived}
+
+
 class Method(ABC):
     """One algorithm of continual learning.
 
@@ -207,7 +249,7 @@ class Method(ABC):
         """
         self.problem = problem
         self.network_config = network
-        self.config = config
+        self.given = self.config = config
         self.seed = seed
         self.device = device or torch.device("cpu")
         self.cache_bytes = CACHE_BYTES
@@ -227,6 +269,8 @@ class Method(ABC):
                 with ``load_state``.
         """
         self.check(task, self.learned)
+        values = derive(self.given, self.problem, task, self.learned, self.rehearses)
+        self.config = replace(self.given, **values) if values else self.given
         report = yield from self.learn_task(task)
         self.learned.append(task.info)
         return report

@@ -59,7 +59,7 @@ from nispa.methods.base import (
     load_stable,
     network_state,
 )
-from nispa.methods.epochs import EpochsConfig
+from nispa.methods.epochs import KeepConfig
 from nispa.models import DataSet, SparseNetwork, restart_plastic
 from nispa.seeding import stream
 from nispa.tasks import Task, TaskInfo
@@ -68,6 +68,7 @@ from nispa.training import (
     EVALUATION_BATCH,
     ClassMask,
     accuracy,
+    falling_rate,
     fit,
     make_optimiser,
     network_step,
@@ -75,7 +76,7 @@ from nispa.training import (
 
 
 @settings
-class ClnpConfig(EpochsConfig):
+class ClnpConfig(KeepConfig):
     """Settings of CLNP, with the paper's symbols as aliases."""
 
     l1: float = setting(
@@ -150,8 +151,10 @@ class Clnp(Method):
             batch_size=self.config.batch_size,
             order=lambda epoch: stream(self.seed, "batches", task.index, epoch),
             validate=lambda: accuracy(self.network, classes.predict, validation),
+            keep=self.config.keep,
             patience=self.config.patience,
             optimiser=optimiser,
+            rates=falling_rate(self.config),
         )
         assert result.accuracy is not None  # a task without validation images is refused
         pruning = self._prune(task, classes, train, validation, result.accuracy)

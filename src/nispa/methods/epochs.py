@@ -13,7 +13,7 @@ from nispa.config import setting, settings
 from nispa.methods.base import Learning, LearnReport, MethodConfig, PhaseEnd, PhaseStart
 from nispa.models import DataSet, SparseNetwork
 from nispa.pausing import Carried
-from nispa.training import Loss, Step, fit, make_optimiser, network_step
+from nispa.training import Loss, Step, falling_rate, fit, make_optimiser, network_step
 
 
 @settings
@@ -26,16 +26,29 @@ class EpochsConfig(MethodConfig):
     )
 
 
+Keep = Literal["best", "last"]
+"""The epoch whose values stay: the one of the best validation accuracy, or the last one."""
+
+
+@settings
+class KeepConfig(EpochsConfig):
+    """Settings of those that may keep another epoch than the last."""
+
+    keep: Keep = setting(
+        "best", "epoch whose values stay: of the best validation accuracy, or the last"
+    )
+
+
 def learn_in_epochs(
     network: SparseNetwork,
     loss: Loss,
     train: DataSet,
     validate: Callable[[], float | None],
-    config: EpochsConfig,
+    config: KeepConfig,
     order: Callable[[int], torch.Generator],
     penalty: Callable[[], Tensor] | None = None,
 ) -> Learning:
-    """Trains with a fresh optimiser and keeps the epoch with the best validation accuracy.
+    """Trains with a fresh optimiser.
 
     Args:
         network: What learns.
@@ -48,7 +61,7 @@ def learn_in_epochs(
     """
     optimiser = make_optimiser(config, network.parameters())
     step = network_step(network, loss, optimiser, penalty)
-    return learn_by_steps(network, step, train, validate, config, order, optimiser)
+    return learn_by_steps(network, step, train, validate, config, order, optimiser, config.keep)
 
 
 def learn_by_steps(
@@ -59,7 +72,7 @@ def learn_by_steps(
     config: EpochsConfig,
     order: Callable[[int], torch.Generator],
     optimiser: torch.optim.Optimizer,
-    keep: Literal["best", "last"] = "best",
+    keep: Keep = "best",
     carried: Sequence[Carried] = (),
 ) -> Learning:
     """Trains with a step of the method's own.
@@ -89,6 +102,7 @@ def learn_by_steps(
         patience=config.patience,
         optimiser=optimiser,
         carried=carried,
+        rates=falling_rate(config),
     )
     yield PhaseEnd(1, result.accuracy, time.perf_counter() - started)
     stop = "epochs" if result.epochs == config.epochs else "patience"

@@ -6,7 +6,7 @@ The lower bound of every comparison. The network is as sparse as NISPA's, its pa
 from __future__ import annotations
 
 from nispa.methods.base import Learning
-from nispa.methods.epochs import EpochsConfig, learn_in_epochs
+from nispa.methods.epochs import KeepConfig, learn_in_epochs
 from nispa.methods.one_network import OneNetwork
 from nispa.seeding import stream
 from nispa.tasks import Task
@@ -17,8 +17,8 @@ class Finetune(OneNetwork):
     """Plain training, task after task, in one network."""
 
     name = "finetune"
-    config_class = EpochsConfig
-    config: EpochsConfig
+    config_class = KeepConfig
+    config: KeepConfig
 
     def learn_task(self, task: Task) -> Learning:
         """Trains on the task alone."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from nispa.errors import FormatError
 from nispa.methods.base import Census, Learning, MethodState, count, draw_network
-from nispa.methods.epochs import EpochsConfig, learn_in_epochs
+from nispa.methods.epochs import KeepConfig, learn_in_epochs
 from nispa.methods.one_network import OneNetwork
 from nispa.seeding import stream
 from nispa.tasks import JoinedSamples, Samples, Task, pack, unpack
@@ -26,9 +26,9 @@ class Joint(OneNetwork):
     """Training from scratch on the data of all tasks seen."""
 
     name = "joint"
-    config_class = EpochsConfig
+    config_class = KeepConfig
     rehearses = True
-    config: EpochsConfig
+    config: KeepConfig
 
     def start(self) -> None:
         """A fresh network and no data."""

@@ -33,6 +33,7 @@ it revives units or grows from stable or plastic units only; here it is always t
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -63,7 +64,9 @@ from nispa.methods.base import (
     load_stable,
     network_state,
 )
+from nispa.methods.epochs import Keep
 from nispa.models import DataSet, restart_plastic
+from nispa.operations import purpose
 from nispa.seeding import stream
 from nispa.tasks import Task, TaskInfo
 from nispa.topology import UnitSets, live_between
@@ -73,6 +76,7 @@ from nispa.training import (
     Loss,
     Step,
     accuracy,
+    falling_rate,
     fit,
     make_optimiser,
     network_step,
@@ -88,6 +92,23 @@ class NispaConfig(MethodConfig):
     )
     accuracy_drop: float = setting(
         0.75, "tolerated loss of validation accuracy, in points", ge=0, le=100, aliases=("a_f",)
+    )
+    drop_errors: float = setting(
+        0.0,
+        "a loss of accuracy counts only beyond so many standard errors of the difference, by the "
+        "validation images that one phase has right and the other wrong",
+        ge=0,
+        le=100,
+    )
+    unit_share: float = setting(
+        0.0,
+        "a task ends once it keeps at most this share of each layer's plastic units; 0 never ends "
+        "it so",
+        ge=0,
+        le=1,
+    )
+    keep: Keep = setting(
+        "best", "the epoch a phase ends with: best on the validation images, or the last"
     )
     schedule: str = setting("cosine", "how tau falls", choices=lambda: tuple(SCHEDULES))
     k: float = setting(30.0, "parameter of the tau schedule", gt=0)
@@ -120,6 +141,7 @@ class NispaConfig(MethodConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         growth_rule(self.growth)
         check_schedule(self.schedule, self.k, self.tau_min)
 
@@ -139,6 +161,19 @@ class _Phase:
     kept: dict[str, Tensor]
     owed: dict[str, int]
     tau: float | None
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a phase came to.
+
+    Attributes:
+        accuracy: Validation accuracy.
+        right: Which validation images it has right, ``(n,)`` bool; None if nothing asks.
+    """
+
+    accuracy: float
+    right: Tensor | None
 
 
 class Nispa(Method):
@@ -167,7 +202,7 @@ class Nispa(Method):
         train, validation = self.prepare_both(self.network, task)
         kept, tau_kept = self._with_outputs(self.stable, task.classes), None
         previous: _Phase | None = None
-        best, samples = 0.0, 0
+        best, samples = _Outcome(0.0, None), 0
 
         for t in itertools.count(1):
             started = time.perf_counter()
@@ -179,11 +214,14 @@ class Nispa(Method):
             samples += result.samples
 
             tau_t = tau(self.config.schedule, t, self.config.k)
-            stop = self._reason_to_stop(t, tau_t, result.accuracy, best)
+            reached = _Outcome(result.accuracy, self._right(task, validation))
+            stop = self._reason_to_stop(t, tau_t, reached, best, kept)
             if stop:
+                if stop == "unit_share":  # this phase is good: nothing to return to
+                    previous = _Phase(self._values(), kept, dict(self.owed), tau_kept)
                 yield PhaseEnd(t, result.accuracy, time.perf_counter() - started)
                 break
-            best = max(best, result.accuracy)
+            best = reached if reached.accuracy > best.accuracy else best
             previous = _Phase(self._values(), kept, dict(self.owed), tau_kept)
 
             kept, tau_kept = self._select(train, task.classes, tau_t), tau_t
@@ -215,8 +253,9 @@ class Nispa(Method):
             batch_size=self.config.batch_size,
             order=lambda epoch: stream(self.seed, "batches", task.index, t, epoch),
             validate=lambda: self._validate(task, validation),
-            keep=self._epoch_to_keep,
+            keep=self.config.keep,
             optimiser=optimiser,
+            rates=falling_rate(self.config),
         )
 
     def _competing(self, task: Task) -> tuple[int, ...]:
@@ -234,21 +273,54 @@ class Nispa(Method):
         return accuracy(self.network, classes.predict, validation)
 
     @property
-    def _epoch_to_keep(self) -> Literal["best", "last"]:
-        """The epoch whose values a phase ends with."""
-        return "best"
-
-    @property
     def _freezes_outputs(self) -> bool:
         """Whether what joins stable units to the outputs of seen classes is frozen, too."""
         return True
 
-    def _reason_to_stop(self, t: int, tau_t: float, reached: float, best: float) -> str:
-        if t > self.config.min_phases and reached < best - self.config.accuracy_drop / 100:
-            return "accuracy_drop"
+    @torch.no_grad()
+    def _right(self, task: Task, validation: DataSet) -> Tensor | None:
+        """Which validation images the network has right, ``(n,)`` bool; None if nothing asks."""
+        if not self.config.drop_errors:
+            return None
+        self.network.eval()
+        predict = self._class_mask(self._competing(task)).predict
+        with purpose("validation"):
+            return torch.cat(
+                [
+                    predict(self.network(images)) == labels
+                    for images, labels in validation.batches(EVALUATION_BATCH)
+                ]
+            )
+
+    def _reason_to_stop(
+        self, t: int, tau_t: float, reached: _Outcome, best: _Outcome, kept: UnitSets
+    ) -> str:
+        if t > self.config.min_phases:
+            fell = reached.accuracy < best.accuracy - self.config.accuracy_drop / 100
+            if fell and self._beyond_chance(reached, best):
+                return "accuracy_drop"
+            if self.config.unit_share and self._within_share(kept):
+                return "unit_share"
         if tau_t <= self.config.tau_min:
             return "schedule_end"
         return "max_phases" if t == self.config.max_phases else ""
+
+    def _beyond_chance(self, reached: _Outcome, best: _Outcome) -> bool:
+        """Whether more images were lost than ``drop_errors`` standard errors of that number."""
+        if reached.right is None or best.right is None:
+            return True
+        lost = int((best.right & ~reached.right).sum())
+        won = int((reached.right & ~best.right).sum())
+        return lost - won > self.config.drop_errors * math.sqrt(lost + won)
+
+    def _within_share(self, kept: UnitSets) -> bool:
+        """Whether the task takes no more than its share of each layer's plastic units."""
+        for group in self.topology.hidden:
+            free = ~self.stable[group.name]
+            taken = int((kept[group.name] & free).sum())
+            if taken > max(1.0, self.config.unit_share * int(free.sum())):
+                return False
+        return True
 
     def _select(self, train: DataSet, classes: tuple[int, ...], tau_t: float) -> dict[str, Tensor]:
         """The units to keep from here on: stable ones, new candidates, outputs of seen classes."""

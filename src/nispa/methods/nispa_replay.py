@@ -47,6 +47,7 @@ from nispa.mechanism.grow import choose, growth_values
 from nispa.mechanism.rewire import Rewiring
 from nispa.memory import Memory
 from nispa.methods.base import Census, Incremental, Learning, MethodState, count
+from nispa.methods.epochs import Keep
 from nispa.methods.nispa import Nispa, NispaConfig
 from nispa.methods.replay import check_size, load_memory, with_memory
 from nispa.models import DataSet
@@ -82,7 +83,7 @@ class NispaReplayConfig(NispaConfig):
     validate: Literal["new", "seen"] = setting(
         "new", "accuracy counts the new task's validation images, or the memory with them"
     )
-    keep: Literal["best", "last"] = setting(
+    keep: Keep = setting(
         "last", "the epoch a phase ends with: best on the new task's validation images, or the last"
     )
 
@@ -159,10 +160,6 @@ class NispaReplay(Nispa):
             )
         old, fresh = len(self.classes_seen), len(task.classes)
         return (old * right / len(self.memory) + fresh * new) / (old + fresh)
-
-    @property
-    def _epoch_to_keep(self) -> Literal["best", "last"]:
-        return self.config.keep
 
     @property
     def _freezes_outputs(self) -> bool:

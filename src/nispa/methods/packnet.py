@@ -55,19 +55,26 @@ from nispa.methods.base import (
     network_state,
     take_tensors,
 )
-from nispa.methods.epochs import EpochsConfig
+from nispa.methods.epochs import KeepConfig
 from nispa.models import DataSet, SparseNetwork, empty_network, restart_plastic
 from nispa.seeding import stream
 from nispa.tasks import Task, TaskInfo
 from nispa.topology import Patterns
-from nispa.training import ClassMask, accuracy, fit, make_optimiser, network_step
+from nispa.training import (
+    ClassMask,
+    accuracy,
+    falling_rate,
+    fit,
+    make_optimiser,
+    network_step,
+)
 
 OWNER = torch.int16
 """Type of the place of the task that a frozen connection belongs to."""
 
 
 @settings
-class PackNetConfig(EpochsConfig):
+class PackNetConfig(KeepConfig):
     """Settings of PackNet."""
 
     prune: tuple[float, ...] = setting(
@@ -168,8 +175,10 @@ class PackNet(Method):
             batch_size=config.batch_size,
             order=lambda epoch: stream(self.seed, "batches", task.index, phase, epoch),
             validate=lambda: accuracy(self.network, classes.predict, validation),
+            keep=config.keep,
             patience=config.patience,
             optimiser=optimiser,
+            rates=falling_rate(config),
         )
 
     def _prune(self, share: float) -> dict[str, int]:

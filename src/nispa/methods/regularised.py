@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from nispa.methods.base import (
     load_network,
     take_tensors,
 )
-from nispa.methods.epochs import EpochsConfig, learn_by_steps
+from nispa.methods.epochs import Keep, KeepConfig, learn_by_steps
 from nispa.methods.one_network import OneNetwork
 from nispa.models import DataSet
 from nispa.seeding import stream
@@ -43,13 +42,13 @@ Values = dict[str, Tensor]
 
 
 @settings
-class RegularisedConfig(EpochsConfig):
+class RegularisedConfig(KeepConfig):
     """Settings of methods with a quadratic penalty."""
 
     strength: float = setting(
         1.0, "weight of the penalty", ge=0, aliases=("lambda", "reg_coef"), hint="0 is finetune"
     )
-    keep: Literal["best", "last"] = setting(
+    keep: Keep = setting(
         "best", "epoch whose values stay: of the best validation accuracy, or the last (published)"
     )
 

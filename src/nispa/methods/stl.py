@@ -19,7 +19,7 @@ from nispa.methods.base import (
     load_network,
     network_state,
 )
-from nispa.methods.epochs import EpochsConfig, learn_in_epochs
+from nispa.methods.epochs import KeepConfig, learn_in_epochs
 from nispa.models import SparseNetwork
 from nispa.seeding import derive, stream
 from nispa.tasks import Task, TaskInfo
@@ -34,9 +34,9 @@ class Stl(Method):
     """
 
     name = "stl"
-    config_class = EpochsConfig
+    config_class = KeepConfig
     task_agnostic = False
-    config: EpochsConfig
+    config: KeepConfig
 
     def start(self) -> None:
         """No network yet."""

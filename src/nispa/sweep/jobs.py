@@ -160,7 +160,14 @@ def _job(
     scenario = scenarios[place]
     if cell.measured == "validation":
         scenario = on_validation(scenario)
-    settings = resolve(cell.method, cell.preset, cell.scenario, scenario.input_shape, given)
+    settings = resolve(
+        cell.method,
+        cell.preset,
+        cell.scenario,
+        scenario.input_shape,
+        given,
+        outputs=scenario.outputs,
+    )
     shape = json.dumps([place, settings.as_json(), cell.method], sort_keys=True)
     if shape not in checked:  # seeds aside, whoever can learn it once can learn it again
         Experiment(scenario, settings, cell.seed, where.device).method()

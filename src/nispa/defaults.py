@@ -1,0 +1,140 @@
+"""From data to settings: what the preset ``default`` takes where no benchmark belongs to the data.
+
+Pure functions of a few facts, the same for every method. :func:`network` is asked when a network is
+built; :data:`RULES` when a task is known. docs/defaults.md tells why each rule is as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Shape = tuple[int, int, int]
+
+CONVNET_FROM = 16
+"""Pixels of the shorter side from which on images get convolutions."""
+SMALL_MAP = 12
+"""Pixels of a side down to which pairs of convolutions and a pool reduce an image, or below."""
+UNITS_FOR = 100
+"""Outputs that the published sizes of layers are enough for."""
+MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 100, 1000, 5
+"""Of a phase."""
+PHASES_IN_ONE = 8
+"""How many phases' epochs a task gets where it is learned in one go."""
+RATES = {"adam": 0.001, "adamw": 0.001, "sgd": 0.05, "adadelta": 1.0}
+"""Where each optimiser's learning rate falls from, within each fit."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a task before it is learned.
+
+    Attributes:
+        images: Training images of an epoch.
+        classes: Classes that no task before had.
+        outputs: Outputs that no task before took, those of this one included.
+        optimiser: What values are updated with.
+    """
+
+    images: int
+    classes: int
+    outputs: int
+    optimiser: str = "adam"
+
+    @property
+    def updates(self) -> int:
+        """Updates of an epoch."""
+        return math.ceil(self.images / batch_size(self))
+
+
+def architecture(input_shape: Shape) -> str:
+    """A ConvNet for images, an MLP for what is smaller or no image."""
+    return "convnet" if min(input_shape[1:]) >= CONVNET_FROM else "mlp"
+
+
+def network(kind: str, input_shape: Shape, outputs: int) -> dict[str, Any]:
+    """The network's settings.
+
+    Args:
+        kind: ``"convnet"`` or ``"mlp"``.
+        input_shape: Channels, height and width of an image.
+        outputs: Classes of all tasks to come.
+    """
+
+    def wide(units: int) -> int:
+        """Room for many classes: units grow with the root of their number, in whole eights."""
+        return 8 * math.ceil(units * math.sqrt(max(1.0, outputs / UNITS_FOR)) / 8)
+
+    if kind == "mlp":
+        return {"architecture": kind, "hidden": (wide(400),) * 3, "density": 0.2}
+    channels, side = [64, 64, 128, 128], max(input_shape[1:]) // 4
+    while side > SMALL_MAP and len(channels) < 10:
+        channels, side = [*channels, 128, 128], side // 2
+    return {
+        "architecture": kind,
+        "channels": tuple(wide(each) for each in channels),
+        "fc": (wide(1024),),
+        "density": 0.1,
+    }
+
+
+def memory(outputs: int) -> int:
+    """Samples that a method with a memory keeps: a hundred a class, within [200, 5,000]."""
+    return max(outputs, min(5000, max(200, 100 * outputs)))
+
+
+def batch_size(facts: Facts) -> int:
+    """An eighth of the images as a power of two, within [16, 128]."""
+    eighth = max(1, facts.images // 8)
+    return min(128, max(16, 1 << (eighth.bit_length() - 1)))
+
+
+def epochs_per_phase(facts: Facts) -> int:
+    """Five; more where these are fewer than 100 updates, fewer where they are over 1,000."""
+    least = math.ceil(MIN_UPDATES / facts.updates)
+    most = max(1, MAX_UPDATES // facts.updates)
+    return max(least, min(USUAL_EPOCHS, most))
+
+
+def unit_share(facts: Facts) -> float:
+    """The task's share of the classes that are still to come, its own included."""
+    return min(1.0, max(1, facts.classes) / max(1, facts.outputs))
+
+
+RULES: Mapping[str, Callable[[Facts], Any]] = {
+    "learning_rate": lambda facts: RATES[facts.optimiser],
+    "batch_size": batch_size,
+    "decay": lambda _: "linear",
+    "keep": lambda _: "last",
+    "epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts),
+    "retrain_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts) // 2,
+    "epochs_per_phase": epochs_per_phase,
+    "drop_errors": lambda _: 2.0,
+    "unit_share": unit_share,
+}
+"""The settings that follow the data of each task, by their names."""
+
+
+def sentence(network: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> str:
+    """What was derived, in one line; empty if nothing was.
+
+    Args:
+        network: Settings of the network that were.
+        tasks: Those of each task.
+    """
+    parts = [f"{name} {_short(value)}" for name, value in network.items()]
+    for name in tasks[0] if tasks else ():
+        values = [task[name] for task in tasks]
+        if isinstance(values[0], str) or min(values) == max(values):
+            parts.append(f"{name} {_short(values[0])}")
+        else:
+            parts.append(f"{name} {_short(min(values))} to {_short(max(values))}")
+    return f"derived from the data: {', '.join(parts)}" if parts else ""
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return "-".join(str(part) for part in value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
