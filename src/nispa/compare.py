@@ -25,7 +25,6 @@ from nispa.results import Record
 from nispa.statistics import (
     EXACT_UP_TO,
     ROUNDING,
-    Interval,
     cohens_d_z,
     hedges_factor,
     holm,
@@ -37,9 +36,8 @@ from nispa.statistics import (
     wilcoxon_p,
 )
 
-LEAST_LEVEL = 0.001  # five of the resampled means lie beyond each bound: fewer would be chance
+LEAST_LEVEL = 0.001
 MAX_PAIRS = 1_000
-FEW_SEEDS = 10  # below, bootstrap intervals miss too often; docs/compare.md has how often
 MOST_COST = 1e30  # more is no measurement
 NAMED = 4  # runs that a warning names before it only counts them
 
@@ -66,7 +64,7 @@ class Group:
         values: The metric at each seed.
         mean: Their mean.
         sd: Their standard deviation (n - 1 in the denominator); None for one seed.
-        interval: Of the mean; None for one seed.
+        interval: Its ends, of the mean; None for one seed.
         costs: Mean of each cost over its runs, by the names in :data:`nispa.costs.KINDS`; None
             where it is not known of all.
     """
@@ -80,7 +78,7 @@ class Group:
     values: tuple[float, ...]
     mean: float
     sd: float | None
-    interval: Interval | None
+    interval: tuple[float, float] | None
     costs: Mapping[str, float | None]
 
 
@@ -97,7 +95,7 @@ class Pair:
         differences: At each common seed.
         mean: Of the differences; None without a common seed.
         sd: Their standard deviation; None below two seeds.
-        interval: Of their mean; None below two seeds.
+        interval: Its ends, of their mean; None below two seeds.
         d_z: Cohen's effect size; None where the differences do not vary.
         g_z: The same with Hedges' correction; None below three seeds, too.
         p: Of the sign-flip test; None below two seeds.
@@ -114,7 +112,7 @@ class Pair:
     differences: tuple[float, ...]
     mean: float | None
     sd: float | None
-    interval: Interval | None
+    interval: tuple[float, float] | None
     d_z: float | None
     g_z: float | None
     p: float | None
@@ -184,10 +182,12 @@ def compare(
     members = _usable(runs, metric, told, notes)
     gathered = _gather(members, notes)
     sign = 1 if metric == "forgetting" else -1  # best first
-    groups = sorted((_group(*entry, level) for entry in gathered.items()), key=lambda g: g.label)
+    least = 0.0 if metric == "acc" else -1.0
+    made = (_group(*entry, least, level) for entry in gathered.items())
+    groups = sorted(made, key=lambda group: group.label)
     groups.sort(key=lambda group: (group.scenario, sign * group.mean))
     bases = [] if baseline is None else _find(groups, baseline)
-    pairs = _pairs(groups, bases, level)
+    pairs = _pairs(groups, bases, 1 - least, level)
     kept = [member for group in gathered.values() for member in group]
     notes += _differences(kept, metric)
     notes += _about_seeds(groups, pairs, level)
@@ -312,7 +312,7 @@ def _tell_apart(
     return longer
 
 
-def _group(label: str, members: Sequence[_Member], level: float) -> Group:
+def _group(label: str, members: Sequence[_Member], least: float, level: float) -> Group:
     record = members[0].run.record
     values = tuple(member.value for member in members)
     return Group(
@@ -325,7 +325,7 @@ def _group(label: str, members: Sequence[_Member], level: float) -> Group:
         values=values,
         mean=float(np.mean(values).round(12)),
         sd=spread(values),
-        interval=interval(values, level),
+        interval=interval(values, least, level=level),
         costs=_costs(members),
     )
 
@@ -353,7 +353,9 @@ def _find(groups: Sequence[Group], name: str) -> list[Group]:
     return found
 
 
-def _pairs(groups: Sequence[Group], bases: Sequence[Group], level: float) -> list[Pair]:
+def _pairs(
+    groups: Sequence[Group], bases: Sequence[Group], most: float, level: float
+) -> list[Pair]:
     """Each group minus each base; without bases, each minus those that stand after it."""
     if bases:
         chosen = [(group, base) for base in bases for group in groups if group is not base]
@@ -365,13 +367,16 @@ def _pairs(groups: Sequence[Group], bases: Sequence[Group], level: float) -> lis
             f"{len(groups)} groups make {len(chosen):,} pairs, more than {MAX_PAIRS:,}; pass "
             "--baseline NAME or fewer runs"
         )
-    pairs = [pair(first, second, level) for first, second in chosen]
+    pairs = [pair(first, second, most, level) for first, second in chosen]
     corrected = holm([found.p for found in pairs])
     return [replace(found, p_holm=p) for found, p in zip(pairs, corrected, strict=True)]
 
 
-def pair(first: Group, second: Group, level: float = 0.05) -> Pair:
-    """First minus second at each common seed; ``p_holm`` is that of one pair alone."""
+def pair(first: Group, second: Group, most: float = 1.0, level: float = 0.05) -> Pair:
+    """First minus second at each common seed; ``p_holm`` is that of one pair alone.
+
+    ``most`` is the greatest difference that there can be.
+    """
     ones, others = (dict(zip(g.seeds, g.values, strict=True)) for g in (first, second))
     seeds = tuple(seed for seed in first.seeds if seed in others)
     # Rounded, so that equal differences are equal: tests and effect sizes hang on it.
@@ -388,7 +393,7 @@ def pair(first: Group, second: Group, level: float = 0.05) -> Pair:
         differences=tuple(differences.tolist()),
         mean=float(differences.mean().round(12)) if count else None,
         sd=spread(differences),
-        interval=interval(differences, level),
+        interval=interval(differences, -most, most, level=level),
         d_z=d_z,
         g_z=None if d_z is None or factor is None else d_z * factor,
         p=p,
@@ -500,11 +505,6 @@ def _about_seeds(groups: Sequence[Group], pairs: Sequence[Pair], level: float) -
     apart = [f"{p.first} and {p.second}" for p in pairs if not p.seeds]
     if apart:
         notes.append(f"No common seed: {_listed(apart, '; ')}")
-    if any(1 < len(group.seeds) < FEW_SEEDS for group in groups):
-        notes.append(
-            f"Bootstrap intervals from fewer than {FEW_SEEDS} seeds are too narrow, so "
-            "one that leaves out 0 shows little; docs/compare.md has how often they miss"
-        )
     return notes + _power_notes(pairs, level)
 
 

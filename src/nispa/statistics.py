@@ -1,7 +1,7 @@
 """Statistics of the few numbers that seeds give: intervals, effect sizes, paired tests.
 
 Sources:
-    Efron, "Better Bootstrap Confidence Intervals", JASA 82, 1987 (percentile and BCa intervals).
+    Student, "The Probable Error of a Mean", 1908 (intervals).
     Fisher, "The Design of Experiments", 1935, section 21 (sign-flip test).
     Phipson and Smyth, "Permutation P-values Should Never Be Zero", 2010 (the test by sampling).
     Wilcoxon, "Individual Comparisons by Ranking Methods", 1945.
@@ -15,29 +15,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from numpy.typing import ArrayLike
 
-RESAMPLES = 10_000  # of a bootstrap
 FLIPS = 99_999  # drawn where there are too many to try them all
 EXACT_UP_TO = 20  # differences: 2^20 signs are a million sums
 ROUNDING = 1e-12  # metrics are means of shares: what lies closer together differs by rounding
-SEED = 20_220_618  # the same runs always give the same intervals
-
-Values = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A bootstrap confidence interval of a mean, and the kind of its bounds."""
-
-    low: float
-    high: float
-    kind: Literal["BCa", "percentile"]
+SEED = 20_220_618  # the same runs always give the same p
 
 
 def spread(values: ArrayLike) -> float | None:
@@ -48,42 +33,33 @@ def spread(values: ArrayLike) -> float | None:
     return 0.0 if np.ptp(sample) <= ROUNDING else float(sample.std(ddof=1))
 
 
-def interval(values: ArrayLike, level: float = 0.05) -> Interval | None:
-    """Bootstrap confidence interval of the mean: BCa, or percentile where BCa is not defined.
+def interval(
+    values: ArrayLike, low: float = 0.0, high: float = 1.0, *, level: float = 0.05
+) -> tuple[float, float] | None:
+    """Student's confidence interval of the mean, cut off where no mean can lie.
+
+    ``mean - t s / sqrt(n)`` to ``mean + t s / sqrt(n)``: ``s`` is the sample standard deviation,
+    ``t`` the ``1 - level / 2`` quantile of Student's t with ``n - 1`` degrees of freedom.
 
     Args:
-        values: ``(n,)`` independent values.
+        values: ``(n,)`` independent values in ``[low, high]``.
+        low: Least value that there can be.
+        high: Greatest value that there can be.
         level: Share of intervals that may miss the mean: 0.05 for 95 %.
 
     Returns:
-        The interval; None for fewer than two values.
+        Its two ends; None for fewer than two values.
     """
+    from scipy.special import stdtrit  # SciPy takes its time: reports without intervals do without
+
     sample = np.asarray(values, dtype=np.float64)
-    if len(sample) < 2:
+    deviation = spread(sample)
+    if deviation is None:
         return None
-    picks = np.random.default_rng(SEED).integers(0, len(sample), (RESAMPLES, len(sample)))
-    means = sample[picks].mean(axis=1)
-    tails = np.array([level / 2, 1 - level / 2])
-    corrected = _bca_tails(sample, means, tails)
-    bounds = np.quantile(means, tails if corrected is None else corrected)
-    low, high = bounds.round(12) + 0.0  # a bound of 0 is 0, neither -1e-19 nor -0
-    return Interval(float(low), float(high), "percentile" if corrected is None else "BCa")
-
-
-def _bca_tails(sample: Values, means: Values, tails: Values) -> Values | None:
-    """Where BCa cuts the resampled means instead of at ``tails``; None for values all the same."""
-    if np.ptp(sample) <= ROUNDING:
-        return None
-    deviations = sample - sample.mean()
-    shifts = means - sample.mean()
-    # Few seeds often give the mean itself again: half of those count as below it.
-    below = ((shifts < -ROUNDING).mean() + (shifts <= ROUNDING).mean()) / 2
-    bias = special.ndtri(below)
-    # The jackknife values of a mean are its deviations, but for a common factor.
-    acceleration = (deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5)
-    moved = bias + special.ndtri(tails)
-    corrected: Values = special.ndtr(bias + moved / (1 - acceleration * moved))
-    return corrected
+    half = stdtrit(len(sample) - 1, 1 - level / 2) * deviation / math.sqrt(len(sample))
+    ends = np.clip([sample.mean() - half, sample.mean() + half], low, high)
+    first, last = ends.round(12) + 0.0  # a bound of 0 is 0, neither -1e-19 nor -0
+    return float(first), float(last)
 
 
 def sign_flip_p(differences: ArrayLike) -> float:
@@ -125,6 +101,8 @@ def wilcoxon_p(differences: ArrayLike) -> float:
     Args:
         differences: ``(n,)``; where all are 0, the p is 1.
     """
+    from scipy import stats
+
     values = np.asarray(differences, dtype=np.float64).round(12)  # or ties would not be seen
     values = values[values != 0]
     if not len(values):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from nispa.compare import Comparison, Group, Pair, Run
-    from nispa.statistics import Interval
 
 MAX_RUNS = 10_000
 WIDE = 140  # columns of a terminal that all costs need
@@ -173,7 +172,7 @@ def _group_table(groups: Sequence[Group], hold: str) -> Table:
 
     from nispa.metrics import percent
 
-    table = _table("group", ("seeds", "mean", "sd", f"{hold} from", "to", "interval"))
+    table = _table("group", ("seeds", "mean", "sd", f"{hold} from", "to"))
     for group in groups:
         low, high = _bounds(group.interval)
         table.add_row(
@@ -183,7 +182,6 @@ def _group_table(groups: Sequence[Group], hold: str) -> Table:
             percent(group.sd),
             low,
             high,
-            group.interval.kind if group.interval else "-",
         )
     return table
 
@@ -254,12 +252,13 @@ def _cells(pair: Pair) -> list[str]:
     ]
 
 
-def _bounds(interval: Interval | None, *, signed: bool = False) -> tuple[str, str]:
+def _bounds(interval: tuple[float, float] | None, *, signed: bool = False) -> tuple[str, str]:
     from nispa.metrics import percent
 
     if interval is None:
         return "-", "-"
-    return percent(interval.low, signed=signed), percent(interval.high, signed=signed)
+    low, high = interval
+    return percent(low, signed=signed), percent(high, signed=signed)
 
 
 def _effect(value: float | None) -> str:
