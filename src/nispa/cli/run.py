@@ -18,10 +18,11 @@ from nispa.cli.options import (
     cache_option,
     checkpoint_option,
     data_option,
+    incremental_option,
     method_option,
     preset_option,
     scenario_options,
-    settings_given,
+    settings_of_kind,
     threads_option,
     track_option,
     whole_number,
@@ -71,12 +72,7 @@ Examples:
 @click.argument("scenario")
 @method_option
 @preset_option
-@click.option(
-    "--incremental",
-    metavar="KIND",
-    help="What a task adds: task (outputs of its own), class (new classes among all seen) or "
-    "domain (other images of the same classes); the method's own choice by default.",
-)
+@incremental_option
 @click.option(
     "--seed",
     callback=whole_number(0, MAX_SEED, "[0, 2^63)", "0 is usual"),
@@ -115,14 +111,7 @@ def run(**given: Any) -> None:
     network. See also: nispa list scenarios.
     """
     pairs, no_download = given.pop("pairs"), given.pop("no_download")
-    chosen = settings_given(pairs)
-    if (kind := given.pop("incremental")) is not None:
-        if chosen.get("incremental", kind) != kind:
-            raise ConfigError(
-                f"--incremental {kind} and --set incremental={chosen['incremental']} contradict "
-                "each other; give one of them"
-            )
-        chosen["incremental"] = kind
+    chosen = settings_of_kind(pairs, given.pop("incremental"))
     wanted = Wanted(
         **{field.name: given.pop(field.name) for field in fields(Wanted) if field.name in given},
         settings=chosen,

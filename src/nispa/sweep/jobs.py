@@ -26,6 +26,7 @@ from nispa.presets import Settings, resolve, settings_of
 from nispa.results import RECORD, Record, read_record
 from nispa.run_folder import held
 from nispa.runner import Experiment, Stopping, resume, run
+from nispa.sweep.kinds import check_kinds
 from nispa.sweep.plan import Cell, Measured
 
 KEY_LETTERS = 8
@@ -121,10 +122,13 @@ def prepare(
         tell: Told what is being read.
 
     Raises:
-        InputError: A name is unknown, a setting out of range, data are missing, or a method cannot
-            learn the tasks; the message says which run it is about.
+        InputError: A name is unknown, a setting out of range, data are missing, a method cannot
+            learn the tasks (the message says which run it is about), or runs of a scenario add
+            different things unasked.
     """
     choose_device(where.device)
+    cells = list(cells)
+    check_kinds(cells)
     scenarios: dict[str, Scenario] = {}
     checked: set[str] = set()
     jobs: dict[str, Job] = {}
