@@ -66,6 +66,7 @@ def test_a_run_leaves_a_whole_folder(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.path.iterdir()) == [
         "events.jsonl",
         "network.safetensors",
+        "origin.json",
         "progress.csv",
         "record.json",
         "run.png",

@@ -52,7 +52,7 @@ class RunFolder:
         Raises:
             OutputError: It is a file, holds a run, or may not be written to.
         """
-        path = Path(path)
+        path = settled(path)
         try:
             nearest = path
             while not os.path.lexists(nearest):
@@ -86,7 +86,7 @@ class RunFolder:
             OutputError: It cannot be used; no folder was left behind.
         """
         cls.check(path)
-        folder = Path(path)
+        folder = settled(path)
         made: list[Path] = []
         try:
             missing = [part for part in (folder, *folder.parents) if not part.exists()]
@@ -181,7 +181,7 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
         BusyError: Another process is at work there.
         OutputError: The folder cannot be made or written to.
     """
-    folder = Path(path)
+    folder = settled(path)
     made: list[Path] = []
     lock = FileLock(folder / LOCK, is_singleton=True)  # so that the holder may ask once more
     try:
@@ -207,6 +207,15 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
         finally:
             lock.release()
             _remove_empty(made)
+
+
+def settled(path: str | Path) -> Path:
+    """The path without a ``..``, which leads elsewhere as soon as the folder before it is gone.
+
+    A path without one stays as it was written.
+    """
+    path = Path(path)
+    return Path(os.path.realpath(path)) if ".." in path.parts else path
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

@@ -86,9 +86,10 @@ def compare(
         return
     from rich.console import Console
 
+    from nispa.cli.tables import show
+
     console = Console(highlight=False)
-    for part in render(found, console.width):
-        console.print(part)
+    show(render(found, console.width), console)
 
 
 def _share(text: str) -> float:

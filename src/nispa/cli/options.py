@@ -52,6 +52,13 @@ def _check_folder(ctx: click.Context, param: click.Parameter, value: Path | None
     return value
 
 
+def settle(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """An output path that stays right whatever is made and removed on the way."""
+    from nispa.run_folder import settled
+
+    return None if value is None else settled(value)
+
+
 data_option = click.option(
     "--data",
     type=click.Path(readable=False, path_type=Path),

@@ -23,6 +23,7 @@ from nispa.cli.options import (
     preset_option,
     scenario_options,
     settings_of_kind,
+    settle,
     threads_option,
     track_option,
     whole_number,
@@ -86,6 +87,7 @@ Examples:
     "--out",
     type=click.Path(readable=False, path_type=Path),
     metavar="DIR",
+    callback=settle,
     help="New folder for the record; by default one in ./runs.",
 )
 @click.option(
@@ -142,10 +144,9 @@ class Wanted:
     settings: dict[str, str]
     options: dict[str, Any]
 
-    @property
-    def title(self) -> str:
-        """The run in a line."""
-        return f"{self.scenario}, {self.method}, preset {self.preset}, seed {self.seed}"
+    def title(self, kind: str) -> str:
+        """The run in a line; ``kind`` is what a task adds."""
+        return title_of(self.scenario, self.method, kind, f"preset {self.preset}", self.seed)
 
 
 def _run(wanted: Wanted) -> None:
@@ -158,12 +159,12 @@ def _run(wanted: Wanted) -> None:
     from nispa.runner import run as start
     from nispa.trackers import open_trackers
 
-    _check(wanted)
+    kind = _check(wanted)
     trackers = open_trackers(wanted.track)
     out = _folder(wanted)
     if wanted.threads is not None:
         torch.set_num_threads(wanted.threads)
-    display = display_of(wanted.title, wanted.quiet)
+    display = display_of(wanted.title(kind), wanted.quiet)
     try:
         with display:
             scenario = build_scenario(
@@ -182,7 +183,12 @@ def _run(wanted: Wanted) -> None:
                 wanted.settings,
             )
             experiment = Experiment(
-                scenario, settings, wanted.seed, wanted.device, wanted.cache_mb * 2**20
+                scenario,
+                settings,
+                wanted.seed,
+                wanted.device,
+                wanted.cache_mb * 2**20,
+                wanted.data,
             )
             display.begin(epoch_sizes(scenario, settings), shown(out))
             stops = Stops()
@@ -194,8 +200,18 @@ def _run(wanted: Wanted) -> None:
     print_end(out, wanted.quiet)
 
 
-def _check(wanted: Wanted) -> None:
-    """Everything that can be said without the data is said before they are read."""
+def title_of(scenario: str, method: str, kind: str, what: str, seed: int) -> str:
+    """A run in a line, with the kind of learning that its accuracies are of."""
+    from nispa.results import kind_in_words
+
+    return f"{scenario}, {method}, {kind_in_words(kind, kind == 'task')}, {what}, seed {seed}"
+
+
+def _check(wanted: Wanted) -> str:
+    """Everything that can be said without the data is said before they are read.
+
+    Gives what a task adds.
+    """
     from nispa.config import describe
     from nispa.data.named import SCENARIOS, resolve_options
     from nispa.devices import choose_device
@@ -220,8 +236,9 @@ def _check(wanted: Wanted) -> None:
             )
     resolve_options(known, wanted.options)
     # Which benchmark a preset takes may depend on the images; whether the settings are valid not.
-    resolve(wanted.method, wanted.preset, wanted.scenario, ANY_SHAPE, wanted.settings)
+    found = resolve(wanted.method, wanted.preset, wanted.scenario, ANY_SHAPE, wanted.settings)
     choose_device(wanted.device)
+    return found.config.incremental
 
 
 def _folder(wanted: Wanted) -> Path:

@@ -22,6 +22,7 @@ from nispa.cli.options import (
     data_option,
     incremental_option,
     settings_of_kind,
+    settle,
     threads_option,
     whole_number,
 )
@@ -47,6 +48,7 @@ shared_options = (
         "--out",
         type=click.Path(readable=False, path_type=Path),
         metavar="DIR",
+        callback=settle,
         help="Folder for the runs; by default one in ./runs, the same for the same command, so "
         "that what is done is not done again.",
     ),
@@ -380,6 +382,7 @@ def _end(jobs: list[Job], display: SweepDisplay, out: Path, quiet: bool, report:
     from rich.console import Console
 
     from nispa.cli.sweep_display import summary
+    from nispa.cli.tables import show
     from nispa.files import one_line, shown
 
     failed = display.standing.failed
@@ -391,7 +394,7 @@ def _end(jobs: list[Job], display: SweepDisplay, out: Path, quiet: bool, report:
         click.echo(str(out))
     else:
         click.echo()
-        Console(highlight=False).print(summary(jobs))
+        show([summary(jobs)], Console(highlight=False))
         click.echo(f"runs: {shown(out)}" + (f"; report: {shown(written)}" if written else ""))
         if written is None:
             click.echo(f"more: nispa compare {shown(out)}/*, nispa report {shown(out)}")

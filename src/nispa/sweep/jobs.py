@@ -298,7 +298,9 @@ def _events(job: Job, stopping: Stopping, wait: bool) -> Iterator[Any]:
         raise InputError(
             "the data or the code are not those that the sweep was begun with; start it again"
         )
-    experiment = Experiment(scenario, settings, job.seed, where.device, where.cache_bytes)
+    experiment = Experiment(
+        scenario, settings, job.seed, where.device, where.cache_bytes, where.data
+    )
     with held(job.folder, wait=wait):  # what is decided by the record holds until it is done
         if not (job.folder / RECORD).exists():
             yield from run(experiment, job.folder, where.checkpoint_every, stopping)
