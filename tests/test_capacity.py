@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from nispa import capacity
 from nispa.capacity import fullness, warning
+from nispa.learner import Learner
 from nispa.recording import filling
 from nispa.results import Record, TaskResult, UnitCount
 from nispa.runner import Notice, TaskEnd
@@ -70,3 +74,17 @@ def test_a_run_keeps_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert made.notes == (notice.text,)
     assert events.index(notice) > 0
     assert isinstance(events[events.index(notice) - 1], TaskEnd)
+
+
+def test_a_learner_in_python_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "NEARLY", 0.5)
+    small: dict[str, Any] = {"hidden": (2,), "density": 1.0, "batch_size": 8, "k": 6}
+    learner = Learner(input_shape=(1, 4, 4), classes=6, accuracy_drop=5, **small)
+    images = np.random.default_rng(0).random((60, 4, 4))
+    labels = np.arange(60) % 2
+    images[labels == 1, :2] += 2
+    with pytest.warns(UserWarning, match="nearly full: few units are plastic in fc1"):
+        learner.learn(images, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learner.learn(images[:, ::-1].copy(), labels)

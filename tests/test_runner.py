@@ -198,6 +198,18 @@ def test_nothing_is_created_for_what_cannot_run(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_without_paths_is_refused(tmp_path: Path) -> None:
+    """Two outputs of a task that nothing reaches cannot be told apart, whatever is learned."""
+    sparse = experiment(hidden=(40, 40), density=0.003)
+    with pytest.raises(ConfigError, match=r"density=0.003 leaves \d of 6 outputs") as error:
+        finish(sparse, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    found = re.search(r"density=([\d.]+) reaches all", str(error.value))
+    assert found is not None
+    dense = experiment(hidden=(40, 40), density=float(found[1]))
+    assert dense.method().unreached == ()
+
+
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     finish(experiment("finetune"), tmp_path / "run")
     before = (tmp_path / "run" / "record.json").read_bytes()

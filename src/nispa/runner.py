@@ -116,6 +116,7 @@ class Experiment:
 
         Raises:
             ScenarioError: It cannot learn these tasks.
+            ConfigError: The network is too sparse to tell their classes apart.
             DeviceError: The device is not there.
         """
         scenario = self.scenario
@@ -125,6 +126,8 @@ class Experiment:
         for task in scenario.tasks:
             method.check(task, [earlier.info for earlier in scenario.tasks[: task.index]])
         method.start()
+        for task in scenario.tasks:
+            method.check_paths(task.classes)
         return method
 
 

@@ -10,8 +10,8 @@ it). docs/decisions/0003-method-contract.md tells why it is as it is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -212,6 +212,7 @@ class Method(ABC):
         self.device = device or torch.device("cpu")
         self.cache_bytes = CACHE_BYTES
         self.learned: list[TaskInfo] = []
+        self.unreached: tuple[int, ...] = ()  # outputs of the fresh network without a path
 
     @abstractmethod
     def start(self) -> None:
@@ -227,9 +228,21 @@ class Method(ABC):
                 with ``load_state``.
         """
         self.check(task, self.learned)
+        if not self.learned:  # what was learned may have made paths since, or cut them
+            self.check_paths(task.classes)
         report = yield from self.learn_task(task)
         self.learned.append(task.info)
         return report
+
+    def check_paths(self, classes: Iterable[int]) -> None:
+        """Whether the fresh network can tell the classes of a task apart.
+
+        Raises:
+            ConfigError: Two or more of them have outputs that no path leads to.
+        """
+        lost = [label for label in classes if label in self.unreached]
+        if len(lost) > 1:
+            raise ConfigError(_without_path(self, lost, self.seed))
 
     @abstractmethod
     def learn_task(self, task: Task) -> Learning:
@@ -449,4 +462,24 @@ def draw_network(method: Method, seed: int) -> SparseNetwork:
     """The method's network with first values drawn from ``seed``."""
     problem = method.problem
     network = build_network(method.network_config, problem.input_shape, problem.outputs, seed=seed)
+    method.unreached = network.unreached()
+    if len(method.unreached) > problem.outputs - 2:  # there is nothing left to tell apart
+        raise ConfigError(_without_path(method, method.unreached, seed))
     return network.to(method.device)
+
+
+def _without_path(method: Method, outputs: Sequence[int], seed: int) -> str:
+    """Says that outputs of a fresh network cannot be reached, and with which density they can."""
+    config, problem = method.network_config, method.problem
+    density, left = config.density, len(outputs)
+    while left:  # all of them are reached at 1 at the latest
+        density = min(1.0, float(f"{1.5 * density:.2g}"))
+        denser = replace(config, density=density)
+        drawn = build_network(denser, problem.input_shape, problem.outputs, seed=seed)
+        left = len(drawn.unreached())
+    named = ", ".join(map(str, outputs[:10])) + (" and more" if len(outputs) > 10 else "")
+    return (
+        f"density={config.density:g} leaves {len(outputs)} of {problem.outputs} outputs ({named}) "
+        "without a path from the input, so that their classes cannot be told apart; "
+        f"density={density:g} reaches all of them"
+    )
