@@ -74,6 +74,7 @@ def test_run_writes_a_record_a_picture_and_a_network(capsys: Capture, npz: Path)
     assert sorted(path.name for path in folder.iterdir()) == [
         "events.jsonl",
         "network.safetensors",
+        "origin.json",
         "progress.csv",
         "record.json",
         "run.png",
@@ -90,7 +91,7 @@ def test_run_writes_a_record_a_picture_and_a_network(capsys: Capture, npz: Path)
 def test_plain_output_has_a_line_for_each_phase_and_task(capsys: Capture, npz: Path) -> None:
     ended = call(capsys, "run", "split", "--dataset", npz, "--out", "here", *SMALL)
     lines = ended.out.splitlines()
-    assert lines[0] == "split, nispa, preset default, seed 0"
+    assert lines[0] == "split, nispa, task-incremental (told the task), preset default, seed 0"
     assert lines[1] == "2 tasks; the record goes to here"
     assert sum(" phase " in line for line in lines) == 6  # two tasks of three phases
     assert re.match(r"task 1/2 0-1: phase 1 \(of at most 3\), validation [\d.]+ %, tau -", lines[2])
@@ -98,6 +99,25 @@ def test_plain_output_has_a_line_for_each_phase_and_task(capsys: Capture, npz: P
     assert re.match(r"task 1/2 0-1: learned, test [\d.]+ %, mean so far", lines[5])
     assert "3 phases" in lines[5]
     assert CONTROL.search(ended.out) is None
+    assert [line for line in ended.out.splitlines() if line != line.rstrip()] == []
+    stable = [re.search(r"stable (or candidate )?\d", line) for line in lines[2:6]]
+    assert [bool(each and each[1]) for each in stable] == [True, True, True, False]
+
+
+def test_the_version_has_a_short_option(capsys: Capture) -> None:
+    assert call(capsys, "-V").out == call(capsys, "--version").out
+
+
+def test_a_folder_beside_one_that_is_not_there(capsys: Capture, npz: Path) -> None:
+    """``new/..`` is here as long as ``new`` is there, which it is for a moment only."""
+    args = ["run", "split", "--dataset", str(npz), "--method", "finetune", "--set", "epochs=1"]
+    ended = call(capsys, *args, "--out", "new/../x", "--quiet")
+    assert ended.code == 0, ended
+    assert read_record("x").status == "complete"
+    assert not Path("new").exists()
+    dry = call(capsys, "sweep", "split-digits", "--out", "new/../y", "--dry-run")
+    assert dry.code == 0
+    assert not Path("new").exists()
 
 
 def test_run_ends_with_the_report_and_the_places_of_its_files(capsys: Capture, npz: Path) -> None:

@@ -146,6 +146,34 @@ def test_runs_of_one_name_are_told_apart(compared: Compare) -> None:
     assert "two/run is left out: it repeats seed 0 of one/run with the same value" in said
 
 
+def test_a_folder_of_runs_stands_for_them(compared: Compare) -> None:
+    Path("all").mkdir()
+    for seed in (0, 1):
+        write(f"all/er-{seed}", "er", seed, 0.5)
+        write(f"all/si-{seed}", "si", seed, 0.75)
+    write("more", "si", 2, 0.75)
+    Path("all/bad").mkdir()
+    Path("all/bad/record.json").write_text("{}")
+    ended = compared("all", "more", "--json")
+    assert ended.code == 0
+    assert [(g["method"], g["seeds"]) for g in json.loads(ended.out)["groups"]] == [
+        ("si", [0, 1, 2]),
+        ("er", [0, 1]),
+    ]
+    assert ended.err.startswith("nispa: warning: left out: all/bad/record.json")
+    assert compared("all/bad").code == 2
+    Path("none").mkdir()
+    assert "none holds no record.json" in compared("none").err
+
+
+def test_kinds_stand_apart(compared: Compare) -> None:
+    names = [write(f"er-{kind}", "er", 0, 0.5, incremental=kind) for kind in ("class", "task")]
+    ended = compared(*names)
+    titles = [line for line in ended.out.splitlines() if line.startswith("split-digits")]
+    assert titles == ["split-digits, task-incremental", "split-digits, class-incremental"]
+    assert "points" not in ended.out  # no differences
+
+
 BAD: list[tuple[list[str], tuple[str, ...]]] = [
     ([], ("no runs given", "nispa compare runs/*")),
     (["nowhere"], ("nowhere holds no record.json", "pass the folder of a run")),

@@ -64,7 +64,7 @@ def test_a_signal_in_mid_run(home: Path, number: signal.Signals, code: int, word
     assert 1 <= done < 5
     assert err == (
         f"nispa: {word}: kept {done} of 5 tasks in here "
-        "(events.jsonl, network.safetensors, progress.csv, record.json, run.png); "
+        "(events.jsonl, network.safetensors, origin.json, progress.csv, record.json, run.png); "
         "go on with: nispa resume here\n"
     )
     learner = Learner.load(home / "here" / "network.safetensors")

@@ -437,9 +437,9 @@ DIFFER: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 def test_what_should_be_the_same_and_is_not(
     changes: dict[str, Any], words: tuple[str, ...]
 ) -> None:
-    found = compare([run("er", 0, 0.5), run("si", 0, 0.5, **changes)])
+    found = compare([run("er", 0, 0.5), run("si", 0, 0.5, **changes)], told=True)
     assert said(found, *words)
-    same = compare([run("er", 0, 0.5), run("si", 0, 0.5)])
+    same = compare([run("er", 0, 0.5), run("si", 0, 0.5)], told=True)
     assert not said(same, words[0])
 
 
@@ -526,6 +526,40 @@ def test_what_counts_is_compared() -> None:
     assert (default.groups[0].mean, default.told) == (0.25, False)
     assert (told.groups[0].mean, told.told) == (0.75, True)
     assert (untold.groups[0].mean, untold.told) == (0.25, False)
+
+
+def test_kinds_are_not_compared_with_each_other() -> None:
+    """What was learned to be told the task stands apart from what was not, unless asked to."""
+    given = [
+        *(class_incremental("er", seed, 0.6) for seed in (0, 1)),
+        *(class_incremental("si", seed, 0.5) for seed in (0, 1)),
+        *(run("nispa", seed, 0.9) for seed in (0, 1)),
+    ]
+    found = compare(given)
+    assert [(g.method, g.incremental) for g in found.groups] == [
+        ("nispa", "task"),
+        ("er", "class"),
+        ("si", "class"),
+    ]
+    assert [(pair.first, pair.second) for pair in found.pairs] == [("er", "si")]
+    assert said(found, "not compared with each other: task-incremental, class-incremental")
+    told = compare(given, told=True)
+    assert len(told.pairs) == 3
+    assert said(told, "Incremental kinds differ")
+    against = compare(given, baseline="si")
+    assert [(pair.first, pair.second) for pair in against.pairs] == [("er", "si")]
+
+
+def test_a_method_of_two_kinds_is_a_baseline_of_each() -> None:
+    given = [
+        *(class_incremental(name, 0, acc) for name, acc in (("er", 0.6), ("si", 0.5))),
+        *(run(name, 0, acc) for name, acc in (("er", 0.9), ("si", 0.7))),
+    ]
+    found = compare(given, baseline="er")
+    assert [(pair.first, pair.second) for pair in found.pairs] == [
+        ("si task-incremental", "er task-incremental"),
+        ("si class-incremental", "er class-incremental"),
+    ]
 
 
 def test_numbers_told_and_not_are_not_mixed_in_silence() -> None:

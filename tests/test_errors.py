@@ -20,6 +20,11 @@ def test_without_any_name_the_list_is_none() -> None:
     assert str(unknown_name("preset", "paper", [])) == "unknown preset 'paper'. Known: none"
 
 
+def test_capitals_do_not_hide_a_name() -> None:
+    assert "did you mean 'nispa'?" in str(unknown_name("method", "NISPA", ["nispa", "er"]))
+    assert "did you mean 'CNN'?" in str(unknown_name("x", "cnn", ["CNN", "MLP"]))
+
+
 def test_names_may_come_from_any_iterable() -> None:
     names = (name for name in ("beta", "other"))
     assert str(unknown_name("x", "bet", names)).endswith("'beta'? Known: beta, other")

@@ -472,3 +472,32 @@ def test_smaller_types_of_products_leave_values_and_logits_in_float32(
     assert torch.get_float32_matmul_precision() == before
     for one, other in zip(*found.values(), strict=True):
         assert float((one - other).norm()) < 0.3 * float(one.norm())  # some ReLUs flip
+
+
+def test_outputs_without_a_path_are_found() -> None:
+    """By hand: input 1 reaches fc1's unit 0, which reaches output 2; unit 1 has no input."""
+    network = empty_network(NetworkConfig(hidden=(2,)), (1, 1, 3), 4)
+    into, head = torch.zeros(2, 3, dtype=torch.bool), torch.zeros(4, 2, dtype=torch.bool)
+    into[0, 1] = head[2, 0] = head[0, 1] = True
+    for name, pattern in (("fc1", into), ("head", head)):
+        layer = network.layers[name]
+        layer.connect(pattern, torch.ones(int(pattern.sum())))
+    assert network.unreached() == (0, 1, 3)
+    assert build_network(NetworkConfig(density=1.0), (1, 2, 2), 3, seed=0).unreached() == ()
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "convnet"])
+def test_paths_go_as_values_do(architecture: Literal["mlp", "convnet"]) -> None:
+    """An output without a path does not move with the image, another one does."""
+    small: dict[str, Any] = {"hidden": (20, 20), "channels": (6, 6, 5, 6), "fc": (20,)}
+    config = NetworkConfig(architecture=architecture, density=0.05, kernel_size=3, **small)
+    met = 0
+    for seed in range(5):
+        network = build_network(config, (1, 16, 16), 12, seed=seed)
+        images = torch.rand(64, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            moves = network(images * 9).std(dim=0) > 0
+        lost = network.unreached()
+        met += len(lost)
+        assert not moves[list(lost)].any()
+    assert met > 0

@@ -43,7 +43,7 @@ def lines(value: Record, width: int = 80) -> list[str]:
 def test_two_tasks_by_hand() -> None:
     found = lines(record())
     assert found[:6] == [
-        "split-digits, nispa, task-incremental, preset paper, seed 19",
+        "split-digits, nispa, task-incremental (told the task), preset paper, seed 19",
         "Data: digits (canonical) [sha256 000000000000]",
         "",
         "Accuracy on each task (%) after each task",

@@ -70,6 +70,7 @@ def test_a_run_leaves_a_whole_folder(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.path.iterdir()) == [
         "events.jsonl",
         "network.safetensors",
+        "origin.json",
         "progress.csv",
         "record.json",
         "run.png",
@@ -261,6 +262,18 @@ def test_a_run_has_no_more_tasks_than_a_record_holds(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="1,001 tasks, more than the 1,000 that a record"):
         next(run(what, tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_without_paths_is_refused(tmp_path: Path) -> None:
+    """Two outputs of a task that nothing reaches cannot be told apart, whatever is learned."""
+    sparse = experiment(hidden=(40, 40), density=0.003)
+    with pytest.raises(ConfigError, match=r"density=0.003 leaves \d of 6 outputs") as error:
+        finish(sparse, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    found = re.search(r"density=([\d.]+) reaches all", str(error.value))
+    assert found is not None
+    dense = experiment(hidden=(40, 40), density=float(found[1]))
+    assert dense.method().unreached == ()
 
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from nispa.cli import cli
 from nispa.cli.search import _progress
 from nispa.data.named import build_scenario
 from nispa.data.scenarios import on_validation
@@ -72,12 +75,13 @@ def test_ranges_are_read() -> None:
 
 
 def test_spaces_that_make_no_sense_are_refused() -> None:
-    bad = [
+    bad: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ({}, {}, "nothing to search"),
         ({"k": (2, 1, False)}, {}, "the range k=2..1 must have low < high"),
         ({"k": (0, 1, True)}, {}, "must have 0 < low < high"),
         ({"k": (0, 1, False)}, {"k": ("1",)}, "k has a range and a choice"),
         ({"hidden": (8, 9, False)}, {}, "hidden is set and searched for"),
+        ({}, {"incremental": ("task", "class")}, "search each kind by itself"),
     ]
     for ranges, choices, says in bad:
         with pytest.raises(ConfigError, match=says):
@@ -124,6 +128,24 @@ def test_a_search_finds_what_learns_and_goes_on(home: Path, capsys: Capture) -> 
     assert again.code == 0, again
     assert len(list(folder.glob("*/record.json"))) == 6
     assert call(capsys, *args, "--trials", "6").out.count("trial ") == 5
+
+
+def test_the_command_at_the_end_can_be_typed() -> None:
+    """Options of the scenario are its options, and a shell takes every value as it is."""
+    folder = "my photos/it's $HOME"
+    given = {"dataset": folder, "tasks": "[[0, 1], [2, 3]]", "normalise": "true", "hidden": [8, 9]}
+    cell = Cell("split", "finetune", "default", 0, given)
+    space = Space(cell, (0,), {"lr": (0.1, 0.5, False)}, {"validation": ("0.2", "0.1")})
+    said = command_of(space, Trial(0, {"lr": 0.123456789012, "validation": "0.2"}, 0.9))
+    run, *words = shlex.split(said)[1:]
+    assert run == "run"
+    context = cli.commands["run"].make_context("run", list(words))
+    found = context.params
+    assert (found["scenario"], found["dataset"], found["normalise"]) == ("split", folder, True)
+    assert (found["tasks"], found["validation"]) == ("[[0, 1], [2, 3]]", "0.2")
+    assert found["pairs"] == ("hidden=8,9", "lr=0.123456789012")
+    unlike = replace(space, cell=replace(cell, given={"dataset": "x", "normalise": False}))
+    assert "--no-normalise" in command_of(unlike, Trial(0, {}, 0.9))
 
 
 @NEEDS_TERMINAL

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from nispa.cli.sweep import plans, seeds_given
 from nispa.errors import BusyError, ConfigError, InputError
 from nispa.results import comparable, read_record
 from nispa.run_folder import RunFolder, held
 from nispa.sweep import backends
 from nispa.sweep.backends import make_backend
 from nispa.sweep.jobs import Job, Outcome, Where, done_before, execute, key_of, prepare
+from nispa.sweep.kinds import check_kinds
 from nispa.sweep.local import Local
-from nispa.sweep.plan import Cell
+from nispa.sweep.plan import Cell, read_plan
 from tests.cli_calls import NISPA, call, spawn
 from tests.cli_calls import SMALL as SMALL_RUN
 
@@ -77,6 +79,48 @@ def test_what_decides_a_result_decides_the_key(out: Path, monkeypatch: pytest.Mo
 
 def test_cells_that_come_to_the_same_are_one_job(out: Path) -> None:
     assert len(jobs_of(out, [cell(), cell(density=0.2), cell(density="0.2")])) == 1
+
+
+# --- One kind ------------------------------------------------------------------------------------
+
+
+def kinds(out: Path, *cells: Cell) -> list[object]:
+    return [job.config["incremental"] for job in jobs_of(out, cells)]
+
+
+def test_methods_of_two_kinds_are_not_swept_in_silence(out: Path) -> None:
+    plain = {"hidden": [12]}
+    cells = [Cell("split-digits", name, "default", 0, plain) for name in ("nispa", "er", "ewc")]
+    with pytest.raises(ConfigError, match="ewc, nispa task-incremental") as error:
+        prepare(cells, Where(out))
+    assert "er class-incremental" in str(error.value)
+    assert "--incremental task" in str(error.value)
+    told = [replace(each, given={**plain, "incremental": "task"}) for each in cells]
+    assert kinds(out, *told) == ["task"] * 3
+
+
+def test_two_kinds_may_be_asked_for(out: Path) -> None:
+    both = [cell("finetune", incremental=kind) for kind in ("task", "class")]
+    assert kinds(out, *both) == ["task", "class"]
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        kinds(out, cell("joint"), *both)  # of joint nobody said it
+
+
+def test_kinds_without_a_common_one_are_told(out: Path) -> None:
+    with pytest.raises(ConfigError, match="sweep them apart"):
+        kinds(out, cell("packnet"), cell("icarl"))
+
+
+def test_scenarios_need_not_share_a_kind(out: Path) -> None:
+    other = Cell("efmnist", "er", "default", 0, {"hidden": [12]})
+    check_kinds([cell("finetune"), other])
+    with pytest.raises(ConfigError, match="runs of split-digits"):
+        check_kinds([cell("finetune"), cell("er"), other])
+
+
+@pytest.mark.parametrize("name", plans())
+def test_the_plans_that_come_along_have_one_kind(name: str) -> None:
+    check_kinds(read_plan(plans()[name]).cells())
 
 
 def test_another_code_is_another_run(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,6 +435,19 @@ def test_reproduce_writes_a_report(
     assert [read_record(path.parent).seed for path in folder.glob("*/record.json")] == [5]
     assert "finetune" in (folder / "report.html").read_text()
     assert "report.html" in ended.out
+
+
+def test_seeds_may_be_ranges() -> None:
+    assert seeds_given("0-4") == (0, 1, 2, 3, 4)
+    assert seeds_given("0, 1,5-7") == (0, 1, 5, 6, 7)
+    assert seeds_given("3-3") == (3,)
+    assert seeds_given(None) == ()
+    for wrong in ("4-0", "0-", "-4", "0-1-2", "a-b", "1.5", "", f"0-{2**63}"):
+        with pytest.raises(ConfigError, match="must be whole numbers"):
+            seeds_given(wrong)
+    for many in ("0-100000", "5,0-99999", f"0-{2**63 - 1}"):
+        with pytest.raises(ConfigError, match="more than 100,000"):
+            seeds_given(many)
 
 
 def test_bad_calls_are_refused(home: Path, capsys: Capture) -> None:

@@ -1,9 +1,9 @@
 """Runs of several seeds compared: groups, intervals, effect sizes and paired tests.
 
 Pure functions on records: nothing is read or written. Runs that differ only by their seed form a
-group; two groups are compared over the seeds that both have. Every number that few seeds cannot
-bear is None or comes with a warning. ``docs/compare.md`` tells the formulas and an example by hand.
-Sources are in :mod:`nispa.statistics`.
+group; two groups that learned the same are compared over the seeds that both have. Every number
+that few seeds cannot bear is None or comes with a warning. ``docs/compare.md`` tells the formulas
+and an example by hand. Sources are in :mod:`nispa.statistics`.
 """
 
 from __future__ import annotations
@@ -125,11 +125,13 @@ class Pair:
 class Comparison:
     """What :func:`compare` found; ``warnings`` say what a reader must know before the numbers.
 
-    ``told`` is None where some numbers were told the task and others were not.
+    ``told`` is None where some numbers were told the task and others were not. ``by_kind``: whether
+    groups are compared within a scenario and what its tasks add, or within a scenario alone.
     """
 
     metric: str
     told: bool | None
+    by_kind: bool
     level: float
     baseline: str | None
     groups: tuple[Group, ...]
@@ -162,9 +164,10 @@ def compare(
     Args:
         runs: In any order; the first of several with the same settings and seed counts.
         metric: A name in :data:`nispa.metrics.METRICS`.
-        told: Whether the method was told the task; None takes what counts for each record.
+        told: Whether the method was told the task; None takes what counts for each record, and then
+            groups whose tasks add different things are not paired.
         baseline: Label, or method, of the group that each other is compared with (one in each
-            scenario); None for all pairs. Groups of different scenarios are never paired.
+            scenario and kind); None for all pairs. Groups of different scenarios are never paired.
         level: The p below which a difference would be called significant, and the share of
             intervals that may miss, in [0.001, 0.5].
 
@@ -181,26 +184,44 @@ def compare(
     notes: list[str] = []
     members = _usable(runs, metric, told, notes)
     gathered = _gather(members, notes)
+    apart = _problem if told is None else _scenario
     sign = 1 if metric == "forgetting" else -1  # best first
     least = 0.0 if metric == "acc" else -1.0
     made = (_group(*entry, least, level) for entry in gathered.items())
     groups = sorted(made, key=lambda group: group.label)
-    groups.sort(key=lambda group: (group.scenario, sign * group.mean))
-    bases = [] if baseline is None else _find(groups, baseline)
-    pairs = _pairs(groups, bases, 1 - least, level)
+    groups.sort(key=lambda group: sign * group.mean)
+    if told is None:
+        groups.sort(key=lambda group: ("task", "class", "domain").index(group.incremental))
+    groups.sort(key=lambda group: group.scenario)
+    bases = [] if baseline is None else _find(groups, baseline, apart)
+    pairs = _pairs(groups, bases, apart, 1 - least, level)
     kept = [member for group in gathered.values() for member in group]
-    notes += _differences(kept, metric)
-    notes += _about_seeds(groups, pairs, level)
+    notes += _apart_notes(groups, apart)
+    notes += _differences(kept, metric, apart)
+    notes += _about_seeds(groups, pairs, apart, level)
     kinds = {member.told for member in kept}
     return Comparison(
         metric=metric,
         told=kinds.pop() if len(kinds) == 1 else None,
+        by_kind=told is None,
         level=level,
         baseline=" or ".join(base.label for base in bases) or None,
         groups=tuple(groups),
         pairs=tuple(pairs),
         warnings=tuple(notes),
     )
+
+
+Apart = Callable[["Group | Record"], tuple[str, ...]]
+"""What two groups must agree on to be compared."""
+
+
+def _problem(of: Group | Record) -> tuple[str, ...]:
+    return (*_scenario(of), of.incremental)
+
+
+def _scenario(of: Group | Record) -> tuple[str, ...]:
+    return (of.scenario if isinstance(of, Group) else of.scenario.name,)
 
 
 def _usable(runs: Sequence[Run], metric: str, told: bool | None, notes: list[str]) -> list[_Member]:
@@ -346,11 +367,11 @@ def _costs(members: Sequence[_Member]) -> dict[str, float | None]:
     return found
 
 
-def _find(groups: Sequence[Group], name: str) -> list[Group]:
-    """The group of that label, or the only one of that method in each scenario."""
+def _find(groups: Sequence[Group], name: str, apart: Apart) -> list[Group]:
+    """The group of that label, or the only one of that method for each problem."""
     found = [group for group in groups if group.label == name]
     found = found or [group for group in groups if group.method == name]
-    if len({group.scenario for group in found}) < len(found):
+    if len(set(map(apart, found))) < len(found):
         labels = ", ".join(f"'{group.label}'" for group in found)
         raise InputError(f"baseline={one_line(name)} names {len(found)} groups; pass one: {labels}")
     if not found:
@@ -359,14 +380,14 @@ def _find(groups: Sequence[Group], name: str) -> list[Group]:
 
 
 def _pairs(
-    groups: Sequence[Group], bases: Sequence[Group], most: float, level: float
+    groups: Sequence[Group], bases: Sequence[Group], apart: Apart, most: float, level: float
 ) -> list[Pair]:
     """Each group minus each base; without bases, each minus those that stand after it."""
     if bases:
         chosen = [(group, base) for base in bases for group in groups if group is not base]
     else:
         chosen = list(itertools.combinations(groups, 2))
-    chosen = [(first, second) for first, second in chosen if first.scenario == second.scenario]
+    chosen = [(first, second) for first, second in chosen if apart(first) == apart(second)]
     if len(chosen) > MAX_PAIRS:
         raise InputError(
             f"{len(groups)} groups make {len(chosen):,} pairs, more than {MAX_PAIRS:,}; pass "
@@ -411,16 +432,29 @@ def pair(first: Group, second: Group, most: float = 1.0, level: float = 0.05) ->
 # What a reader must know
 
 
-def _differences(members: Sequence[_Member], metric: str) -> list[str]:
+def _apart_notes(groups: Sequence[Group], apart: Apart) -> list[str]:
+    """What is not compared with each other."""
+    notes = []
+    scenarios = dict.fromkeys(one_line(group.scenario, 40) for group in groups)
+    if len(scenarios) > 1:
+        names = ", ".join(scenarios)
+        notes.append(f"Groups of different scenarios are not compared with each other: {names}")
+    if len(set(map(apart, groups))) > len(scenarios):
+        kinds = dict.fromkeys(f"{group.incremental}-incremental" for group in groups)
+        notes.append(
+            "Accuracies where tasks add different things are not compared with each other: "
+            f"{', '.join(kinds)}; learn one kind with --incremental, or pass --told"
+        )
+    return notes
+
+
+def _differences(members: Sequence[_Member], metric: str, apart: Apart) -> list[str]:
     """What should be the same in runs that are compared, and is not."""
     notes = []
-    scenarios = dict.fromkeys(member.run.record.scenario.name for member in members)
-    if len(scenarios) > 1:
-        names = ", ".join(one_line(name, 40) for name in scenarios)
-        notes.append(f"Groups of different scenarios are not compared with each other: {names}")
-    for scenario in scenarios:
-        same = [member for member in members if member.run.record.scenario.name == scenario]
-        where = f"{one_line(scenario, 40)}: " if len(scenarios) > 1 else ""
+    problems = dict.fromkeys(apart(member.run.record) for member in members)
+    for problem in problems:
+        same = [member for member in members if apart(member.run.record) == problem]
+        where = f"{', '.join(one_line(part, 40) for part in problem)}: "
         found = _setting_notes(same) or _task_notes(same)
         for what, value in _must_agree(metric).items():
             held: dict[str, list[str]] = {}
@@ -429,7 +463,7 @@ def _differences(members: Sequence[_Member], metric: str) -> list[str]:
             if len(held) > 1:
                 parts = [f"{one_line(text, 100)} ({_named(runs)})" for text, runs in held.items()]
                 found.append(f"{what} differ: {_listed(parts, '; ')}")
-        notes += [where + note for note in found]
+        notes += [where + note if len(problems) > 1 else note for note in found]
     return notes
 
 
@@ -490,14 +524,16 @@ def _task_notes(members: Sequence[_Member]) -> list[str]:
     return [f"Tasks or data differ between runs of the same seed: at {_seeds(uneven)}"]
 
 
-def _about_seeds(groups: Sequence[Group], pairs: Sequence[Pair], level: float) -> list[str]:
+def _about_seeds(
+    groups: Sequence[Group], pairs: Sequence[Pair], apart: Apart, level: float
+) -> list[str]:
     """Seeds that are missing or too few."""
     notes = []
-    lacking: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    lacking: dict[tuple[tuple[str, ...], tuple[int, ...]], list[str]] = {}
     for group in groups:
-        every = {s for g in groups if g.scenario == group.scenario for s in g.seeds}
+        every = {s for g in groups if apart(g) == apart(group) for s in g.seeds}
         missing = tuple(sorted(every - set(group.seeds)))
-        lacking.setdefault((group.scenario, missing), []).append(group.label)
+        lacking.setdefault((apart(group), missing), []).append(group.label)
     for (_, missing), labels in lacking.items():
         if missing:
             notes.append(
@@ -507,9 +543,9 @@ def _about_seeds(groups: Sequence[Group], pairs: Sequence[Pair], level: float) -
     single = [group.label for group in groups if len(group.seeds) == 1]
     if single:
         notes.append(f"One seed only, so no interval and no test: {_listed(single)}")
-    apart = [f"{p.first} and {p.second}" for p in pairs if not p.seeds]
-    if apart:
-        notes.append(f"No common seed: {_listed(apart, '; ')}")
+    without = [f"{p.first} and {p.second}" for p in pairs if not p.seeds]
+    if without:
+        notes.append(f"No common seed: {_listed(without, '; ')}")
     return notes + _power_notes(pairs, level)
 
 

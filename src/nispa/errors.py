@@ -61,6 +61,7 @@ class NotLearnedError(InputError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """An error that lists the ``known`` names of a ``kind`` and offers the nearest one."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    guess = f"; did you mean '{near[0]}'?" if near else "."
+    plain = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(name.lower(), plain, n=1, cutoff=0.6)
+    guess = f"; did you mean '{plain[near[0]]}'?" if near else "."
     return UnknownNameError(f"unknown {kind} '{name}'{guess} Known: {', '.join(names) or 'none'}")

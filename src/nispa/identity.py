@@ -15,8 +15,8 @@ from typing import Any
 from nispa import __version__
 
 READERS = frozenset(
-    {"cli", "compare", "costs", "curve", "exports", "imports", "plots", "plans", "report"}
-    | {"statistics", "store", "sweep", "trackers", "webpage"}
+    {"capacity", "cli", "compare", "costs", "curve", "exports", "imports", "origin", "plots"}
+    | {"plans", "prediction", "report", "statistics", "store", "sweep", "trackers", "webpage"}
 )
 """Modules and packages that read or show runs, or start them, and cannot change one's numbers."""
 

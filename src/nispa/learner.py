@@ -6,6 +6,7 @@ SHA-256 over both. It is written whole or not at all; reading one executes nothi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from nispa import tensorfile
+from nispa import capacity, tensorfile
 from nispa.data.arrays import as_images, as_label_array, encode_labels
 from nispa.data.scenarios import make_task
 from nispa.devices import choose_device
@@ -137,6 +138,7 @@ class Learner:
             validation=validation,
         )
         before, learned = self.method.state(), list(self.method.learned)
+        units = self.method.census().stable
         learning = self.method.learn(task)
         try:
             while True:
@@ -146,6 +148,8 @@ class Learner:
         except StopIteration as end:
             self.labels.append(names)
             report: LearnReport = end.value
+            if text := capacity.warning(units, self.method.census().stable):
+                warnings.warn(text, stacklevel=2)
             return report
         except BaseException:  # Ctrl-C, too, leaves the learner whole
             learning.close()

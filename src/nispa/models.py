@@ -426,6 +426,16 @@ class SparseNetwork(nn.Module):
         """The live connections of each layer, ``(target, source * block)`` bool."""
         return {name: layer.pattern for name, layer in self.layers.items()}
 
+    def unreached(self) -> tuple[int, ...]:
+        """The outputs that no live path leads to from the input: no image can move them."""
+        met = self.topology.no_units()  # of the input all, of the others none yet
+        for spec in self.topology.layers:
+            layer = self.layers[spec.name]
+            index = torch.cat([layer.plastic_index, layer.frozen_index]).cpu().long()
+            leads = met[spec.source][index % layer.shape[1] // spec.block]
+            met[spec.target][index[leads] // layer.shape[1]] = True
+        return tuple(torch.nonzero(~met[self.topology.output.name]).flatten().tolist())
+
     def stored_bytes(self) -> int:
         """Bytes of what is stored: live values and where each of them stands."""
         return sum(int(value.nbytes) for value in self.state_dict().values())

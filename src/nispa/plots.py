@@ -109,7 +109,8 @@ def _names(record: Record) -> list[str]:
     if len(record.tasks) > MAX_NAMED_TASKS:
         return [str(number) for number in range(1, len(record.tasks) + 1)]
     return [
-        f"{number} · {one_line(task.name, 16)}" for number, task in enumerate(record.tasks, start=1)
+        f"{place + 1} · {one_line(record.title_of(place), 16)}"
+        for place in range(len(record.tasks))
     ]
 
 

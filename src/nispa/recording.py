@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nispa import __version__
+from nispa.capacity import warning
 from nispa.costs import total_cost
 from nispa.data.scenarios import Scenario
 from nispa.defaults import sentence
@@ -25,6 +26,7 @@ from nispa.results import (
     ConnectionCount,
     DataEntry,
     Environment,
+    InputEntry,
     Parameters,
     Record,
     ScenarioEntry,
@@ -71,6 +73,11 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
                 validation=len(task.validation),
                 test=len(task.test),
             )
+            for task in scenario.tasks
+        ),
+        class_names=scenario.class_names,
+        inputs=tuple(
+            InputEntry(scale=task.train.scale, mean=task.train.mean, std=task.train.std)
             for task in scenario.tasks
         ),
         accuracy_matrix_task_agnostic=() if method.task_agnostic else None,
@@ -184,6 +191,23 @@ def with_task(
         changes["accuracy_matrix_task_agnostic"] = both
         changes["metrics_task_agnostic"] = measured(both)
     return record.model_copy(update=changes)
+
+
+def filling(record: Record) -> str:
+    """Whether the network became full, or nearly so, with the last task; "" where nothing is new.
+
+    It is no matter after the last task of all.
+    """
+    done = len(record.per_task)
+    if done == len(record.tasks):
+        return ""
+
+    def units(task: int) -> dict[str, tuple[int, int]]:
+        counts = record.per_task[task].stable_units if task >= 0 else {}
+        return {name: (count.stable, count.size) for name, count in counts.items()}
+
+    text = warning(units(done - 2), units(done - 1))
+    return f"after task {done} of {len(record.tasks)} {text}" if text else ""
 
 
 def task_end(record: Record, task: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rich.text import Text
 from nispa.costs import cost_of, scaled, task_operations
 from nispa.files import one_line
 from nispa.metrics import METRICS, Matrix, as_matrix, percent
-from nispa.results import Cost, MetricValue, Record, TaskResult
+from nispa.results import Cost, MetricValue, Record, TaskResult, kind_in_words
 
 LABELS = {
     "acc": "accuracy (acc)",
@@ -34,6 +34,7 @@ HINTS = {
 }
 ELSEWHERE = "; the whole matrix is in record.json"
 MAX_NOTES = 20
+MAX_NAMED = 50  # classes of a task, and tasks, whose names are shown
 
 
 def render(record: Record, width: int = 80) -> RenderableType:
@@ -43,7 +44,7 @@ def render(record: Record, width: int = 80) -> RenderableType:
         record: The run.
         width: Columns of the terminal; tables too wide for it take a more compact form.
     """
-    parts: list[RenderableType] = [_head(record), _data(record)]
+    parts: list[RenderableType] = [_head(record), _data(record), *_classes(record)]
     told = _accuracy(record, "Accuracy on each task (%)", record.accuracy_matrix, width)
     untold: list[RenderableType] = []
     if record.accuracy_matrix_task_agnostic is not None:
@@ -66,7 +67,8 @@ def render(record: Record, width: int = 80) -> RenderableType:
 
 def _head(record: Record) -> Text:
     words = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
-    words.append(f"{record.incremental}-incremental")
+    told = record.main_matrix is record.accuracy_matrix
+    words.append(kind_in_words(record.incremental, told))
     if record.preset:
         words.append(f"preset {one_line(record.preset, 30)}")
     words.append(f"seed {record.seed}")
@@ -93,6 +95,20 @@ def _data(record: Record) -> Text:
     return Text("\n").join(lines)
 
 
+def _classes(record: Record) -> list[RenderableType]:
+    """The classes of each task by name, where they have names that are no numbers."""
+    if all(name.isdigit() for name in record.class_names):
+        return []
+    lines = []
+    for index in range(min(len(record.tasks), MAX_NAMED)):
+        names = [one_line(name, 40) for name in record.classes_of(index)]
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        lines.append(f"  {index + 1} {', '.join(names[:MAX_NAMED])}{more}")
+    if len(record.tasks) > MAX_NAMED:
+        lines.append(f"  ... and {len(record.tasks) - MAX_NAMED} more tasks")
+    return [Text("\n".join(["Classes:", *lines]))]
+
+
 def _table(gap: int = 2) -> Table:
     """An empty table with ``gap`` blanks between columns (one of them is the box's own)."""
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
@@ -104,7 +120,7 @@ def _title(text: str) -> Text:
 
 def _task(record: Record, index: int) -> str:
     digits = len(str(len(record.tasks)))
-    return f"{index + 1:>{digits}} {one_line(record.tasks[index].name, 14)}"
+    return f"{index + 1:>{digits}} {one_line(record.title_of(index), 14)}"
 
 
 def _accuracy(

@@ -47,6 +47,8 @@ RECORD = "record.json"
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_TASKS = 1_000  # a matrix has the square of this: a stranger's record must not fill the memory
 
+NUMBERS = re.compile(r"[0-9]+(-[0-9]+|(,[0-9]+)*)")  # the name of a task after its classes
+
 T = TypeVar("T")
 # A list is accepted where a record is built, a tuple is kept: records are immutable.
 Many = Annotated[tuple[T, ...], Field(strict=False)]
@@ -110,6 +112,20 @@ class TaskEntry(_Part):
     train: Count | None
     validation: Count | None
     test: Count | None
+
+
+class InputEntry(_Part):
+    """How the stored pixels of a task became what the network saw: ``(scale x - mean) / std``.
+
+    Attributes:
+        scale: Factor of a stored pixel.
+        mean: Of each channel; None where nothing is subtracted.
+        std: Of each channel; None where nothing is divided by.
+    """
+
+    scale: float
+    mean: Many[float] | None = None
+    std: Many[float] | None = None
 
 
 class MetricValue(_Part):
@@ -256,6 +272,8 @@ class Record(_Part):
     config: dict[str, Json]
     derived: Many[dict[str, Json]] = ()
     tasks: Many[TaskEntry]
+    class_names: Many[str] = ()
+    inputs: Many[InputEntry] = ()
     accuracy_matrix: Matrix = ()
     accuracy_matrix_task_agnostic: Matrix | None = None
     metrics: dict[str, MetricValue] = Field(default_factory=dict)
@@ -266,6 +284,21 @@ class Record(_Part):
     environment: Environment
     code: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     notes: Many[str] = ()
+
+    def classes_of(self, task: int) -> list[str]:
+        """The classes of a task by name; by number where no names are kept, as in older records."""
+        names = self.class_names
+        return [names[n] if n < len(names) else str(n) for n in self.tasks[task].classes]
+
+    def title_of(self, task: int) -> str:
+        """What to call a task: after its classes where it is called after numbers and they are not.
+
+        Names may be anybody's: they are as long as they are, and may hold control characters.
+        """
+        name, classes = self.tasks[task].name, self.classes_of(task)
+        if NUMBERS.fullmatch(name) and not all(each.isdigit() for each in classes):
+            return ", ".join(classes)
+        return name
 
     @property
     def main_matrix(self) -> Matrix:
@@ -291,6 +324,11 @@ class Record(_Part):
             if len(rows) > count or any(len(row) != count for row in rows):
                 raise ValueError(f"{name} must have {count} columns and at most {count} rows")
         return self
+
+
+def kind_in_words(incremental: str, told: bool) -> str:
+    """What a task adds, and whether the method was told the task of an image."""
+    return f"{incremental}-incremental ({'told' if told else 'not told'} the task)"
 
 
 def now() -> str:

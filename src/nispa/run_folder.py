@@ -58,7 +58,7 @@ class RunFolder:
         Raises:
             OutputError: It is a file, holds a run, or may not be written to.
         """
-        path = Path(path)
+        path = settled(path)
         try:
             nearest = path
             while not os.path.lexists(nearest):
@@ -92,7 +92,7 @@ class RunFolder:
             OutputError: It cannot be used; no folder was left behind.
         """
         cls.check(path)
-        folder = Path(path)
+        folder = settled(path)
         made: list[Path] = []
         try:
             missing = [part for part in (folder, *folder.parents) if not part.exists()]
@@ -189,7 +189,7 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
         OutputError: The folder cannot be made or written to.
         FormatError: One of a run's files is a link there, or of another kind.
     """
-    folder = Path(path)
+    folder = settled(path)
     for name in FILES:
         check_own(folder / name)
     for name in FOLDERS:
@@ -219,6 +219,15 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
         finally:
             lock.release()
             _remove_empty(made)
+
+
+def settled(path: str | Path) -> Path:
+    """The path without a ``..``, which leads elsewhere as soon as the folder before it is gone.
+
+    A path without one stays as it was written.
+    """
+    path = Path(path)
+    return Path(os.path.realpath(path)) if ".." in path.parts else path
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

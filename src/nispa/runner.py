@@ -39,17 +39,18 @@ from nispa.methods.base import (
     Problem,
 )
 from nispa.operations import Ledger, counting
+from nispa.origin import write_origin
 from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
 from nispa.plots import picture
 from nispa.presets import Settings, settings_of
-from nispa.recording import first_record, task_end, task_result, with_task
+from nispa.recording import filling, first_record, task_end, task_result, with_task
 from nispa.results import (
     MAX_TASKS,
     Record,
     TaskResult,
     now,
 )
-from nispa.run_folder import NETWORK, NEWER_NETWORK, PICTURE, RunFolder, held
+from nispa.run_folder import NETWORK, NEWER_NETWORK, PICTURE, RunFolder, held, settled
 from nispa.seeding import MAX_SEED
 from nispa.tasks import Samples, Task, TaskInfo
 from nispa.training import EVALUATION_BATCH
@@ -81,7 +82,15 @@ class TaskEnd:
     result: TaskResult
 
 
-RunEvent = TaskStart | Event | TaskEnd
+@dataclass(frozen=True)
+class Notice:
+    """Something worth a line that the record keeps among its notes, too."""
+
+    task: int
+    text: str
+
+
+RunEvent = TaskStart | Event | TaskEnd | Notice
 
 Stopping = Callable[[], BaseException | None]
 """What to stop with after a last checkpoint, or None."""
@@ -95,7 +104,8 @@ def _never() -> None:
 class Experiment:
     """What to run: a scenario, a method with its settings, a seed, a device.
 
-    ``cache_bytes`` is memory that prepared data of one task may take; it changes no result.
+    ``cache_bytes`` is memory that prepared data of one task may take; it changes no result. Nor
+    does ``data``, the folder that data sets were looked for in, which is kept for a resume.
     """
 
     scenario: Scenario
@@ -103,6 +113,7 @@ class Experiment:
     seed: int
     device: str = "cpu"
     cache_bytes: int = CACHE_BYTES
+    data: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
@@ -113,6 +124,7 @@ class Experiment:
 
         Raises:
             ScenarioError: It cannot learn these tasks.
+            ConfigError: The network is too sparse to tell their classes apart.
             DeviceError: The device is not there.
         """
         scenario = self.scenario
@@ -127,6 +139,8 @@ class Experiment:
         for task in scenario.tasks:
             method.check(task, [earlier.info for earlier in scenario.tasks[: task.index]])
         method.start()
+        for task in scenario.tasks:
+            method.check_paths(task.classes)
         return method
 
 
@@ -160,11 +174,14 @@ def run(
         InputError: The method cannot learn these tasks; nothing was written.
         DivergedError: The loss is no longer finite.
     """
+    out = settled(out)
     RunFolder.check(out)
     with held(out):
         method = experiment.method()
         record = first_record(experiment.scenario, experiment.settings, method)
         folder = RunFolder.create(out, record)
+        with contextlib.suppress(OutputError):  # what fails here fails again where it counts
+            write_origin(folder.path, experiment.data)
         record = yield from _tasks(experiment, method, folder, record, checkpoint_every, stopping)
     return record
 
@@ -305,13 +322,19 @@ def _tasks(
             evaluation = spent() - started
             result = task_result(method, task, report, training, evaluation, ledger)
             longer = with_task(record, method, result, row, agnostic)
-            write_atomic(folder.path / NEWER_NETWORK, encode(method, experiment.settings))
+            note = filling(longer)
+            if note:
+                longer = longer.model_copy(update={"notes": (*longer.notes, note)})
+            labels = _labels(experiment.scenario, method)
+            write_atomic(folder.path / NEWER_NETWORK, encode(method, experiment.settings, labels))
             journal.add(task_end(longer, task.index))  # before the record, which decides
             record = longer  # no record may count a task whose network is not on disk
             _save(folder, record)
             last = record.main_matrix[-1][: task.index + 1]
             learned = tuple(value for value in last if value is not None)
             yield TaskEnd(task.index, learned, result)
+            if note:
+                yield Notice(task.index, note)
     except BaseException as error:
         stopped = isinstance(error, (KeyboardInterrupt, GeneratorExit))
         # A disk that fails once may fail again: what failed first is what to tell.
@@ -385,6 +408,14 @@ def _send(
         raise FormatError(
             f"{shown(checkpoints.folder)}: {error}; delete this folder to learn the task anew"
         ) from None
+
+
+def _labels(scenario: Scenario, method: Method) -> list[list[Any]]:
+    """The names of the classes learned, task by task: as numbers where all of them are such."""
+    names: list[Any] = list(scenario.class_names)
+    if all(name.isascii() and name.isdecimal() and name == str(int(name)) for name in names):
+        names = [int(name) for name in names]
+    return [[names[output] for output in task.classes] for task in method.learned]
 
 
 def _measure(

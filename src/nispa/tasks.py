@@ -143,7 +143,8 @@ def pack(samples: Samples, prefix: str) -> tuple[dict[str, Tensor], dict[str, An
     images = samples.images if samples.rows is None else samples.images[samples.rows]
     tensors = {prefix + "images": images.cpu(), prefix + "labels": samples.labels.cpu()}
     if samples.pixel_order is not None:
-        tensors[prefix + "pixel_order"] = samples.pixel_order.cpu()
+        # A copy: training and validation images share theirs, which a file cannot.
+        tensors[prefix + "pixel_order"] = samples.pixel_order.cpu().clone()
     return tensors, {"scale": samples.scale, "mean": samples.mean, "std": samples.std}
 
 

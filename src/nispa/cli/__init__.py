@@ -13,6 +13,7 @@ from nispa.cli.compare import compare
 from nispa.cli.doctor import doctor
 from nispa.cli.exits import Commands
 from nispa.cli.lists import list_known
+from nispa.cli.predict import predict
 from nispa.cli.report import report
 from nispa.cli.resume import resume
 from nispa.cli.run import run
@@ -33,7 +34,7 @@ __all__ = ["cli", "main"]
         "  nispa run split-digits\n\n'nispa COMMAND --help' tells more about a command."
     ),
 )
-@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Continual learning in sparse networks that never forget."""
@@ -48,6 +49,7 @@ for _command in (
     reproduce,
     search,
     show,
+    predict,
     report,
     runs,
     compare,

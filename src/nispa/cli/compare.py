@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -67,14 +69,12 @@ def compare(
 ) -> None:
     """Compare methods over the seeds that they have in common.
 
-    RUNS are folders of runs. Those that differ only by their seed form a group; each group gets its
-    mean, an interval and what it cost, each pair of groups the mean difference, its interval, an
-    effect size and tests.
+    RUNS are folders of runs, their record.json, or folders that hold several runs. Runs that differ
+    only by their seed form a group; each group gets its mean, an interval and what it cost, each
+    pair of groups the mean difference, its interval, an effect size and tests.
     """
     if not runs:
         raise InputError("no runs given; pass their folders, such as: nispa compare runs/*")
-    if len(runs) > MAX_RUNS:
-        raise InputError(f"{len(runs):,} runs are more than {MAX_RUNS:,}; pass fewer")
     share = _share(level)
     read = _read(runs)
 
@@ -86,9 +86,10 @@ def compare(
         return
     from rich.console import Console
 
+    from nispa.cli.tables import show
+
     console = Console(highlight=False)
-    for part in render(found, console.width):
-        console.print(part)
+    show(render(found, console.width), console)
 
 
 def _share(text: str) -> float:
@@ -105,14 +106,41 @@ def _read(paths: Sequence[Path]) -> list[Run]:
     from nispa.compare import Run
     from nispa.results import RECORD, read_record
 
-    records = [read_record(path) for path in paths]
-    folders = [path.parent if path.name == RECORD else path for path in paths]
+    records, folders = [], []
+    for path, given in _places(paths):
+        try:
+            records.append(read_record(path))
+        except InputError as error:
+            if given:
+                raise
+            click.echo(f"nispa: warning: left out: {error}", err=True)
+            continue
+        folders.append(path.parent if path.name == RECORD else path)
     names = [folder.name or str(folder) for folder in folders]
     met = Counter(names)
     return [
         Run(str(folder) if met[name] > 1 else name, record)
         for folder, name, record in zip(folders, names, records, strict=True)
     ]
+
+
+def _places(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
+    """Where the records lie, and whether each was given by itself.
+
+    A folder that holds no record stands for the runs that lie directly in it.
+    """
+    from nispa.results import RECORD
+
+    found: list[tuple[Path, bool]] = []
+    for path in paths:
+        inside: list[Path] = []
+        if not os.path.lexists(path / RECORD):
+            with contextlib.suppress(OSError, ValueError):  # read_record says what is wrong
+                inside = sorted(part.parent for part in path.glob(f"*/{RECORD}"))
+        found += [(part, False) for part in inside] or [(path, True)]
+    if len(found) > MAX_RUNS:
+        raise InputError(f"{len(found):,} runs are more than {MAX_RUNS:,}; pass fewer")
+    return found
 
 
 def render(found: Comparison, width: int = 80) -> Iterable[RenderableType]:
@@ -132,8 +160,14 @@ def render(found: Comparison, width: int = 80) -> Iterable[RenderableType]:
     yield Text(f"{LABELS[found.metric]}, %, {SOURCES[found.told]}; {better}", style="bold")
     yield Text(f"{metric.formula} ({metric.source})", style="dim")
     hold = f"{100 * (1 - found.level):g} %"
-    for scenario, groups in groupby(found.groups, lambda group: group.scenario):
-        yield _title(scenario)
+
+    def problem(group: Group) -> str:
+        """What groups have in common that are compared with each other."""
+        kind = f", {group.incremental}-incremental" if found.by_kind else ""
+        return f"{group.scenario}{kind}"
+
+    for title, groups in groupby(found.groups, problem):
+        yield _title(title)
         members = list(groups)
         yield _group_table(members, hold)
         yield from _cost_tables(members, width)

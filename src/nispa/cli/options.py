@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nispa.errors import DataError, InputError
+from nispa.errors import ConfigError, DataError, InputError
 
 if TYPE_CHECKING:
     from nispa.config import Setting
@@ -50,6 +50,13 @@ def _check_folder(ctx: click.Context, param: click.Parameter, value: Path | None
             "unset it, or pass --data DIR"
         )
     return value
+
+
+def settle(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """An output path that stays right whatever is made and removed on the way."""
+    from nispa.run_folder import settled
+
+    return None if value is None else settled(value)
 
 
 data_option = click.option(
@@ -114,6 +121,21 @@ def settings_given(pairs: tuple[str, ...]) -> dict[str, str]:
     return given
 
 
+def settings_of_kind(pairs: tuple[str, ...], kind: str | None) -> dict[str, str]:
+    """What ``--set`` and ``--incremental`` said, together.
+
+    Raises:
+        InputError: They contradict each other, or see :func:`settings_given`.
+    """
+    chosen = settings_given(pairs)
+    if kind is not None and chosen.setdefault("incremental", kind) != kind:
+        raise ConfigError(
+            f"--incremental {kind} and --set incremental={chosen['incremental']} contradict each "
+            "other; give one of them"
+        )
+    return chosen
+
+
 MAX_SEED = 2**63 - 1  # as seeding.MAX_SEED, which is not imported: it would need PyTorch
 MAX_THREADS = 1024
 MAX_CACHE_MB = 2**24
@@ -127,6 +149,12 @@ preset_option = click.option(
     metavar="NAME",
     show_default=True,
     help="See: nispa list presets.",
+)
+incremental_option = click.option(
+    "--incremental",
+    metavar="KIND",
+    help="What a task adds: task (outputs of its own), class (new classes among all seen) or "
+    "domain (other images of the same classes); the method's own choice by default.",
 )
 cache_option = click.option(
     "--cache-mb",

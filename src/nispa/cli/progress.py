@@ -17,7 +17,7 @@ from rich.text import Text
 from nispa.files import one_line
 from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.pausing import EpochEnd
-from nispa.runner import RunEvent, TaskEnd, TaskStart
+from nispa.runner import Notice, RunEvent, TaskEnd, TaskStart
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -167,6 +167,8 @@ class Display(Closing):
     def show(self, event: RunEvent) -> None:
         """Something happened in the run."""
         self.progress.update(event)
+        if isinstance(event, Notice):
+            self.note(event.text)
 
     def note(self, text: str) -> None:
         """Something else worth a line."""
@@ -203,7 +205,7 @@ class PlainDisplay(Display):
                 f"task {now.label}: phase {now.phase} (of at most {now.phases})",
                 f"validation {percent(event.accuracy, 1)}",
                 f"tau {'-' if now.tau is None else f'{now.tau:.3f}'}",
-                f"stable {percent(now.stable)}",
+                f"stable or candidate {percent(now.stable)}",
                 duration(event.seconds),
                 now.left,
             ]
@@ -285,7 +287,7 @@ class LiveDisplay(Display):
         parts = [] if now.tau is None else [f"tau {now.tau:.2f}"]
         parts.append(f"validation {percent(now.validation, 1)}")
         if now.stable is not None:
-            parts.append(f"stable {percent(now.stable)}")
+            parts.append(f"stable or candidate {percent(now.stable)}")
         times = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=1.0, completed=now.share_done, width=24)
         times.add_row(bar, Text(f"{duration(now.elapsed_s)} so far"), Text(now.left, style="dim"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,13 @@ from nispa.cli.run import (
     follow,
     kept,
     print_end,
+    title_of,
 )
 from nispa.errors import FormatError, InputError
 
 if TYPE_CHECKING:
+    from nispa.data.scenarios import Scenario
+    from nispa.origin import Origin
     from nispa.presets import Settings
     from nispa.results import Record
 
@@ -65,6 +69,7 @@ def _resume(
 
     from nispa.data.named import build_scenario
     from nispa.files import shown
+    from nispa.origin import read_origin
     from nispa.results import read_record
     from nispa.runner import Experiment
     from nispa.runner import resume as go_on
@@ -77,20 +82,26 @@ def _resume(
     call, settings = _call(record, run), _settings(record, run)
     before = record.environment.threads or 1
     torch.set_num_threads(threads or min(before, MAX_THREADS))
-    title = f"{record.scenario.name}, {record.method}, seed {record.seed}, resumed"
+    title = title_of(
+        record.scenario.name, record.method, record.incremental, "resumed", record.seed
+    )
     display = display_of(title, quiet)
     try:
         with display:
-            scenario = build_scenario(
-                call["scenario"],
-                seed=call["seed"],
-                folder=data,
-                download=not no_download,
-                options=call["options"],
-                progress=display.loading,
+            scenario, data = _found(
+                read_origin(run),
+                data,
+                lambda folder: build_scenario(
+                    call["scenario"],
+                    seed=call["seed"],
+                    folder=folder,
+                    download=not no_download,
+                    options=call["options"],
+                    progress=display.loading,
+                ),
             )
             chosen = device or record.environment.device.partition(" ")[0]
-            experiment = Experiment(scenario, settings, record.seed, chosen, cache_mb * 2**20)
+            experiment = Experiment(scenario, settings, record.seed, chosen, cache_mb * 2**20, data)
             left = epoch_sizes(scenario, settings)
             display.begin(left, shown(run))
             stops = Stops()
@@ -100,6 +111,47 @@ def _resume(
     except KeyboardInterrupt as stop:
         raise stopped(stop, kept(run)) from None
     print_end(run, quiet)
+
+
+def _found(
+    origin: Origin | None, given: Path | None, build: Callable[[Path | None], Scenario]
+) -> tuple[Scenario, Path | None]:
+    """The scenario, with the folder that its data were found in.
+
+    Data are looked for as when the run was begun, then as it would be from here. A folder that was
+    given on the command line goes before the one of then, which goes before ``NISPA_DATA``.
+    """
+    from nispa.files import shown
+    from nispa.origin import working_in
+
+    source = click.get_current_context().get_parameter_source("data")
+    here = (Path.cwd(), None if given is None else given.absolute())
+    places = [here]
+    if origin is not None:
+        explicit = source is click.core.ParameterSource.COMMANDLINE
+        place = origin.folder if _is_folder(origin.folder) else here[0]
+        data = origin.data if _is_folder(origin.data) else here[1]
+        places = list(dict.fromkeys([(place, here[1] if explicit else data), here]))
+    errors: list[InputError] = []
+    for place, data in places:
+        try:
+            with working_in(place):
+                return build(data), data
+        except InputError as error:
+            errors.append(error)
+    looked = " and then from ".join(dict.fromkeys(shown(place) for place, _ in places))
+    then = f", data sets lay in {shown(origin.data)}" if origin and origin.data else ""
+    raise type(errors[0])(
+        f"{errors[0]} (looked from the folder {looked}{then}; pass --data DIR, or call from where "
+        "relative paths are right)"
+    )
+
+
+def _is_folder(path: Path | None) -> bool:
+    try:
+        return path is not None and path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _call(record: Record, run: Path) -> dict[str, Any]:

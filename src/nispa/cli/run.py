@@ -18,10 +18,12 @@ from nispa.cli.options import (
     cache_option,
     checkpoint_option,
     data_option,
+    incremental_option,
     method_option,
     preset_option,
     scenario_options,
-    settings_given,
+    settings_of_kind,
+    settle,
     threads_option,
     track_option,
     whole_number,
@@ -71,12 +73,7 @@ Examples:
 @click.argument("scenario")
 @method_option
 @preset_option
-@click.option(
-    "--incremental",
-    metavar="KIND",
-    help="What a task adds: task (outputs of its own), class (new classes among all seen) or "
-    "domain (other images of the same classes); the method's own choice by default.",
-)
+@incremental_option
 @click.option(
     "--seed",
     callback=whole_number(0, MAX_SEED, "[0, 2^63)", "0 is usual"),
@@ -90,6 +87,7 @@ Examples:
     "--out",
     type=click.Path(readable=False, path_type=Path),
     metavar="DIR",
+    callback=settle,
     help="New folder for the record; by default one in ./runs.",
 )
 @click.option(
@@ -115,14 +113,7 @@ def run(**given: Any) -> None:
     network. See also: nispa list scenarios.
     """
     pairs, no_download = given.pop("pairs"), given.pop("no_download")
-    chosen = settings_given(pairs)
-    if (kind := given.pop("incremental")) is not None:
-        if chosen.get("incremental", kind) != kind:
-            raise ConfigError(
-                f"--incremental {kind} and --set incremental={chosen['incremental']} contradict "
-                "each other; give one of them"
-            )
-        chosen["incremental"] = kind
+    chosen = settings_of_kind(pairs, given.pop("incremental"))
     wanted = Wanted(
         **{field.name: given.pop(field.name) for field in fields(Wanted) if field.name in given},
         settings=chosen,
@@ -153,10 +144,9 @@ class Wanted:
     settings: dict[str, str]
     options: dict[str, Any]
 
-    @property
-    def title(self) -> str:
-        """The run in a line."""
-        return f"{self.scenario}, {self.method}, preset {self.preset}, seed {self.seed}"
+    def title(self, kind: str) -> str:
+        """The run in a line; ``kind`` is what a task adds."""
+        return title_of(self.scenario, self.method, kind, f"preset {self.preset}", self.seed)
 
 
 def _run(wanted: Wanted) -> None:
@@ -170,12 +160,12 @@ def _run(wanted: Wanted) -> None:
     from nispa.runner import run as start
     from nispa.trackers import open_trackers
 
-    _check(wanted)
+    kind = _check(wanted)
     trackers = open_trackers(wanted.track)
     out = _folder(wanted)
     if wanted.threads is not None:
         torch.set_num_threads(wanted.threads)
-    display = display_of(wanted.title, wanted.quiet)
+    display = display_of(wanted.title(kind), wanted.quiet)
     try:
         with display:
             scenario = build_scenario(
@@ -195,7 +185,12 @@ def _run(wanted: Wanted) -> None:
                 outputs=scenario.outputs,
             )
             experiment = Experiment(
-                scenario, settings, wanted.seed, wanted.device, wanted.cache_mb * 2**20
+                scenario,
+                settings,
+                wanted.seed,
+                wanted.device,
+                wanted.cache_mb * 2**20,
+                wanted.data,
             )
             if line := derived_line(scenario, settings):
                 display.note(line)
@@ -209,8 +204,18 @@ def _run(wanted: Wanted) -> None:
     print_end(out, wanted.quiet)
 
 
-def _check(wanted: Wanted) -> None:
-    """Everything that can be said without the data is said before they are read."""
+def title_of(scenario: str, method: str, kind: str, what: str, seed: int) -> str:
+    """A run in a line, with the kind of learning that its accuracies are of."""
+    from nispa.results import kind_in_words
+
+    return f"{scenario}, {method}, {kind_in_words(kind, kind == 'task')}, {what}, seed {seed}"
+
+
+def _check(wanted: Wanted) -> str:
+    """Everything that can be said without the data is said before they are read.
+
+    Gives what a task adds.
+    """
     from nispa.config import describe
     from nispa.data.named import SCENARIOS, resolve_options
     from nispa.devices import choose_device
@@ -235,8 +240,9 @@ def _check(wanted: Wanted) -> None:
             )
     resolve_options(known, wanted.options)
     # Which benchmark a preset takes may depend on the images; whether the settings are valid not.
-    resolve(wanted.method, wanted.preset, wanted.scenario, ANY_SHAPE, wanted.settings)
+    found = resolve(wanted.method, wanted.preset, wanted.scenario, ANY_SHAPE, wanted.settings)
     choose_device(wanted.device)
+    return found.config.incremental
 
 
 def _folder(wanted: Wanted) -> Path:

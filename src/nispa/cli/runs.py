@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nispa.cli.options import whole_number
+from nispa.cli.options import settle, whole_number
 from nispa.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -299,6 +299,7 @@ def _rows(
     "--out",
     type=click.Path(readable=False, path_type=Path),
     metavar="DIR",
+    callback=settle,
     help="New folder for the record; by default one in ./runs.",
 )
 def import_matrix(

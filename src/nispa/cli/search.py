@@ -13,9 +13,10 @@ import click
 from nispa.cli.exits import CommandError, stopped, terminable
 from nispa.cli.options import (
     MAX_SEED,
+    incremental_option,
     method_option,
     preset_option,
-    settings_given,
+    settings_of_kind,
     whole_number,
 )
 from nispa.cli.sweep import Given, make_folder, place_of, seeds_given, with_shared_options
@@ -38,6 +39,7 @@ MAX_TRIALS = 100_000
 @click.argument("scenario")
 @method_option
 @preset_option
+@incremental_option
 @click.option(
     "--range",
     "ranges",
@@ -74,6 +76,7 @@ def search(
     scenario: str,
     method: str,
     preset: str,
+    incremental: str | None,
     ranges: tuple[str, ...],
     choices: tuple[str, ...],
     pairs: tuple[str, ...],
@@ -90,7 +93,8 @@ def search(
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"search-{scenario}-{method}")[:100]
     out = chosen.out or Path("runs") / name
     try:
-        space = _space(scenario, method, preset, ranges, choices, pairs, chosen.seeds)
+        stays = settings_of_kind(pairs, incremental)
+        space = _space(scenario, method, preset, ranges, choices, stays, chosen.seeds)
     except ModuleNotFoundError as error:
         raise InputError(
             f"nispa search needs the package '{error.name}', which is not installed; install it "
@@ -106,7 +110,7 @@ def _space(
     preset: str,
     ranges: tuple[str, ...],
     choices: tuple[str, ...],
-    pairs: tuple[str, ...],
+    stays: dict[str, str],
     seeds: str | None,
 ) -> Space:
     from nispa.cli.sweep import lists_given
@@ -118,7 +122,7 @@ def _space(
         if [other for other, _ in found].count(name) > 1:
             raise InputError(f"--range {name} is given twice; keep one of them")
     return Space(
-        Cell(scenario, method, preset, 0, settings_given(pairs)),
+        Cell(scenario, method, preset, 0, stays),
         seeds_given(seeds) or (0,),
         dict(found),
         {name: tuple(values) for name, values in lists_given("--choice", choices).items()},

@@ -30,14 +30,14 @@ def print_report(record: Record, folder: Path) -> None:
     """Prints a record, and where the files of its run lie."""
     from rich.console import Console
 
+    from nispa.cli.tables import show as show_parts
     from nispa.files import shown
     from nispa.report import render
     from nispa.results import RECORD
     from nispa.run_folder import EVENTS, PICTURE
 
     console = Console(highlight=False)
-    console.print(render(record, console.width))
-    console.print()
+    show_parts([render(record, console.width), ""], console)
     files = {"Record": RECORD, "Picture": PICTURE, "Network": NETWORK, "Events": EVENTS}
     for label, name in files.items():
         if (folder / name).is_file():

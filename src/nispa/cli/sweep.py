@@ -20,7 +20,9 @@ from nispa.cli.options import (
     cache_option,
     checkpoint_option,
     data_option,
-    settings_given,
+    incremental_option,
+    settings_of_kind,
+    settle,
     threads_option,
     whole_number,
 )
@@ -33,14 +35,20 @@ if TYPE_CHECKING:
     from nispa.sweep.plan import Plan
 
 MAX_WORKERS = 4096
+MAX_SEEDS = 100_000  # as sweep.plan.MAX_CELLS: each seed is a run at least
 
 shared_options = (
-    click.option("--seeds", metavar="N,N,...", help="Seeds; those of the plan, or 0, if left out."),
+    click.option(
+        "--seeds",
+        metavar="N,N-N,...",
+        help="Seeds and ranges of them, such as 0-4; those of the plan, or 0, if left out.",
+    ),
     data_option,
     click.option(
         "--out",
         type=click.Path(readable=False, path_type=Path),
         metavar="DIR",
+        callback=settle,
         help="Folder for the runs; by default one in ./runs, the same for the same command, so "
         "that what is done is not done again.",
     ),
@@ -98,13 +106,14 @@ class Given:
 
 @click.command(
     short_help="Learn many combinations of methods, settings and seeds.",
-    epilog="\b\nExamples:\n  nispa sweep split-digits --method nispa --method packnet --seeds 0,1,2"
+    epilog="\b\nExamples:\n  nispa sweep split-digits --method nispa --method packnet --seeds 0-4"
     "\n  nispa sweep split-digits --grid learning_rate=0.003,0.01 --grid 'hidden=50,50;100,100'\n"
     "  nispa sweep plan.toml --workers 4",
 )
 @click.argument("what", nargs=-1, metavar="PLAN.toml|SCENARIO...")
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="May be repeated.")
 @click.option("--preset", "presets", multiple=True, metavar="NAME", help="May be repeated.")
+@incremental_option
 @click.option(
     "--set",
     "pairs",
@@ -125,6 +134,7 @@ def sweep(
     what: tuple[str, ...],
     methods: tuple[str, ...],
     presets: tuple[str, ...],
+    incremental: str | None,
     pairs: tuple[str, ...],
     grids: tuple[str, ...],
     **given: Any,
@@ -139,22 +149,25 @@ def sweep(
     if not what:
         raise InputError("no plan and no scenario given; try: nispa sweep split-digits --seeds 0,1")
     if any(name.endswith(".toml") for name in what):
-        plan, stem = _from_file(what, methods, presets, pairs, grids), Path(what[0]).stem
+        others = (methods, presets, incremental, pairs, grids)
+        plan, stem = _from_file(what, any(others)), Path(what[0]).stem
     else:
-        plan, stem = _from_options(what, methods, presets, pairs, grids), "-".join(what)
+        chosen_settings = settings_of_kind(pairs, incremental)
+        plan, stem = _from_options(what, methods, presets, chosen_settings, grids), "-".join(what)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"sweep-{stem}")[:100]
     with terminable():
         carry_out(_seeded(plan, chosen.seeds), chosen.out or Path("runs") / name, chosen)
 
 
-def _from_file(what: tuple[str, ...], *others: tuple[str, ...]) -> Plan:
+def _from_file(what: tuple[str, ...], others: bool) -> Plan:
     from nispa.sweep.plan import read_plan
 
     if len(what) > 1:
         raise InputError(f"{what[1]} beside {what[0]}: give one plan alone, or scenarios alone")
-    if any(others):
+    if others:
         raise InputError(
-            "--method, --preset, --set and --grid belong into the plan; leave them out"
+            "--method, --preset, --incremental, --set and --grid belong into the plan; leave them "
+            "out"
         )
     return read_plan(Path(what[0]))
 
@@ -163,7 +176,7 @@ def _from_options(
     what: tuple[str, ...],
     methods: tuple[str, ...],
     presets: tuple[str, ...],
-    pairs: tuple[str, ...],
+    chosen: dict[str, str],
     grids: tuple[str, ...],
 ) -> Plan:
     from nispa.sweep.plan import Grid, Plan
@@ -172,7 +185,7 @@ def _from_options(
         scenario=what,
         method=methods or ("nispa",),
         preset=presets or ("default",),
-        set=settings_given(pairs),
+        set=chosen,
         grid=lists_given("--grid", grids),
     )
     return Plan((grid,))
@@ -207,19 +220,29 @@ def _seeded(plan: Plan, seeds: str | None) -> Plan:
 
 
 def seeds_given(seeds: str | None) -> tuple[int, ...]:
-    """The seeds in ``--seeds N,N``; none if the option was left out."""
+    """The seeds in ``--seeds N,N-N``, such as ``0-4`` or ``0,1,5-7``; none if it was left out."""
     if seeds is None:
         return ()
-    found = []
+    found: list[int] = []
     for text in seeds.split(","):
-        digits = text.strip()
-        plain = digits.isascii() and digits.isdecimal() and len(digits) < 30
-        if not plain or int(digits) > MAX_SEED:
+        first, dash, last = text.partition("-")
+        ends = [_seed(end) for end in ((first, last) if dash else (first,))]
+        low, high = ends[0], ends[-1]
+        if low is None or high is None or low > high:
             raise ConfigError(
-                f"--seeds={seeds} must be whole numbers in [0, 2^63), such as 0,19,42"
+                f"--seeds={seeds} must be whole numbers in [0, 2^63) or ranges of them, such as "
+                "0,19,42 or 0-4"
             )
-        found.append(int(digits))
+        if high - low >= MAX_SEEDS - len(found):
+            raise ConfigError(f"--seeds={seeds} are more than {MAX_SEEDS:,}; give fewer")
+        found += range(low, high + 1)
     return tuple(found)
+
+
+def _seed(text: str) -> int | None:
+    digits = text.strip()
+    plain = digits.isascii() and digits.isdecimal() and len(digits) < 30
+    return int(digits) if plain and int(digits) <= MAX_SEED else None
 
 
 def plans() -> Mapping[str, Path]:
@@ -360,6 +383,7 @@ def _end(jobs: list[Job], display: SweepDisplay, out: Path, quiet: bool, report:
     from rich.console import Console
 
     from nispa.cli.sweep_display import summary
+    from nispa.cli.tables import show
     from nispa.files import one_line, shown
 
     failed = display.standing.failed
@@ -371,7 +395,7 @@ def _end(jobs: list[Job], display: SweepDisplay, out: Path, quiet: bool, report:
         click.echo(str(out))
     else:
         click.echo()
-        Console(highlight=False).print(summary(jobs))
+        show([summary(jobs)], Console(highlight=False))
         click.echo(f"runs: {shown(out)}" + (f"; report: {shown(written)}" if written else ""))
         if written is None:
             click.echo(f"more: nispa compare {shown(out)}/*, nispa report {shown(out)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ class Standing:
         before: Those that were done when it began.
         done: Those that are done now, the earlier ones included.
         failed: What failed.
-        best: Title and accuracy of the best run, or None.
+        best: Title and accuracy of the best run; None where what they learn does not compare.
     """
 
     def __init__(self, jobs: Sequence[Job], before: Sequence[Job], clock: Clock) -> None:
@@ -44,6 +45,7 @@ class Standing:
         self.failed: list[Outcome] = []
         self.best: tuple[str, float] | None = None
         self._open = {job.key: job for job in jobs}
+        self._alike = len({_problem(job) for job in jobs}) == 1
         self._running: list[tuple[Job, Record]] = []
         self._looked = -PATIENCE_S
         for job in before:
@@ -67,7 +69,9 @@ class Standing:
             return None
         metric = record.main_metrics.get("acc")
         value = None if metric is None or record.status != "complete" else metric.value
-        if value is not None and (self.best is None or value > self.best[1]):
+        if not self._alike or value is None:
+            return record
+        if self.best is None or value > self.best[1]:
             self.best = (job.title, value)
         return record
 
@@ -214,9 +218,17 @@ class LiveSweepDisplay(SweepDisplay):
         return Group(*lines, bar)
 
 
+def _problem(job: Job) -> tuple[str, str]:
+    """What a run learns: the scenario, and what a task adds."""
+    return job.scenario, f"{job.config['incremental']}-incremental"
+
+
 def summary(jobs: Sequence[Job]) -> RenderableType:
-    """Mean and standard deviation over seeds of all that is complete, best first."""
-    groups: dict[tuple[str, str], list[Record]] = {}
+    """Mean and standard deviation over seeds of all that is complete, best first.
+
+    Scenarios stand one after the other, and so do the kinds of one.
+    """
+    groups: dict[tuple[tuple[str, str], str], list[Record]] = {}
     for job in jobs:
         try:
             record = read_record(job.folder)
@@ -224,21 +236,21 @@ def summary(jobs: Sequence[Job]) -> RenderableType:
             continue
         if record.status == "complete":
             title = job.title.removeprefix(f"{job.scenario}, ").rpartition(", seed ")[0]
-            groups.setdefault((job.scenario, title), []).append(record)
+            groups.setdefault((_problem(job), title), []).append(record)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    many = len({scenario for scenario, _ in groups}) > 1
+    several = [len({problem[part] for problem, _ in groups}) > 1 for part in (0, 1)]
     table.add_column("run, accuracies in %", overflow="fold")
     for name in ("seeds", "accuracy", "forgetting"):
         table.add_column(name, justify="right", no_wrap=True)
     rows = [
         (
-            scenario,
+            problem,
             _over(records, "acc"),
-            Text(f"{scenario}, {title}" if many else title),
+            Text(", ".join([*itertools.compress(problem, several), title])),
             len(records),
             _over(records, "forgetting"),
         )
-        for (scenario, title), records in groups.items()
+        for (problem, title), records in groups.items()
     ]
     rows.sort(key=lambda row: (row[0], -row[1][0]))
     for _, accuracy, label, count, forgetting in rows:

@@ -10,7 +10,7 @@ it). docs/decisions/0003-method-contract.md tells why it is as it is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +21,7 @@ from nispa.config import setting, settings
 from nispa.defaults import RULES, Facts
 from nispa.errors import (
     CapacityError,
+    ConfigError,
     FormatError,
     NotLearnedError,
     ScenarioError,
@@ -254,6 +255,7 @@ class Method(ABC):
         self.device = device or torch.device("cpu")
         self.cache_bytes = CACHE_BYTES
         self.learned: list[TaskInfo] = []
+        self.unreached: tuple[int, ...] = ()  # outputs of the fresh network without a path
 
     @abstractmethod
     def start(self) -> None:
@@ -271,9 +273,21 @@ class Method(ABC):
         self.check(task, self.learned)
         values = derive(self.given, self.problem, task, self.learned, self.rehearses)
         self.config = replace(self.given, **values) if values else self.given
+        if not self.learned:  # what was learned may have made paths since, or cut them
+            self.check_paths(task.classes)
         report = yield from self.learn_task(task)
         self.learned.append(task.info)
         return report
+
+    def check_paths(self, classes: Iterable[int]) -> None:
+        """Whether the fresh network can tell the classes of a task apart.
+
+        Raises:
+            ConfigError: Two or more of them have outputs that no path leads to.
+        """
+        lost = [label for label in classes if label in self.unreached]
+        if len(lost) > 1:
+            raise ConfigError(_without_path(self, lost, self.seed))
 
     @abstractmethod
     def learn_task(self, task: Task) -> Learning:
@@ -293,6 +307,24 @@ class Method(ABC):
         Raises:
             NotLearnedError: This method cannot predict that task yet.
         """
+
+    def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
+        """How well each class that a prediction may name suits images; the highest suits best.
+
+        Their soft-max is what the method takes for probabilities.
+
+        Args:
+            images: As in :meth:`predict`.
+            task: As in :meth:`predict`.
+
+        Returns:
+            ``(batch, classes)`` float32, the classes in the order of :meth:`choices`.
+
+        Raises:
+            NotLearnedError: As in :meth:`predict`.
+            ConfigError: This method gives classes alone.
+        """
+        raise ConfigError(f"method '{self.name}' gives classes alone, no scores; use predict")
 
     @abstractmethod
     def state(self) -> MethodState:
@@ -475,4 +507,24 @@ def draw_network(method: Method, seed: int) -> SparseNetwork:
     """The method's network with first values drawn from ``seed``."""
     problem = method.problem
     network = build_network(method.network_config, problem.input_shape, problem.outputs, seed=seed)
+    method.unreached = network.unreached()
+    if len(method.unreached) > problem.outputs - 2:  # there is nothing left to tell apart
+        raise ConfigError(_without_path(method, method.unreached, seed))
     return network.to(method.device)
+
+
+def _without_path(method: Method, outputs: Sequence[int], seed: int) -> str:
+    """Says that outputs of a fresh network cannot be reached, and with which density they can."""
+    config, problem = method.network_config, method.problem
+    density, left = config.density, len(outputs)
+    while left:  # all of them are reached at 1 at the latest
+        density = min(1.0, float(f"{1.5 * density:.2g}"))
+        denser = replace(config, density=density)
+        drawn = build_network(denser, problem.input_shape, problem.outputs, seed=seed)
+        left = len(drawn.unreached())
+    named = ", ".join(map(str, outputs[:10])) + (" and more" if len(outputs) > 10 else "")
+    return (
+        f"density={config.density:g} leaves {len(outputs)} of {problem.outputs} outputs ({named}) "
+        "without a path from the input, so that their classes cannot be told apart; "
+        f"density={density:g} reaches all of them"
+    )

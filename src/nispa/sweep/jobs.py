@@ -26,6 +26,7 @@ from nispa.presets import Settings, resolve, settings_of
 from nispa.results import RECORD, Record, read_record
 from nispa.run_folder import held
 from nispa.runner import Experiment, Stopping, resume, run
+from nispa.sweep.kinds import check_kinds
 from nispa.sweep.plan import Cell, Measured
 
 KEY_LETTERS = 8
@@ -122,10 +123,13 @@ def prepare(
         tell: Told what is being read.
 
     Raises:
-        InputError: A name is unknown, a setting out of range, data are missing, or a method cannot
-            learn the tasks; the message says which run it is about.
+        InputError: A name is unknown, a setting out of range, data are missing, a method cannot
+            learn the tasks (the message says which run it is about), or runs of a scenario add
+            different things unasked.
     """
     choose_device(where.device)
+    cells = list(cells)
+    check_kinds(cells)
     scenarios: dict[str, Scenario] = {}
     checked: set[str] = set()
     jobs: dict[str, Job] = {}
@@ -302,7 +306,9 @@ def _events(job: Job, stopping: Stopping, wait: bool) -> Iterator[Any]:
         raise InputError(
             "the data or the code are not those that the sweep was begun with; start it again"
         )
-    experiment = Experiment(scenario, settings, job.seed, where.device, where.cache_bytes)
+    experiment = Experiment(
+        scenario, settings, job.seed, where.device, where.cache_bytes, where.data
+    )
     with held(job.folder, wait=wait):  # what is decided by the record holds until it is done
         if not (job.folder / RECORD).exists():
             yield from run(experiment, job.folder, where.checkpoint_every, stopping)

@@ -6,6 +6,7 @@ number of workers give the same search, whichever trial ends first.
 
 from __future__ import annotations
 
+import json
 import shlex
 import statistics
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -25,12 +26,14 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from nispa.config import describe
+from nispa.data.named import SCENARIOS
 from nispa.errors import ConfigError, FormatError, InputError
 from nispa.files import check_own, shown, wording
 from nispa.results import read_record
 from nispa.sweep.backends import Backend, sweep
-from nispa.sweep.jobs import Job, Outcome, Where, done_before, prepare
-from nispa.sweep.plan import Cell, as_text
+from nispa.sweep.jobs import Job, Outcome, Where, done_before, prepare, split_options
+from nispa.sweep.plan import Cell
 
 STUDY = "study.jsonl"
 
@@ -55,6 +58,11 @@ class Space:
         if not self.ranges and not self.choices:
             raise ConfigError(
                 "nothing to search: give a range or a choice, such as learning_rate=0.001..0.1:log"
+            )
+        if "incremental" in self.choices:
+            raise ConfigError(
+                "incremental is no setting to choose by accuracy: what it adds makes tasks harder "
+                "or easier; search each kind by itself"
             )
         for name in self.ranges:
             if name in self.choices:
@@ -226,11 +234,29 @@ def best(study: optuna.Study, most: int = 5) -> list[Trial]:
 
 def command_of(space: Space, trial: Trial) -> str:
     """The command that learns with what a trial found, measured on test images."""
-    cell = space.cell
-    pairs = {**cell.given, **trial.params}
-    parts = ["nispa run", cell.scenario, f"--method {cell.method}", f"--preset {cell.preset}"]
-    parts += [f"--set {shlex.quote(f'{name}={as_text(value)}')}" for name, value in pairs.items()]
-    return " ".join(parts)
+    cell = replace(space.cell, given={**space.cell.given, **trial.params})
+    options, given = split_options(cell)
+    parts = ["nispa", "run", cell.scenario, "--method", cell.method, "--preset", cell.preset]
+    for field in describe(SCENARIOS[cell.scenario].options):
+        if field.name not in options:
+            continue
+        flag, value = field.name.replace("_", "-"), _typed(options[field.name])
+        if field.kind == "true or false":  # such an option has two names and takes no value
+            parts.append(
+                f"--{flag}" if value.lower() in ("true", "1", "yes", "on") else f"--no-{flag}"
+            )
+        else:
+            parts += [f"--{flag}", value]
+    for name, value in given.items():
+        parts += ["--set", f"{name}={_typed(value)}"]
+    return shlex.join(parts)
+
+
+def _typed(value: Any) -> str:
+    """A value as one would type it."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_typed, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def parse_range(text: str) -> tuple[str, tuple[float, float, bool]]:

@@ -1,0 +1,162 @@
+"""Images without labels, as one brings them to a network: files, folders, arrays."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nispa.data.archives import check_members
+from nispa.data.arrays import as_images
+from nispa.data.dataset import BYTE_SCALE
+from nispa.data.images import decode
+from nispa.errors import DataError
+from nispa.files import one_line, wording
+
+KEYS = ("x", "images", "x_test", "test_images")
+ARRAYS = (".npz", ".npy")
+MOST_BYTES = 2**33  # of one array
+DAMAGED = (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Images of one source.
+
+    Attributes:
+        names: What to call each.
+        images: ``(n, channels, height, width)``, uint8 or float32.
+        scale: Factor that brings a pixel into [0, 1] by its type alone.
+        stored: Whether they are arrays, whose numbers mean what those of the training arrays do.
+    """
+
+    names: tuple[str, ...]
+    images: Tensor
+    scale: float
+    stored: bool
+
+
+def read_unlabelled(
+    paths: Sequence[Path], shape: tuple[int, int, int], shaping: Sequence[Any] = ()
+) -> list[Unlabelled]:
+    """Images from image files, ``.npz`` or ``.npy`` files, and folders of image files.
+
+    Args:
+        paths: In any order, kept in it; of a folder all that lies below it, sorted.
+        shape: Channels, height and width that a network takes.
+        shaping: What is done to each image file, where something is; as :func:`decode` takes it.
+
+    Raises:
+        DataError: One is missing, damaged, or of another shape.
+    """
+    found: list[Unlabelled] = []
+    names: list[str] = []
+    pixels: list[Tensor] = []
+
+    def flush() -> None:
+        if names:
+            found.append(Unlabelled(tuple(names), torch.stack(pixels), BYTE_SCALE, stored=False))
+            names.clear()
+            pixels.clear()
+
+    for path in paths:
+        for file in _files(path):
+            if file.suffix.lower() in ARRAYS:
+                flush()
+                found.append(_array(file, shape))
+            else:
+                image = torch.from_numpy(np.array(decode(file, str(file), *shaping)[0]))
+                planes = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
+                names.append(str(file))
+                pixels.append(_fitting(planes, str(file), shape))
+    flush()
+    return found
+
+
+def _files(path: Path) -> Iterator[Path]:
+    try:
+        if not path.is_dir():
+            if not path.exists():
+                raise DataError(f"{one_line(str(path))} does not exist; give images or a folder")
+            yield path
+            return
+        known = Image.registered_extensions()  # Pillow's, which names its formats when asked
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.is_file()
+            and file.suffix.lower() in known
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{one_line(str(path))} cannot be read ({wording(error)})") from None
+    if not files:
+        raise DataError(f"{one_line(str(path))} holds no image file; give images or their folder")
+    yield from files
+
+
+def _fitting(planes: Tensor, name: str, shape: tuple[int, int, int]) -> Tensor:
+    """One image ``(channels, height, width)`` as the network takes it, if nothing is lost."""
+    channels, height, width = shape
+    if tuple(planes.shape[1:]) != (height, width):
+        raise DataError(
+            f"{name}: {planes.shape[2]}×{planes.shape[1]} pixels, but the network learned images "
+            f"of {width}×{height}; bring it to this size first"
+        )
+    if planes.shape[0] == channels:
+        return planes
+    if planes.shape[0] == 1:
+        return planes.repeat(channels, 1, 1)
+    if channels == 1 and bool((planes == planes[:1]).all()):
+        return planes[:1]
+    raise DataError(
+        f"{name}: it is in colour, but the network learned grey images; turn it into grey first"
+    )
+
+
+def _array(path: Path, shape: tuple[int, int, int]) -> Unlabelled:
+    try:
+        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _member(path)
+    except DataError:
+        raise
+    except DAMAGED as error:
+        raise DataError(f"{path}: not a readable NumPy file ({wording(error)})") from None
+    values = np.asarray(values)
+    channels, height, width = shape
+    told = None
+    if values.ndim == 2 and values.shape[1] == channels * height * width:
+        values, told = values.reshape(-1, *shape), True
+    elif values.shape[1:] in ((channels, height, width), (height, width, channels)):
+        told = values.shape[1:] == shape
+    images, scale = as_images(values, name=str(path), channels_first=told)
+    if tuple(images.shape[1:]) != shape:
+        raise DataError(
+            f"{path}: images of shape {tuple(images.shape[1:])}, but the network learned {shape}"
+        )
+    return Unlabelled(tuple(f"{path}[{i}]" for i in range(len(images))), images, scale, stored=True)
+
+
+def _member(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        check_members(archive, path)
+        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
+    keys = [key for key in KEYS if key in sizes] or (list(sizes) if len(sizes) == 1 else [])
+    if not keys:
+        raise DataError(
+            f"{path}: holds {', '.join(map(one_line, sorted(sizes)))}; the images must be called "
+            f"{' or '.join(KEYS)}"
+        )
+    if sizes[keys[0]] > MOST_BYTES:
+        raise DataError(f"{path}: {keys[0]} has {sizes[keys[0]]:,} bytes, more than {MOST_BYTES:,}")
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays[keys[0]]
