@@ -161,6 +161,18 @@ path.with_suffix(".after").write_bytes(encode(method, settings))
     assert file.with_suffix(".after").read_bytes() == encode(method, settings_of(method))
 
 
+def test_scores_choose_what_is_predicted(name: str) -> None:
+    method = learned(name)
+    images, _ = toy_task(1).test.batch(slice(None))
+    infos: list[TaskInfo | None] = [toy_task(0).info, toy_task(1).info]
+    for info in [*infos, None] if method.task_agnostic else infos:
+        scores, classes = method.scores(images, info), torch.tensor(method.choices(info))
+        assert scores.shape == (len(images), len(classes))
+        assert not scores.requires_grad
+        assert bool(scores.isfinite().all())
+        assert torch.equal(classes[scores.argmax(1)], method.predict(images, info))
+
+
 def test_counts_what_is_live(name: str) -> None:
     method = learned(name)
     census = method.census()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nispa.config import setting, settings
-from nispa.errors import CapacityError, FormatError, NotLearnedError, ScenarioError
+from nispa.errors import CapacityError, ConfigError, FormatError, NotLearnedError, ScenarioError
 from nispa.models import DataSet, NetworkConfig, SparseNetwork, build_network, empty_network
 from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
 from nispa.tasks import JoinedSamples, Samples, Task, TaskInfo
@@ -249,6 +249,24 @@ class Method(ABC):
         Raises:
             NotLearnedError: This method cannot predict that task yet.
         """
+
+    def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
+        """How well each class that a prediction may name suits images; the highest suits best.
+
+        Their soft-max is what the method takes for probabilities.
+
+        Args:
+            images: As in :meth:`predict`.
+            task: As in :meth:`predict`.
+
+        Returns:
+            ``(batch, classes)`` float32, the classes in the order of :meth:`choices`.
+
+        Raises:
+            NotLearnedError: As in :meth:`predict`.
+            ConfigError: This method gives classes alone.
+        """
+        raise ConfigError(f"method '{self.name}' gives classes alone, no scores; use predict")
 
     @abstractmethod
     def state(self) -> MethodState:

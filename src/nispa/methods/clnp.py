@@ -231,6 +231,13 @@ class Clnp(Method):
         self.network.eval()
         return self._classes(self.choices(task)).predict(self.network(images))
 
+    @torch.no_grad()
+    def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
+        """Logits of the classes that compete; see :class:`Method`."""
+        self.network.eval()
+        logits: Tensor = self.network(images)
+        return logits[:, list(self.choices(task))]
+
     def state(self) -> MethodState:
         """The network and the stable units."""
         stable = {f"mask.{name}": units.clone() for name, units in self.stable.items()}

@@ -121,13 +121,25 @@ class ICarl(Replay):
     @torch.no_grad()
     def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:
         """Classes of images; see :class:`Method`."""
+        among = self._among(task)
+        # Among vectors of length 1, the nearest has the largest inner product.
+        return among[(self.features(images) @ self.means()[among].T).argmax(dim=1)]
+
+    @torch.no_grad()
+    def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
+        """Squared distances to the means of classes, negative; see :class:`Method`.
+
+        Both have length 1, so no distance exceeds 2: the soft-max tells little between classes.
+        """
+        return 2 * self.features(images) @ self.means()[self._among(task)].T - 2
+
+    def _among(self, task: TaskInfo | None) -> Tensor:
+        """The classes that a prediction may name, if there are exemplars of each."""
         classes = self.choices(task)
         without = sorted(set(classes) - set(self.memory.labels.tolist()))
         if without:
             raise NotLearnedError(f"there are no exemplars of classes {without}; learn them first")
-        among = torch.tensor(classes, device=self.device)
-        # Among vectors of length 1, the nearest has the largest inner product.
-        return among[(self.features(images) @ self.means()[among].T).argmax(dim=1)]
+        return torch.tensor(classes, device=self.device)
 
     def load_state(self, state: MethodState) -> None:
         """Takes over a state; see :class:`Method`."""

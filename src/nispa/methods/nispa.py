@@ -309,6 +309,13 @@ class Nispa(Method):
         self.network.eval()
         return self._class_mask(self.choices(task)).predict(self.network(images))
 
+    @torch.no_grad()
+    def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
+        """Logits of the classes that compete; see :class:`Method`."""
+        self.network.eval()
+        logits: Tensor = self.network(images)
+        return logits[:, list(self.choices(task))]
+
     def state(self) -> MethodState:
         """The network, the stable units and what is owed."""
         stable = {f"stable.{name}": units.clone() for name, units in self.stable.items()}

@@ -228,6 +228,14 @@ class PackNet(Method):
         assert task is not None  # choices refuses None
         return self._classes(classes).predict(self.network_of(task)(images))
 
+    @torch.no_grad()
+    def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
+        """Logits of the task's classes; see :class:`Method`."""
+        classes = self.choices(task)
+        assert task is not None  # choices refuses None
+        logits: Tensor = self.network_of(task)(images)
+        return logits[:, list(classes)]
+
     def network_of(self, task: TaskInfo) -> SparseNetwork:
         """The network of one task: what it owns and what tasks before it own, and nothing else.
 

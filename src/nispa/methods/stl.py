@@ -62,10 +62,22 @@ class Stl(Method):
     def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:
         """Classes of images; see :class:`Method`."""
         classes = self.choices(task)
-        if task is None or task.index not in self.networks:
-            raise NotLearnedError(f"no network has learned the task with classes {classes} yet")
-        network = self.networks[task.index].eval()
-        return self._classes(classes).predict(network(images))
+        return self._classes(classes).predict(self._network_of(task)(images))
+
+    @torch.no_grad()
+    def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
+        """Logits of the task's classes; see :class:`Method`."""
+        classes = self.choices(task)
+        logits: Tensor = self._network_of(task)(images)
+        return logits[:, list(classes)]
+
+    def _network_of(self, task: TaskInfo | None) -> SparseNetwork:
+        assert task is not None  # choices refuses None
+        if task.index not in self.networks:
+            raise NotLearnedError(
+                f"no network has learned the task with classes {task.classes} yet"
+            )
+        return self.networks[task.index].eval()
 
     def state(self) -> MethodState:
         """All networks."""
