@@ -31,6 +31,7 @@ from nispa.methods.base import (
     PhaseStart,
     Problem,
 )
+from nispa.modes import in_usual_modes
 from nispa.operations import Ledger, counting
 from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
 from nispa.plots import picture
@@ -117,6 +118,7 @@ class Experiment:
         return method
 
 
+@in_usual_modes
 def run(
     experiment: Experiment,
     out: Path,
@@ -156,6 +158,7 @@ def run(
     return record
 
 
+@in_usual_modes
 def resume(
     experiment: Experiment,
     out: Path,

@@ -15,6 +15,7 @@ from nispa.data.permuted import permuted
 from nispa.data.scenarios import VALIDATION, Scenario, efmnist, split
 from nispa.data.sources import load
 from nispa.errors import ConfigError, unknown_name
+from nispa.modes import usual_modes
 from nispa.seeding import MAX_SEED
 
 
@@ -139,6 +140,7 @@ SCENARIOS: Mapping[str, NamedScenario] = {known.name: known for known in _KNOWN}
 """The scenarios by name."""
 
 
+@usual_modes()
 def build_scenario(
     name: str,
     *,
