@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from nispa.costs import KINDS, cost_of
-from nispa.errors import ConfigError, InputError, unknown_name
+from nispa.errors import ConfigError, InputError, either, unknown_name
 from nispa.files import one_line
 from nispa.metrics import METRICS
 from nispa.results import Record
@@ -363,7 +363,7 @@ def _pairs(groups: Sequence[Group], bases: Sequence[Group], level: float) -> lis
     if len(chosen) > MAX_PAIRS:
         raise InputError(
             f"{len(groups)} groups make {len(chosen):,} pairs, more than {MAX_PAIRS:,}; pass "
-            "--baseline NAME or fewer runs"
+            f"{either('baseline=', '--baseline NAME')} or fewer runs"
         )
     pairs = [pair(first, second, level) for first, second in chosen]
     corrected = holm([found.p for found in pairs])
@@ -527,7 +527,7 @@ def _power_notes(pairs: Sequence[Pair], level: float) -> list[str]:
             notes.append(
                 f"{how} the least possible p is {power}, but Holm over {total} pairs can raise it "
                 f"to {min(1.0, least * total):.3g} > {level:g}: {seeds_needed(level, total)} seeds "
-                "are needed, or fewer pairs (--baseline)"
+                f"are needed, or fewer pairs ({either('baseline=', '--baseline')})"
             )
     return notes
 

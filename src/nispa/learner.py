@@ -151,7 +151,7 @@ class Learner:
             )
             before, learned = self.method.state(), list(self.method.learned)
         learning = self.method.learn(task)
-        title = f"task {index} ({len(names)} classes, {len(samples)} images)"
+        title = f"task {index}"
         try:
             with Progress(title, progress) as line:
                 while True:

@@ -169,25 +169,25 @@ class Progress:
         """The task is learned."""
         if self._place is not None or self._after == 0.0:
             phases = f" in {report.phases} phases" if report.phases > 1 else ""
-            self._say(", ".join([f"{self._title}: learned{phases}", *self._facts()]))
+            self._say(", ".join([f"{self._title}: learned{phases}", *self._facts()[:2]]))
 
     def _line(self) -> str:
         phase = self._phase
         epoch = min(self._epoch + 1, phase.epochs)
         parts = [f"epoch {epoch}/{phase.epochs}", *self._facts()]
         if phase.phases > 1:
-            parts.insert(0, f"phase {phase.phase} (of at most {phase.phases})")
+            parts.insert(0, f"phase {phase.phase} of at most {phase.phases}")
         return f"{self._title}: {', '.join(parts)}"
 
     def _facts(self) -> list[str]:
-        facts = []
-        if self._validation is not None:
-            facts.append(f"validation {100 * self._validation:.1f} %")
-        if self._phase.stable_share is not None:
-            facts.append(f"stable or candidates {100 * self._phase.stable_share:.0f} %")
+        """Validation accuracy, time, and what is stable: the last is cut off first."""
+        reached = "-" if self._validation is None else f"{100 * self._validation:.1f} %"
+        facts = [f"validation {reached}"]
         seconds = self._clock() - self._started
         minutes, rest = divmod(round(seconds), 60)
         facts.append(f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s")
+        if self._phase.stable_share is not None:
+            facts.append(f"{100 * self._phase.stable_share:.0f} % stable or candidates")
         return facts
 
     def _say(self, text: str) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from nispa.data.dataset import BYTE_SCALE, ImageData, split_by_seed
-from nispa.errors import DataError
+from nispa.errors import DataError, either
 from nispa.modes import usual_modes
 
 CHANNELS = (1, 3)
@@ -179,7 +179,7 @@ def _channels_first(shape: tuple[int, ...], name: str) -> bool:
         why = "both its second and last" if first else "neither its second nor its last"
         raise DataError(
             f"{name}: shape {shape} is ambiguous, {why} dimension can be the channels (1 or 3); "
-            "pass channels_first=True or False from Python"
+            f"{either('pass', 'read them in Python with')} channels_first=True or False"
         )
     return first
 

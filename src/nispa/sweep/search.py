@@ -24,7 +24,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from nispa.errors import ConfigError, InputError
+from nispa.errors import ConfigError, InputError, either
 from nispa.results import read_record
 from nispa.sweep.backends import Backend, sweep
 from nispa.sweep.jobs import Job, Outcome, Where, done_before, prepare
@@ -236,8 +236,8 @@ def parse_range(text: str) -> tuple[str, tuple[float, float, bool]]:
         return key.strip(), (_number(low), _number(high), scale == "log")
     except ValueError:
         raise InputError(
-            f"--range {text} must be KEY=LOW..HIGH or KEY=LOW..HIGH:log, such as "
-            "learning_rate=0.001..0.1:log"
+            f"{either('range', '--range')} {text} must be KEY=LOW..HIGH or KEY=LOW..HIGH:log, "
+            "such as learning_rate=0.001..0.1:log"
         ) from None
 
 
