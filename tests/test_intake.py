@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from nispa import Learner
+from nispa.data.own_tasks import from_tasks
 from nispa.errors import CapacityError, DataError, DataWarning, ScenarioError
 from tests.test_learner import arrays
 
@@ -212,6 +213,22 @@ def test_another_range_than_that_of_the_first_task_is_told(tmp_path: Any) -> Non
         with pytest.warns(DataWarning, match="only, those of the first task"):
             learner.learn(FLOATS / 100, LABELS)
         learner.predict(FLOATS[0] * 0, 0)  # a black image is an image
+
+
+def test_a_learner_that_knows_no_range_doubts_what_looks_like_bytes(tmp_path: Any) -> None:
+    made = taught()
+    made._reach = None  # as in the network of a run
+    with pytest.warns(DataWarning, match="reach 2.*images / 255"):
+        made.predict(IMAGES.astype(np.float32), 0)
+
+
+def test_tasks_of_a_scenario_are_alike() -> None:
+    with pytest.raises(ScenarioError, match="whole numbers in some tasks and texts in others"):
+        from_tasks([(IMAGES, LABELS), (IMAGES, LABELS.astype(str))], shared_classes=True)
+    assert len(from_tasks([(IMAGES, LABELS), (IMAGES, NAMES)], shared_classes=False)) == 2
+    with pytest.warns(DataWarning, match="task 1: these images reach") as caught:
+        from_tasks([(FLOATS, LABELS), (FLOATS * 20, LABELS + 2)])
+    assert caught[0].filename == __file__
 
 
 def test_the_warning_points_at_the_callers_line() -> None:

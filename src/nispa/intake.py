@@ -21,16 +21,15 @@ from nispa.data.arrays import (
     divisor_of,
     kind_of,
     labelled,
+    longer,
     reach_of,
+    shorter,
 )
 from nispa.data.torch_dataset import given_images, given_pairs
 from nispa.errors import CapacityError, DataError
 from nispa.tasks import Samples
 
 Shape = tuple[int, int, int]
-
-UNLIKE = 8.0
-"""By what factor the values of a later task may reach further than those of the first, or less."""
 
 DARK = 25
 """The brightest byte of images that are dark as a whole."""
@@ -118,7 +117,7 @@ def doubt_of_task(samples: Samples, first: float | None) -> str:
         first: What :func:`reach` gave for the first task, or None if this is the first.
 
     Raises:
-        DataError: See :func:`doubt`.
+        DataError: See :func:`further`.
     """
     top = reach_of(samples.images)
     if samples.images.dtype == torch.uint8 and samples.scale != 1.0 and 0 < top <= DARK:
@@ -131,28 +130,29 @@ def doubt_of_task(samples: Samples, first: float | None) -> str:
             f"the columns are used as they are, but reach {top:g}, from which a network hardly "
             f"learns; scale them, such as table / {divisor_of(top)}"
         )
-    if first and 0 < reach(samples) * UNLIKE < first:
-        return (
-            f"these images reach {reach(samples):g} only, those of the first task {first:g}; scale "
-            "both alike"
-        )
-    return doubt(samples, first)
+    return further(samples, first) or shorter(reach(samples), first or 0.0)
 
 
-def doubt(samples: Samples, first: float | None) -> str:
-    """Whether images reach further than those of the first task; see :func:`doubt_of_task`.
+def further(samples: Samples, first: float | None) -> str:
+    """What to doubt where images reach further than those of the first task, in a sentence.
+
+    Args:
+        samples: Images of any task.
+        first: What :func:`reach` gave for the first task; None where it is not known.
 
     Raises:
         DataError: They are no table, and surely meant to be scaled as those were.
     """
-    here = reach(samples)
-    if not first or here <= UNLIKE * first:
-        return ""
-    text = (
-        f"these images reach {here:g}, those of the first task {first:g}; scale both alike, such "
-        f"as images / {divisor_of(here / first)}"
-    )
-    if here > MOST and not _is_table(samples):
+    here, table = reach(samples), _is_table(samples)
+    if not first:
+        if here <= MOST or table:
+            return ""
+        return (
+            f"floats are used as they are, but these reach {here:g}; if the learner was taught "
+            f"pixels in [0, 1], pass images / {divisor_of(here)}"
+        )
+    text = longer(here, first)
+    if text and here > MOST and not table:
         raise DataError(text)
     return text
 

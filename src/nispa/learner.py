@@ -26,7 +26,7 @@ from nispa.errors import (
     ScenarioError,
 )
 from nispa.files import write_atomic
-from nispa.intake import check_known, doubt, doubt_of_task, reach, read_images, read_labelled
+from nispa.intake import check_known, doubt_of_task, further, reach, read_images, read_labelled
 from nispa.learner_file import FORMAT, Saved, decode, encode, locate, make_method, read_learner
 from nispa.methods.base import Event, LearnReport, Problem
 from nispa.modes import usual_modes
@@ -150,6 +150,7 @@ class Learner:
                 index, f"task {index}", outputs, samples, samples, seed=self.seed, validation=held
             )
             before, learned = self.method.state(), list(self.method.learned)
+            named = self.labels
         learning = self.method.learn(task)
         title = f"task {index}"
         try:
@@ -162,6 +163,7 @@ class Learner:
                         except StopIteration as end:
                             report: LearnReport = end.value
                     if event is None:
+                        self.labels = [*named, names]
                         line.end(report)
                         break
                     line.update(event)
@@ -170,10 +172,9 @@ class Learner:
         except BaseException:  # Ctrl-C, too, leaves the learner whole
             with usual_modes():
                 learning.close()
-                self.method.learned = learned
+                self.method.learned, self.labels = learned, named
                 self.method.load_state(before)
             raise
-        self.labels.append(names)
         self._reach = reach(samples) if self._reach is None else self._reach
         return report
 
@@ -199,7 +200,7 @@ class Learner:
         info = self._task(task)
         with usual_modes():
             samples = read_images(images, self._shape, channels_first=channels_first)
-            _warn(doubt(samples, self._reach))
+            _warn(further(samples, self._reach))
             return self._predict(samples, info)
 
     def predict_proba(
@@ -225,7 +226,7 @@ class Learner:
         info = self._task(task)
         with usual_modes():
             samples = read_images(images, self._shape, channels_first=channels_first)
-            _warn(doubt(samples, self._reach))
+            _warn(further(samples, self._reach))
             scores = torch.cat([self.method.scores(x, info).cpu() for x in self._batches(samples)])
             if not bool(scores.isfinite().all()):
                 raise DivergedError("the scores of these images are not finite")
@@ -269,7 +270,7 @@ class Learner:
             samples, given = read_labelled(
                 images, labels, self._shape, channels_first=channels_first, bounded=False
             )
-            _warn(doubt(samples, self._reach))
+            _warn(further(samples, self._reach))
             check_known(given, self.classes_of(task), "" if info is None else f" in task {task}")
             return float(np.mean(self._predict(samples, info) == given))
 

@@ -18,6 +18,9 @@ CHANNELS = (1, 3)
 MOST = 100.0
 """What no float of an image may exceed: a network learns hardly anything from such values."""
 
+UNLIKE = 8.0
+"""By what factor the values of a later task may reach further than those of the first, or less."""
+
 Array = np.ndarray[Any, Any]
 
 
@@ -162,6 +165,23 @@ def divisor_of(reach: float) -> str:
     if 255 < reach <= 2**16 - 1:
         return "65535" if reach > 4095 else "4095" if reach > 1023 else "1023"
     return f"{math.ceil(reach)}" if reach < 1e6 else f"{reach:.3g}"
+
+
+def longer(reach: float, first: float) -> str:
+    """What to say where values reach much further than those of the first task, if they do."""
+    if reach <= UNLIKE * first:
+        return ""
+    return (
+        f"these images reach {reach:g}, those of the first task {first:g}; scale both alike, such "
+        f"as images / {divisor_of(reach / first)}"
+    )
+
+
+def shorter(reach: float, first: float) -> str:
+    """What to say where values reach much less far than those of the first task, if they do."""
+    if not 0 < reach * UNLIKE < first:
+        return ""
+    return f"these images reach {reach:g} only, those of the first task {first:g}; scale both alike"
 
 
 def _check_range(floats: Array, name: str) -> None:
