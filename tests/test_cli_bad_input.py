@@ -129,7 +129,7 @@ METHOD_SETTINGS = [
     ("packnet", ["--set", "prune=1.5"], ("prune=1.5", "[0, 1)", "such as 0.5,0.75")),
     ("packnet", ["--incremental", "class"], ("'packnet' cannot learn", "class; it can with task")),
     ("icarl", ["--incremental", "domain"], ("'icarl' cannot learn", "it can with class")),
-    ("er", ["--incremental", "domain"], ("task 2-3 has other classes", "incremental=class")),
+    ("er", ["--incremental", "domain"], ("task 2-3 has other classes", "--incremental class")),
 ]
 
 

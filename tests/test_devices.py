@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from nispa.devices import choose_device
-from nispa.errors import DeviceError
+from nispa.errors import DeviceError, on_command_line
 
 
 @pytest.fixture
@@ -43,9 +45,11 @@ def test_no_gpu_at_all(monkeypatch: pytest.MonkeyPatch, cuda: str | None) -> Non
     with pytest.raises(DeviceError) as refused:
         choose_device("cuda")
     why = "finds no GPU" if cuda else "is a build without CUDA"
-    assert str(refused.value) == (
-        f"device=cuda is not there: this PyTorch {why}; pass --device cpu"
-    )
+    words = f"device=cuda is not there: this PyTorch {why}; pass "
+    assert str(refused.value) == f"{words}device='cpu'"
+    with on_command_line(), pytest.raises(DeviceError) as refused:
+        choose_device("cuda")
+    assert str(refused.value) == f"{words}--device cpu"
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -56,3 +60,15 @@ def test_no_gpu_at_all(monkeypatch: pytest.MonkeyPatch, cuda: str | None) -> Non
 def test_what_is_no_device(name: str) -> None:
     with pytest.raises(DeviceError, match="must be cpu, cuda or cuda:NUMBER"):
         choose_device(name)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_device_of_pytorch() -> None:
+    for device in (torch.device("cpu"), torch.device("cuda"), torch.device("cuda", 1)):
+        assert choose_device(device) == device
+
+
+@pytest.mark.parametrize("device", [None, 0, ["cpu"], torch.device("meta")])
+def test_what_is_no_device_of_ours(device: Any) -> None:
+    with pytest.raises(DeviceError, match=r"device=.* must be"):
+        choose_device(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -21,7 +23,9 @@ from nispa.errors import (
     CapacityError,
     ConfigError,
     DataError,
+    DataWarning,
     DeviceError,
+    DivergedError,
     FormatError,
     InputError,
     NotLearnedError,
@@ -99,8 +103,6 @@ for index in range(2, 6):
     made.learn(*arrays(index, names=("left", "right")))
 made.save(sys.argv[2])
 """
-    import torch
-
     there = tmp_path / "there.safetensors"
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", script, saved, there], check=True, cwd=root)
@@ -235,7 +237,7 @@ def rewrite(path: Path, out: Path, change: Any) -> None:
     """A copy of a learner's file whose header went through ``change``, its checksum made anew."""
     import safetensors.torch
 
-    from nispa.learner import _read
+    from nispa.learner_file import _read
     from nispa.tensorfile import digest
 
     tensors, checked = _read(path)
@@ -386,3 +388,154 @@ def test_domain_incremental_tasks_share_their_labels(tmp_path: Path) -> None:
 def test_a_kind_that_the_method_cannot_do_is_refused() -> None:
     with pytest.raises(ConfigError, match="'nispa' cannot learn with incremental=class; it can"):
         Learner("nispa", input_shape=(1, 4, 4), classes=4, incremental="class")
+
+
+# Scores, names, looks.
+
+
+def test_probabilities_are_a_softmax_whose_best_is_the_prediction() -> None:
+    made = learner()
+    images, _ = arrays(1)
+    for task in (1, None):
+        shares, names = made.predict_proba(images, task), made.classes_of(task)
+        assert shares.shape == (60, len(names))
+        np.testing.assert_allclose(shares.sum(1), 1)
+        assert [names[best] for best in shares.argmax(1)] == made.predict(images, task).tolist()
+    assert made.classes_of(1) == ["left", "right"]
+    assert made.classes_of() == ["left", "right"] * 2
+    with pytest.raises(NotLearnedError):
+        made.classes_of(2)
+
+
+def test_a_prediction_names_a_label_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published soft-max may choose an output of another task, or one that nobody uses."""
+    made = learner()
+    images, _ = arrays(1)
+    expected = made.predict(images, 1)
+
+    def elsewhere(images: torch.Tensor, task: object) -> torch.Tensor:
+        return torch.arange(len(images)) % 2 * 5  # output 0 is of task 0, 5 of no task yet
+
+    monkeypatch.setattr(made.method, "predict", elsewhere)
+    assert (made.predict(images, 1) == expected).all()
+
+
+def test_a_learner_says_what_it_is() -> None:
+    made = learner()
+    units = made.method.census().stable.values()
+    share = f"{100 * sum(s for s, _ in units) / 28:.0f} %"
+    for part in ("nispa", "incremental='task'", "(1, 4, 4)", "tasks=2", "4 of 12 classes", share):
+        assert part in repr(made)
+    page = made._repr_html_()
+    assert page.startswith("<table>")
+    assert all(part in page for part in ("nispa", "(1, 4, 4)", "4 of 12", share))
+    assert "stable" not in repr(sequential("class"))
+
+
+def test_the_package_shows_its_public_names_and_stays_light() -> None:
+    code = "import sys, nispa; print(*dir(nispa)); print('torch' in sys.modules, nispa.errors)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names, rest = done.stdout.splitlines()
+    shown = [name for name in names.split() if not name.startswith("__")]
+    assert shown == ["Learner", "errors"]
+    assert "__version__" in names
+    assert rest.startswith("False <module 'nispa.errors'")
+
+
+def test_an_event_watcher_that_fails_undoes_the_task() -> None:
+    made = learner(0)
+
+    def stop(event: object) -> None:
+        raise StopIteration
+
+    with pytest.raises(StopIteration):
+        made.learn(*arrays(0), watch=stop)
+    assert made.tasks == []
+    assert made.labels == []
+    made.learn(*arrays(0))
+
+
+# Values that are not finite.
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("method", ["finetune", "ewc", "si", "icarl", "joint", "stl", "packnet"])
+def test_values_that_are_not_finite_are_refused(method: str, value: float, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"memory": 12, "incremental": "class"} if method == "icarl" else {}
+    made = Learner(method, input_shape=(1, 4, 4), classes=4, hidden=(6,), epochs=1, **given)
+    images, labels = arrays(0)
+    made.learn(images / 255, labels)
+    made.save(tmp_path / "good")
+    from nispa.tensorfile import read
+
+    tensors, _ = read(tmp_path / "good", "nispa-learner/1", "learner")
+    floats = [n for n, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()]
+    assert {name.partition(".")[0] for name in floats} >= {
+        "ewc": {"network", "importance", "anchor"},
+        "si": {"network", "importance", "anchor"},
+        "icarl": {"network", "memory"},
+        "joint": {"network", "train", "validation"},
+        "stl": {"network0"},
+    }.get(method, {"network"})
+    for name in floats:
+
+        def spoil(
+            header: dict[str, Any], tensors: dict[str, torch.Tensor], name: str = name
+        ) -> None:
+            tensors[name].view(-1)[-1] = value
+
+        rewrite(tmp_path / "good", tmp_path / "bad", spoil)
+        with pytest.raises(FormatError, match=f"'{re.escape(name)}' holds a value that is not fin"):
+            Learner.load(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, "1", True])
+def test_a_header_that_is_not_finite_is_refused(saved: Path, tmp_path: Path, value: Any) -> None:
+    def spoil(header: dict[str, Any], tensors: dict[str, Any]) -> None:
+        header["values"]["reach"] = value
+
+    rewrite(saved, tmp_path / "bad", spoil)
+    with pytest.raises(FormatError):
+        Learner.load(tmp_path / "bad")
+
+
+def test_learning_that_diverges_leaves_the_learner_as_it_was(tmp_path: Path) -> None:
+    made = sequential("task")
+    made.learn(*arrays(0))
+    made.save(tmp_path / "before")
+
+    def spoil(event: object) -> None:
+        with torch.no_grad():
+            made.method.network.layers["head"].weight.fill_(torch.inf)  # type: ignore[attr-defined]
+
+    with pytest.raises(DivergedError, match="smaller learning_rate"):
+        made.learn(*arrays(1), watch=spoil)
+    made.save(tmp_path / "after")
+    assert (tmp_path / "after").read_bytes() == (tmp_path / "before").read_bytes()
+
+
+# Runs.
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_the_network_of_a_run_is_a_learner(normalise: bool, tmp_path: Path) -> None:
+    from nispa.data.arrays import from_arrays
+    from nispa.data.scenarios import split
+    from nispa.presets import resolve
+    from nispa.runner import Experiment, run
+
+    images, labels = arrays(0)
+    data = from_arrays(np.concatenate([images, images]), np.concatenate([labels, labels + 2]))
+    settings = resolve("finetune", "default", "", data.shape, {"hidden": (8,), "epochs": 1})
+    for _ in run(Experiment(split(data, normalise=normalise), settings, 0), tmp_path / "run"):
+        pass
+    for path in (tmp_path / "run", str(tmp_path / "run" / "network.safetensors")):
+        if normalise:
+            with pytest.warns(DataWarning, match="this run normalised its images"):
+                Learner.load(path)
+            continue
+        made = Learner.load(path)
+        assert len(made.tasks) == 2
+        assert made.predict(images, 0).shape == (60,)
+    with pytest.raises(InputError, match="not a file"):
+        Learner.load(tmp_path)

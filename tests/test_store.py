@@ -333,7 +333,7 @@ def test_all_conditions_must_hold(root: Path) -> None:
 REFUSED = [
     ("metod=x", r"unknown column or setting 'metod'; did you mean 'method'\? Known: accuracy, "),
     ("learning_rate=1", "did you mean 'method.learning_rate'"),
-    ("method", "--where method must be KEY=VALUE"),
+    ("method", "^method must be KEY=VALUE, such as 'method=ewc"),
     ("accuracy>90", "accuracy is a fraction in .* write 0.9 or 90%"),
     ("seed=many", "seed=many: seed is a number"),
     ("seed<none", "seed is a number"),

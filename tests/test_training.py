@@ -176,6 +176,31 @@ def test_a_loss_that_is_no_number_stops_the_fit(loss: float) -> None:
         Run([0.5, 0.5, 0.5], losses=[1.0, 1.0, 1.0, 1.0, loss])
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_last_update_that_no_loss_has_seen_stops_the_fit(keep: Literal["best", "last"]) -> None:
+    network = Counter()
+
+    def step(batch: Batch) -> Tensor:
+        if batch.epoch == 2 and batch.number == 3:
+            network.steps.fill_(torch.nan)
+        return torch.tensor(1.0)
+
+    with pytest.raises(DivergedError, match="no longer finite after epoch 2; pass a smaller learn"):
+        drive(
+            fit(
+                network,
+                step,
+                numbered(5),
+                epochs=2,
+                batch_size=2,
+                order=lambda epoch: stream(0, "batches", epoch),
+                validate=lambda: 0.5 + float(network.steps.isnan()),
+                keep=keep,
+                optimiser=None,
+            )
+        )
+
+
 def test_fit_takes_joined_samples() -> None:
     seen: list[int] = []
 

@@ -7,9 +7,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nispa import errors
     from nispa.learner import Learner
 
-__all__ = ["Learner", "__version__"]
+__all__ = ["Learner", "__version__", "errors"]
 
 __version__ = version("nispa")
 
@@ -26,4 +27,13 @@ def __getattr__(name: str) -> Any:
         from nispa.learner import Learner
 
         return Learner
+    if name == "errors":
+        import nispa.errors
+
+        return nispa.errors
     raise AttributeError(f"module 'nispa' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """The public names, those that are imported when they are asked for among them."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from nispa.costs import KINDS, cost_of
-from nispa.errors import ConfigError, InputError, unknown_name
+from nispa.errors import ConfigError, InputError, either, unknown_name
 from nispa.files import one_line
 from nispa.metrics import METRICS
 from nispa.results import Record
@@ -391,7 +391,7 @@ def _pairs(
     if len(chosen) > MAX_PAIRS:
         raise InputError(
             f"{len(groups)} groups make {len(chosen):,} pairs, more than {MAX_PAIRS:,}; pass "
-            "--baseline NAME or fewer runs"
+            f"{either('baseline=', '--baseline NAME')} or fewer runs"
         )
     pairs = [pair(first, second, most, level) for first, second in chosen]
     corrected = holm([found.p for found in pairs])
@@ -568,7 +568,7 @@ def _power_notes(pairs: Sequence[Pair], level: float) -> list[str]:
             notes.append(
                 f"{how} the least possible p is {power}, but Holm over {total} pairs can raise it "
                 f"to {min(1.0, least * total):.3g} > {level:g}: {seeds_needed(level, total)} seeds "
-                "are needed, or fewer pairs (--baseline)"
+                f"are needed, or fewer pairs ({either('baseline=', '--baseline')})"
             )
     return notes
 

@@ -190,10 +190,31 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
     """
     fields = {field.name: field for field in describe(cls)}
     given = {
-        name: _parse(value, fields[name]) if isinstance(value, str) else value
+        name: _parse(value, fields[name]) if isinstance(value, str) else _plain_value(value)
         for name, value in canonical_keys(cls, values).items()
     }
+    for name, value in given.items():
+        if isinstance(value, bool) and not fields[name].kind.startswith("true or false"):
+            raise _refused(fields[name], value)  # Python would count it as 0 or 1
     return cls(**given)
+
+
+def _plain_value(value: Any) -> Any:
+    """Numbers of NumPy or PyTorch, and rows of them, as Python's own."""
+    if hasattr(value, "tolist"):
+        return _plain_value(value.tolist())
+    if isinstance(value, (list, tuple, range)):
+        return tuple(_plain_value(each) for each in value)
+    return value
+
+
+def _refused(field: Setting, value: Any) -> ConfigError:
+    """A value that a setting cannot have: the value, the bound and the fix."""
+    shown = value if isinstance(value, str) else _show(value)
+    want = field.kind if field.kind.startswith("true") else f"a {field.kind}"
+    bounds = f" in {field.interval}" if field.interval else ""
+    fix = field.hint or f"the default is {_show(field.default)}"
+    return ConfigError(f"{field.name}={shown} must be {want}{bounds}; {fix}")
 
 
 def _explain(cls: type[Any], values: Mapping[str, Any], error: ValidationError) -> InputError:
@@ -210,11 +231,7 @@ def _explain(cls: type[Any], values: Mapping[str, Any], error: ValidationError) 
     field, value = fields[name], values[name]
     if field.choices:
         return unknown_name(name, str(value), field.choices)
-    shown = value if isinstance(value, str) else _show(value)
-    want = field.kind if field.kind.startswith("true") else f"a {field.kind}"
-    bounds = f" in {field.interval}" if field.interval else ""
-    fix = field.hint or f"the default is {_show(field.default)}"
-    return ConfigError(f"{name}={shown} must be {want}{bounds}; {fix}")
+    return _refused(field, value)
 
 
 def _show(value: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class NispaError(Exception):
@@ -56,6 +57,34 @@ class FormatError(InputError):
 
 class NotLearnedError(InputError):
     """A prediction was asked for a task that has not been learned."""
+
+
+class DataWarning(UserWarning):
+    """Images or tables that can be learned, but hardly as they are."""
+
+
+_on_command_line = False
+
+
+@contextlib.contextmanager
+def on_command_line() -> Iterator[None]:
+    """Within it messages speak to somebody who typed a command, not to a caller in Python."""
+    global _on_command_line
+    before, _on_command_line = _on_command_line, True
+    try:
+        yield
+    finally:
+        _on_command_line = before
+
+
+def either(python: str, command: str) -> str:
+    """A part of a message in the words of whoever made the call, such as its fix.
+
+    Args:
+        python: What to write in Python, such as ``device='cpu'``.
+        command: What to type, such as ``--device cpu``.
+    """
+    return command if _on_command_line else python
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from nispa.errors import InputError
+from nispa.errors import InputError, either
 from nispa.files import one_line, shown
 from nispa.metrics import percent
 from nispa.results import (
@@ -74,7 +74,7 @@ def long(runs: Iterable[Run]) -> tuple[Table, list[str]]:
         if len(table["folder"]) > MAX_LONG_ROWS:
             raise InputError(
                 f"the long form would have more than {MAX_LONG_ROWS:,} rows; "
-                "choose fewer runs with --where"
+                f"choose fewer runs{either('', ' with --where')}"
             )
     return table, missed
 
@@ -249,12 +249,12 @@ def _only_seeds_differ(names: Sequence[Value], group: Sequence[Run], keys: Seque
                 raise InputError(
                     f"runs of {label} differ in {key} ({as_text(ours)} in {shown(first.folder)}, "
                     f"{as_text(theirs)} in {shown(run.folder)}); give it a row each with "
-                    f"--by {key}, or choose with --where"
+                    + either(f"by=[{key!r}], or choose", f"--by {key}, or choose with --where")
                 )
         if twin is not run:
             raise InputError(
                 f"two runs of {label} have seed {run.value('seed')}: {shown(twin.folder)} and "
-                f"{shown(run.folder)}; choose one with --where"
+                f"{shown(run.folder)}; choose one{either('', ' with --where')}"
             )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nispa.errors import FormatError, InputError
+from nispa.errors import FormatError, InputError, either
 from nispa.files import one_line, read_limited, shown, wording
 from nispa.results import (
     MAX_TASKS,
@@ -76,7 +76,7 @@ def read_matrix(path: str | Path, *, rows: str = "after", array: str | None = No
     name = shown(path)
     if rows not in ("after", "task"):
         raise InputError(
-            f"--rows {one_line(rows)} must be after (row i was measured after task i) or task "
+            f"{_rows(rows)} must be after (row i was measured after task i) or task "
             "(row j holds task j)"
         )
     data = read_limited(path, MAX_MATRIX_BYTES)
@@ -92,8 +92,9 @@ def read_matrix(path: str | Path, *, rows: str = "after", array: str | None = No
     given, tasks = values.shape
     if not 1 <= tasks <= MAX_TASKS or not 1 <= given <= tasks:
         raise FormatError(
-            f"{name} has {given} rows after a task and {tasks} tasks with --rows {rows}; there "
-            f"must be 1 to {MAX_TASKS:,} tasks and no more rows than tasks: see --rows"
+            f"{name} has {given} rows after a task and {tasks} tasks with {_rows(rows)}; there "
+            f"must be 1 to {MAX_TASKS:,} tasks and no more rows than tasks: see "
+            f"{either('rows', '--rows')}"
         )
     fractions, hundred, remark = _as_fractions(values, name)
     remarks = [remark, *_orientation(fractions, name, rows)]
@@ -116,6 +117,12 @@ def _as_fractions(values: Matrix, name: str) -> tuple[Matrix, bool, str]:
     return values / most, most == 100, f"Values up to {high:g} were taken for {unit}."
 
 
+def _rows(rows: str) -> str:
+    """How the rows were said to lie, in the words of whoever said it."""
+    rows = one_line(rows)
+    return either(f"rows={rows!r}", f"--rows {rows}")
+
+
 def _orientation(matrix: Matrix, name: str, rows: str) -> list[str]:
     """Remarks on a matrix that may lie the wrong way round; refuses one that must."""
     other = "task" if rows == "after" else "after"
@@ -126,12 +133,12 @@ def _orientation(matrix: Matrix, name: str, rows: str) -> list[str]:
     if np.isnan(late).all() and not np.isnan(early).all():
         raise FormatError(
             f"{name} has nothing measured after later tasks, only before a task was learned, so "
-            f"--rows {rows} contradicts it; pass --rows {other}"
+            f"{_rows(rows)} contradicts it; pass {_rows(other)}"
         )
     if not np.nan_to_num(late).any() and np.nan_to_num(early).any():
         return [
             "All accuracies after later tasks are 0, and those before a task was learned are not: "
-            f"if the matrix lies the other way round, pass --rows {other}."
+            f"if the matrix lies the other way round, pass {_rows(other)}."
         ]
     if early.size and not np.isnan(early).any() and not early.any():
         return [
@@ -251,7 +258,8 @@ def _member(data: bytes, name: str, array: str | None) -> bytes:
             array = next(iter(members))
         if array not in members:
             found = one_line(", ".join(sorted(members))) or "none"
-            raise FormatError(f"{name} holds the arrays {found}; choose one with --array NAME")
+            fix = either("array=", "--array NAME")
+            raise FormatError(f"{name} holds the arrays {found}; choose one with {fix}")
         if members[array].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise FormatError(f"{name} is compressed in a way that NumPy does not write")
         with archive.open(members[array]) as file:

@@ -1,45 +1,53 @@
-"""The way in from Python: a learner that takes arrays, predicts labels, and lives in one file.
-
-The file is a safetensors file: tensors, and in its header a JSON text with everything else and a
-SHA-256 over both. It is written whole or not at all; reading one executes nothing.
-"""
+"""The way in from Python: a learner that takes arrays, predicts labels, and lives in one file."""
 
 from __future__ import annotations
 
+import html
+import os
 import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from numpy.typing import NDArray
 from torch import Tensor
 
-from nispa import capacity, tensorfile
-from nispa.data.arrays import as_images, as_label_array, encode_labels
+from nispa import capacity
+from nispa.arguments import MAX_SIZE, image_shape, name_of, path_of, share, whole_number
+from nispa.data.arrays import encode_labels, kind_of
 from nispa.data.scenarios import make_task
-from nispa.devices import choose_device
 from nispa.errors import (
     CapacityError,
     ConfigError,
-    DataError,
-    FormatError,
-    InputError,
+    DataWarning,
+    DivergedError,
     NotLearnedError,
     ScenarioError,
 )
-from nispa.files import first_fault, write_atomic
-from nispa.methods.base import Event, LearnReport, Method, MethodState, Problem
+from nispa.files import write_atomic
+from nispa.intake import check_known, doubt_of_task, further, reach, read_images, read_labelled
+from nispa.learner_file import (
+    FORMAT,
+    MAX_TASKS,
+    Saved,
+    decode,
+    encode,
+    locate,
+    make_method,
+    read_learner,
+)
+from nispa.methods.base import Event, LearnReport, Problem
+from nispa.modes import usual_modes
 from nispa.pausing import FitBegin, FitPause
-from nispa.presets import Settings, resolve, settings_of
+from nispa.presets import resolve
+from nispa.progress import Progress
 from nispa.seeding import MAX_SEED
 from nispa.tasks import Samples, TaskInfo
 from nispa.training import EVALUATION_BATCH
 
-FORMAT = "nispa-learner/1"
-MAX_TASKS = 100_000
+__all__ = ["FORMAT", "MAX_TASKS", "Learner", "decode", "encode", "make_method"]
 
 
 class Learner:
@@ -55,19 +63,19 @@ class Learner:
         self,
         method: str = "nispa",
         *,
-        input_shape: tuple[int, int, int],
-        classes: int,
-        tasks: int | None = None,
+        input_shape: SupportsIndex | Sequence[SupportsIndex],
+        classes: SupportsIndex,
+        tasks: SupportsIndex | None = None,
         preset: str = "default",
-        seed: int = 0,
-        device: str = "cpu",
+        seed: SupportsIndex = 0,
+        device: str | torch.device = "cpu",
         **settings: Any,
     ) -> None:
         """A learner that has learned nothing yet.
 
         Args:
             method: Name of the method, such as ``"nispa"``.
-            input_shape: Channels, height and width of an image.
+            input_shape: Channels, height and width of an image; ``(n,)`` for a table of n columns.
             classes: Number of classes of all tasks that will ever come: the network's outputs.
             tasks: Number of tasks, for methods that must know it.
             preset: Named settings to start from.
@@ -77,23 +85,34 @@ class Learner:
 
         Raises:
             UnknownNameError: No such method, preset or setting.
-            ConfigError: A setting is out of range.
+            ConfigError: A setting is out of range, or of a type that cannot be meant.
             DeviceError: The device is not there.
         """
-        if not 0 <= seed <= MAX_SEED:
-            raise ConfigError(f"seed={seed} must be a whole number in [0, 2^63); 0 is usual")
-        if classes < 2:
-            raise ConfigError(f"classes={classes} must be at least 2, the classes of one task")
-        if len(input_shape) != 3 or min(input_shape) < 1:
-            raise ConfigError(
-                f"input_shape={input_shape} must be (channels, height, width), such as (1, 28, 28)"
+        self.seed = whole_number(
+            "seed", seed, 0, MAX_SEED, "a whole number in [0, 2^63); 0 is usual"
+        )
+        outputs = whole_number(
+            "classes", classes, 2, MAX_SIZE, "at least 2, the classes of one task, in whole numbers"
+        )
+        planned = None
+        if tasks is not None:
+            planned = whole_number(
+                "tasks", tasks, 1, MAX_SIZE, "a whole number from 1, or None if it is not known"
             )
-        self.settings = resolve(method, preset, "", input_shape, settings, outputs=classes)
-        self.seed = seed
+        problem = Problem(image_shape(input_shape), outputs, planned)
+        self.settings = resolve(
+            name_of("method", method, "nispa"),
+            name_of("preset", preset, "default"),
+            "",
+            problem.input_shape,
+            settings,
+            outputs=outputs,
+        )
         self.labels: list[list[Any]] = []
-        problem = Problem(input_shape, classes, tasks)
-        self.method = make_method(self.settings, problem, seed=seed, device=device)
-        self.method.start()
+        self._reach: float | None = None
+        with usual_modes():
+            self.method = make_method(self.settings, problem, seed=self.seed, device=device)
+            self.method.start()
 
     @property
     def tasks(self) -> list[TaskInfo]:
@@ -102,68 +121,89 @@ class Learner:
 
     def learn(
         self,
-        images: ArrayLike,
-        labels: ArrayLike,
+        images: Any,
+        labels: Any = None,
         *,
-        validation: float = 0.1,
+        validation: SupportsFloat = 0.1,
         channels_first: bool | None = None,
         watch: Callable[[Event], None] | None = None,
+        progress: bool | None = None,
     ) -> LearnReport:
         """Learns the next task. If anything fails, the learner is as it was before.
 
         Args:
             images: ``(n, height, width)``, ``(n, height, width, channels)``,
-                ``(n, channels, height, width)`` or ``(n, features)``; uint8 (scaled by 1/255) or
-                float (used as it is; [0, 1] is usual).
-            labels: ``(n,)`` whole numbers or texts.
+                ``(n, channels, height, width)`` or ``(n, features)``: an array, a tensor, a data
+                frame; or a PyTorch data set or loader of images and labels. Whole numbers are
+                pixels from 0 to 255 and are scaled by 1/255; floats, and the columns of a table,
+                are used as they are ([0, 1] is usual).
+            labels: ``(n,)`` whole numbers or texts; leave it out where ``images`` has them.
             validation: Share of the images that decides when to stop.
             channels_first: Which of the two image layouts, where it cannot be told.
-            watch: Called with each event, for showing progress.
+            watch: Called with each event of learning.
+            progress: Whether to show a line that lives; by default on a terminal and in a notebook,
+                where learning takes longer than about a second.
 
         Raises:
             DataError: The arrays cannot be used.
             CapacityError: The images have another shape, or the outputs do not suffice.
             ScenarioError: Too few classes or images.
+            DivergedError: The loss is no longer finite.
         """
         if len(self.tasks) >= MAX_TASKS:
             raise CapacityError(f"{MAX_TASKS:,} tasks are learned, and no more can be; begin anew")
-        samples, names, outputs = self._samples(images, labels, channels_first)
-        task = make_task(
-            len(self.tasks),
-            f"task {len(self.tasks)}",
-            outputs,
-            samples,
-            samples,
-            seed=self.seed,
-            validation=validation,
-        )
-        before, learned = self.method.state(), list(self.method.learned)
-        units = self.method.census().stable
+        held = share("validation", validation, "0.1 is usual")
+        if watch is not None and not callable(watch):
+            raise ConfigError("watch must be a function of one argument, the event")
+        with usual_modes():
+            samples, names, outputs = self._samples(images, labels, channels_first)
+            _warn(doubt_of_task(samples, self._reach))
+            index = len(self.tasks)
+            task = make_task(
+                index, f"task {index}", outputs, samples, samples, seed=self.seed, validation=held
+            )
+            before, learned = self.method.state(), list(self.method.learned)
+            units = self.method.census().stable
+            named = self.labels
         learning = self.method.learn(task)
+        title = f"task {index}"
         try:
-            while True:
-                event = next(learning)
-                if watch is not None and not isinstance(event, (FitBegin, FitPause)):
-                    watch(event)
-        except StopIteration as end:
-            self.labels.append(names)
-            report: LearnReport = end.value
-            if text := capacity.warning(units, self.method.census().stable):
-                warnings.warn(text, stacklevel=2)
-            return report
+            with Progress(title, progress) as line:
+                while True:
+                    event: Event | FitBegin | FitPause | None = None
+                    with usual_modes():
+                        try:
+                            event = next(learning)
+                        except StopIteration as end:
+                            report: LearnReport = end.value
+                    if event is None:
+                        self.labels = [*named, names]
+                        line.end(report)
+                        break
+                    line.update(event)
+                    if watch is not None and not isinstance(event, (FitBegin, FitPause)):
+                        watch(event)
         except BaseException:  # Ctrl-C, too, leaves the learner whole
-            learning.close()
-            self.method.learned = learned
-            self.method.load_state(before)
+            with usual_modes():
+                learning.close()
+                self.method.learned, self.labels = learned, named
+                self.method.load_state(before)
             raise
+        self._reach = reach(samples) if self._reach is None else self._reach
+        if text := capacity.warning(units, self.method.census().stable):
+            warnings.warn(text, stacklevel=2)
+        return report
 
     def predict(
-        self, images: ArrayLike, task: int | None = None, *, channels_first: bool | None = None
+        self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
     ) -> NDArray[Any]:
         """Labels of images, as given to ``learn``.
 
+        A method's prediction that is no class of the task (as the published soft-max of the preset
+        ``paper`` allows) becomes the best of the task's own.
+
         Args:
-            images: As in :meth:`learn`.
+            images: As in :meth:`learn`, or a single image of the learner's shape.
             task: Which task they belong to, from 0; None to choose among the labels of all tasks.
             channels_first: As in :meth:`learn`.
 
@@ -174,64 +214,167 @@ class Learner:
             NotLearnedError: That task has not been learned, or the method must be told the task.
         """
         info = self._task(task)
-        stored, scale = as_images(images, channels_first=channels_first)
-        self._fits(stored)
-        samples = Samples(stored, torch.zeros(len(stored), dtype=torch.int64), scale=scale)
-        outputs = [
-            self.method.predict(batch.to(self.method.device), info).cpu()
-            for batch, _ in samples.batches(EVALUATION_BATCH)
-        ]
-        names = {
-            output: name
-            for learned, labels in zip(self.tasks, self.labels, strict=True)
-            for output, name in zip(learned.classes, labels, strict=True)
-        }
-        return np.array([names[output] for output in torch.cat(outputs).tolist()])
+        with usual_modes():
+            samples = read_images(images, self._shape, channels_first=channels_first)
+            _warn(further(samples, self._reach))
+            return self._predict(samples, info)
 
-    def accuracy(self, images: ArrayLike, labels: ArrayLike, task: int | None = None) -> float:
-        """Fraction of ``images`` whose label :meth:`predict` names."""
-        return float(np.mean(self.predict(images, task) == np.asarray(labels)))
+    def predict_proba(
+        self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
+    ) -> NDArray[np.float64]:
+        """How probable each label is: the soft-max of the method's scores.
 
-    def save(self, path: str | Path) -> None:
+        The columns are those of :meth:`classes_of`. They are no calibrated probabilities: networks
+        tend to be surer than they are right.
+
+        Args:
+            images: As in :meth:`predict`.
+            task: As in :meth:`predict`.
+            channels_first: As in :meth:`learn`.
+
+        Returns:
+            ``(n, classes)``, each row with the sum 1.
+
+        Raises:
+            NotLearnedError: As in :meth:`predict`.
+            ConfigError: The method gives no scores.
+        """
+        info = self._task(task)
+        with usual_modes():
+            samples = read_images(images, self._shape, channels_first=channels_first)
+            _warn(further(samples, self._reach))
+            scores = torch.cat([self.method.scores(x, info).cpu() for x in self._batches(samples)])
+            if not bool(scores.isfinite().all()):
+                raise DivergedError("the scores of these images are not finite")
+            shares: NDArray[np.float64] = scores.double().softmax(1).numpy()
+            return shares
+
+    def classes_of(self, task: SupportsIndex | None = None) -> list[Any]:
+        """The labels that a prediction may name, in the order of the network's outputs.
+
+        Without a task these are the labels of all tasks; where two tasks with outputs of their own
+        share a label, it stands there twice.
+
+        Raises:
+            NotLearnedError: That task has not been learned, or the method must be told the task.
+        """
+        names = self._names()
+        return [names[output] for output in self.method.choices(self._task(task))]
+
+    def accuracy(
+        self,
+        images: Any,
+        labels: Any = None,
+        task: SupportsIndex | None = None,
+        *,
+        channels_first: bool | None = None,
+    ) -> float:
+        """Fraction of ``images`` whose label :meth:`predict` names.
+
+        Args:
+            images: As in :meth:`learn`.
+            labels: As in :meth:`learn`; all must be among those that a prediction may name.
+            task: As in :meth:`predict`.
+            channels_first: As in :meth:`learn`.
+
+        Raises:
+            DataError: Images and labels do not fit, or a label was not learned.
+            NotLearnedError: As in :meth:`predict`.
+        """
+        info = self._task(task)
+        with usual_modes():
+            samples, given = read_labelled(
+                images, labels, self._shape, channels_first=channels_first, bounded=False
+            )
+            _warn(further(samples, self._reach))
+            check_known(given, self.classes_of(task), "" if info is None else f" in task {task}")
+            return float(np.mean(self._predict(samples, info) == given))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the learner to one file, whole or not at all.
 
         Raises:
             OutputError: It could not be written; an older file of that name is untouched.
         """
-        write_atomic(path, encode(self.method, self.settings, self.labels))
+        where = path_of(path)
+        with usual_modes():
+            content = encode(self.method, self.settings, self.labels, self._reach)
+        write_atomic(where, content)
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "cpu") -> Learner:
-        """The learner in a file, ready to predict and to learn on.
+    def load(cls, path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Learner:
+        """The learner in a file or in the folder of a run, ready to predict and to learn on.
+
+        A warning tells where a run prepared its images in a way that the file does not keep.
 
         Raises:
             InputError: There is no such file.
             FormatError: It is damaged, not a learner, or of a newer version.
         """
+        where, prepared = locate(path_of(path))
+        _warn(prepared)
         learner = cls.__new__(cls)
-        learner.method, learner.settings, labels = decode(Path(path), device)
-        learner.seed = learner.method.seed
-        learner.labels = labels
+        with usual_modes():
+            saved: Saved = read_learner(where, device)
+        learner.method, learner.settings = saved.method, saved.settings
+        learner.labels, learner._reach = saved.labels, saved.reach
+        learner.seed = saved.method.seed
         return learner
 
+    def __repr__(self) -> str:
+        facts = self._facts()
+        stable = facts.get("stable units", "")
+        stable = stable and f", {stable} of units stable"
+        return (
+            f"<nispa.Learner {facts['method']}: input_shape={facts['input_shape']}, "
+            f"tasks={facts['tasks']}, {facts['classes']} classes{stable}>"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>"
+            for name, text in self._facts().items()
+        )
+        return f"<table><caption>nispa.Learner</caption>{rows}</table>"
+
+    def _facts(self) -> dict[str, str]:
+        """What a learner is, as names and texts."""
+        problem, units = self.method.problem, self.method.census().stable.values()
+        facts = {
+            "method": f"{self.settings.method} (incremental={self.settings.config.incremental!r})",
+            "input_shape": str(problem.input_shape),
+            "tasks": str(len(self.tasks)),
+            "classes": f"{self._outputs_used} of {problem.outputs}",
+        }
+        if size := sum(count for _, count in units):
+            facts["stable units"] = f"{100 * sum(stable for stable, _ in units) / size:.0f} %"
+        return facts
+
+    # What comes in.
+
     def _samples(
-        self, images: ArrayLike, labels: ArrayLike, channels_first: bool | None
+        self, images: Any, labels: Any, channels_first: bool | None
     ) -> tuple[Samples, list[Any], tuple[int, ...]]:
         """Images and labels of a task, the labels' names, and the outputs that they take."""
-        stored, scale = as_images(images, channels_first=channels_first)
-        self._fits(stored)
-        given = as_label_array(labels)
-        if len(given) != len(stored):
-            raise DataError(f"{len(stored)} images but {len(given)} labels: one label per image")
+        samples, given = read_labelled(
+            images, labels, self._shape, channels_first=channels_first, bounded=True
+        )
         (encoded,), _ = encode_labels(given)
         names = np.unique(given).tolist()
-        first = self._first_output(names)
-        labelled = Samples(stored, encoded + first, scale=scale)
-        return labelled, names, tuple(range(first, first + len(names)))
+        first = self._first_output(names, kind_of(given))
+        samples = replace(samples, labels=encoded + first)
+        return samples, names, tuple(range(first, first + len(names)))
 
-    def _first_output(self, names: list[Any]) -> int:
+    def _first_output(self, names: list[Any], kind: str) -> int:
         """The first of the outputs that a task with these labels takes."""
         incremental, used = self.settings.config.incremental, self._outputs_used
+        before = [name for labels in self.labels for name in labels]
+        earlier = kind_of(np.array(before[:1])) if before else kind
+        if incremental != "task" and kind != earlier:
+            raise ScenarioError(
+                f"the labels are {kind}, those of the tasks before {earlier}; with "
+                f"incremental='{incremental}' use one kind"
+            )
         if incremental == "domain" and self.labels:
             if names != self.labels[0]:
                 raise ScenarioError(
@@ -239,7 +382,7 @@ class Learner:
                     "with incremental='domain' all tasks share theirs"
                 )
             return 0
-        again = sorted({name for labels in self.labels for name in labels} & set(names))
+        again = sorted(set(before) & set(names))
         if incremental == "class" and again:
             raise ScenarioError(
                 f"labels {again} were learned before; with incremental='class' every task brings "
@@ -253,162 +396,59 @@ class Learner:
             )
         return used
 
+    # What goes out.
+
+    def _predict(self, samples: Samples, info: TaskInfo | None) -> NDArray[Any]:
+        """The labels that the method predicts."""
+        names, choices = self._names(), self.method.choices(info)
+        own = torch.tensor(choices)
+        outputs = []
+        for batch in self._batches(samples):
+            found = self.method.predict(batch, info).cpu()
+            foreign = ~torch.isin(found, own)
+            if foreign.any():
+                scores = self.method.scores(batch, info).cpu()
+                found[foreign] = own[scores[foreign].argmax(1)]
+            outputs.append(found)
+        labels = [names[output] for output in torch.cat(outputs).tolist()]
+        unlike = len({isinstance(names[output], str) for output in choices}) > 1
+        return np.array(labels, dtype=object if unlike else None)
+
+    def _batches(self, samples: Samples) -> Iterator[Tensor]:
+        """Images on the method's device, a few at a time."""
+        for batch, _ in samples.batches(EVALUATION_BATCH):
+            yield batch.to(self.method.device)
+
+    def _names(self) -> dict[int, Any]:
+        """The user's name of each output in use."""
+        return {
+            output: name
+            for learned, labels in zip(self.tasks, self.labels, strict=True)
+            for output, name in zip(learned.classes, labels, strict=True)
+        }
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.method.problem.input_shape
+
     @property
     def _outputs_used(self) -> int:
         return 1 + max((label for task in self.tasks for label in task.classes), default=-1)
 
-    def _fits(self, stored: Tensor) -> None:
-        shape = tuple(stored.shape[1:])
-        if shape != self.method.problem.input_shape:
-            raise CapacityError(
-                f"images of shape {shape} do not fit the network, which was built for "
-                f"{self.method.problem.input_shape}"
-            )
-
-    def _task(self, task: int | None) -> TaskInfo | None:
+    def _task(self, task: SupportsIndex | None) -> TaskInfo | None:
         if task is None:
             return None
-        if not 0 <= task < len(self.tasks):
+        try:
+            place = whole_number("task", task, 0, len(self.tasks) - 1, "")
+        except ConfigError:
             learned = f"0 to {len(self.tasks) - 1}" if self.tasks else "none yet"
-            raise NotLearnedError(f"task={task} has not been learned; learned are: {learned}")
-        return self.tasks[task]
+            raise NotLearnedError(
+                f"task={task!r} has not been learned; learned are: {learned}"
+            ) from None
+        return self.tasks[place]
 
 
-def make_method(settings: Settings, problem: Problem, *, seed: int, device: str) -> Method:
-    """The method that ``settings`` name, on a device.
-
-    Raises:
-        DeviceError: The device is not there.
-    """
-    return settings.method_class(
-        problem, settings.network, settings.config, seed=seed, device=choose_device(device)
-    )
-
-
-def encode(method: Method, settings: Settings, labels: list[list[Any]] | None = None) -> bytes:
-    """The file of a method: the same state always gives the same bytes.
-
-    Args:
-        method: Between two tasks.
-        settings: What it was built from.
-        labels: The user's name of each class, task by task; None for class numbers.
-    """
-    state = method.state()
-    if labels is None:
-        labels = [list(task.classes) for task in method.learned]
-    header = {
-        "method": settings.method,
-        "preset": settings.preset,
-        "seed": method.seed,
-        "problem": {
-            "input_shape": list(method.problem.input_shape),
-            "outputs": method.problem.outputs,
-            "tasks": method.problem.tasks,
-        },
-        "config": settings.as_json(),
-        "learned": [{"index": task.index, "classes": task.classes} for task in method.learned],
-        "labels": labels,
-        "values": state.values,
-    }
-    return tensorfile.encode(FORMAT, header, state.tensors)
-
-
-def decode(path: Path, device: str = "cpu") -> tuple[Method, Settings, list[list[Any]]]:
-    """The method in a file, its settings and the names of its classes.
-
-    Raises:
-        InputError: There is no such file.
-        FormatError: It is damaged, not a learner, or of a newer version.
-    """
-    tensors, header = _read(path)
-    try:
-        settings = settings_of(
-            header.method, header.preset, header.config.network, header.config.method
-        )
-    except InputError as error:
-        raise FormatError(f"{path} has settings that this version does not know: {error}") from None
-    shape = header.problem.input_shape
-    problem = Problem(shape, header.problem.outputs, header.problem.tasks)
-    if _units(settings, problem) * _BYTES_EACH > path.stat().st_size:
-        raise FormatError(f"{path} is damaged: it is too small for the network it describes")
-    method = make_method(settings, problem, seed=header.seed, device=device)
-    method.learned = [TaskInfo(task.index, task.classes) for task in header.learned]
-    try:
-        method.load_state(MethodState(tensors, header.values))
-    except InputError as error:
-        raise FormatError(f"{path} is damaged: {error}") from None
-    return method, settings, [list(names) for names in header.labels]
-
-
-_BYTES_EACH = 4
-"""What a unit takes in a file at least: its bias."""
-
-
-def _units(settings: Settings, problem: Problem) -> int:
-    """Number of units that a network of these settings has at least."""
-    network = settings.network
-    hidden = network.hidden if network.architecture == "mlp" else (*network.channels, *network.fc)
-    return sum(hidden) + problem.outputs
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-_Size = Annotated[int, Field(ge=1, le=2**31)]
-_Class = Annotated[int, Field(ge=0, le=2**31)]
-_Sizes = Annotated[tuple[_Size, _Size, _Size], Field(strict=False)]
-_Classes = Annotated[tuple[_Class, ...], Field(strict=False)]
-
-
-class _Problem(_Part):
-    input_shape: _Sizes
-    outputs: _Size
-    tasks: _Size | None
-
-
-class _Config(_Part):
-    network: dict[str, Any]
-    method: dict[str, Any]
-
-
-class _Learned(_Part):
-    index: _Class
-    classes: _Classes
-
-
-class _Header(_Part):
-    """All of a learner but its tensors, as the file's header keeps it."""
-
-    format: str
-    nispa: str
-    method: str
-    preset: str
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
-    problem: _Problem
-    config: _Config
-    learned: Annotated[list[_Learned], Field(max_length=MAX_TASKS)]
-    labels: list[list[int | str]]
-    values: dict[str, Any]
-    sha256: str
-
-    @model_validator(mode="after")
-    def _consistent(self) -> _Header:
-        if [len(task.classes) for task in self.learned] != [len(names) for names in self.labels]:
-            raise ValueError("labels do not fit the classes learned")
-        if any(label >= self.problem.outputs for task in self.learned for label in task.classes):
-            raise ValueError("a class lies outside the outputs")
-        if any(len(set(task.classes)) < len(task.classes) for task in self.learned):
-            raise ValueError("a class stands twice in a task")
-        if any(task.index != place for place, task in enumerate(self.learned)):
-            raise ValueError("the tasks learned are not numbered in order")
-        return self
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], _Header]:
-    """Tensors and header of a learner's file, checked against their hash."""
-    tensors, plain = tensorfile.read(path, FORMAT, "learner")
-    try:
-        return tensors, _Header.model_validate(plain)
-    except ValidationError as error:
-        raise FormatError(f"{path} is damaged: {first_fault(error)}") from None
+def _warn(text: str) -> None:
+    """A warning, if there is something to say, at the line that called the learner's method."""
+    if text:
+        warnings.warn(text, DataWarning, stacklevel=3)

@@ -38,6 +38,7 @@ from nispa.methods.base import (
     PhaseStart,
     Problem,
 )
+from nispa.modes import in_usual_modes
 from nispa.operations import Ledger, counting
 from nispa.origin import write_origin
 from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
@@ -144,6 +145,7 @@ class Experiment:
         return method
 
 
+@in_usual_modes
 def run(
     experiment: Experiment,
     out: Path,
@@ -186,6 +188,7 @@ def run(
     return record
 
 
+@in_usual_modes
 def resume(
     experiment: Experiment,
     out: Path,

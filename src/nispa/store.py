@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from nispa.costs import cost_of
-from nispa.errors import ConfigError, InputError, OutputError, unknown_name
+from nispa.errors import ConfigError, InputError, OutputError, either, unknown_name
 from nispa.files import one_line, read_limited, reason, seal, seal_holds, shown, write_atomic
 from nispa.results import RECORD, Record, read_record
 
@@ -466,12 +466,16 @@ def choose(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
     return chosen
 
 
+def _where() -> str:
+    return either("", "--where ")
+
+
 def _parse(condition: str) -> tuple[str, str, str]:
     match = _CONDITION.fullmatch(condition)
     if match is None:
         raise InputError(
-            f"--where {one_line(condition)} must be KEY=VALUE, such as --where 'method=ewc*', or "
-            "with !=, <, <=, > or >="
+            f"{_where()}{one_line(condition)} must be KEY=VALUE, such as {_where()}'method=ewc*', "
+            "or with !=, <, <=, > or >="
         )
     key, sign, text = match.groups()
     return key, "=" if sign == "==" else sign, text
@@ -517,10 +521,10 @@ def _number(key: str, sign: str, text: str) -> float | None:
         number = None
     wants_number = kind not in (None, "text") and not (text == "none" and sign in ("=", "!="))
     if wants_number and number is None:
-        raise ConfigError(f"--where {key}{sign}{one_line(text)}: {key} is a number; give one")
+        raise ConfigError(f"{_where()}{key}{sign}{one_line(text)}: {key} is a number; give one")
     if kind == "share" and number is not None and not -1 <= number <= 1:
         raise ConfigError(
-            f"--where {key}{sign}{text}: {key} is a fraction in [-1, 1]; "
+            f"{_where()}{key}{sign}{text}: {key} is a fraction in [-1, 1]; "
             f"write {number / 100:g} or {number:g}%"
         )
     return number

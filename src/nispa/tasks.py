@@ -159,10 +159,13 @@ def unpack(tensors: Mapping[str, Tensor], values: Any, prefix: str) -> Samples:
             None if values[name] is None else tuple(float(part) for part in values[name])
             for name in ("mean", "std")
         )
+        scale = float(values["scale"])
+        if not all(map(math.isfinite, (scale, *(mean or ()), *(std or ())))):
+            raise ValueError("scale, mean and std must be finite")
         return Samples(
             tensors[prefix + "images"],
             tensors[prefix + "labels"],
-            scale=float(values["scale"]),
+            scale=scale,
             pixel_order=tensors.get(prefix + "pixel_order"),
             mean=mean,
             std=std,

@@ -67,7 +67,7 @@ def read(path: Path, form: str, what: str) -> tuple[dict[str, Tensor], dict[str,
     except (safetensors.SafetensorError, OSError) as error:
         raise FormatError(f"{path} is damaged or not a {what}: {one_line(str(error))}") from None
     try:
-        header = json.loads(text)
+        header = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise FormatError(f"{path} is not a {what}, or its header is damaged") from None
     if too_deep(header, MAX_NESTING):
@@ -85,6 +85,11 @@ def read(path: Path, form: str, what: str) -> tuple[dict[str, Tensor], dict[str,
     if header.get("sha256") != digest(header, tensors):
         raise FormatError(f"{path} is damaged: its content does not match its checksum")
     return tensors, header
+
+
+def _no_number(text: str) -> None:
+    """Refuses NaN and infinities, which are no JSON and which no file is written with."""
+    raise ValueError(text)
 
 
 def _advice(found: str, form: str) -> str:

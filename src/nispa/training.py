@@ -223,6 +223,15 @@ def fit(
     if updates is not None:
         updates.remove()
     last = at.ends[-1]
+    if not all(
+        bool(value.isfinite().all())
+        for value in network.state_dict().values()
+        if value.is_floating_point()
+    ):  # the last update, which no loss has seen
+        raise DivergedError(
+            f"a value of the network is no longer finite after epoch {last.epoch}; pass a smaller "
+            "learning_rate"
+        )
     samples = sum(end.samples for end in at.ends)
     if keep == "best":
         return FitResult(at.best, at.best_epoch, last.epoch, samples)

@@ -60,6 +60,21 @@ def test_floats_and_bools_are_used_as_they_are() -> None:
     assert (images.dtype, scale, images.tolist()) == (torch.uint8, 1.0, [[[[1, 0]]]])
 
 
+def test_whole_numbers_are_pixels_of_images_and_columns_of_tables() -> None:
+    images, scale = as_images(np.full((2, 3, 3), 255, dtype=np.int64))
+    assert (images.dtype, scale, int(images.max())) == (torch.uint8, 1 / 255, 255)
+    table, scale = as_images(np.array([[7, -1000]]))
+    assert (table.dtype, scale, table.tolist()) == (torch.float32, 1.0, [[[[7.0, -1000.0]]]])
+
+
+def test_pictures_are_read_whatever_their_mode() -> None:
+    grey = Image.fromarray(pixels(1, 4, 5)[0])
+    for picture in (grey, grey.convert("LA")):
+        assert torch.equal(as_images([picture])[0], as_images(pixels(1, 4, 5))[0])
+    colours = as_images([grey.convert("P"), grey.convert("RGBA")])[0]
+    assert torch.equal(colours, as_images(pixels(1, 4, 5))[0].expand(2, 3, 4, 5))
+
+
 def test_later_writes_do_not_reach_the_samples() -> None:
     for mine in (np.zeros((2, 3), np.float32), torch.zeros(2, 3)):
         images, _ = as_images(mine)
@@ -70,14 +85,19 @@ def test_later_writes_do_not_reach_the_samples() -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        (np.zeros((2, 3), np.int64), "type int64 must be uint8"),
-        (np.array([[1.0], [np.nan]]), "image 1 has a value that is not a finite"),
-        (np.array([[1.0], [1e300]]), "image 1 has a value that is not a finite"),
+        (np.full((2, 3, 3), 256), "whole numbers are pixels from 0 to 255, but these go from 256"),
+        (np.full((2, 3, 3), -1), "these go from -1 to -1; pass floats in"),
+        (np.array([[1.0], [np.nan]]), "row 1 has a value that is not a finite"),
+        (np.array([[1.0], [1e300]]), "row 1 has a value that is not a finite"),
+        (np.array([[[1.0]], [[np.inf]]]), "image 1 has a value that is not a finite"),
+        (np.full((2, 3, 3), 255.0), "reach 255; scale them to .* images / 255"),
+        (np.full((2, 3, 3), -3000.0), "reach 3000; .* images / 4095"),
         (np.zeros(3), r"shape \(3,\) must be"),
         (np.zeros((0, 3)), "is empty"),
         (np.zeros((2, 0)), "is empty"),
         ([[1.0], [1.0, 2.0]], "rows of different length"),
         (np.array([["a"]]), "type <U1 must be uint8"),
+        (np.array([[1, "a"]], dtype=object), "row 0, column 1 is 'a', not a number"),
     ],
 )
 def test_unusable_images(values: Any, reason: str) -> None:
@@ -226,9 +246,15 @@ def test_torch_datasets() -> None:
         ([("picture", 0)], "str is no tensor"),
         ([(torch.zeros(1, 2, 2), None)], "label None must be"),
         ([(torch.zeros(2, 2), 0), (torch.zeros(2, 3), 1)], r"item 1 is float32 \(1, 2, 3\)"),
-        ([(torch.zeros(4), 0)], "must have 2 or 3 dimensions"),
+        ([(torch.zeros(1, 1, 1, 4), 0)], "must have 1 to 3 dimensions"),
+        ([(torch.zeros(()), 0)], "must have 1 to 3 dimensions"),
     ],
 )
 def test_unusable_torch_datasets(dataset: Any, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         from_torch(dataset)
+
+
+def test_a_torch_data_set_may_be_a_table() -> None:
+    data = from_torch(TensorDataset(torch.rand(10, 6), torch.arange(10) % 2))
+    assert data.shape == (1, 1, 6)

@@ -201,7 +201,7 @@ def test_no_server_says_what_to_do(server: Server, tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/x.bin"
-    with pytest.raises(DataError, match=r"refused.*place the files in a folder.*--data DIR"):
+    with pytest.raises(DataError, match=r"refused.*place the files in a folder.*folder=DIR"):
         fetch([remote(url)], tmp_path, timeout_s=TIMEOUT_S)
 
 

@@ -57,7 +57,7 @@ def test_tasks_may_be_lists_in_python(npz: str) -> None:
         ("split-digit", {}, UnknownNameError, "did you mean 'split-digits'"),
         ("split-digits", {"clases_per_task": 2}, UnknownNameError, "did you mean"),
         ("efmnist", {"classes_per_task": 2}, UnknownNameError, "unknown setting"),
-        ("split", {}, ConfigError, "give --dataset NAME or PATH"),
+        ("split", {}, ConfigError, "data set: pass options="),
         ("split", {"dataset": "digitz"}, UnknownNameError, "did you mean 'digits'"),
         ("split", {"dataset": "./no/such"}, DataError, "does not exist"),
         ("split-digits", {"classes_per_task": 1}, ConfigError, "classes_per_task=1 must be"),

@@ -118,7 +118,7 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
 
 
 def test_data_folder_must_be_a_readable_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere does not exist; check --data"):
+    with pytest.raises(DataError, match="nowhere does not exist; check folder="):
         load("digits", folder=tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file is not a folder"):

@@ -185,6 +185,18 @@ def test_saved_and_loaded_in_a_new_process_it_goes_on_identically(name: str, gon
     assert (gone_on / f"{name}.after").read_bytes() == encode(method, settings_of(method))
 
 
+def test_scores_choose_what_is_predicted(name: str) -> None:
+    method = learned(name)
+    images, _ = toy_task(1).test.batch(slice(None))
+    infos: list[TaskInfo | None] = [toy_task(0).info, toy_task(1).info]
+    for info in [*infos, None] if method.task_agnostic else infos:
+        scores, classes = method.scores(images, info), torch.tensor(method.choices(info))
+        assert scores.shape == (len(images), len(classes))
+        assert not scores.requires_grad
+        assert bool(scores.isfinite().all())
+        assert torch.equal(classes[scores.argmax(1)], method.predict(images, info))
+
+
 def test_counts_what_is_live(name: str) -> None:
     method = learned_once(name)
     census = method.census()

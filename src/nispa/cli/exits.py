@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from nispa.errors import InputError, NispaError, unknown_name
+from nispa.errors import InputError, NispaError, on_command_line, unknown_name
 
 MAX_MESSAGE = 2_000
 
@@ -96,7 +96,8 @@ class Commands(click.Group):
         """Runs a command and exits; see :meth:`click.Command.main`."""
         _never_choke(sys.stdout)
         try:
-            code = super().main(*args, **{**extra, "standalone_mode": False})
+            with on_command_line():
+                code = super().main(*args, **{**extra, "standalone_mode": False})
         except CommandError as failure:
             _end(failure.code, str(failure))
         except click.ClickException as error:

@@ -1,77 +1,125 @@
-"""A user's own arrays: NumPy arrays, tensors, and any ``torch.utils.data.Dataset``."""
+"""A user's own arrays: NumPy arrays, tensors, data frames, pictures, nested lists."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from nispa.data.dataset import BYTE_SCALE, ImageData, split_by_seed
-from nispa.errors import DataError
+from nispa.errors import DataError, either
+from nispa.modes import usual_modes
 
 CHANNELS = (1, 3)
+MOST = 100.0
+"""What no float of an image may exceed: a network learns hardly anything from such values."""
+
+UNLIKE = 8.0
+"""By what factor the values of a later task may reach further than those of the first, or less."""
+
+Array = np.ndarray[Any, Any]
 
 
 def as_images(
-    values: Any, *, name: str = "images", channels_first: bool | None = None
+    values: Any, *, name: str = "images", channels_first: bool | None = None, bounded: bool = True
 ) -> tuple[Tensor, float]:
     """Images as ``(n, channels, height, width)``, and the scale that brings a pixel into [0, 1].
 
-    Shapes: ``(n, features)`` becomes ``(n, 1, 1, features)``; ``(n, height, width)`` is grey;
-    with four dimensions the one of size 1 or 3 is the channels, the second or the last. Where both
-    or neither are, ``channels_first`` must say it.
+    Shapes: ``(n, features)`` is a table and becomes ``(n, 1, 1, features)``; ``(n, height, width)``
+    is grey; with four dimensions the one of size 1 or 3 is the channels, the second or the last.
+    Where both or neither are, ``channels_first`` must say it.
 
-    Types: uint8 stays and has the scale 1/255, bool becomes uint8 with the scale 1, floats become
-    float32 and are used as they are.
+    Types: uint8 stays and has the scale 1/255, as have other whole numbers of images, which must
+    lie in [0, 255]; bool becomes uint8 with the scale 1; floats, and the whole numbers of a table,
+    become float32 and are used as they are.
 
     Args:
-        values: A NumPy array, a tensor, or nested lists.
+        values: An array, a tensor, a data frame, or nested lists.
         name: What to call it in an error.
         channels_first: True for ``(n, channels, height, width)``, False for
             ``(n, height, width, channels)``, None to tell by the rule above.
+        bounded: Whether floats of images (not of tables) must lie within ±:data:`MOST`.
 
     Raises:
-        DataError: Another type or shape, or a value that is not finite.
+        DataError: Another type or shape, or a value that is not finite or cannot be meant.
     """
-    pixels, scale = _pixels(_array(values, name), name)
+    array = as_array(values, name)
+    if not 2 <= array.ndim <= 4:
+        raise DataError(
+            f"{name}: shape {array.shape} must be (n, features), (n, height, width), "
+            "(n, height, width, channels) or (n, channels, height, width)"
+        )
+    pixels, scale = _pixels(array, name)
+    if bounded and scale == 1.0 and array.ndim > 2:
+        _check_range(pixels, name)
     if pixels.ndim == 2:
         pixels = pixels[:, None, None, :]
     elif pixels.ndim == 3:
         pixels = pixels[:, None]
-    elif pixels.ndim == 4:
+    else:
         if channels_first is None:
             channels_first = _channels_first(pixels.shape, name)
         if not channels_first:
             pixels = pixels.transpose(0, 3, 1, 2)
-    else:
-        raise DataError(
-            f"{name}: shape {pixels.shape} must be (n, features), (n, height, width), "
-            "(n, height, width, channels) or (n, channels, height, width)"
-        )
     if 0 in pixels.shape:
         raise DataError(f"{name}: shape {pixels.shape} is empty")
     # A copy: the caller may go on writing to the array, but samples never change.
     return torch.from_numpy(np.array(pixels, order="C")), scale
 
 
-def _array(values: Any, name: str) -> np.ndarray[Any, Any]:
-    if isinstance(values, Tensor):
-        return values.detach().cpu().numpy()
+def as_array(values: Any, name: str) -> Array:
+    """Anything that holds numbers or texts in rows, as an array.
+
+    Raises:
+        DataError: It is none, or some of its values are marked as missing.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise DataError(f"{name}: some values are masked; leave those rows out or fill them")
+    if isinstance(values, Image.Image):
+        return _picture(values)
+    if isinstance(values, (list, tuple)) and any(isinstance(each, Image.Image) for each in values):
+        values = [_picture(each) if isinstance(each, Image.Image) else each for each in values]
     try:
-        return np.asarray(values)
-    except ValueError:
-        raise DataError(f"{name}: rows of different length; all must share one shape") from None
+        if isinstance(values, Tensor):
+            values = values.detach().cpu()
+            values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+        array: Array = np.asarray(values)
+        return array
+    except (ValueError, TypeError, RuntimeError) as error:
+        if "inhomogeneous" in str(error):
+            raise DataError(f"{name}: rows of different length; all must share one shape") from None
+        kind, why = type(values).__name__, " ".join(str(error).split())[:200]
+        raise DataError(f"{name}: {kind} cannot be read as an array ({why})") from None
 
 
-def _pixels(array: np.ndarray[Any, Any], name: str) -> tuple[np.ndarray[Any, Any], float]:
+def _picture(image: Image.Image) -> Array:
+    """A Pillow image as 8-bit grey or RGB."""
+    return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+
+
+def _pixels(array: Array, name: str) -> tuple[Array, float]:
     """The array as uint8 or float32, and its scale."""
     if array.dtype == np.uint8:
         return array, BYTE_SCALE
     if array.dtype == np.bool_:
         return array.astype(np.uint8), 1.0
-    if array.dtype.kind != "f":
+    if array.dtype.kind in "iu" and array.ndim != 2:
+        outside = (array < 0) | (array > 255)
+        if outside.any():
+            low, high = array.min(), array.max()
+            fix = f", such as images / {divisor_of(float(high))}" if low >= 0 else ""
+            raise DataError(
+                f"{name}: whole numbers are pixels from 0 to 255, but these go from {low} to "
+                f"{high}; pass floats in [0, 1]{fix}"
+            )
+        return array.astype(np.uint8), BYTE_SCALE
+    if array.dtype.kind == "O":
+        array = _numbers(array, name)
+    if array.dtype.kind not in "fiu":
         raise DataError(
             f"{name}: type {array.dtype} must be uint8 (0 to 255, scaled by 1/255) or float "
             "(used as it is)"
@@ -80,8 +128,69 @@ def _pixels(array: np.ndarray[Any, Any], name: str) -> tuple[np.ndarray[Any, Any
         floats = array.astype(np.float32)
     if not np.isfinite(floats).all():
         row = int(np.argwhere(~np.isfinite(floats))[0][0])
-        raise DataError(f"{name}: image {row} has a value that is not a finite 32-bit float")
+        what = "row" if array.ndim == 2 else "image"
+        raise DataError(f"{name}: {what} {row} has a value that is not a finite 32-bit float")
     return floats, 1.0
+
+
+def _numbers(array: Array, name: str) -> Array:
+    """Python's own numbers as floats, such as those of a frame whose columns differ in type."""
+    try:
+        return array.astype(np.float64)
+    except (TypeError, ValueError):
+        pass
+    for place, value in np.ndenumerate(array):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            where = f"row {place[0]}, column {place[1]}" if len(place) == 2 else f"image {place[0]}"
+            shown = repr(value)[:40]
+            raise DataError(
+                f"{name}: {where} is {shown}, not a number; leave it out or pass numbers for it"
+            ) from None
+    raise DataError(f"{name}: type {array.dtype} must be numbers")
+
+
+def reach_of(pixels: Array | Tensor) -> float:
+    """The largest absolute value of some stored pixels."""
+    if isinstance(pixels, Tensor):
+        pixels = pixels.numpy()
+    return max(abs(float(pixels.min())), abs(float(pixels.max()))) if pixels.size else 0.0
+
+
+def divisor_of(reach: float) -> str:
+    """What to divide values that reach so far by, as one writes it."""
+    if 100 < reach <= 255:
+        return "255"
+    if 255 < reach <= 2**16 - 1:
+        return "65535" if reach > 4095 else "4095" if reach > 1023 else "1023"
+    return f"{math.ceil(reach)}" if reach < 1e6 else f"{reach:.3g}"
+
+
+def longer(reach: float, first: float) -> str:
+    """What to say where values reach much further than those of the first task, if they do."""
+    if reach <= UNLIKE * first:
+        return ""
+    return (
+        f"these images reach {reach:g}, those of the first task {first:g}; scale both alike, such "
+        f"as images / {divisor_of(reach / first)}"
+    )
+
+
+def shorter(reach: float, first: float) -> str:
+    """What to say where values reach much less far than those of the first task, if they do."""
+    if not 0 < reach * UNLIKE < first:
+        return ""
+    return f"these images reach {reach:g} only, those of the first task {first:g}; scale both alike"
+
+
+def _check_range(floats: Array, name: str) -> None:
+    """Refuses what was meant to be scaled."""
+    if (reach := reach_of(floats)) > MOST:
+        raise DataError(
+            f"{name}: floats are used as they are, but these reach {reach:g}; scale them to "
+            f"[0, 1], such as images / {divisor_of(reach)}"
+        )
 
 
 def _channels_first(shape: tuple[int, ...], name: str) -> bool:
@@ -90,31 +199,114 @@ def _channels_first(shape: tuple[int, ...], name: str) -> bool:
         why = "both its second and last" if first else "neither its second nor its last"
         raise DataError(
             f"{name}: shape {shape} is ambiguous, {why} dimension can be the channels (1 or 3); "
-            "pass channels_first=True or False from Python"
+            f"{either('pass', 'read them in Python with')} channels_first=True or False"
         )
     return first
 
 
-def as_label_array(values: Any, name: str = "labels") -> np.ndarray[Any, Any]:
+def as_label_array(values: Any, name: str = "labels") -> Array:
     """Labels as a 1-dimensional array of int64 or of text.
 
     Raises:
         DataError: They are neither whole numbers nor texts, or have another shape.
     """
-    array = _array(values, name)
+    if isinstance(values, (list, tuple)):  # of which NumPy would make texts throughout
+        texts = [isinstance(label, str) for label in values]
+        if any(texts) and not all(texts):
+            values = np.array(values, dtype=object)
+    array = as_array(values, name)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        raise DataError(f"{name}: shape {array.shape} must be (n,), one label per image")
-    if array.dtype.kind == "O" and all(isinstance(label, str) for label in array):
-        array = array.astype(str)
+        hint = ""
+        if array.ndim == 2 and array.dtype.kind in "biuf" and (array.sum(1) == 1).all():
+            hint = "; for one column per class pass labels.argmax(1)"
+        raise DataError(f"{name}: shape {array.shape} must be (n,), one label per image{hint}")
+    if array.dtype.kind == "T":  # NumPy's texts of any length
+        array = array.astype(object)
+    if array.dtype.kind == "O":
+        array = _plain_labels(array, name)
     if array.dtype.kind in "bi" or (array.dtype.kind == "u" and array.dtype.itemsize < 8):
         return array.astype(np.int64)
     if array.dtype.kind == "u" and (not array.size or array.max() < 2**63):
         return array.astype(np.int64)
     if array.dtype.kind == "U":
-        return array
+        return _writable(array, name)
+    fix = ""
+    if array.dtype.kind == "f" and np.isfinite(array).all() and (array % 1 == 0).all():
+        fix = "; pass labels.astype(int)"
+    raise DataError(f"{name}: type {array.dtype} must be whole numbers or texts{fix}")
+
+
+def _plain_labels(array: Array, name: str) -> Array:
+    """Python objects as whole numbers or as texts."""
+    for kinds, into in (((str,), np.str_), ((int, np.integer), np.int64)):
+        if all(isinstance(label, kinds) for label in array):
+            try:
+                return array.astype(into)
+            except OverflowError:
+                break
+    for row, label in enumerate(array):
+        if not isinstance(label, (int, str, np.integer)):
+            raise DataError(
+                f"{name}: row {row} is {str(label)[:40]!r}, which is neither a whole number nor a "
+                "text; leave that row out"
+            )
+        if isinstance(label, str) != isinstance(array[0], str):
+            raise DataError(
+                f"{name}: some are numbers and some are texts, such as {array[0]!r} and "
+                f"{label!r}; use one kind"
+            )
     raise DataError(f"{name}: type {array.dtype} must be whole numbers or texts")
+
+
+def _writable(texts: Array, name: str) -> Array:
+    """Texts that a file can hold."""
+    for text in np.unique(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{name}: {text!a} holds a character that no file can hold") from None
+    return texts
+
+
+def kind_of(labels: Array) -> str:
+    """What labels are, in words."""
+    return "texts" if labels.dtype.kind == "U" else "whole numbers"
+
+
+def labelled(
+    images: Any,
+    labels: Any,
+    *,
+    names: tuple[str, str] = ("images", "labels"),
+    channels_first: bool | None = None,
+    bounded: bool = True,
+) -> tuple[Tensor, float, Array]:
+    """Images and their labels, checked together: the one way in for both.
+
+    Args:
+        images: See :func:`as_images`.
+        labels: See :func:`as_label_array`.
+        names: What to call them in an error.
+        channels_first: See :func:`as_images`.
+        bounded: See :func:`as_images`.
+
+    Returns:
+        What :func:`as_images` and :func:`as_label_array` give, of equal length.
+
+    Raises:
+        DataError: They cannot be used, or there is not one label for each image.
+    """
+    stored, scale = as_images(images, name=names[0], channels_first=channels_first, bounded=bounded)
+    given = as_label_array(labels, names[1])
+    if len(given) != len(stored):
+        what = names[0].rpartition(": ")[0]
+        raise DataError(
+            f"{what + ': ' if what else ''}{len(stored)} images but {len(given)} labels: one label "
+            "per image"
+        )
+    return stored, scale, given
 
 
 def encode_labels(*groups: np.ndarray[Any, Any]) -> tuple[list[Tensor], tuple[str, ...]]:
@@ -131,6 +323,7 @@ def encode_labels(*groups: np.ndarray[Any, Any]) -> tuple[list[Tensor], tuple[st
     return encoded, tuple(str(label) for label in known.tolist())
 
 
+@usual_modes()
 def from_arrays(
     x_train: Any,
     y_train: Any,
@@ -159,15 +352,23 @@ def from_arrays(
     """
     if (x_test is None) != (y_test is None):
         raise DataError(f"{name}: x_test and y_test must be given together")
-    images, scale = as_images(x_train, name=f"{name}: x_train", channels_first=channels_first)
-    labels = as_label_array(y_train, f"{name}: y_train")
+    images, scale, labels = labelled(
+        x_train,
+        y_train,
+        names=(f"{name}: x_train", f"{name}: y_train"),
+        channels_first=channels_first,
+    )
     if x_test is None:
         (encoded,), names = encode_labels(labels)
         return split_by_seed(name, images, encoded, names, scale, seed=seed, source=source)
-    tests, test_scale = as_images(x_test, name=f"{name}: x_test", channels_first=channels_first)
+    tests, test_scale, test_labels = labelled(
+        x_test,
+        y_test,
+        names=(f"{name}: x_test", f"{name}: y_test"),
+        channels_first=channels_first,
+    )
     if scale != test_scale:
         raise DataError(f"{name}: x_train and x_test have different types; use one")
-    test_labels = as_label_array(y_test, f"{name}: y_test")
     (encoded, encoded_tests), names = encode_labels(labels, test_labels)
     unseen = sorted(set(encoded_tests.tolist()) - set(encoded.tolist()))
     if unseen:

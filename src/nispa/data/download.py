@@ -13,7 +13,7 @@ from typing import Any
 
 from nispa.data.catalog import Remote
 from nispa.data.dataset import Progress
-from nispa.errors import DataError
+from nispa.errors import DataError, either
 
 CONNECT_S = 10.0
 READ_S = 30.0
@@ -64,7 +64,8 @@ def fetch(
             )
             raise DataError(
                 f"{remote.file} could not be downloaded ({'; '.join(reasons)}){kept}. Without a "
-                "network place the files in a folder and pass it as --data DIR"
+                "network place the files in a folder and pass it as "
+                f"{either('folder=DIR', '--data DIR')}"
             )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from nispa.data.catalog import CATALOG, MNIST_FILES, Entry
 from nispa.data.emnist import stored_names
 from nispa.data.idx import idx_md5, read_idx
-from nispa.errors import DataError
+from nispa.errors import DataError, either
 
 DEPTH = 3
 MOST_ENTRIES = 500_000
@@ -54,9 +54,10 @@ def check_folder(folder: Path) -> None:
         DataError: It is not.
     """
     if not folder.exists():
-        raise DataError(f"data folder {folder} does not exist; check --data")
+        raise DataError(f"data folder {folder} does not exist; check {either('folder=', '--data')}")
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; --data takes the folder that holds the files")
+        option = either("folder=", "--data")
+        raise DataError(f"{folder} is not a folder; {option} takes the folder that holds the files")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise DataError(f"data folder {folder} cannot be read; check its permissions")
 

@@ -14,7 +14,8 @@ from nispa.data.dataset import ImageData, Progress
 from nispa.data.permuted import permuted
 from nispa.data.scenarios import VALIDATION, Scenario, efmnist, split
 from nispa.data.sources import load
-from nispa.errors import ConfigError, unknown_name
+from nispa.errors import ConfigError, either, unknown_name
+from nispa.modes import usual_modes
 from nispa.seeding import MAX_SEED
 
 
@@ -139,6 +140,7 @@ SCENARIOS: Mapping[str, NamedScenario] = {known.name: known for known in _KNOWN}
 """The scenarios by name."""
 
 
+@usual_modes()
 def build_scenario(
     name: str,
     *,
@@ -238,7 +240,8 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
             normalise=chosen.normalise,
         )
     if chosen.dataset is None:
-        raise ConfigError(f"scenario {name} needs a data set: give --dataset NAME or PATH")
+        fix = either("pass options={'dataset': NAME_OR_PATH}", "give --dataset NAME or PATH")
+        raise ConfigError(f"scenario {name} needs a data set: {fix}")
     if isinstance(chosen, PermutedOptions):
         return permuted(
             get(chosen.dataset),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from nispa.data.arrays import from_arrays
+from nispa.data.arrays import as_label_array, from_arrays, kind_of, longer, reach_of, shorter
 from nispa.data.dataset import ImageData, sort_names
 from nispa.data.scenarios import VALIDATION, Scenario, make_task, select_classes
-from nispa.errors import ScenarioError
+from nispa.errors import DataWarning, ScenarioError
 
 
 def from_tasks(
@@ -58,6 +59,13 @@ def from_tasks(
                 f"{label}: images of {parts[index].shape} but {parts[0].name} has "
                 f"{parts[0].shape}; all tasks must share one shape"
             )
+        _check_like_first(parts)
+    kinds = {kind_of(as_label_array(arrays[1])) for arrays in tasks}
+    if len(kinds) > 1 and shared_classes is not False:
+        raise ScenarioError(
+            "labels are whole numbers in some tasks and texts in others; use one kind, or pass "
+            "shared_classes=False for outputs of each task's own"
+        )
     tables, class_names = _number_outputs(parts, shared_classes)
     made = []
     for index, (part, outputs) in enumerate(zip(parts, tables, strict=True)):
@@ -82,6 +90,14 @@ def from_tasks(
             "shared_classes": bool(shared_classes),
         },
     )
+
+
+def _check_like_first(parts: Sequence[ImageData]) -> None:
+    """Warns where the newest task's images lie in another range than those of the first."""
+    reach, first = (reach_of(part.train_images) * part.scale for part in (parts[-1], parts[0]))
+    text = (longer(reach, first) or shorter(reach, first)) if first else ""
+    if text:
+        warnings.warn(f"{parts[-1].name}: {text}", DataWarning, stacklevel=3)
 
 
 def _number_outputs(

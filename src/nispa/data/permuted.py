@@ -18,6 +18,7 @@ from torch import Tensor
 from nispa.data.dataset import ImageData, share_of
 from nispa.data.scenarios import VALIDATION, Scenario, make_task, preparation, select_classes
 from nispa.errors import ScenarioError
+from nispa.modes import usual_modes
 from nispa.seeding import stream
 
 MAX_TASKS = 10_000
@@ -42,6 +43,7 @@ def pixel_order(shape: tuple[int, int, int], share: float, *, seed: int, task: i
     return (planes + order).flatten()
 
 
+@usual_modes()
 def permuted(
     data: ImageData,
     *,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nispa.data.dataset import DataIdentity, ImageData, share_of
 from nispa.errors import ScenarioError
+from nispa.modes import usual_modes
 from nispa.seeding import stream
 from nispa.tasks import Samples, Task
 
@@ -198,6 +199,7 @@ def group_classes(
     return groups
 
 
+@usual_modes()
 def split(
     data: ImageData,
     *,

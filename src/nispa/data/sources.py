@@ -30,7 +30,7 @@ from nispa.data.folders import read_folder
 from nispa.data.idx import idx_md5, image_pair, read_four
 from nispa.data.npz import read_npz
 from nispa.data.parquet import read_parquet
-from nispa.errors import DataError, UnknownNameError, unknown_name
+from nispa.errors import DataError, UnknownNameError, either, unknown_name
 
 LOOSE = "no checksum is published for this form"
 
@@ -113,7 +113,8 @@ def how_to_get(entry: Entry) -> str:
     files = ", ".join(remote.file for remote in entry.remotes)
     source = entry.remotes[0].urls[0].rsplit("/", 1)[0]
     inside = f"{entry.name}/ inside" if entry.layout == "mnist" else "or inside"
-    return f"place {files} (from {source}) in {inside} DIR and pass --data DIR"
+    fix = either("folder=DIR", "--data DIR")
+    return f"place {files} (from {source}) in {inside} DIR and pass {fix}"
 
 
 def read_found(entry: Entry, found: Found, *, progress: Progress | None = None) -> ImageData:

@@ -1,4 +1,4 @@
-"""Any ``torch.utils.data.Dataset`` that yields (image, label), read into memory once."""
+"""PyTorch data sets and loaders that yield (image, label), read into memory once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from nispa.data.arrays import from_arrays
+from nispa.data.arrays import Array, as_array, from_arrays
 from nispa.data.dataset import ImageData
 from nispa.errors import DataError
 
@@ -16,9 +17,10 @@ from nispa.errors import DataError
 def from_torch(train: Any, test: Any = None, *, name: str = "", seed: int = 0) -> ImageData:
     """A data set from map-style PyTorch data sets; without ``test`` the seed holds out a fifth.
 
-    An image may be a tensor ``(channels, height, width)`` or ``(height, width)``, an array
-    ``(height, width, channels)`` or ``(height, width)``, or a Pillow image (read as 8-bit grey or
-    RGB). Bytes are scaled by 1/255, floats used as they are. A random transform is drawn once.
+    An image may be a tensor ``(channels, height, width)``, ``(height, width)`` or ``(features,)``,
+    an array ``(height, width, channels)``, ``(height, width)`` or ``(features,)``, or a Pillow
+    image (read as 8-bit grey or RGB). Bytes are scaled by 1/255, floats used as they are. A random
+    transform is drawn once.
 
     Args:
         train: Has ``len()`` and yields ``(image, label)`` by index.
@@ -38,51 +40,131 @@ def from_torch(train: Any, test: Any = None, *, name: str = "", seed: int = 0) -
     )
 
 
-def _read(dataset: Any, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def given_images(values: Any) -> tuple[Any, bool | None]:
+    """Images as arrays, and whether their channels come first, from data that may hold labels, too.
+
+    Args:
+        values: Images, or a PyTorch data set or loader of images or of ``(image, label)``.
+
+    Returns:
+        Images, and True where a data set was read, whose images then are channels first.
+
+    Raises:
+        DataError: A data set holds something else.
+    """
+    if isinstance(values, DataLoader):
+        return _batches(values, labelled=False)[0], None
+    if isinstance(values, Dataset):
+        return _read(values, type(values).__name__, labelled=False)[0], True
+    return values, None
+
+
+def given_pairs(images: Any, labels: Any) -> tuple[Any, Any, bool | None]:
+    """Images and labels as arrays, as :func:`given_images` gives images.
+
+    Args:
+        images: Images, or a PyTorch data set or loader of ``(image, label)``.
+        labels: Their labels; None where ``images`` has them.
+
+    Raises:
+        DataError: There are no labels, or two sets of them.
+    """
+    if not isinstance(images, (DataLoader, Dataset)):
+        if labels is None:
+            raise DataError(
+                "labels are missing: pass images and labels, or a PyTorch data set or loader of "
+                "both"
+            )
+        return images, labels, None
+    if labels is not None:
+        raise DataError(
+            f"labels are given twice: {type(images).__name__} has its own; leave labels out, or "
+            "pass the images alone"
+        )
+    if isinstance(images, DataLoader):
+        return *_batches(images, labelled=True), None
+    return *_read(images, type(images).__name__, labelled=True), True
+
+
+def _batches(loader: DataLoader[Any], *, labelled: bool) -> tuple[Array, Any]:
+    """Everything that a loader yields in one go."""
+    name = "DataLoader"
+    images: list[Array] = []
+    labels: list[Array] = []
+    for number, batch in enumerate(loader):
+        pair = isinstance(batch, (tuple, list)) and len(batch) >= 1
+        if not pair and not (isinstance(batch, Tensor) and not labelled):
+            raise DataError(
+                f"{name}: batch {number} must be (images, labels), not {type(batch).__name__}"
+            )
+        if pair and labelled and len(batch) < 2:
+            raise DataError(f"{name}: batch {number} has images but no labels")
+        part = as_array(batch[0] if pair else batch, f"{name}: images of batch {number}")
+        if part.ndim < 2 or (images and part.shape[1:] != images[0].shape[1:]):
+            raise DataError(
+                f"{name}: images of batch {number} have shape {part.shape}, which is no batch "
+                f"like {images[0].shape if images else '(n, channels, height, width)'}"
+            )
+        images.append(part)
+        if labelled:
+            labels.append(as_array(batch[1], f"{name}: labels of batch {number}"))
+    if not images:
+        raise DataError(f"{name}: it yields nothing")
+    try:
+        return np.concatenate(images), np.concatenate(labels) if labelled else None
+    except ValueError:
+        raise DataError(f"{name}: the labels of its batches differ in shape") from None
+
+
+def _read(dataset: Any, name: str, *, labelled: bool = True) -> tuple[Array, Array]:
+    if isinstance(dataset, IterableDataset):
+        raise DataError(f"{name} data has no length; pass a DataLoader of it")
     try:
         count = len(dataset)
     except TypeError:
         raise DataError(f"{name} data has no length; a map-style data set is needed") from None
-    images: list[np.ndarray[Any, Any]] = []
+    images: list[Array] = []
     labels: list[int | str] = []
     for index in range(count):
         item = dataset[index]
-        if not isinstance(item, (tuple, list)) or len(item) < 2:
+        pair = isinstance(item, (tuple, list)) and len(item) >= (2 if labelled else 1)
+        if labelled and not pair:
             raise DataError(
                 f"{name} item {index} must be (image, label), not {type(item).__name__}"
             )
-        image = _planes(item[0], f"{name} item {index}")
+        image = _planes(item[0] if pair else item, f"{name} item {index}")
         if images and (image.shape != images[0].shape or image.dtype != images[0].dtype):
             raise DataError(
                 f"{name} item {index} is {image.dtype} {image.shape}, but item 0 is "
                 f"{images[0].dtype} {images[0].shape}; all must share one shape and type"
             )
         images.append(image)
-        labels.append(_label(item[1], f"{name} item {index}"))
+        if labelled:
+            labels.append(_label(item[1], f"{name} item {index}"))
     if not images:
         raise DataError(f"{name} data is empty")
-    return np.stack(images), np.array(labels)
+    return np.stack(images), np.array(labels, dtype=object)
 
 
-def _planes(image: Any, name: str) -> np.ndarray[Any, Any]:
-    """One image as ``(channels, height, width)``."""
-    if isinstance(image, Tensor):
-        planes = image.detach().cpu().numpy()
-        planes = planes[None] if planes.ndim == 2 else planes
-    else:
-        if isinstance(image, Image.Image):
-            image = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-        if not isinstance(image, np.ndarray):
-            raise DataError(f"{name}: {type(image).__name__} is no tensor, array or Pillow image")
-        planes = image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)
-    if planes.ndim != 3:
-        raise DataError(f"{name}: image of shape {planes.shape} must have 2 or 3 dimensions")
+def _planes(image: Any, name: str) -> Array:
+    """One image as ``(channels, height, width)``, or one row of a table as ``(features,)``."""
+    if not isinstance(image, (Tensor, np.ndarray, Image.Image)):
+        raise DataError(f"{name}: {type(image).__name__} is no tensor, array or Pillow image")
+    planes = as_array(image, name)
+    if planes.ndim == 2:
+        planes = planes[None]
+    elif planes.ndim == 3 and not isinstance(image, Tensor):
+        planes = np.moveaxis(planes, -1, 0)
+    if planes.ndim not in (1, 3):
+        raise DataError(f"{name}: image of shape {planes.shape} must have 1 to 3 dimensions")
     return planes
 
 
 def _label(label: Any, name: str) -> int | str:
-    if isinstance(label, (Tensor, np.ndarray, np.generic)) and np.ndim(label) == 0:
-        label = label.item()
+    if isinstance(label, (Tensor, np.ndarray, np.generic)):
+        label = label.tolist()
+        while isinstance(label, list) and len(label) == 1:
+            label = label[0]
     if isinstance(label, (int, str)):
         return label
     raise DataError(f"{name}: label {label!r} must be a whole number or a text")

@@ -25,6 +25,7 @@ from nispa.errors import (
     FormatError,
     NotLearnedError,
     ScenarioError,
+    either,
     unknown_name,
 )
 from nispa.models import DataSet, NetworkConfig, SparseNetwork, build_network, empty_network
@@ -309,16 +310,10 @@ class Method(ABC):
         """
 
     def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """How well each class that a prediction may name suits images; the highest suits best.
-
-        Their soft-max is what the method takes for probabilities.
-
-        Args:
-            images: As in :meth:`predict`.
-            task: As in :meth:`predict`.
+        """How well the classes of :meth:`choices` suit images: the soft-max is their probability.
 
         Returns:
-            ``(batch, classes)`` float32, the classes in the order of :meth:`choices`.
+            ``(batch, classes)`` float32; :meth:`predict` names the class of the highest.
 
         Raises:
             NotLearnedError: As in :meth:`predict`.
@@ -403,7 +398,7 @@ class Method(ABC):
         again, incremental = sorted(seen & set(task.classes)), self.config.incremental
         if again and (incremental == "class" or not self.shares_classes):
             fix = (
-                "tasks that share their classes are learned with incremental=domain"
+                f"tasks that share their classes are learned with {_told('domain')}"
                 if incremental == "class" and "domain" in self.incremental
                 else "give each task outputs of its own"
             )
@@ -414,8 +409,13 @@ class Method(ABC):
         if incremental == "domain" and earlier and set(task.classes) != seen:
             raise ScenarioError(
                 f"task {task.name} has other classes than the tasks before; with "
-                "incremental=domain all tasks share theirs; pass incremental=class for new ones"
+                f"{_told('domain')} all tasks share theirs; pass {_told('class')} for new ones"
             )
+
+
+def _told(incremental: str) -> str:
+    """How one says what a task adds."""
+    return either(f"incremental='{incremental}'", f"--incremental {incremental}")
 
 
 def count(

@@ -12,6 +12,7 @@ from multiprocessing.synchronize import Event
 
 from pebble import ProcessExpired, ProcessPool
 
+from nispa.errors import either
 from nispa.sweep.backends import ATTEMPTS, TICK_S, Outcomes
 from nispa.sweep.jobs import Job, Outcome, execute
 
@@ -98,7 +99,7 @@ def _outcome(future: Future[Outcome], job: Job, *, last: bool) -> Outcome | None
             job,
             "failed",
             f"its process ended {how} {ATTEMPTS} times, perhaps for lack of memory; pass fewer "
-            "--workers, or run it alone with nispa resume",
+            f"{either('', '--')}workers, or run it alone with nispa resume",
         )
     except (CancelledError, Exception) as error:  # noqa: BLE001 - one job must not end the others
         return Outcome(job, "failed", f"{type(error).__name__}: {error}")

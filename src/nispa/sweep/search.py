@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nispa.config import describe
 from nispa.data.named import SCENARIOS
-from nispa.errors import ConfigError, FormatError, InputError
+from nispa.errors import ConfigError, FormatError, InputError, either
 from nispa.files import check_own, shown, wording
 from nispa.results import read_record
 from nispa.sweep.backends import Backend, sweep
@@ -274,8 +274,8 @@ def parse_range(text: str) -> tuple[str, tuple[float, float, bool]]:
         return key.strip(), (_number(low), _number(high), scale == "log")
     except ValueError:
         raise InputError(
-            f"--range {text} must be KEY=LOW..HIGH or KEY=LOW..HIGH:log, such as "
-            "learning_rate=0.001..0.1:log"
+            f"{either('range', '--range')} {text} must be KEY=LOW..HIGH or KEY=LOW..HIGH:log, "
+            "such as learning_rate=0.001..0.1:log"
         ) from None
 
 
