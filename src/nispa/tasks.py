@@ -225,6 +225,7 @@ class Task:
         validation: What decides when to stop and which epoch to keep; may be empty only where a
             method says so.
         test: What is reported; never seen while learning.
+        note: What a reader of its numbers should know, such as a class too small to validate on.
     """
 
     index: int
@@ -233,6 +234,7 @@ class Task:
     train: Samples
     validation: Samples
     test: Samples
+    note: str = ""
 
     @property
     def info(self) -> TaskInfo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -18,6 +18,8 @@ from nispa.seeding import stream
 
 BYTE_SCALE = 1.0 / 255.0
 TEST_SHARE = 0.2
+MOST_NAMED = 5
+"""Classes, files or kinds that a note names one by one."""
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``; ``total`` is 0 where it is not known."""
@@ -99,7 +101,17 @@ class ImageData:
     def identity(self) -> DataIdentity:
         """What the data set is, with the hash of its content."""
         arrays = (self.train_images, self.train_labels, self.test_images, self.test_labels)
-        return DataIdentity(self.name, self.canonical, digest(*arrays), self.source, self.note)
+        note = "; ".join(filter(None, (self.note, self._unmeasured())))
+        return DataIdentity(self.name, self.canonical, digest(*arrays), self.source, note)
+
+    def _unmeasured(self) -> str:
+        """Names the classes that have training images but no test images."""
+        tested = set(self.test_labels.unique().tolist())
+        lacking = [label for label in self.train_labels.unique().tolist() if label not in tested]
+        if not lacking:
+            return ""
+        names = listed([self.class_names[label] for label in lacking])
+        return f"no test images of class {names}: what is learned of it is not measured"
 
     @property
     def classes(self) -> int:
@@ -111,6 +123,13 @@ class ImageData:
         """Channels, height and width of one image."""
         _, channels, height, width = self.train_images.shape
         return channels, height, width
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some names for a note: the first few, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    shown = ", ".join(one_line(name, 40) for name in names[:MOST_NAMED])
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _size(images: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -9,13 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nispa.data.dataset import DataIdentity, ImageData, share_of
+from nispa.data.dataset import DataIdentity, ImageData, listed, share_of
 from nispa.errors import ScenarioError
 from nispa.seeding import stream
 from nispa.tasks import Samples, Task
 
 EFMNIST_GROUPS = (10, 13, 13, 11)
 VALIDATION = 0.1
+PLAIN_DRAW = 100
+"""Training images of each class from which on validation images are drawn from all alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +71,13 @@ def make_task(
     *,
     seed: int,
     validation: float = VALIDATION,
+    names: Sequence[str] | None = None,
 ) -> Task:
     """A task whose validation images are drawn once from its training images.
+
+    Where each class has at least :data:`PLAIN_DRAW` of them, they are drawn from all alike.
+    Otherwise they are drawn by class: each gives its share, one at least while that suffices for
+    all, and keeps at least one image to learn from.
 
     Args:
         index: Place in the sequence, from 0; the draw depends on it and on ``seed`` alone.
@@ -79,6 +87,7 @@ def make_task(
         test: Test images, with labels among ``classes``.
         seed: The seed of the scenario.
         validation: Share of the training images, [0, 1); rounded down. Zero means none.
+        names: What each output stands for, for the task's note; by default its number.
 
     Raises:
         ScenarioError: The task has one class, a class without training images, or no validation or
@@ -100,20 +109,80 @@ def make_task(
                 f"task {index} ({name}) has no training images for output {output}; leave that "
                 "class out or give images"
             )
-    held = share_of(validation, len(train))
-    if validation and not held:
+    held = draw_validation(train.labels, validation, seed=seed, index=index)
+    if validation and not held.any():
         raise ScenarioError(
             f"task {index} ({name}) has {len(train)} training images, so validation={validation} "
             "leaves it no validation image; give more images, a larger share, or 0 for none"
         )
-    order = torch.randperm(len(train), generator=stream(seed, "validation", index))
+    without = sorted(set(classes) - set(train.labels[held].tolist())) if validation else []
     return Task(
         index=index,
         name=name,
         classes=tuple(sorted(classes)),
-        train=train.subset(order[held:].sort().values),
-        validation=train.subset(order[:held].sort().values),
+        train=train.subset(torch.nonzero(~held).flatten()),
+        validation=train.subset(torch.nonzero(held).flatten()),
         test=test,
+        note=_without_validation(without, counts, names),
+    )
+
+
+def draw_validation(labels: Tensor, share: float, *, seed: int, index: int) -> Tensor:
+    """Which training images become validation images; see :func:`make_task`.
+
+    Args:
+        labels: Class of each image, ``(n,)`` int64.
+        share: Share of them, [0, 1).
+        seed: The draw depends on it and
+        index: on the place of the task.
+
+    Returns:
+        ``(n,)`` bool.
+    """
+    wanted = share_of(share, len(labels))
+    order = torch.randperm(len(labels), generator=stream(seed, "validation", index))
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    held[order[:wanted]] = True
+    classes, counts = labels.unique(return_counts=True)
+    kept = labels[~held].unique().numel() == classes.numel()
+    seen = labels[held].unique().numel() == classes.numel() or wanted < classes.numel()
+    if int(counts.min()) >= PLAIN_DRAW and kept and seen:
+        return held
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    quotas = _quotas(counts.tolist(), share, wanted)
+    for label, quota in zip(classes.tolist(), quotas, strict=True):
+        rows = torch.nonzero(labels == label).flatten()
+        drawn = torch.randperm(len(rows), generator=stream(seed, "validation", index, label))
+        held[rows[drawn[:quota]]] = True
+    return held
+
+
+def _quotas(counts: Sequence[int], share: float, wanted: int) -> list[int]:
+    """How many of each class are held out, ``wanted`` in all if every class can keep one.
+
+    One of each class first, the larger before the smaller; then those furthest from their share.
+    """
+    quotas = [0] * len(counts)
+    open_ = [(False, -share * count, place) for place, count in enumerate(counts) if count > 1]
+    heapq.heapify(open_)
+    while open_ and wanted > 0:
+        wanted -= 1
+        _, _, place = heapq.heappop(open_)
+        quotas[place] += 1
+        if quotas[place] < counts[place] - 1:
+            heapq.heappush(open_, (True, quotas[place] - share * counts[place], place))
+    return quotas
+
+
+def _without_validation(outputs: Sequence[int], counts: Tensor, names: Sequence[str] | None) -> str:
+    """Says which classes have too few images for one to validate on; empty where none has."""
+    if not outputs:
+        return ""
+    known = [names[output] if names else str(output) for output in outputs]
+    each = [f"{name} ({int(counts[output])})" for name, output in zip(known, outputs, strict=True)]
+    return (
+        f"too few training images for one to validate on: class {listed(each)}; give more images, "
+        "or a larger share"
     )
 
 
@@ -239,19 +308,21 @@ def split(
     used = sorted(label for group in groups for label in group)
     output_of = {label: output for output, label in enumerate(used)}
     how = preparation(data, normalise)
+    names = tuple(data.class_names[label] for label in used)
     made = []
     for index, group in enumerate(groups):
         outputs = [output_of[label] for label in group]
         train = select_classes(data.train_images, data.train_labels, group, outputs, **how)
         test = select_classes(data.test_images, data.test_labels, group, outputs, **how)
         label = task_names[index] if task_names is not None else _task_name(group)
-        made.append(make_task(index, label, outputs, train, test, seed=seed, validation=validation))
+        share: dict[str, Any] = {"validation": validation, "names": names}
+        made.append(make_task(index, label, outputs, train, test, seed=seed, **share))
     return Scenario(
         name=name,
         tasks=tuple(made),
         outputs=len(used),
         input_shape=data.shape,
-        class_names=tuple(data.class_names[label] for label in used),
+        class_names=names,
         identity=(data.identity,),
         settings={
             "kind": "split",
