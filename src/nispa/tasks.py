@@ -31,10 +31,18 @@ class Form:
         if self.scale != 1.0:
             pixels = pixels * self.scale
         if self.mean is not None:
-            pixels = pixels - pixels.new_tensor(self.mean).view(1, -1, 1, 1)
+            pixels = pixels - _beside(pixels, self.mean)
         if self.std is not None:
-            pixels = pixels / pixels.new_tensor(self.std).view(1, -1, 1, 1)
+            pixels = pixels / _beside(pixels, self.std)
         return pixels
+
+
+def _beside(pixels: Tensor, values: tuple[float, ...]) -> Tensor:
+    """One value per channel, or one per input, in the shape to reckon with ``pixels``."""
+    each = pixels.new_tensor(values)
+    if len(values) == pixels.shape[1]:
+        return each.view(1, -1, 1, 1)
+    return each.view(1, *pixels.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,8 @@ class Samples:
         scale: Factor that brings a stored pixel into [0, 1] (1/255 for bytes).
         pixel_order: For permuted tasks, which stored value each input takes,
             ``(channels * height * width,)`` int64 over the flattened image; None keeps the order.
-        mean: Per-channel mean subtracted after scaling, or None.
-        std: Per-channel deviation divided by after that, or None.
+        mean: Mean subtracted after scaling, of each channel or of each input, or None.
+        std: Deviation divided by after that, of each channel or of each input, or None.
     """
 
     images: Tensor
@@ -78,9 +86,10 @@ class Samples:
                 f"pixel_order of shape {tuple(self.pixel_order.shape)} must name {inputs} inputs"
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != self.shape[0]:
+            if values is not None and len(values) not in (self.shape[0], inputs):
                 raise ScenarioError(
-                    f"{name}={values} must have one value per channel ({self.shape[0]})"
+                    f"{name}={values} must have one value per channel ({self.shape[0]}) or per "
+                    f"input ({inputs})"
                 )
 
     def __len__(self) -> int:

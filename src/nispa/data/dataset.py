@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nispa.errors import DataError
+from nispa.errors import DataError, ScenarioError
 from nispa.files import one_line
 from nispa.seeding import stream
 
@@ -178,6 +178,43 @@ def digest(*arrays: Tensor) -> str:
         total.update(f"{values.dtype.name}{tuple(values.shape)}".encode())
         total.update(values.data if values.size else b"")
     return total.hexdigest()
+
+
+def check_seen(name: str, encoded: Sequence[Tensor], class_names: Sequence[str]) -> None:
+    """Labels of test images, if there are some, must occur among those of training images.
+
+    Args:
+        name: The data set's name, for the error.
+        encoded: Labels of the training and of the test images, as places in
+        class_names: the names of all classes.
+
+    Raises:
+        DataError: One does not.
+    """
+    unseen = sorted(set(torch.cat(list(encoded)).tolist()) - set(encoded[0].tolist()))
+    if unseen:
+        label = one_line(class_names[unseen[0]], 40)
+        raise DataError(f"{name}: test label {label} does not occur among the training labels")
+
+
+def check_wanted(name: str, only: Collection[int] | None, classes: int) -> None:
+    """Classes that are asked for must be there.
+
+    Raises:
+        ScenarioError: One is not.
+    """
+    for label in sorted(only or ()):
+        if not 0 <= label < classes:
+            raise ScenarioError(
+                f"class {label} is unknown; {name} has the classes 0 to {classes - 1}"
+            )
+
+
+def only_note(only: Collection[int] | None, classes: int) -> str:
+    """What a record says where not all classes were read; empty where all were."""
+    if only is None or len(only) >= classes:
+        return ""
+    return f"{len(only)} of its {classes} classes were read, which sha256 is over"
 
 
 def sort_names(names: Iterable[str]) -> list[str]:

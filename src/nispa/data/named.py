@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,28 +13,57 @@ from nispa.data.catalog import Remote
 from nispa.data.dataset import ImageData, Progress
 from nispa.data.permuted import permuted
 from nispa.data.scenarios import VALIDATION, Scenario, efmnist, split
+from nispa.data.shaping import AS_STORED, Shaping, parse_resize
 from nispa.data.sources import load
 from nispa.errors import ConfigError, unknown_name
 from nispa.seeding import MAX_SEED
 
 
 @settings
-class SplitOptions:
-    """The classes of one data set, cut into tasks."""
+class DataOptions:
+    """One data set, and what is done to its images."""
 
     dataset: str | None = setting(None, "name of a data set, or path of a file or folder")
-    classes_per_task: int = setting(2, "classes of each task; the last may have fewer", ge=2)
-    tasks: str | None = setting(
-        None, "the classes of each task instead, such as [[0,1],[2,3,4]]", hint="write it as JSON"
+    resize: str | None = setting(
+        None, "scale images to this side in pixels, or HEIGHTxWIDTH", hint="32 and 32x48 will do"
     )
-    class_order: Literal["natural", "seeded"] = setting(
-        "natural", "order of the classes: as numbered, or shuffled by the seed"
+    crop: bool = setting(
+        False, "cut out the centre first, in the proportions of resize, else a square"
+    )
+    grey: bool = setting(False, "turn colour into grey")
+    label: str | None = setting(
+        None, "column of a table that holds the labels, if not called label, class, target or y"
     )
     validation: float = setting(
         VALIDATION, "share of each task's training images held out to validate on", ge=0, lt=1
     )
     normalise: bool = setting(
         False, "subtract the mean of the training images and divide by their deviation"
+    )
+
+    def __post_init__(self) -> None:
+        self.shaping()
+
+    def shaping(self) -> Shaping:
+        """What is done to each image.
+
+        Raises:
+            ConfigError: ``resize`` is no size.
+        """
+        size = None if self.resize is None else parse_resize(self.resize)
+        return Shaping(size, self.crop, self.grey)
+
+
+@settings
+class SplitOptions(DataOptions):
+    """The classes of one data set, cut into tasks."""
+
+    classes_per_task: int = setting(2, "classes of each task; the last may have fewer", ge=2)
+    tasks: str | None = setting(
+        None, "the classes of each task instead, such as [[0,1],[2,3,4]]", hint="write it as JSON"
+    )
+    class_order: Literal["natural", "seeded"] = setting(
+        "natural", "order of the classes: as numbered, or shuffled by the seed"
     )
 
 
@@ -51,7 +80,7 @@ class EfmnistOptions:
 
 
 @settings
-class PermutedOptions:
+class PermutedOptions(DataOptions):
     """All classes in every task, with pixels in an order of its own."""
 
     dataset: str | None = setting("mnist", "name of a data set, or path of a file or folder")
@@ -65,16 +94,14 @@ class PermutedOptions:
     shared_classes: bool = setting(
         False, "one set of outputs for all tasks; otherwise each task has its own"
     )
-    validation: float = setting(
-        VALIDATION, "share of each task's training images held out to validate on", ge=0, lt=1
-    )
-    normalise: bool = setting(
-        False, "subtract the mean of the training images and divide by their deviation"
-    )
 
+
+LATER = ("resize", "crop", "grey", "label")
+"""Options that came after the first records: these have them only where they are not the default,
+so that a run of before is still known as the same run."""
 
 Options = SplitOptions | EfmnistOptions | PermutedOptions
-Load = Callable[[str], ImageData]
+Load = Callable[[str, Shaping, Collection[int] | None, str | None], ImageData]
 
 
 @dataclass(frozen=True)
@@ -176,7 +203,9 @@ def build_scenario(
         raise ConfigError(f"seed={seed} must be a whole number in [0, {MAX_SEED}]")
     chosen = resolve_options(SCENARIOS[name], options or {})
 
-    def get(dataset: str) -> ImageData:
+    def get(
+        dataset: str, shaping: Shaping, only: Collection[int] | None, label: str | None
+    ) -> ImageData:
         return load(
             dataset,
             folder=folder,
@@ -184,10 +213,19 @@ def build_scenario(
             download=download,
             progress=progress,
             remotes=remotes,
+            shaping=shaping,
+            only=only,
+            label=label,
         )
 
     made = _build(name, chosen, seed, get)
-    call = {"scenario": name, "seed": seed, "options": as_json(chosen)}
+    usual = {each.name: each.default for each in describe(type(chosen))}
+    kept = {
+        key: value
+        for key, value in as_json(chosen).items()
+        if key not in LATER or value != usual[key]
+    }
+    call = {"scenario": name, "seed": seed, "options": kept}
     return replace(made, settings=call | {"resolved": dict(made.settings)})
 
 
@@ -207,6 +245,8 @@ def resolve_options(known: NamedScenario, given: Mapping[str, Any]) -> Options:
                 values["tasks"] = json.dumps(values["tasks"], default=list)
         if {"classes_per_task", "class_order", "dataset"} & set(values):
             defaults.pop("tasks", None)
+    if isinstance(values.get("resize"), int):
+        values["resize"] = str(values["resize"])
     if known.options is PermutedOptions:
         if values.get("shares") is not None:
             _refuse_beside("shares", ("tasks", "share"), values, known)
@@ -231,8 +271,8 @@ def _refuse_beside(
 def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
     if isinstance(chosen, EfmnistOptions):
         return efmnist(
-            get("emnist-balanced"),
-            get("fashion-mnist"),
+            get("emnist-balanced", AS_STORED, None, None),
+            get("fashion-mnist", AS_STORED, None, None),
             seed=seed,
             validation=chosen.validation,
             normalise=chosen.normalise,
@@ -241,7 +281,7 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
         raise ConfigError(f"scenario {name} needs a data set: give --dataset NAME or PATH")
     if isinstance(chosen, PermutedOptions):
         return permuted(
-            get(chosen.dataset),
+            get(chosen.dataset, chosen.shaping(), None, chosen.label),
             tasks=chosen.tasks,
             share=chosen.share,
             shares=chosen.shares,
@@ -252,8 +292,11 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
             name=name,
         )
     groups = None if chosen.tasks is None else parse_tasks(chosen.tasks)
+    only = None
+    if groups is not None and not chosen.normalise:  # whose mean is that of all classes
+        only = {label for group in groups for label in group}
     return split(
-        get(chosen.dataset),
+        get(chosen.dataset, chosen.shaping(), only, chosen.label),
         classes_per_task=chosen.classes_per_task,
         tasks=groups,
         class_order=chosen.class_order,

@@ -85,6 +85,9 @@ def permuted(
         outputs = [first + label for label in classes]
         order = pixel_order(data.shape, each, seed=seed, task=index) if each else None
         kept: dict[str, Any] = how | {"pixel_order": order}
+        if order is not None and len(how.get("mean", ())) == order.numel() > data.shape[0]:
+            for key in ("mean", "std"):  # of each feature, which moves with it
+                kept[key] = tuple(how[key][place] for place in order.tolist())
         train = select_classes(data.train_images, data.train_labels, classes, outputs, **kept)
         test = select_classes(data.test_images, data.test_labels, classes, outputs, **kept)
         label = f"{each:.0%} permuted" if each else "as it is"

@@ -226,9 +226,17 @@ def channel_statistics(images: Tensor, scale: float) -> dict[str, tuple[float, .
 
 
 def preparation(data: ImageData, normalise: bool) -> dict[str, Any]:
-    """How the samples of a data set turn into network inputs: their scale, mean and deviation."""
+    """How the samples of a data set turn into network inputs: their scale, mean and deviation.
+
+    Features of a table (a row of floats) have these each for itself, pixels by channel.
+    """
     how: dict[str, Any] = {"scale": data.scale}
-    return how | channel_statistics(data.train_images, data.scale) if normalise else how
+    if not normalise:
+        return how
+    images = data.train_images
+    if images.shape[1:3] == (1, 1) and images.is_floating_point():
+        images = images.permute(0, 3, 1, 2)
+    return how | channel_statistics(images, data.scale)
 
 
 def group_classes(
