@@ -23,7 +23,7 @@ from nispa.config import as_json, build, canonical_keys, describe
 from nispa.errors import ConfigError, UnknownNameError, unknown_name
 from nispa.methods import METHODS, method_class
 from nispa.methods.base import Method, MethodConfig
-from nispa.models import NetworkConfig
+from nispa.models import UNPOOLED, NetworkConfig
 from nispa.published import (
     BENCHMARKS,
     PAPER_METHODS,
@@ -102,9 +102,16 @@ def settings_of(method: str, preset: str, network: Values, config: Values) -> Se
         return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
     config_class = method_class(method).config_class
-    return Settings(
-        method, preset, build(NetworkConfig, plain(network)), build(config_class, plain(config))
-    )
+    known = plain(of_before({"network": network})["network"])
+    return Settings(method, preset, build(NetworkConfig, known), build(config_class, plain(config)))
+
+
+def of_before(config: Values) -> dict[str, Any]:
+    """Both parts of a file's settings, where one that came later says what held without it."""
+    network = config.get("network")
+    if not isinstance(network, dict):
+        return {**config}
+    return {**config, "network": {"pool_to": UNPOOLED, **network}}
 
 
 def resolve(

@@ -34,7 +34,7 @@ from nispa.methods.base import (
 from nispa.operations import Ledger, counting
 from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
 from nispa.plots import picture
-from nispa.presets import Settings
+from nispa.presets import Settings, of_before
 from nispa.recording import first_record, task_end, task_result, with_task
 from nispa.results import (
     Record,
@@ -215,6 +215,8 @@ def _same_run(record: Record, wanted: Record, out: Path) -> None:
     """Refuses another experiment than the one that ``record`` is of."""
     for name in SAME:
         before, now_ = getattr(record, name), getattr(wanted, name)
+        if name == "config":
+            before = of_before(before)
         if before != now_:
             plain = isinstance(now_, (str, int))
             both = f" ({one_line(str(before), 40)}, now {now_})" if plain else ""
