@@ -271,8 +271,11 @@ class SparseNetwork(nn.Module):
             budget: Bytes that it may take.
 
         Returns:
-            The data set, or ``samples`` where compiled kernels do not run or it would not fit.
+            The data set, or ``samples`` where compiled kernels do not run, it would not fit, or
+            images vary from epoch to epoch.
         """
+        if getattr(samples, "augment", None) is not None:
+            return samples
         chain = self._whole(next(iter(samples.batches(1)))[0]) if len(samples) else None
         if chain is None or budget <= 0:
             return samples

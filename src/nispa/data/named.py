@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from nispa.augment import Augment, parse_augment
 from nispa.config import as_json, build, canonical_keys, describe, setting, settings
 from nispa.data.catalog import Remote
 from nispa.data.dataset import ImageData, Progress
@@ -41,8 +42,14 @@ class DataOptions:
         False, "subtract the mean of the training images and divide by their deviation"
     )
 
+    augment: str | None = setting(
+        None, "vary training images at random: shift, crop and flip, such as shift:3,flip"
+    )
+
     def __post_init__(self) -> None:
         self.shaping()
+        if self.augment is not None:
+            parse_augment(self.augment, 1)
 
     def shaping(self) -> Shaping:
         """What is done to each image.
@@ -52,6 +59,10 @@ class DataOptions:
         """
         size = None if self.resize is None else parse_resize(self.resize)
         return Shaping(size, self.crop, self.grey)
+
+    def varying(self, data: ImageData) -> Augment | None:
+        """What may happen to training images."""
+        return None if self.augment is None else parse_augment(self.augment, min(data.shape[1:]))
 
 
 @settings
@@ -96,7 +107,7 @@ class PermutedOptions(DataOptions):
     )
 
 
-LATER = ("resize", "crop", "grey", "label")
+LATER = ("resize", "crop", "grey", "label", "augment")
 """Options that came after the first records: these have them only where they are not the default,
 so that a run of before is still known as the same run."""
 
@@ -280,8 +291,9 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
     if chosen.dataset is None:
         raise ConfigError(f"scenario {name} needs a data set: give --dataset NAME or PATH")
     if isinstance(chosen, PermutedOptions):
+        data = get(chosen.dataset, chosen.shaping(), None, chosen.label)
         return permuted(
-            get(chosen.dataset, chosen.shaping(), None, chosen.label),
+            data,
             tasks=chosen.tasks,
             share=chosen.share,
             shares=chosen.shares,
@@ -290,13 +302,15 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
             validation=chosen.validation,
             normalise=chosen.normalise,
             name=name,
+            augment=chosen.varying(data),
         )
     groups = None if chosen.tasks is None else parse_tasks(chosen.tasks)
     only = None
     if groups is not None and not chosen.normalise:  # whose mean is that of all classes
         only = {label for group in groups for label in group}
+    data = get(chosen.dataset, chosen.shaping(), only, chosen.label)
     return split(
-        get(chosen.dataset, chosen.shaping(), only, chosen.label),
+        data,
         classes_per_task=chosen.classes_per_task,
         tasks=groups,
         class_order=chosen.class_order,
@@ -304,6 +318,7 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
         validation=chosen.validation,
         normalise=chosen.normalise,
         name=name,
+        augment=chosen.varying(data),
     )
 
 

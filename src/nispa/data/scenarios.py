@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from nispa.augment import Augment
 from nispa.data.dataset import DataIdentity, ImageData, listed, share_of
 from nispa.errors import ScenarioError
 from nispa.seeding import stream
@@ -121,8 +122,8 @@ def make_task(
         name=name,
         classes=tuple(sorted(classes)),
         train=train.subset(torch.nonzero(~held).flatten()),
-        validation=train.subset(torch.nonzero(held).flatten()),
-        test=test,
+        validation=replace(train.subset(torch.nonzero(held).flatten()), augment=None),
+        test=replace(test, augment=None),
         note=_without_validation(without, counts, names),
     )
 
@@ -286,6 +287,7 @@ def split(
     normalise: bool = False,
     name: str = "split",
     task_names: Sequence[str] | None = None,
+    augment: Augment | None = None,
 ) -> Scenario:
     """Cuts the classes of one data set into tasks.
 
@@ -302,6 +304,7 @@ def split(
         normalise: Subtract the mean and divide by the deviation of all training images.
         name: The name of the scenario.
         task_names: Labels of the tasks; by default their classes, such as ``"0-1"``.
+        augment: What may happen to training images while they are learned from.
 
     Raises:
         ScenarioError: A class is unknown or used twice, or a task has one class or no images.
@@ -320,7 +323,8 @@ def split(
     made = []
     for index, group in enumerate(groups):
         outputs = [output_of[label] for label in group]
-        train = select_classes(data.train_images, data.train_labels, group, outputs, **how)
+        varied = how | {"augment": augment}
+        train = select_classes(data.train_images, data.train_labels, group, outputs, **varied)
         test = select_classes(data.test_images, data.test_labels, group, outputs, **how)
         label = task_names[index] if task_names is not None else _task_name(group)
         share: dict[str, Any] = {"validation": validation, "names": names}
@@ -339,7 +343,8 @@ def split(
             "seed": seed,
             "validation": validation,
             "normalise": normalise,
-        },
+        }
+        | ({} if augment is None else {"augment": asdict(augment)}),
     )
 
 
