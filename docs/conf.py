@@ -32,6 +32,7 @@ CONTENTS = {
     "Start": ["docs/tutorial", "docs/README"],
     "How to": [
         "docs/howto/own-images",
+        "docs/howto/tables",
         "docs/howto/own-method",
         "docs/howto/class-incremental",
         "docs/howto/many-runs",

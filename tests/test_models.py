@@ -167,6 +167,54 @@ def test_images_too_small_for_the_pools(
     )
 
 
+def pooled(network: SparseNetwork) -> list[int]:
+    """How many max-pools follow each convolution."""
+    found: list[int] = []
+    for module in network.body.modules():
+        if isinstance(module, SparseConv2d):
+            found.append(0)
+        if isinstance(module, nn.MaxPool2d):
+            found[-1] += 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "pools", "block"),
+    [
+        ((3, 32, 32), {}, [0, 1, 0, 1], 64),  # up to here as ever
+        ((1, 28, 28), {}, [0, 1, 0, 1], 49),
+        ((1, 8, 8), {}, [0, 1, 0, 1], 4),
+        ((3, 64, 64), {}, [1, 1, 0, 1], 64),
+        ((3, 224, 224), {}, [1, 1, 1, 2], 49),
+        ((3, 480, 640), {}, [1, 1, 1, 4], 15),
+        ((1, 4, 400), {}, [0, 1, 0, 1], 100),  # no side falls below one pixel
+        ((3, 64, 64), {"pool_to": 64}, [0, 1, 0, 1], 256),
+        ((3, 32, 32), {"pool_to": 2}, [1, 1, 1, 1], 4),
+    ],
+)
+def test_maps_of_large_images_are_pooled_to_a_fixed_size(
+    shape: tuple[int, int, int], changes: dict[str, Any], pools: list[int], block: int
+) -> None:
+    sizes: dict[str, Any] = {"channels": (4, 4, 4, 4), "fc": (8,)} | changes
+    network = build_network(NetworkConfig(architecture="convnet", **sizes), shape, 3, seed=0)
+    assert pooled(network) == pools
+    assert network.topology.layer("fc1").block == block
+    images = torch.rand(2, *shape)
+    assert network(images).shape == (2, 3)
+    watched = network.observe(images, unit_activity)
+    for name, found in network.activity([images]).items():
+        assert torch.allclose(found, watched[name].double(), rtol=1e-5)
+    assert network.per_sample().forward > 0
+
+
+def test_a_layer_that_is_too_large_says_which_setting_helps() -> None:
+    with pytest.raises(ConfigError, match=r"fc1 would join 401,408 .* smaller fc, .* pool_to"):
+        empty_network(NetworkConfig(architecture="convnet", pool_to=100_000), (3, 224, 224), 10)
+    with pytest.raises(ConfigError, match=r"fc1 would join .* pass a smaller hidden, or smaller"):
+        empty_network(NetworkConfig(), (3, 2000, 2000), 10)
+    empty_network(NetworkConfig(architecture="convnet"), (3, 224, 224), 10)
+
+
 # The forward pass against plain PyTorch.
 
 

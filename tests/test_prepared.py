@@ -49,6 +49,9 @@ CONFIGS = {
     "convnet": NetworkConfig(
         architecture="convnet", channels=(8, 8, 6, 6), fc=(24,), density=0.6, pool_every=2
     ),
+    "two pools at the end": NetworkConfig(
+        architecture="convnet", channels=(8, 6), fc=(24,), density=0.6, pool_every=2, pool_to=1
+    ),
 }
 NETWORKS = pytest.mark.parametrize("name", CONFIGS)
 CACHES = pytest.mark.parametrize("cache", [1, chain_module.CACHE], ids=["small", "large"])

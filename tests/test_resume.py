@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -24,8 +25,9 @@ from nispa.data.own_tasks import from_tasks
 from nispa.data.scenarios import Scenario
 from nispa.errors import FormatError, InputError, OutputError
 from nispa.methods import METHODS
+from nispa.models import UNPOOLED
 from nispa.pausing import FitPause
-from nispa.presets import resolve
+from nispa.presets import resolve, settings_of
 from nispa.results import RECORD, Record, comparable, read_record
 from nispa.run_folder import NETWORK, NEWER_NETWORK, PROGRESS, RunFolder
 from nispa.runner import Experiment, TaskEnd, resume, run
@@ -218,6 +220,20 @@ def test_what_was_begun_by_another_version_says_which(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run").write_record(earlier)
     with pytest.raises(InputError, match=r"begun with another version \(0\.0\.9, now \d"):
         next(resume(experiment("finetune"), tmp_path / "run"))
+
+
+def test_a_run_from_before_a_setting_came_is_resumed_as_it_was(tmp_path: Path) -> None:
+    plain = experiment("finetune", pool_to=UNPOOLED)
+    assert die(run(plain, tmp_path / "run", checkpoint_every=0.0), 2)
+    record = read_record(tmp_path / "run")
+    config: Any = copy.deepcopy(record.config)
+    del config["network"]["pool_to"]
+    earlier = record.model_copy(update={"config": config})
+    RunFolder(tmp_path / "run").write_record(earlier)
+    assert settings_of("finetune", "default", *config.values()) == plain.settings
+    with pytest.raises(InputError, match="begun with another config"):
+        next(resume(experiment("finetune"), tmp_path / "run"))
+    assert finish(resume(plain, tmp_path / "run")).status == "complete"
 
 
 def test_a_record_that_was_changed_is_not_resumed(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_packing_without_extras() -> None:
         ({}, {"scale": "big"}),
         ({}, {"scale": None}),
         ({}, {"mean": 3}),
-        ({}, {"mean": [1.0, 2.0]}),
+        ({}, {"mean": [1.0, 2.0, 3.0]}),
         ({}, {"std": ["x"]}),
     ],
 )

@@ -36,6 +36,7 @@ from nispa.topology import ConnectionLayer, Topology, UnitGroup
 
 MAX_UNITS = 1_000_000
 MAX_LAYERS = 1_000  # of a kind
+UNPOOLED = 100_000  # pool_to of networks from before there was such a setting
 MAX_POSITIONS = 2**28  # of one layer: drawing its first pattern takes 8 bytes for each
 MAX_ALL_POSITIONS = 2**30
 
@@ -53,6 +54,13 @@ class NetworkConfig:
     )
     kernel_size: int = setting(3, "side of a convolution's kernel, in pixels", ge=1, le=15)
     pool_every: int = setting(2, "a 2x2 max-pool follows every so many convolutions", ge=1)
+    pool_to: int = setting(
+        8,
+        "largest side of the maps that Linear layers read; more max-pools shrink those of large "
+        "images",
+        ge=1,
+        le=100_000,
+    )
     fc: tuple[int, ...] = setting((1024,), "units of each Linear layer after the convolutions")
     density: float = setting(
         0.2, "share of live connections", gt=0, le=1, hint="for 90 % sparsity pass 0.1"
@@ -315,8 +323,11 @@ class SparseNetwork(nn.Module):
             budget: Bytes that it may take.
 
         Returns:
-            The data set, or ``samples`` where compiled kernels do not run or it would not fit.
+            The data set, or ``samples`` where compiled kernels do not run, it would not fit, or
+            images vary from epoch to epoch.
         """
+        if getattr(samples, "augment", None) is not None:
+            return samples
         if len(samples) and samples.labels.is_cuda:
             return self._ready(samples, budget)
         chain = self._whole(next(iter(samples.batches(1)))[0]) if len(samples) else None
@@ -541,31 +552,49 @@ def _mlp(config: NetworkConfig, input_shape: tuple[int, int, int], outputs: int)
     for number, units in enumerate(config.hidden, start=1):
         chain.linear(f"fc{number}", UnitGroup(f"fc{number}", units))
     chain.linear("head", UnitGroup("output", outputs, "output"))
-    return chain.network(input_shape)
+    return chain.network(input_shape, "a smaller hidden, or smaller images (resize)")
 
 
 def _convnet(
     config: NetworkConfig, input_shape: tuple[int, int, int], outputs: int
 ) -> SparseNetwork:
-    """Convolutions with a 2x2 max-pool after every ``pool_every``, Linear layers, then the head."""
+    """Convolutions with 2x2 max-pools, Linear layers, then the head."""
     channels, height, width = input_shape
     chain = _Chain(UnitGroup("input", channels, "input"))
+    pools = _pools(config, height, width)
     for number, size in enumerate(config.channels, start=1):
-        pool = number % config.pool_every == 0
-        if pool:
-            height, width = height // 2, width // 2
+        height, width = height >> pools[number - 1], width >> pools[number - 1]
         if height < 1 or width < 1:
             raise ConfigError(
                 f"images of {input_shape[1]}x{input_shape[2]} pixels are too small for a max-pool "
                 f"after convolution {number}; pass fewer channels or a larger pool_every"
             )
-        chain.conv(f"conv{number}", UnitGroup(f"conv{number}", size), config.kernel_size, pool)
+        group = UnitGroup(f"conv{number}", size)
+        chain.conv(group.name, group, config.kernel_size, pools[number - 1])
     chain.modules.append(nn.Flatten())
     chain.block = height * width
     for number, units in enumerate(config.fc, start=1):
         chain.linear(f"fc{number}", UnitGroup(f"fc{number}", units))
     chain.linear("head", UnitGroup("output", outputs, "output"))
-    return chain.network(input_shape)
+    return chain.network(
+        input_shape, "a smaller fc, channels or pool_to, or smaller images (resize)"
+    )
+
+
+def _pools(config: NetworkConfig, height: int, width: int) -> list[int]:
+    """How many max-pools follow each convolution.
+
+    One follows every ``pool_every``. Where the last map would be larger than ``pool_to``, more come
+    after the first convolutions that have none, which spares the most work, then after the last.
+    """
+    count = len(config.channels)
+    pools = [int(number % config.pool_every == 0) for number in range(1, count + 1)]
+    free = [place for place, pool in enumerate(pools) if not pool]
+    halved = sum(pools)
+    while max(height, width) >> halved > config.pool_to and min(height, width) >> halved > 1:
+        pools[free.pop(0) if free else -1] += 1
+        halved += 1
+    return pools
 
 
 class _Chain:
@@ -591,14 +620,15 @@ class _Chain:
         if target.role == "hidden":
             self.modules += [nn.ReLU(), Units(target.name)]
 
-    def conv(self, name: str, target: UnitGroup, side: int, pool: bool) -> None:
+    def conv(self, name: str, target: UnitGroup, side: int, pools: int) -> None:
         shape = (target.size, self.groups[-1].size)
         layer = self._join(name, target, (side, side))
         self.modules += [SparseConv2d(layer, shape, padding=side // 2), nn.ReLU()]
-        self.modules += [nn.MaxPool2d(2)] if pool else []
+        self.modules += [nn.MaxPool2d(2) for _ in range(pools)]
         self.modules.append(Units(target.name))
 
-    def network(self, input_shape: tuple[int, int, int]) -> SparseNetwork:
+    def network(self, input_shape: tuple[int, int, int], smaller: str) -> SparseNetwork:
+        """What was collected; ``smaller`` says what to pass where a layer is too large."""
         topology = Topology(tuple(self.groups), tuple(self.layers))
         total = 0
         for layer in self.layers:
@@ -607,7 +637,7 @@ class _Chain:
             if rows * columns > MAX_POSITIONS:
                 raise ConfigError(
                     f"layer {layer.name} would join {columns:,} features to {rows:,} units, more "
-                    f"than {MAX_POSITIONS:,} positions; pass smaller layers"
+                    f"than {MAX_POSITIONS:,} positions; pass {smaller}"
                 )
         if total > MAX_ALL_POSITIONS:
             raise ConfigError(

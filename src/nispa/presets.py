@@ -25,7 +25,7 @@ from nispa.config import as_json, build, canonical_keys, describe
 from nispa.errors import ConfigError, UnknownNameError, unknown_name
 from nispa.methods import METHODS, method_class
 from nispa.methods.base import Method, MethodConfig
-from nispa.models import NetworkConfig
+from nispa.models import UNPOOLED, NetworkConfig
 from nispa.published import (
     BENCHMARKS,
     PAPER_METHODS,
@@ -111,9 +111,9 @@ def settings_of(method: str, preset: str, network: Values, config: Values) -> Se
     known = {
         name: value for name, value in config.items() if value is not None or name not in names
     }
-    return Settings(
-        method, preset, build(NetworkConfig, plain(network)), build(config_class, plain(known))
-    )
+    # Files from before `pool_to` hold networks that never pooled their maps.
+    shape = plain({"pool_to": UNPOOLED, **network})
+    return Settings(method, preset, build(NetworkConfig, shape), build(config_class, plain(known)))
 
 
 def resolve(

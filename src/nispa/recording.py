@@ -115,9 +115,10 @@ def derived_line(scenario: Scenario, settings: Settings) -> str:
 
 
 def _notes(scenario: Scenario) -> tuple[str, ...]:
+    notes = [f"task {task.name}: {task.note}" for task in scenario.tasks if task.note]
     if scenario.settings.get("measured") == "validation":
-        return ("accuracies were measured on validation images",)
-    return ()
+        notes.insert(0, "accuracies were measured on validation images")
+    return tuple(notes)
 
 
 def task_result(

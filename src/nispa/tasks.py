@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nispa.errors import FormatError, ScenarioError
+from nispa.augment import Augment
+from nispa.errors import ConfigError, FormatError, ScenarioError
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,18 @@ class Form:
         if self.scale != 1.0:
             pixels = pixels * self.scale
         if self.mean is not None:
-            pixels = pixels - pixels.new_tensor(self.mean).view(1, -1, 1, 1)
+            pixels = pixels - _beside(pixels, self.mean)
         if self.std is not None:
-            pixels = pixels / pixels.new_tensor(self.std).view(1, -1, 1, 1)
+            pixels = pixels / _beside(pixels, self.std)
         return pixels
+
+
+def _beside(pixels: Tensor, values: tuple[float, ...]) -> Tensor:
+    """One value per channel, or one per input, in the shape to reckon with ``pixels``."""
+    each = pixels.new_tensor(values)
+    if len(values) == pixels.shape[1]:
+        return each.view(1, -1, 1, 1)
+    return each.view(1, *pixels.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,10 @@ class Samples:
         scale: Factor that brings a stored pixel into [0, 1] (1/255 for bytes).
         pixel_order: For permuted tasks, which stored value each input takes,
             ``(channels * height * width,)`` int64 over the flattened image; None keeps the order.
-        mean: Per-channel mean subtracted after scaling, or None.
-        std: Per-channel deviation divided by after that, or None.
+        mean: Mean subtracted after scaling, of each channel or of each input, or None.
+        std: Deviation divided by after that, of each channel or of each input, or None.
+        augment: What may happen to an image while it is learned from, or None. It does in the data
+            set of an epoch alone (see :meth:`for_epoch`); all else here gives images as they are.
     """
 
     images: Tensor
@@ -59,6 +70,7 @@ class Samples:
     pixel_order: Tensor | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         if self.images.dim() != 4:
@@ -78,10 +90,13 @@ class Samples:
                 f"pixel_order of shape {tuple(self.pixel_order.shape)} must name {inputs} inputs"
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != self.shape[0]:
+            if values is not None and len(values) not in (self.shape[0], inputs):
                 raise ScenarioError(
-                    f"{name}={values} must have one value per channel ({self.shape[0]})"
+                    f"{name}={values} must have one value per channel ({self.shape[0]}) or per "
+                    f"input ({inputs})"
                 )
+        if self.augment is not None:
+            self.augment.check(*self.shape[1:])
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -104,12 +119,18 @@ class Samples:
 
     def stored(self, index: Tensor | slice) -> Tensor:
         """Images at ``index`` in the pool's type, their pixels in the order the network sees."""
+        return self.ordered(self.in_pool(index))
+
+    def in_pool(self, index: Tensor | slice) -> Tensor:
+        """Images at ``index`` as they lie in the pool."""
         if self.rows is not None:
-            images = self.images.index_select(0, self.rows[index])
-        elif isinstance(index, slice):
-            images = self.images[index]
-        else:
-            images = self.images.index_select(0, index)
+            return self.images.index_select(0, self.rows[index])
+        if isinstance(index, slice):
+            return self.images[index]
+        return self.images.index_select(0, index)
+
+    def ordered(self, images: Tensor) -> Tensor:
+        """Images from the pool with their pixels in the order the network sees."""
         if self.pixel_order is not None:
             images = images.flatten(1).index_select(1, self.pixel_order).view(-1, *self.shape)
         return images
@@ -122,6 +143,13 @@ class Samples:
         """All samples in order, ``size`` at a time (the last batch may be smaller)."""
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))
+
+    def for_epoch(self, generator: torch.Generator) -> Samples | Varied:
+        """What an epoch learns from: every image as ``generator`` varies it, if it may vary."""
+        if self.augment is None:
+            return self
+        drawn = self.augment.draw(len(self), generator)
+        return Varied(self, self.augment, drawn.to(self.labels.device))
 
     def to(self, device: torch.device) -> Samples:
         """The same samples with their tensors on ``device``."""
@@ -138,6 +166,52 @@ class Samples:
         )
 
 
+@dataclass(frozen=True)
+class Varied:
+    """Samples as one epoch sees them.
+
+    Attributes:
+        samples: The samples.
+        augment: What may happen to an image.
+        drawn: What happens to each, ``(samples, 5)`` int64.
+    """
+
+    samples: Samples
+    augment: Augment
+    drawn: Tensor
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes, ``(samples,)`` int64."""
+        return self.samples.labels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        return self.samples.shape
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images ``(n, channels, height, width)`` float32 and labels ``(n,)`` at ``index``."""
+        images = self.augment.apply(self.samples.in_pool(index), self.drawn[index])
+        return self.samples.form(self.samples.ordered(images)), self.labels[index]
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples in order, at most ``size`` at a time."""
+        for index in torch.arange(len(self), device=self.labels.device).split(size):
+            yield self.batch(index)
+
+    def for_epoch(self, generator: torch.Generator) -> Samples | Varied:
+        """What another epoch learns from."""
+        return self.samples.for_epoch(generator)
+
+    def to(self, device: torch.device) -> Varied:
+        """The same with tensors on ``device``."""
+        return Varied(self.samples.to(device), self.augment, self.drawn.to(device))
+
+
 def pack(samples: Samples, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Samples as tensors under ``prefix`` and JSON values, with the pool cut down to their rows."""
     images = samples.images if samples.rows is None else samples.images[samples.rows]
@@ -145,7 +219,10 @@ def pack(samples: Samples, prefix: str) -> tuple[dict[str, Tensor], dict[str, An
     if samples.pixel_order is not None:
         # A copy: training and validation images share theirs, which a file cannot.
         tensors[prefix + "pixel_order"] = samples.pixel_order.cpu().clone()
-    return tensors, {"scale": samples.scale, "mean": samples.mean, "std": samples.std}
+    values: dict[str, Any] = {"scale": samples.scale, "mean": samples.mean, "std": samples.std}
+    if samples.augment is not None:
+        values["augment"] = asdict(samples.augment)
+    return tensors, values
 
 
 def unpack(tensors: Mapping[str, Tensor], values: Any, prefix: str) -> Samples:
@@ -169,8 +246,9 @@ def unpack(tensors: Mapping[str, Tensor], values: Any, prefix: str) -> Samples:
             pixel_order=tensors.get(prefix + "pixel_order"),
             mean=mean,
             std=std,
+            augment=Augment(**values["augment"]) if "augment" in values else None,
         )
-    except (KeyError, TypeError, ValueError, ScenarioError) as error:
+    except (KeyError, TypeError, ValueError, ScenarioError, ConfigError) as error:
         raise FormatError(f"the saved samples '{prefix}' are damaged: {error}") from None
 
 
@@ -178,7 +256,7 @@ def unpack(tensors: Mapping[str, Tensor], values: Any, prefix: str) -> Samples:
 class JoinedSamples:
     """Several sets of samples read as one, part after part; images of all parts share one shape."""
 
-    parts: tuple[Samples, ...]
+    parts: tuple[Samples | Varied, ...]
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
@@ -203,6 +281,17 @@ class JoinedSamples:
         """All samples in order, at most ``size`` at a time."""
         for part in self.parts:
             yield from part.batches(size)
+
+    @property
+    def augment(self) -> Augment | None:
+        """What may happen to images of the first part that may vary; None where none may."""
+        return next((part.augment for part in self.parts if part.augment is not None), None)
+
+    def for_epoch(self, generator: torch.Generator) -> JoinedSamples:
+        """What an epoch learns from, each part varied as it may be."""
+        if self.augment is None:
+            return self
+        return JoinedSamples(tuple(part.for_epoch(generator) for part in self.parts))
 
     def to(self, device: torch.device) -> JoinedSamples:
         """The same samples with their tensors on ``device``."""
@@ -229,6 +318,7 @@ class Task:
         validation: What decides when to stop and which epoch to keep; may be empty only where a
             method says so.
         test: What is reported; never seen while learning.
+        note: What a reader of its numbers should know, such as a class too small to validate on.
     """
 
     index: int
@@ -237,6 +327,7 @@ class Task:
     train: Samples
     validation: Samples
     test: Samples
+    note: str = ""
 
     @property
     def info(self) -> TaskInfo:

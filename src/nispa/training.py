@@ -62,6 +62,12 @@ def batch_of(data: DataSet, index: Tensor, epoch: int = 1, number: int = 1) -> B
     return Batch(*data.batch(index), index, epoch, number)
 
 
+def of_epoch(data: DataSet, generator: torch.Generator) -> DataSet:
+    """What an epoch learns from: images that may vary are varied anew, from its stream."""
+    vary: Callable[[torch.Generator], DataSet] | None = getattr(data, "for_epoch", None)
+    return data if vary is None else vary(generator)
+
+
 Step = Callable[[Batch], Tensor]
 """From a batch to its loss, a detached scalar, after updating the network."""
 
@@ -181,7 +187,9 @@ def fit(
         started = paused = time.perf_counter()
         spent = at.seconds
         network.train()
-        shuffled = torch.randperm(len(train), generator=order(at.epoch)).to(device)
+        generator = order(at.epoch)
+        shuffled = torch.randperm(len(train), generator=generator).to(device)
+        train = of_epoch(train, generator)
         for number, index in enumerate(shuffled.split(batch_size), 1):
             if number <= at.batches:
                 continue

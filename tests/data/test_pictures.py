@@ -104,24 +104,48 @@ def test_folder_errors_name_the_file(tmp_path: Path) -> None:
         load(tmp_path / "nothing")
 
 
-def test_deep_modes_are_refused_and_huge_images_too(tmp_path: Path) -> None:
-    Image.fromarray(np.full((2, 2), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png: mode I;16 must be 8-bit"):
-        decode(tmp_path / "deep.png", "deep.png")
-    Image.new("1", (5000, 5000)).save(tmp_path / "huge.png")
-    with pytest.raises(DataError, match="5000×5000 pixels is too large"):
+def test_sixteen_bits_become_eight_and_huge_images_are_refused(tmp_path: Path) -> None:
+    values = np.array([[0, 255], [256, 65535]], np.uint16)
+    for name in ("deep.png", "deep.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        image = decode(tmp_path / name, name)
+        assert image.pixels.tolist() == [[0, 0], [1, 255]]
+        assert image.brightest == 65535
+    Image.fromarray(np.full((2, 2), 0.5, np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(DataError, match=r"float\.tif: mode F must be grey or colour"):
+        decode(tmp_path / "float.tif", "float.tif")
+    Image.new("1", (9_450, 9_450)).save(tmp_path / "huge.png")
+    with pytest.raises(DataError, match="9450×9450 pixels is too large"):
         decode(tmp_path / "huge.png", "huge.png")
+
+
+def test_palettes_transparency_and_print_colours(tmp_path: Path) -> None:
     palette = Image.new("P", (1, 1))
     palette.putpalette([9, 8, 7])
     palette.save(tmp_path / "palette.png")
-    assert decode(tmp_path / "palette.png", "x")[0].tolist() == [[[9, 8, 7]]]
+    assert decode(tmp_path / "palette.png", "x").pixels.tolist() == [[[9, 8, 7]]]
     palette.info["transparency"] = b"\x00"
     palette.save(tmp_path / "clear.png")
-    assert decode(tmp_path / "clear.png", "x")[0].tolist() == [[[9, 8, 7]]]
+    clear = decode(tmp_path / "clear.png", "x")
+    assert (clear.pixels.tolist(), clear.clear) == ([[[255, 255, 255]]], True)
+    ink = np.array([[[0, 0, 0, 0], [0, 0, 0, 255], [200, 0, 0, 51]]], np.uint8)
+    Image.fromarray(ink, "RGBA").save(tmp_path / "ink.png")  # black on nothing, and a fifth of red
+    shown = decode(tmp_path / "ink.png", "x").pixels.tolist()
+    assert shown == [[[255, 255, 255], [0, 0, 0], [244, 204, 204]]]
+    Image.fromarray(ink[:, 1:2], "RGBA").save(tmp_path / "opaque.png")
+    assert not decode(tmp_path / "opaque.png", "x").clear
+    Image.new("LA", (1, 1), (7, 0)).save(tmp_path / "la.png")
+    assert decode(tmp_path / "la.png", "x").pixels.tolist() == [[255]]
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg")
+    red = decode(tmp_path / "print.jpg", "x").pixels.reshape(-1, 3).mean(0)
+    assert red[0] > 200 > 60 > red[1:].max()
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP"]))
+@given(
+    data=st.data(),
+    kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "ICO", "TGA"]),
+)
 def test_damaged_images(data: st.DataObject, kind: str) -> None:
     content = bytearray(image_bytes(pixels(1, 6, 5, 3)[0], kind))
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
@@ -185,8 +209,8 @@ def test_lossy_images_are_named_in_the_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (pa.table({"x": [1]}), "needs a column img or image"),
-        (table(2).rename_columns(["img", "y"]), "needs a column fine_label or label"),
+        (pa.table({"x": [1]}), "needs a column of labels called fine_label, label"),
+        (table(2).rename_columns(["img", "z"]), "say which one with --label NAME"),
         (table(4).slice(0, 0), "has no rows"),
         (pa.table({"img": [1, 2], "label": [0, 1]}), "expected struct<bytes, path>"),
         (

@@ -17,6 +17,7 @@ from nispa.data.own_tasks import from_tasks
 from nispa.data.permuted import permuted, pixel_order
 from nispa.data.scenarios import Scenario, channel_statistics, efmnist, split
 from nispa.errors import DataError, ScenarioError
+from nispa.seeding import stream
 from tests.data.makers import labels, pixels
 
 
@@ -158,12 +159,55 @@ def test_validation_is_drawn_once_and_partitions(seed: int, each: int, share: in
     scenario = split(data, seed=seed, validation=validation)
     assert same(scenario, split(data, seed=seed, validation=validation))
     for task in scenario.tasks:
-        assert len(task.validation) == held
+        assert len(task.validation) == min(held, 2 * (each - 1))  # each class keeps one
+        assert set(task.train.labels.tolist()) == set(task.classes)
         assert task.train.rows is not None
         assert task.validation.rows is not None
         both = torch.cat([task.train.rows, task.validation.rows]).sort().values
         expected = torch.nonzero(torch.isin(data.train_labels, torch.tensor(task.classes)))
         assert torch.equal(both, expected.flatten())
+
+
+def unbalanced(*counts: int) -> ImageData:
+    """Data with so many training images of each class, and two test images of each."""
+    y = np.repeat(np.arange(len(counts)), counts)
+    tests = np.repeat(np.arange(len(counts)), 2)
+    return from_arrays(pixels(len(y), 2, 2), y, pixels(len(tests), 2, 2), tests, name="rare")
+
+
+def test_the_draw_is_plain_where_each_class_has_a_hundred_images() -> None:
+    task = split(unbalanced(130, 100), seed=7).tasks[0]
+    order = torch.randperm(230, generator=stream(7, "validation", 0))
+    assert task.validation.rows is not None
+    assert torch.equal(task.validation.rows, order[:23].sort().values)
+    other = split(unbalanced(130, 99), seed=7).tasks[0]
+    assert torch.bincount(other.validation.labels).tolist() == [13, 9]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_rare_class_is_never_lost_to_validation(seed: int) -> None:
+    task = split(unbalanced(100, 1), seed=seed).tasks[0]
+    assert torch.bincount(task.train.labels).tolist() == [90, 1]
+    assert "class 1 (1); give more images" in task.note
+    few = split(unbalanced(100, 4), seed=seed).tasks[0]
+    assert torch.bincount(few.train.labels).tolist() == [91, 3]  # 10 in all, one of the rare
+    assert torch.bincount(few.validation.labels).tolist() == [9, 1]
+    assert few.note == ""
+    most = split(unbalanced(120, 120), seed=seed, validation=0.99).tasks[0]
+    assert torch.bincount(most.train.labels, minlength=2).min() >= 1
+
+
+def test_a_class_too_small_to_validate_on_is_told_by_its_name() -> None:
+    y = np.array(["cat"] * 30 + ["yak"])
+    task = from_tasks([(pixels(31, 2, 2), y, pixels(2, 2, 2), ["cat", "yak"])]).tasks[0]
+    assert "class yak (1)" in task.note
+
+
+def test_a_class_without_test_images_is_named() -> None:
+    x, y = pixels(40, 2, 2), np.repeat(["ape", "bee"], 20)
+    data = from_arrays(x, y, x[:20], y[:20], name="mine")
+    assert "no test images of class bee" in split(data).identity[0].note
+    assert from_arrays(x, y, x, y).identity.note == ""
 
 
 def test_another_seed_draws_other_validation_images() -> None:

@@ -45,7 +45,8 @@ def domain_task(index: int) -> Task:
     for part, count in (("train", 48), ("validation", 16), ("test", 32)):
         images = toy_images(index, count, part)
         parts[part] = Samples(images.images, images.labels % 2, scale=images.scale)
-    return Task(index, f"domain {index}", (0, 1), **parts)
+    train, validation, test = parts.values()
+    return Task(index, f"domain {index}", (0, 1), train, validation, test)
 
 
 def seen_right(method: Method, tasks: int) -> float:

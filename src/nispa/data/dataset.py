@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -12,12 +12,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nispa.errors import DataError
+from nispa.errors import DataError, ScenarioError
 from nispa.files import one_line
 from nispa.seeding import stream
 
 BYTE_SCALE = 1.0 / 255.0
 TEST_SHARE = 0.2
+MOST_NAMED = 5
+"""Classes, files or kinds that a note names one by one."""
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``; ``total`` is 0 where it is not known."""
@@ -99,7 +101,17 @@ class ImageData:
     def identity(self) -> DataIdentity:
         """What the data set is, with the hash of its content."""
         arrays = (self.train_images, self.train_labels, self.test_images, self.test_labels)
-        return DataIdentity(self.name, self.canonical, digest(*arrays), self.source, self.note)
+        note = "; ".join(filter(None, (self.note, self._unmeasured())))
+        return DataIdentity(self.name, self.canonical, digest(*arrays), self.source, note)
+
+    def _unmeasured(self) -> str:
+        """Names the classes that have training images but no test images."""
+        tested = set(self.test_labels.unique().tolist())
+        lacking = [label for label in self.train_labels.unique().tolist() if label not in tested]
+        if not lacking:
+            return ""
+        names = listed([self.class_names[label] for label in lacking])
+        return f"no test images of class {names}: what is learned of it is not measured"
 
     @property
     def classes(self) -> int:
@@ -111,6 +123,13 @@ class ImageData:
         """Channels, height and width of one image."""
         _, channels, height, width = self.train_images.shape
         return channels, height, width
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some names for a note: the first few, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    shown = ", ".join(one_line(name, 40) for name in names[:MOST_NAMED])
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _size(images: Tensor) -> str:
@@ -159,6 +178,43 @@ def digest(*arrays: Tensor) -> str:
         total.update(f"{values.dtype.name}{tuple(values.shape)}".encode())
         total.update(values.data if values.size else b"")
     return total.hexdigest()
+
+
+def check_seen(name: str, encoded: Sequence[Tensor], class_names: Sequence[str]) -> None:
+    """Labels of test images, if there are some, must occur among those of training images.
+
+    Args:
+        name: The data set's name, for the error.
+        encoded: Labels of the training and of the test images, as places in
+        class_names: the names of all classes.
+
+    Raises:
+        DataError: One does not.
+    """
+    unseen = sorted(set(torch.cat(list(encoded)).tolist()) - set(encoded[0].tolist()))
+    if unseen:
+        label = one_line(class_names[unseen[0]], 40)
+        raise DataError(f"{name}: test label {label} does not occur among the training labels")
+
+
+def check_wanted(name: str, only: Collection[int] | None, classes: int) -> None:
+    """Classes that are asked for must be there.
+
+    Raises:
+        ScenarioError: One is not.
+    """
+    for label in sorted(only or ()):
+        if not 0 <= label < classes:
+            raise ScenarioError(
+                f"class {label} is unknown; {name} has the classes 0 to {classes - 1}"
+            )
+
+
+def only_note(only: Collection[int] | None, classes: int) -> str:
+    """What a record says where not all classes were read; empty where all were."""
+    if only is None or len(only) >= classes:
+        return ""
+    return f"{len(only)} of its {classes} classes were read, which sha256 is over"
 
 
 def sort_names(names: Iterable[str]) -> list[str]:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nispa.data.catalog import CATALOG, MNIST_FILES, Entry
+from nispa.data.dataset import listed
 from nispa.data.emnist import stored_names
 from nispa.data.idx import idx_md5, read_idx
+from nispa.data.splits import part_of_folder, unknown_part
 from nispa.errors import DataError, either
 
 DEPTH = 3
@@ -62,7 +64,7 @@ def check_folder(folder: Path) -> None:
         raise DataError(f"data folder {folder} cannot be read; check its permissions")
 
 
-def list_files(folder: Path) -> Listing:
+def list_files(folder: Path, depth: int = DEPTH) -> Listing:
     """The files of ``folder`` and of its sub-folders, three levels deep, in sorted order.
 
     Raises:
@@ -71,7 +73,7 @@ def list_files(folder: Path) -> Listing:
     found: dict[Path, Sequence[str]] = {}
     seen = 0
     level = [folder]
-    for _ in range(DEPTH + 1):
+    for _ in range(depth + 1):
         below = []
         for place in level:
             try:
@@ -225,24 +227,56 @@ def _find_cifar(entry: Entry, listing: Listing) -> Found | None:
     return None
 
 
-SPLITS = ("train", "training", "test", "validation", "valid", "val")
-
-
 def parquet_files(folder: Path, listing: Listing) -> tuple[Path, ...]:
-    """The Parquet files of a folder and of its sub-folders named after a split, in order."""
-    places = [folder, *(folder / split for split in SPLITS)]
+    """The Parquet files of a data set that lies in a folder, as the Hugging Face hub lays it out.
+
+    They lie in the folder itself, in a folder for each part, or in one folder around these: that of
+    a configuration, or ``data``.
+
+    Raises:
+        DataError: There are several such folders, or files that belong to no part.
+    """
+    here = plain_files(folder, listing, ".parquet")
+    below = sorted(
+        place.relative_to(folder).parts[0]
+        for place in listing
+        if folder in place.parents and plain_files(place, listing, ".parquet")
+    )
+    below = [name for name in dict.fromkeys(below) if not name.startswith(".")]
+    parts = [name for name in below if part_of_folder(name)]
+    others = [folder / name for name in below if name not in parts]
+    if (here or parts) and others:
+        raise unknown_part(others[0])
+    if len(others) > 1:
+        raise DataError(
+            f"{folder}: holds Parquet files in {listed([each.name for each in others])}; give the "
+            f"folder of one, such as {others[0]}"
+        )
+    if others:
+        return parquet_files(others[0], listing)
+    inside = [
+        file
+        for name in parts
+        for place in sorted(listing)
+        if place == folder / name or folder / name in place.parents
+        for file in plain_files(place, listing, ".parquet")
+    ]
+    return (*here, *inside)
+
+
+def plain_files(folder: Path, listing: Listing, *ends: str) -> tuple[Path, ...]:
+    """The files that lie in a folder itself and end in one of ``ends``."""
     return tuple(
-        place / name
-        for place in places
-        for name in listing.get(place, ())
-        if name.endswith(".parquet")
+        folder / name
+        for name in listing.get(folder, ())
+        if name.lower().endswith(ends) and not name.startswith(".")
     )
 
 
 def _find_parquet(entry: Entry, listing: Listing) -> Found | None:
     """Parquet files in a folder whose path names the data set."""
     for folder in listing:
-        base = folder.parent if folder.name in SPLITS else folder
+        base = folder.parent if part_of_folder(folder.name) else folder
         if name_of(base) == entry.name:
             files = parquet_files(base, listing)
             if files:

@@ -1,117 +1,311 @@
-"""A folder of class folders of images, with ``train/`` and ``test/`` inside or without."""
+"""Images in one folder for each class, with a folder for each part around them or without."""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nispa.data.dataset import BYTE_SCALE, ImageData, Progress, sort_names, split_by_seed
-from nispa.data.images import SUFFIXES, ImageStack, lossy_note, same_channels
+from nispa.data.dataset import (
+    BYTE_SCALE,
+    MOST_NAMED,
+    ImageData,
+    Progress,
+    check_wanted,
+    only_note,
+    sort_names,
+    split_by_seed,
+)
+from nispa.data.images import HEIC, ImageStack, Source, remarks, same_channels, suffixes
+from nispa.data.shaping import AS_STORED, Shaping
+from nispa.data.splits import TEST, TRAIN, VALIDATION, part_of_folder, unknown_part
 from nispa.errors import DataError
+from nispa.files import one_line
+
+DEEPEST = 32
+Place = tuple[str, ...]
+"""Where something lies: the names of the folders above it, and its own."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Files and folders below a folder, or in an archive; hidden ones are not among them.
+
+    Attributes:
+        where: What to call it in an error.
+        files: What reads each file.
+        folders: All folders, the empty ones, too.
+    """
+
+    where: str
+    files: Mapping[Place, Source]
+    folders: frozenset[Place]
+
+    @cached_property
+    def tops(self) -> dict[str, Tree]:
+        """What lies in each of its own folders, in order."""
+        files: dict[str, dict[Place, Source]] = {
+            place[0]: {} for place in sorted(self.folders) if len(place) == 1
+        }
+        folders: dict[str, set[Place]] = {name: set() for name in files}
+        for place, file in self.files.items():
+            if len(place) > 1:
+                files[place[0]][place[1:]] = file
+        for place in self.folders:
+            if len(place) > 1:
+                folders[place[0]].add(place[1:])
+        return {
+            name: Tree(f"{self.where}/{name}", files[name], frozenset(folders[name]))
+            for name in files
+        }
+
+    @cached_property
+    def images(self) -> dict[str, Source]:
+        """Its image files in sorted order, those of folders below included, by their paths."""
+        return {
+            "/".join((self.where, *place)): self.files[place]
+            for place in sorted(self.files)
+            if _suffix(place) in suffixes()
+        }
+
+    @property
+    def direct(self) -> int:
+        """How many image files lie in none of its folders."""
+        return sum(len(place) == 1 and _suffix(place) in suffixes() for place in self.files)
 
 
 def read_folder(
-    path: Path, *, seed: int, name: str = "", progress: Progress | None = None
+    path: Path,
+    *,
+    seed: int,
+    name: str = "",
+    progress: Progress | None = None,
+    shaping: Shaping = AS_STORED,
+    only: Collection[int] | None = None,
 ) -> ImageData:
     """Images in one folder for each class; the folders' names are the names of the classes.
 
-    Classes are numbered in sorted order (as numbers, where all names are numbers). Without
-    ``train/`` and ``test/`` the seed holds out a fifth of each class.
+    Classes are numbered in sorted order (as numbers, where all names are numbers). Images in
+    folders below a class's folder belong to the class. The class folders may lie in folders for
+    training and test (any of the names in :mod:`nispa.data.splits`); where there is none for test
+    that for validation takes its place, and where there is neither the seed holds out a fifth of
+    each class.
 
     Args:
         path: The folder.
         seed: Decides the test split where there is none.
         name: Name of the data set; by default the folder's.
         progress: Called while images are decoded.
+        shaping: What to do to each image.
+        only: Numbers of the classes to read; None for all.
 
     Raises:
         DataError: A class is empty, an image is damaged or has another size, or there are none.
     """
     name = name or path.resolve().name
-    if (path / "train").is_dir() and (path / "test").is_dir():
-        train, test = _class_files(path / "train"), _class_files(path / "test")
-        extra = sorted(set(test) - set(train))
-        if extra:
-            raise DataError(f"{path}: class folder test/{extra[0]} has no partner in train/")
-        names = list(train)
-        stack, labels = _read(train, names, name, progress)
-        test_stack, test_labels = _read(test, names, name, progress)
-        images, test_images = same_channels(stack.finish(), test_stack.finish())
-        return ImageData(
+    how = {"seed": seed, "progress": progress, "shaping": shaping, "only": only}
+    return read_tree(walk(path), name, "image folders", **how)  # type: ignore[arg-type]
+
+
+def walk(path: Path) -> Tree:
+    """All that lies below a folder; links are followed.
+
+    Raises:
+        DataError: A folder cannot be read, or an image is a pipe or a device.
+    """
+    files: dict[Place, Source] = {}
+    folders: set[Place] = set()
+    seen: set[tuple[int, int]] = set()
+    waiting: list[Place] = [()]
+    while waiting:
+        place = waiting.pop()
+        here = path.joinpath(*place)
+        try:
+            status = here.stat()
+            if (status.st_dev, status.st_ino) in seen or len(place) > DEEPEST:
+                continue  # a link to a folder above
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(here) as entries:
+                found = [entry for entry in entries if not entry.name.startswith(".")]
+            for entry in found:
+                below = (*place, entry.name)
+                if entry.is_dir():
+                    folders.add(below)
+                    waiting.append(below)
+                elif entry.is_file():
+                    files[below] = Path(entry.path)
+                elif _suffix(below) in suffixes():
+                    raise DataError(f"{entry.path}: is no regular file, or a link to nowhere")
+        except OSError as error:
+            raise DataError(f"{here}: cannot be read ({error.strerror or error})") from None
+    return Tree(str(path), files, frozenset(folders))
+
+
+def read_tree(
+    tree: Tree,
+    name: str,
+    source: str,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    shaping: Shaping = AS_STORED,
+    only: Collection[int] | None = None,
+) -> ImageData:
+    """A data set from a tree of files; see :func:`read_folder`."""
+    while len(tree.tops) == 1 and not tree.direct:
+        ((top, inner),) = tree.tops.items()
+        if part_of_folder(top) or not inner.tops:
+            break
+        tree = inner  # it was a folder around everything
+    parts = _parts(tree)
+    train = _classes(parts[TRAIN])
+    names = list(train)
+    test_part = next((part for part in (TEST, VALIDATION) if part in parts), None)
+    notes = [_left_out(parts.values())]
+    check_wanted(name, only, len(names))
+    if test_part is None:
+        stack, labels = _read(train, names, name, progress, shaping, only)
+        return split_by_seed(
             name,
-            images,
+            stack.finish(),
             labels,
-            test_images,
-            test_labels,
             tuple(names),
             BYTE_SCALE,
-            "image folders",
-            note=lossy_note(stack, test_stack),
+            seed=seed,
+            source=source,
+            note=_joined(*remarks(stack), *notes, only_note(only, len(names))),
         )
-    files = _class_files(path / "train" if _only_train(path) else path)
-    names = list(files)
-    stack, labels = _read(files, names, name, progress)
-    return split_by_seed(
+    test = _classes(parts[test_part], may_lack=True)
+    extra = sorted(set(test) - set(names))
+    if extra:
+        there = parts[test_part].where.removeprefix(f"{tree.where}/")
+        raise DataError(f"{tree.where}: class folder {there}/{extra[0]} has no partner in train/")
+    stack, labels = _read(train, names, name, progress, shaping, only)
+    test_stack, test_labels = _read(test, names, name, progress, shaping, only)
+    images, test_images = same_channels(stack.finish(), test_stack.finish())
+    if test_part == VALIDATION:
+        notes.append("its validation images serve as the test set")
+    elif VALIDATION in parts:
+        notes.append("its validation images are not used")
+    return ImageData(
         name,
-        stack.finish(),
+        images,
         labels,
+        test_images,
+        test_labels,
         tuple(names),
         BYTE_SCALE,
-        seed=seed,
-        source="image folders",
-        note=lossy_note(stack),
+        source,
+        note=_joined(*remarks(stack, test_stack), *notes, only_note(only, len(names))),
     )
 
 
-def _only_train(path: Path) -> bool:
-    """Whether the class folders lie in ``train/``, and nothing lies beside it."""
-    folders = [each.name for each in path.iterdir() if each.is_dir()]
-    return folders == ["train"] and any(each.is_dir() for each in (path / "train").iterdir())
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
-def _class_files(path: Path) -> dict[str, list[Path]]:
-    """The image files of each class folder, classes and files in sorted order."""
-    try:
-        folders = {
-            each.name: each
-            for each in path.iterdir()
-            if each.is_dir() and not each.name.startswith(".")
-        }
-        found = {
-            name: sorted(
-                file
-                for file in folder.iterdir()
-                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-            )
-            for name, folder in folders.items()
-        }
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if not found:
-        raise DataError(
-            f"{path}: holds no data set; expected a folder of images for each class, Parquet or "
-            "IDX files"
-        )
-    for name, files in found.items():
-        if not files:
+def _parts(tree: Tree) -> dict[str, Tree]:
+    """The parts of a data set; all of it is for training where no folder around is for a part."""
+    around = [name for name, inner in tree.tops.items() if _is_part(name, inner)]
+    if not around:
+        return {TRAIN: tree}
+    found: dict[str, Tree] = {}
+    for name, inner in tree.tops.items():
+        part = part_of_folder(name)
+        if not part:
+            raise unknown_part(inner.where)
+        if part in found:
             raise DataError(
-                f"{path / name}: class folder without images ({', '.join(sorted(SUFFIXES))})"
+                f"{inner.where}: is {part} as {found[part].where} is; put them together"
             )
-    return {name: found[name] for name in sort_names(found)}
+        if inner.direct:
+            raise DataError(
+                f"{inner.where}: holds images but no class folders around them, so their classes "
+                "are not known; make a folder for each class, or move them away"
+            )
+        if inner.images:
+            found[part] = inner
+    if TRAIN not in found:
+        raise DataError(f"{tree.where}: has {', '.join(around)}, but no train/ with images")
+    return found
+
+
+def _is_part(name: str, inner: Tree) -> bool:
+    """Whether a folder holds class folders, and is no class that is called like a part."""
+    return bool(part_of_folder(name)) and bool(inner.tops) and not inner.direct
+
+
+def _classes(tree: Tree, *, may_lack: bool = False) -> dict[str, dict[str, Source]]:
+    """The image files of each class folder by their paths, classes in sorted order."""
+    if not tree.tops:
+        raise DataError(
+            f"{tree.where}: holds no data set; expected a folder of images for each class, or "
+            "Parquet, CSV, NumPy or IDX files"
+        )
+    for inner in tree.tops.values():
+        if not inner.images and not may_lack:
+            why = _left_out([inner], within=True)
+            raise DataError(
+                f"{inner.where}: class folder without images; add some or take it away"
+                + (f" ({why})" if why else "")
+            )
+    found = {name: tree.tops[name].images for name in sort_names(tree.tops)}
+    return {name: files for name, files in found.items() if files}
+
+
+def _left_out(trees: Iterable[Tree], *, within: bool = False) -> str:
+    """How many files were not read, and why; empty if all were.
+
+    Args:
+        trees: Where to look: around class folders, or
+        within: one class folder.
+    """
+    kinds: Counter[str] = Counter()
+    for tree in trees:
+        if tree.direct and not within:
+            kinds["image beside the class folders"] += tree.direct
+        for place in tree.files:
+            end = _suffix(place)
+            if end not in suffixes() and (within or len(place) > 1 or end in HEIC):
+                kinds[_why(end)] += 1
+    if not kinds:
+        return ""
+    most = kinds.most_common(MOST_NAMED)
+    others = sum(kinds.values()) - sum(count for _, count in most)
+    shown = ", ".join(f"{count:,} {kind}" for kind, count in most)
+    return f"files left out: {shown}" + (f", {others:,} others" if others else "")
+
+
+def _why(end: str) -> str:
+    if end in HEIC:
+        return f"{end} (to read them: pip install 'nispa[heic]')"
+    return one_line(end, 20) or "without an ending"
+
+
+def _suffix(place: Place) -> str:
+    return os.path.splitext(place[-1])[1].lower()  # noqa: PTH122 - of a name, not of a path
 
 
 def _read(
-    files: dict[str, list[Path]], names: list[str], name: str, progress: Progress | None
+    files: Mapping[str, Mapping[str, Source]],
+    names: Sequence[str],
+    name: str,
+    progress: Progress | None,
+    shaping: Shaping,
+    only: Collection[int] | None,
 ) -> tuple[ImageStack, Tensor]:
-    total = sum(len(each) for each in files.values())
-    stack = ImageStack(total, name)
-    labels = []
-    for label, each in enumerate(names):
-        for file in files.get(each, ()):
-            stack.add(file, str(file))
-            labels.append(label)
-            if progress and len(labels) % 256 == 0:
-                progress(f"decoding {name}", len(labels), total)
-    return stack, torch.tensor(labels, dtype=torch.int64)
+    chosen = [
+        (label, file, shown)
+        for label, each in enumerate(names)
+        if only is None or label in only
+        for shown, file in files.get(each, {}).items()
+    ]
+    stack = ImageStack(len(chosen), name, shaping)
+    stack.fill(((file, shown) for _, file, shown in chosen), progress)
+    return stack, torch.tensor([label for label, _, _ in chosen], dtype=torch.int64)

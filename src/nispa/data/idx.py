@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nispa.data.archives import check_regular, check_unpacked
 from nispa.errors import DataError
 from nispa.files import wording
 
@@ -40,6 +41,7 @@ def read_idx(path: Path, dims: int) -> Tensor:
         DataError: It cannot be read, or is not what its header promises; no more memory is taken
             than the file's bytes can fill.
     """
+    check_regular(path)
     try:
         with path.open("rb") as file:
             return read_idx_stream(file, path.stat().st_size, dims, str(path))
@@ -60,7 +62,7 @@ def read_idx_stream(file: io.BufferedReader, size: int, dims: int, name: str) ->
     try:
         if file.peek(2)[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=file) as plain:
-                return _parse(plain, size * MOST_DEFLATE, dims, name)
+                return _parse(plain, size * MOST_DEFLATE, dims, name, packed=True)
         return _parse(file, size, dims, name)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
@@ -68,7 +70,9 @@ def read_idx_stream(file: io.BufferedReader, size: int, dims: int, name: str) ->
         ) from None
 
 
-def _parse(file: io.BufferedIOBase, most: int, dims: int, name: str) -> Tensor:
+def _parse(
+    file: io.BufferedIOBase, most: int, dims: int, name: str, *, packed: bool = False
+) -> Tensor:
     """Header and values of decompressed IDX bytes, of which there are ``most`` at the most."""
     header = file.read(4 + 4 * dims)
     if len(header) < 4 or header[:2] != b"\x00\x00" or header[2] != UNSIGNED_BYTE:
@@ -94,6 +98,8 @@ def _parse(file: io.BufferedIOBase, most: int, dims: int, name: str) -> Tensor:
             f"{name}: its header promises {shown} = {promised} bytes, more than the file can hold; "
             "it is truncated or damaged"
         )
+    if packed:
+        check_unpacked(promised, name, "unpack it with gunzip")
     values = bytearray()
     while len(values) <= promised:  # one byte more than promised, to notice what is too much
         chunk = file.read(min(CHUNK_BYTES, promised + 1 - len(values)))

@@ -1,25 +1,43 @@
-"""Image files decoded with Pillow into one uint8 tensor: one size, grey or colour."""
+"""Image files decoded with Pillow, on all cores, into one uint8 tensor: grey or colour."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import io
+import itertools
+import os
 import struct
 import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from nispa.data.dataset import Progress
+from nispa.data.shaping import AS_STORED, Shaping
 from nispa.errors import DataError
 from nispa.files import wording
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".webp"))
-MOST_PIXELS = 1 << 24
+NOT_READ = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"))
+"""Formats that Pillow names but leaves to other programs."""
+
+HEIC = frozenset((".heic", ".heics", ".heif", ".heifs", ".hif"))
+LOSSY = {"AVIF": "AVIF", "HEIF": "HEIC", "JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WEBP"}
+MOVING = frozenset(("AVIF", "GIF", "PNG", "TIFF", "WEBP"))
+MOST_PIXELS = 89_000_000  # of one image; Pillow warns from there on
 GREY = frozenset(("1", "L", "LA", "La"))
+DEEP = frozenset(("I;16", "I;16L", "I;16B", "I;16N", "I"))
 COLOUR = frozenset(("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB"))
+ORIENTATION = 0x0112
+LEAST_DEEP = 4096  # what the brightest of all 16-bit images must reach to show in 8 bits
+CHUNK = 32  # images that a thread decodes at a time
 
 # What Pillow's readers raise on damaged files; it promises no more than "an exception".
 DAMAGED = (
@@ -34,76 +52,209 @@ DAMAGED = (
     OverflowError,
     MemoryError,
     NotImplementedError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
     Warning,
 )
 
-
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+Source = bytes | Path | Callable[[], bytes]
+"""An image file: its bytes, its path, or what reads its bytes."""
 
 
-def decode(content: bytes | Path, name: str) -> tuple[Pixels, str]:
-    """One image as ``(height, width)`` or ``(height, width, 3)`` uint8, and the format it came in.
+class Decoded(NamedTuple):
+    """One image.
 
-    Transparency is dropped and palettes are resolved; 16-bit and float images are refused, since
-    bringing them to 8 bits would change them.
+    Attributes:
+        pixels: ``(height, width)`` or ``(height, width, 3)`` uint8.
+        kind: The format that it came in.
+        frames: Whether it has more than the one frame that was read.
+        clear: Whether parts of it were transparent.
+        brightest: The highest value of a 16-bit image; 0 for others.
+    """
+
+    pixels: Pixels
+    kind: str
+    frames: bool = False
+    clear: bool = False
+    brightest: int = 0
+
+
+@functools.cache
+def suffixes() -> dict[str, str]:
+    """The endings of the files that can be read, and the format of each."""
+    if importlib.util.find_spec("pillow_heif") is not None:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    known = Image.registered_extensions()
+    return {end: kind for end, kind in known.items() if kind in Image.OPEN and kind not in NOT_READ}
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """The formats that can be read; a file's content decides, not its name."""
+    suffixes()
+    return tuple(sorted(set(Image.OPEN) - NOT_READ))
+
+
+def decode(content: Source, name: str, shaping: Shaping = AS_STORED) -> Decoded:
+    """One image, the right way up.
+
+    An orientation in its EXIF data is applied. Palettes are resolved, what is transparent is laid
+    over white, and of 16 bits the upper 8 are taken. Of several frames the first is read.
 
     Args:
-        content: The bytes of the file, or its path.
+        content: The file.
         name: What to call it in an error.
+        shaping: What to do to it.
 
     Raises:
         DataError: It is damaged, too large, or of a mode that is not supported.
     """
     try:
-        source = content if isinstance(content, Path) else io.BytesIO(content)
-        with Image.open(source, formats=FORMATS) as image:
+        given = content() if callable(content) else content
+        source = given if isinstance(given, Path) else io.BytesIO(given)
+        with Image.open(source, formats=formats()) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise DataError(
                     f"{name}: {image.width}×{image.height} pixels is too large (at most "
-                    f"{MOST_PIXELS} pixels)"
+                    f"{MOST_PIXELS:,} pixels)"
                 )
-            if image.mode not in GREY | COLOUR:
-                raise DataError(f"{name}: mode {image.mode} must be 8-bit grey or colour")
-            mode = "L" if image.mode in GREY else "RGB"
+            if image.mode not in GREY | COLOUR | DEEP:
+                raise DataError(f"{name}: mode {image.mode} must be grey or colour of 8 or 16 bits")
             kind = image.format or ""
-            if image.mode in ("P", "PA"):  # Pillow asks for this detour where a palette is clear
-                return np.asarray(image.convert("RGBA").convert("RGB")), kind
-            return np.asarray(image if image.mode == mode else image.convert(mode)), kind
+            image.load()
+            plain, clear, brightest = _plain(_upright(image), name)
+            pixels = np.array(shaping(plain))  # a copy, since Pillow's is read-only
+            return Decoded(pixels, kind, _frames(image, kind), clear, brightest)
     except DataError:
         raise
     except DAMAGED as error:
         raise DataError(f"{name}: not a readable image ({wording(error)})") from None
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except DAMAGED:  # damaged EXIF data beside a good image
+        return image
+    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+
+
+def _plain(image: Image.Image, name: str) -> tuple[Image.Image, bool, int]:
+    """The image as ``L`` or ``RGB``, whether it was transparent, and its brightest 16-bit value."""
+    if image.mode in DEEP:
+        values = np.asarray(image)
+        lowest, brightest = int(values.min()), int(values.max())
+        if lowest < 0 or brightest > 0xFFFF:
+            raise DataError(f"{name}: values from {lowest} to {brightest} do not fit into 16 bits")
+        return Image.fromarray((values >> 8).astype(np.uint8)), False, brightest
+    mode = "L" if image.mode in GREY else "RGB"
+    if image.has_transparency_data:
+        full = image.convert("RGBA")
+        if full.getchannel("A").getextrema() != (255, 255):
+            ground = Image.new("RGBA", full.size, "white")
+            ground.alpha_composite(full)
+            return ground.convert("RGB").convert(mode), True, 0
+        if image.mode in ("P", "PA"):  # Pillow asks for this detour where a palette is clear
+            return full.convert("RGB"), False, 0
+    return (image if image.mode == mode else image.convert(mode)), False, 0
+
+
+def _frames(image: Image.Image, kind: str) -> bool:
+    if kind not in MOVING:
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except DAMAGED:  # damaged after the first frame
+        return True
+
+
+def decoded(items: Iterable[tuple[Source, str]], shaping: Shaping = AS_STORED) -> Iterator[Decoded]:
+    """Images in the order of ``items`` (files and what to call them), decoded on all cores.
+
+    Raises:
+        DataError: As :func:`decode`, for the first one that fails.
+    """
+
+    def some(chunk: Sequence[tuple[Source, str]]) -> list[Decoded]:
+        return [decode(content, name, shaping) for content, name in chunk]
+
+    formats()  # once, before threads ask for it
+    workers = _cores()
+    source = iter(items)
+    waiting: deque[Future[list[Decoded]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        while chunk := list(itertools.islice(source, CHUNK)):
+            waiting.append(pool.submit(some, chunk))
+            if len(waiting) > 2 * workers:  # so that not all of them wait in memory
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class ImageStack:
     """Images of one size, collected one after another.
 
     The first image sets the size. As soon as one image is in colour all become RGB, a grey one with
-    three equal channels, so that the result does not depend on the order. ``formats`` holds the
-    file formats met.
+    three equal channels, so that the result does not depend on the order.
+
+    Attributes:
+        met: The images so far, by what a note should say of them.
+        brightest: The highest value of all 16-bit images; 0 without any.
     """
 
-    def __init__(self, count: int, name: str) -> None:
-        self.formats: set[str] = set()
+    def __init__(self, count: int, name: str, shaping: Shaping = AS_STORED) -> None:
+        """Room for ``count`` images of the data set ``name``."""
+        self.met: dict[str, int] = {}
+        self.brightest = 0
+        self.shaping = shaping
         self._count = count
         self._name = name
         self._filled = 0
         self._first = ""
         self._pixels = torch.empty(0, 1, 0, 0, dtype=torch.uint8)
 
-    def add(self, content: bytes | Path, name: str) -> None:
-        """Decodes the next image.
+    def fill(self, items: Iterable[tuple[Source, str]], progress: Progress | None = None) -> None:
+        """Decodes images and adds them in their order.
 
         Raises:
-            DataError: It cannot be decoded, or has another size than the first.
+            DataError: One cannot be decoded, or has another size than the first.
         """
-        image, kind = decode(content, name)
-        self.formats.add(kind)
-        height, width = image.shape[:2]
-        channels = 1 if image.ndim == 2 else 3
+        names: deque[str] = deque()
+
+        def noted() -> Iterator[tuple[Source, str]]:
+            for content, name in items:
+                names.append(name)
+                yield content, name
+
+        for image in decoded(noted(), self.shaping):
+            self._add(image, names.popleft())
+            if progress and self._filled % 256 == 0:
+                progress(f"decoding {self._name}", self._filled, self._count)
+
+    def _add(self, image: Decoded, name: str) -> None:
+        for met in (LOSSY.get(image.kind), image.frames and "frames", image.clear and "clear"):
+            if met:
+                self.met[met] = self.met.get(met, 0) + 1
+        if image.brightest:
+            self.met["deep"] = self.met.get("deep", 0) + 1
+            self.brightest = max(self.brightest, image.brightest)
+        height, width = image.pixels.shape[:2]
+        channels = 1 if image.pixels.ndim == 2 else 3
         if not self._filled:
             self._first = name
             self._pixels = self._room(channels, height, width)
@@ -111,24 +262,28 @@ class ImageStack:
         if size != [height, width]:
             raise DataError(
                 f"{name}: {width}×{height} pixels, but {self._first} has {size[1]}×{size[0]}; all "
-                "images must share one size"
+                "images must share one size: give one, such as --resize 32, with --crop to keep "
+                "proportions (in Python Shaping(resize=(32, 32), crop=True))"
             )
         if channels > known:
             grey = self._pixels[: self._filled]
             self._pixels = self._room(channels, height, width)
             self._pixels[: self._filled] = grey
-        values = torch.from_numpy(np.array(image))  # a copy, since Pillow's is read-only
+        values = torch.from_numpy(image.pixels)
         self._pixels[self._filled] = values if channels == 1 else values.permute(2, 0, 1)
         self._filled += 1
 
     def _room(self, channels: int, height: int, width: int) -> Tensor:
+        size = self._count * channels * height * width
         try:
+            if size > _memory():
+                raise MemoryError
             return torch.empty(self._count, channels, height, width, dtype=torch.uint8)
-        except RuntimeError:
-            size = self._count * channels * height * width / 2**30
+        except (RuntimeError, MemoryError):
             raise DataError(
-                f"{self._name}: {self._count} images of {width}×{height} pixels need {size:.1f} "
-                "GiB of memory, which is not there; make the images smaller"
+                f"{self._name}: {self._count:,} images of {width}×{height} pixels need "
+                f"{size / 2**30:.1f} GiB of memory, which is not there; make them smaller, such as "
+                "with --resize 64"
             ) from None
 
     def finish(self) -> Tensor:
@@ -136,10 +291,41 @@ class ImageStack:
         return self._pixels[: self._filled]
 
 
-def lossy_note(*stacks: ImageStack) -> str:
-    """What a record says of images that were stored with loss; empty for others."""
-    lossy = sorted(set().union(*(stack.formats for stack in stacks)) & {"JPEG", "WEBP"})
-    return f"its images were stored as {' and '.join(lossy)}, which is lossy" if lossy else ""
+def _memory() -> int:
+    """Bytes of memory that this machine has."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not known on this system
+        return 1 << 40
+
+
+def remarks(*stacks: ImageStack) -> list[str]:
+    """What a record says of how images were stored and what was done to them.
+
+    Raises:
+        DataError: 16-bit images are so dark that 8 bits would not show them.
+    """
+    met: dict[str, int] = {}
+    for stack in stacks:
+        for word, count in stack.met.items():
+            met[word] = met.get(word, 0) + count
+    brightest = max(stack.brightest for stack in stacks)
+    if 0 < brightest < LEAST_DEEP:
+        raise DataError(
+            f"{stacks[0]._name}: its 16-bit images reach {brightest} of 65535 at most, which 8 "
+            "bits cannot show; scale them to the whole range, or pass arrays of floats"
+        )
+    notes = []
+    lossy = sorted(set(met) & set(LOSSY.values()))
+    if lossy:
+        notes.append(f"its images were stored as {' and '.join(lossy)}, which is lossy")
+    if "deep" in met:
+        notes.append(f"of {met['deep']:,} images of 16 bits the upper 8 are used")
+    if "clear" in met:
+        notes.append(f"what is transparent in {met['clear']:,} images was laid over white")
+    if "frames" in met:
+        notes.append(f"of {met['frames']:,} images with several frames the first was read")
+    return [*notes, *filter(None, [stacks[0].shaping.note])]
 
 
 def same_channels(*groups: Tensor) -> list[Tensor]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from nispa.augment import Augment, parse_augment
 from nispa.config import as_json, build, canonical_keys, describe, setting, settings
 from nispa.data.catalog import Remote
 from nispa.data.dataset import ImageData, Progress
 from nispa.data.permuted import permuted
 from nispa.data.scenarios import VALIDATION, Scenario, efmnist, split
+from nispa.data.shaping import AS_STORED, Shaping, parse_resize
 from nispa.data.sources import load
 from nispa.errors import ConfigError, either, unknown_name
 from nispa.modes import usual_modes
@@ -20,22 +22,60 @@ from nispa.seeding import MAX_SEED
 
 
 @settings
-class SplitOptions:
-    """The classes of one data set, cut into tasks."""
+class DataOptions:
+    """One data set, and what is done to its images."""
 
     dataset: str | None = setting(None, "name of a data set, or path of a file or folder")
-    classes_per_task: int = setting(2, "classes of each task; the last may have fewer", ge=2)
-    tasks: str | None = setting(
-        None, "the classes of each task instead, such as [[0,1],[2,3,4]]", hint="write it as JSON"
+    resize: str | None = setting(
+        None, "scale images to this side in pixels, or HEIGHTxWIDTH", hint="32 and 32x48 will do"
     )
-    class_order: Literal["natural", "seeded"] = setting(
-        "natural", "order of the classes: as numbered, or shuffled by the seed"
+    crop: bool = setting(
+        False, "cut out the centre first, in the proportions of resize, else a square"
+    )
+    grey: bool = setting(False, "turn colour into grey")
+    label: str | None = setting(
+        None, "column of a table that holds the labels, if not called label, class, target or y"
     )
     validation: float = setting(
         VALIDATION, "share of each task's training images held out to validate on", ge=0, lt=1
     )
     normalise: bool = setting(
         False, "subtract the mean of the training images and divide by their deviation"
+    )
+
+    augment: str | None = setting(
+        None, "vary training images at random: shift, crop and flip, such as shift:3,flip"
+    )
+
+    def __post_init__(self) -> None:
+        self.shaping()
+        if self.augment is not None:
+            parse_augment(self.augment, 1)
+
+    def shaping(self) -> Shaping:
+        """What is done to each image.
+
+        Raises:
+            ConfigError: ``resize`` is no size.
+        """
+        size = None if self.resize is None else parse_resize(self.resize)
+        return Shaping(size, self.crop, self.grey)
+
+    def varying(self, data: ImageData) -> Augment | None:
+        """What may happen to training images."""
+        return None if self.augment is None else parse_augment(self.augment, min(data.shape[1:]))
+
+
+@settings
+class SplitOptions(DataOptions):
+    """The classes of one data set, cut into tasks."""
+
+    classes_per_task: int = setting(2, "classes of each task; the last may have fewer", ge=2)
+    tasks: str | None = setting(
+        None, "the classes of each task instead, such as [[0,1],[2,3,4]]", hint="write it as JSON"
+    )
+    class_order: Literal["natural", "seeded"] = setting(
+        "natural", "order of the classes: as numbered, or shuffled by the seed"
     )
 
 
@@ -52,7 +92,7 @@ class EfmnistOptions:
 
 
 @settings
-class PermutedOptions:
+class PermutedOptions(DataOptions):
     """All classes in every task, with pixels in an order of its own."""
 
     dataset: str | None = setting("mnist", "name of a data set, or path of a file or folder")
@@ -66,16 +106,14 @@ class PermutedOptions:
     shared_classes: bool = setting(
         False, "one set of outputs for all tasks; otherwise each task has its own"
     )
-    validation: float = setting(
-        VALIDATION, "share of each task's training images held out to validate on", ge=0, lt=1
-    )
-    normalise: bool = setting(
-        False, "subtract the mean of the training images and divide by their deviation"
-    )
 
+
+LATER = ("resize", "crop", "grey", "label", "augment")
+"""Options that came after the first records: these have them only where they are not the default,
+so that a run of before is still known as the same run."""
 
 Options = SplitOptions | EfmnistOptions | PermutedOptions
-Load = Callable[[str], ImageData]
+Load = Callable[[str, Shaping, Collection[int] | None, str | None], ImageData]
 
 
 @dataclass(frozen=True)
@@ -178,7 +216,9 @@ def build_scenario(
         raise ConfigError(f"seed={seed} must be a whole number in [0, {MAX_SEED}]")
     chosen = resolve_options(SCENARIOS[name], options or {})
 
-    def get(dataset: str) -> ImageData:
+    def get(
+        dataset: str, shaping: Shaping, only: Collection[int] | None, label: str | None
+    ) -> ImageData:
         return load(
             dataset,
             folder=folder,
@@ -186,10 +226,19 @@ def build_scenario(
             download=download,
             progress=progress,
             remotes=remotes,
+            shaping=shaping,
+            only=only,
+            label=label,
         )
 
     made = _build(name, chosen, seed, get)
-    call = {"scenario": name, "seed": seed, "options": as_json(chosen)}
+    usual = {each.name: each.default for each in describe(type(chosen))}
+    kept = {
+        key: value
+        for key, value in as_json(chosen).items()
+        if key not in LATER or value != usual[key]
+    }
+    call = {"scenario": name, "seed": seed, "options": kept}
     return replace(made, settings=call | {"resolved": dict(made.settings)})
 
 
@@ -209,6 +258,8 @@ def resolve_options(known: NamedScenario, given: Mapping[str, Any]) -> Options:
                 values["tasks"] = json.dumps(values["tasks"], default=list)
         if {"classes_per_task", "class_order", "dataset"} & set(values):
             defaults.pop("tasks", None)
+    if isinstance(values.get("resize"), int):
+        values["resize"] = str(values["resize"])
     if known.options is PermutedOptions:
         if values.get("shares") is not None:
             _refuse_beside("shares", ("tasks", "share"), values, known)
@@ -233,8 +284,8 @@ def _refuse_beside(
 def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
     if isinstance(chosen, EfmnistOptions):
         return efmnist(
-            get("emnist-balanced"),
-            get("fashion-mnist"),
+            get("emnist-balanced", AS_STORED, None, None),
+            get("fashion-mnist", AS_STORED, None, None),
             seed=seed,
             validation=chosen.validation,
             normalise=chosen.normalise,
@@ -243,8 +294,9 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
         fix = either("pass options={'dataset': NAME_OR_PATH}", "give --dataset NAME or PATH")
         raise ConfigError(f"scenario {name} needs a data set: {fix}")
     if isinstance(chosen, PermutedOptions):
+        data = get(chosen.dataset, chosen.shaping(), None, chosen.label)
         return permuted(
-            get(chosen.dataset),
+            data,
             tasks=chosen.tasks,
             share=chosen.share,
             shares=chosen.shares,
@@ -253,10 +305,15 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
             validation=chosen.validation,
             normalise=chosen.normalise,
             name=name,
+            augment=chosen.varying(data),
         )
     groups = None if chosen.tasks is None else parse_tasks(chosen.tasks)
+    only = None
+    if groups is not None and not chosen.normalise:  # whose mean is that of all classes
+        only = {label for group in groups for label in group}
+    data = get(chosen.dataset, chosen.shaping(), only, chosen.label)
     return split(
-        get(chosen.dataset),
+        data,
         classes_per_task=chosen.classes_per_task,
         tasks=groups,
         class_order=chosen.class_order,
@@ -264,6 +321,7 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
         validation=chosen.validation,
         normalise=chosen.normalise,
         name=name,
+        augment=chosen.varying(data),
     )
 
 

@@ -74,7 +74,16 @@ def from_tasks(
         train = select_classes(part.train_images, part.train_labels, labels, outputs, **how)
         test = select_classes(part.test_images, part.test_labels, labels, outputs, **how)
         made.append(
-            make_task(index, part.name, outputs, train, test, seed=seed, validation=validation)
+            make_task(
+                index,
+                part.name,
+                outputs,
+                train,
+                test,
+                seed=seed,
+                validation=validation,
+                names=class_names,
+            )
         )
     return Scenario(
         name=name,

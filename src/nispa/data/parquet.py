@@ -1,15 +1,16 @@
-"""Parquet files in the image-classification schema of the Hugging Face hub.
+"""Parquet files: images in the schema of the Hugging Face hub, or a table of features.
 
 A column ``img`` or ``image`` of ``{bytes, path}`` and a column ``label``, ``fine_label`` or
-``labels`` of class numbers (or texts); one or several files a split, such as
-``train-00000-of-00002.parquet``.
+``labels`` of class numbers (or texts); one or several files a part, such as
+``train-00000-of-00002.parquet``. Without an image column the others are features; see
+:mod:`nispa.data.tables`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +24,22 @@ from nispa.data.dataset import (
     ImageData,
     Progress,
     check_labels,
+    check_seen,
+    check_wanted,
+    only_note,
     split_by_seed,
 )
-from nispa.data.images import ImageStack, lossy_note, same_channels
+from nispa.data.images import ImageStack, Source, remarks, same_channels
+from nispa.data.shaping import AS_STORED, Shaping
+from nispa.data.splits import TEST, TRAIN, VALIDATION, by_part
+from nispa.data.tables import from_tables, label_column
 from nispa.errors import DataError
 from nispa.files import wording
 
 IMAGE_COLUMNS = ("img", "image", "images")
-LABEL_COLUMNS = ("fine_label", "label", "labels")
 BATCH_ROWS = 1024
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?")
-ROLES = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-}
+HIDDEN = -1
 
 
 def read_parquet(
@@ -50,57 +49,73 @@ def read_parquet(
     seed: int,
     class_names: tuple[str, ...] = (),
     progress: Progress | None = None,
+    shaping: Shaping = AS_STORED,
+    only: Collection[int] | None = None,
+    label: str | None = None,
 ) -> ImageData:
-    """A data set from Parquet files; the names of the files or of their folders tell the split.
+    """A data set from Parquet files; the names of the files or of their folders tell the part.
 
-    Without a ``test`` file ``validation`` takes its place; without that one the seed holds out a
-    fifth of each class.
+    Without a part for test, or where its labels are hidden, that for validation takes its place;
+    without that one the seed holds out a fifth of each class.
 
     Args:
-        files: All files of the data set.
+        files: All files of the data set; a single one is all of it, whatever its name.
         name: Name of the data set.
         seed: Decides the test split where there is none.
         class_names: Names of the classes; by default those that the file's schema carries, or the
             labels that occur.
         progress: Called while images are decoded.
+        shaping: What to do to each image.
+        only: Numbers of the classes to read; None for all. A table is always read whole.
+        label: Name of the column of labels, where it has none of the usual names.
 
     Raises:
         DataError: A file is damaged or missing, has other columns, or an image cannot be decoded.
     """
-    roles = _roles(files)
-    train_files = roles.get("train") or roles.get("")
-    if not train_files:
-        raise DataError(f"{files[0].parent}: has no train-*.parquet")
-    known = class_names or _names_in_schema(train_files[0])
-    stack, labels = _read(train_files, name, progress)
-    test_role = next((role for role in ("test", "validation") if role in roles), None)
+    groups = {TRAIN: list(files)} if len(files) == 1 else by_part(files)
+    for group in groups.values():
+        _check_shards(group)
+    opened = {part: [_open(file) for file in group] for part, group in groups.items()}
+    first = opened[TRAIN][0]
+    image = _image_column(first[1])
+    column = label_column(first[1].schema_arrow.names, label, str(first[0]))
+    known = class_names or _names_in_schema(first[1], column)
+    if image is None:
+        tables = {part: _whole(group) for part, group in opened.items()}
+        return from_tables(tables, name=name, seed=seed, label=column, source="Parquet files",
+                           class_names=known)  # fmt: skip
+    labels = {part: _labels(group, column) for part, group in opened.items()}
+    test_part, notes = _test_part(labels, groups, name)
     source = "Parquet files"
-    if test_role is None:
-        (encoded,), names = _encode(name, known, labels)
+    if test_part is None:
+        (encoded,), names = _encode(name, known, labels[TRAIN])
+        check_wanted(name, only, len(names))
+        stack, kept = _read(opened[TRAIN], image, encoded, name, progress, shaping, only)
+        notes = [*remarks(stack), *notes, only_note(only, len(names))]
         return split_by_seed(
             name,
             stack.finish(),
-            encoded,
+            kept,
             names,
             BYTE_SCALE,
             seed=seed,
             source=source,
-            note=lossy_note(stack),
+            note="; ".join(filter(None, notes)),
         )
-    test_stack, test_labels = _read(roles[test_role], name, progress)
-    (encoded, encoded_tests), names = _encode(name, known, labels, test_labels)
+    (encoded, encoded_tests), names = _encode(name, known, labels[TRAIN], labels[test_part])
+    check_wanted(name, only, len(names))
+    stack, kept = _read(opened[TRAIN], image, encoded, name, progress, shaping, only)
+    test_stack, kept_tests = _read(
+        opened[test_part], image, encoded_tests, name, progress, shaping, only
+    )
     images, test_images = same_channels(stack.finish(), test_stack.finish())
-    notes = [lossy_note(stack, test_stack)]
-    if test_role == "validation":
-        notes.append("its validation images serve as the test set")
-    elif "validation" in roles:
-        notes.append("its validation images are not used")
+    notes = [*remarks(stack, test_stack), *notes, only_note(only, len(names))]
     return ImageData(
         name,
         images,
-        encoded,
+        kept,
         test_images,
-        encoded_tests,
+        kept_tests,
         names,
         BYTE_SCALE,
         source,
@@ -108,16 +123,23 @@ def read_parquet(
     )
 
 
-def _roles(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Files by split; ``""`` for files whose name and folder tell none."""
-    found: dict[str, list[Path]] = {}
-    for file in sorted(files):
-        word = re.split("[-._]", file.stem.lower(), maxsplit=1)[0]
-        role = ROLES.get(word) or ROLES.get(file.parent.name.lower(), "")
-        found.setdefault(role, []).append(file)
-    for group in found.values():
-        _check_shards(group)
-    return found
+def _test_part(
+    labels: dict[str, np.ndarray[Any, Any]], files: dict[str, list[Path]], name: str
+) -> tuple[str | None, list[str]]:
+    """The part to test on, and what a record says of the choice."""
+    if TEST in labels and (labels[TEST] == HIDDEN).all() and HIDDEN not in labels[TRAIN]:
+        if VALIDATION in labels:
+            why = "its test labels are hidden, so its validation images serve as the test set"
+            return VALIDATION, [why]
+        raise DataError(
+            f"{name}: test label {HIDDEN} does not occur among the training labels: the labels of "
+            f"{files[TEST][0].name} are hidden; move it away, and a fifth of each class is held out"
+        )
+    if TEST in labels:
+        return TEST, ["its validation images are not used"] if VALIDATION in labels else []
+    if VALIDATION in labels:
+        return VALIDATION, ["its validation images serve as the test set"]
+    return None, []
 
 
 def _check_shards(files: Sequence[Path]) -> None:
@@ -135,89 +157,144 @@ def _check_shards(files: Sequence[Path]) -> None:
             )
 
 
-def _open(file: Path) -> Any:
+def _open(file: Path) -> tuple[Path, Any]:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        return parquet.ParquetFile(file, page_checksum_verification=True)
+        return file, parquet.ParquetFile(file, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{file}: not a readable Parquet file ({wording(error)})") from None
 
 
-def _columns(opened: Any, file: Path) -> tuple[str, str]:
-    """The names of the image and of the label column."""
+def _image_column(opened: Any) -> str | None:
+    """The name of the image column: a usual one, or that of the one column of bytes; else None."""
     names = opened.schema_arrow.names
-    found = []
-    for choices in (IMAGE_COLUMNS, LABEL_COLUMNS):
-        column = next((each for each in choices if each in names), None)
-        if column is None:
-            known = wording(", ".join(names))
-            raise DataError(f"{file}: needs a column {' or '.join(choices)}; it has {known}")
-        found.append(column)
-    return found[0], found[1]
+    usual = next((each for each in IMAGE_COLUMNS if each in names), None)
+    of_bytes = [each for each in names if _binary(opened.schema_arrow.field(each).type)]
+    return usual or (of_bytes[0] if len(of_bytes) == 1 else None)
 
 
-def _names_in_schema(file: Path) -> tuple[str, ...]:
+def _binary(kind: Any) -> bool:
+    """Whether a column holds the bytes of files, with or without their paths."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+
+
+def _names_in_schema(opened: Any, column: str) -> tuple[str, ...]:
     """The class names that the Hugging Face library writes into the schema, or none."""
-    opened = _open(file)
     text = (opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-    _, column = _columns(opened, file)
     try:
         names = json.loads(text)["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ()
     valid = isinstance(names, list) and all(isinstance(each, str) for each in names)
     return tuple(names) if valid else ()
 
 
-def _read(
-    files: Sequence[Path], name: str, progress: Progress | None
-) -> tuple[ImageStack, np.ndarray[Any, Any]]:
-    opened = [_open(file) for file in files]
-    total = sum(each.metadata.num_rows for each in opened)
-    if not total:
-        raise DataError(f"{files[0]}: has no rows")
-    stack = ImageStack(total, name)
+def _whole(files: Sequence[tuple[Path, Any]]) -> Any:
+    """All rows of some files as one table."""
+    import pyarrow
+
+    parts = []
+    for file, opened in files:
+        try:
+            parts.append(opened.read())
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"{file}: damaged or truncated ({wording(error)})") from None
+    try:
+        return pyarrow.concat_tables(parts)
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"{files[0][0].parent}: its files have different columns ({wording(error)})"
+        ) from None
+
+
+def _labels(files: Sequence[tuple[Path, Any]], column: str) -> np.ndarray[Any, Any]:
+    """The labels of all rows of some files."""
     labels: list[Any] = []
-    for file, each in zip(files, opened, strict=True):
-        count = each.metadata.num_rows
-        before = len(labels)
-        for row, (content, label) in enumerate(_rows(each, file)):
-            if row == count:
+    for file, opened in files:
+        before, count = len(labels), opened.metadata.num_rows
+        for batch in _batches(file, opened, column):
+            labels += batch.to_pylist()
+            if len(labels) - before > count:
                 raise DataError(f"{file}: has more rows than the {count} it claims")
-            if content is None:
-                raise DataError(f"{file}: row {row} holds no image bytes")
-            stack.add(content, f"{file}: row {row}")
-            labels.append(label)
-            if progress and len(labels) % BATCH_ROWS == 0:
-                progress(f"decoding {name}", len(labels), total)
         if len(labels) - before < count:
             found = len(labels) - before
             raise DataError(f"{file}: claims {count} rows but has {found}; it is damaged")
-    return stack, _label_array(labels, files[0])
+    if not labels:
+        raise DataError(f"{files[0][0]}: has no rows")
+    return _label_array(labels, files[0][0])
 
 
-def _rows(opened: Any, file: Path) -> Iterator[tuple[bytes | None, Any]]:
-    """Image bytes and label of each row, a batch of rows in memory at a time."""
+def _batches(file: Path, opened: Any, column: str, **which: Any) -> Iterator[Any]:
+    """A column, some rows in memory at a time."""
     import pyarrow
 
-    image_column, label_column = _columns(opened, file)
-    kind = opened.schema_arrow.field(image_column).type
-    nested = pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    binary = kind.field("bytes").type if nested else kind
-    if not (pyarrow.types.is_binary(binary) or pyarrow.types.is_large_binary(binary)):
-        raise DataError(
-            f"{file}: column {image_column} is {wording(kind)}, expected struct<bytes, path>"
-        )
+    if column not in opened.schema_arrow.names:
+        known = wording(", ".join(opened.schema_arrow.names))
+        raise DataError(f"{file}: needs a column {column}, as the other files have; it has {known}")
     try:
-        for batch in opened.iter_batches(BATCH_ROWS, columns=[image_column, label_column]):
-            images = batch.column(batch.schema.get_field_index(image_column))
-            labels = batch.column(batch.schema.get_field_index(label_column)).to_pylist()
-            contents = (images.field("bytes") if nested else images).to_pylist()
-            yield from zip(contents, labels, strict=True)
+        for batch in opened.iter_batches(BATCH_ROWS, columns=[column], **which):
+            yield batch.column(batch.schema.get_field_index(column))
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{file}: damaged or truncated ({wording(error)})") from None
+
+
+def _read(
+    files: Sequence[tuple[Path, Any]],
+    column: str,
+    labels: Tensor,
+    name: str,
+    progress: Progress | None,
+    shaping: Shaping,
+    only: Collection[int] | None,
+) -> tuple[ImageStack, Tensor]:
+    """The images of the classes asked for, and their labels."""
+    wanted = torch.ones(len(labels), dtype=torch.bool)
+    if only is not None:
+        wanted = torch.isin(labels, torch.tensor(sorted(only), dtype=torch.int64))
+
+    def items() -> Iterator[tuple[Source, str]]:
+        start = 0
+        for file, opened in files:
+            count = opened.metadata.num_rows
+            chosen = wanted[start : start + count].tolist()
+            for row, content in _contents(file, opened, column, chosen):
+                if content is None:
+                    raise DataError(f"{file}: row {row} holds no image bytes")
+                yield content, f"{file}: row {row}"
+            start += count
+
+    stack = ImageStack(int(wanted.sum()), name, shaping)
+    stack.fill(items(), progress)
+    return stack, labels[wanted]
+
+
+def _contents(
+    file: Path, opened: Any, column: str, chosen: Sequence[bool]
+) -> Iterator[tuple[int, bytes | None]]:
+    """Number and image bytes of each row that is chosen; groups without one are not read."""
+    kind = opened.schema_arrow.field(column).type if column in opened.schema_arrow.names else None
+    if kind is not None and not _binary(kind):
+        raise DataError(f"{file}: column {column} is {wording(kind)}, expected struct<bytes, path>")
+    row = 0
+    for group in range(opened.metadata.num_row_groups):
+        end = row + opened.metadata.row_group(group).num_rows
+        if not any(chosen[row:end]):
+            row = end
+            continue
+        for batch in _batches(file, opened, column, row_groups=[group]):
+            contents = batch.field("bytes") if hasattr(batch, "field") else batch
+            for content in contents.to_pylist():
+                if row < end and chosen[row]:
+                    yield row, content
+                row += 1
+        if row != end:
+            raise DataError(f"{file}: has other rows than the {len(chosen)} it claims")
 
 
 def _label_array(labels: list[Any], file: Path) -> np.ndarray[Any, Any]:
@@ -233,10 +310,11 @@ def _encode(
     name: str, class_names: tuple[str, ...], *groups: np.ndarray[Any, Any]
 ) -> tuple[list[Tensor], tuple[str, ...]]:
     """Labels from 0, and the names of the classes; numbers are kept where names are known."""
+    if class_names and not any(group.dtype.kind == "U" for group in groups):
+        kept = [torch.from_numpy(group.astype(np.int64)) for group in groups]
+        for labels in kept:
+            check_labels(name, labels, len(class_names))
+        return kept, class_names
     encoded, occurring = encode_labels(*groups)
-    if not class_names or any(group.dtype.kind == "U" for group in groups):
-        return encoded, occurring
-    kept = [torch.from_numpy(group.astype(np.int64)) for group in groups]
-    for labels in kept:
-        check_labels(name, labels, len(class_names))
-    return kept, class_names
+    check_seen(name, encoded, occurring)
+    return encoded, occurring

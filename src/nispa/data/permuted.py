@@ -10,11 +10,13 @@ and all its tasks end up with the last task's images. Here each task has a permu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nispa.augment import Augment
 from nispa.data.dataset import ImageData, share_of
 from nispa.data.scenarios import VALIDATION, Scenario, make_task, preparation, select_classes
 from nispa.errors import ScenarioError
@@ -55,6 +57,7 @@ def permuted(
     validation: float = VALIDATION,
     normalise: bool = False,
     name: str = "permuted",
+    augment: Augment | None = None,
 ) -> Scenario:
     """Every task has all classes and all images of ``data``, with pixels in an order of its own.
 
@@ -68,6 +71,8 @@ def permuted(
         validation: Share of each task's training images that becomes validation, rounded down.
         normalise: Subtract the mean and divide by the deviation of all training images.
         name: The name of the scenario.
+        augment: What may happen to training images, before their pixels change places, while they
+            are learned from.
 
     Raises:
         ScenarioError: A share is outside [0, 1], or there are no tasks.
@@ -93,7 +98,11 @@ def permuted(
         outputs = [first + label for label in classes]
         order = pixel_order(data.shape, each, seed=seed, task=index) if each else None
         kept: dict[str, Any] = how | {"pixel_order": order}
-        train = select_classes(data.train_images, data.train_labels, classes, outputs, **kept)
+        if order is not None and len(how.get("mean", ())) == order.numel() > data.shape[0]:
+            for key in ("mean", "std"):  # of each feature, which moves with it
+                kept[key] = tuple(how[key][place] for place in order.tolist())
+        varied = kept | {"augment": augment}
+        train = select_classes(data.train_images, data.train_labels, classes, outputs, **varied)
         test = select_classes(data.test_images, data.test_labels, classes, outputs, **kept)
         label = f"{each:.0%} permuted" if each else "as it is"
         made.append(make_task(index, label, outputs, train, test, seed=seed, validation=validation))
@@ -113,5 +122,6 @@ def permuted(
             "seed": seed,
             "validation": validation,
             "normalise": normalise,
-        },
+        }
+        | ({} if augment is None else {"augment": asdict(augment)}),
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from nispa.data.dataset import DataIdentity, ImageData, share_of
+from nispa.augment import Augment
+from nispa.data.dataset import DataIdentity, ImageData, listed, share_of
 from nispa.errors import ScenarioError
 from nispa.modes import usual_modes
 from nispa.seeding import stream
@@ -17,6 +19,8 @@ from nispa.tasks import Samples, Task
 
 EFMNIST_GROUPS = (10, 13, 13, 11)
 VALIDATION = 0.1
+PLAIN_DRAW = 100
+"""Training images of each class from which on validation images are drawn from all alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +73,13 @@ def make_task(
     *,
     seed: int,
     validation: float = VALIDATION,
+    names: Sequence[str] | None = None,
 ) -> Task:
     """A task whose validation images are drawn once from its training images.
+
+    Where each class has at least :data:`PLAIN_DRAW` of them, they are drawn from all alike.
+    Otherwise they are drawn by class: each gives its share, one at least while that suffices for
+    all, and keeps at least one image to learn from.
 
     Args:
         index: Place in the sequence, from 0; the draw depends on it and on ``seed`` alone.
@@ -80,6 +89,7 @@ def make_task(
         test: Test images, with labels among ``classes``.
         seed: The seed of the scenario.
         validation: Share of the training images, [0, 1); rounded down. Zero means none.
+        names: What each output stands for, for the task's note; by default its number.
 
     Raises:
         ScenarioError: The task has one class, a class without training images, or no validation or
@@ -101,20 +111,80 @@ def make_task(
                 f"task {index} ({name}) has no training images for output {output}; leave that "
                 "class out or give images"
             )
-    held = share_of(validation, len(train))
-    if validation and not held:
+    held = draw_validation(train.labels, validation, seed=seed, index=index)
+    if validation and not held.any():
         raise ScenarioError(
             f"task {index} ({name}) has {len(train)} training images, so validation={validation} "
             "leaves it no validation image; give more images, a larger share, or 0 for none"
         )
-    order = torch.randperm(len(train), generator=stream(seed, "validation", index))
+    without = sorted(set(classes) - set(train.labels[held].tolist())) if validation else []
     return Task(
         index=index,
         name=name,
         classes=tuple(sorted(classes)),
-        train=train.subset(order[held:].sort().values),
-        validation=train.subset(order[:held].sort().values),
-        test=test,
+        train=train.subset(torch.nonzero(~held).flatten()),
+        validation=replace(train.subset(torch.nonzero(held).flatten()), augment=None),
+        test=replace(test, augment=None),
+        note=_without_validation(without, counts, names),
+    )
+
+
+def draw_validation(labels: Tensor, share: float, *, seed: int, index: int) -> Tensor:
+    """Which training images become validation images; see :func:`make_task`.
+
+    Args:
+        labels: Class of each image, ``(n,)`` int64.
+        share: Share of them, [0, 1).
+        seed: The draw depends on it and
+        index: on the place of the task.
+
+    Returns:
+        ``(n,)`` bool.
+    """
+    wanted = share_of(share, len(labels))
+    order = torch.randperm(len(labels), generator=stream(seed, "validation", index))
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    held[order[:wanted]] = True
+    classes, counts = labels.unique(return_counts=True)
+    kept = labels[~held].unique().numel() == classes.numel()
+    seen = labels[held].unique().numel() == classes.numel() or wanted < classes.numel()
+    if int(counts.min()) >= PLAIN_DRAW and kept and seen:
+        return held
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    quotas = _quotas(counts.tolist(), share, wanted)
+    for label, quota in zip(classes.tolist(), quotas, strict=True):
+        rows = torch.nonzero(labels == label).flatten()
+        drawn = torch.randperm(len(rows), generator=stream(seed, "validation", index, label))
+        held[rows[drawn[:quota]]] = True
+    return held
+
+
+def _quotas(counts: Sequence[int], share: float, wanted: int) -> list[int]:
+    """How many of each class are held out, ``wanted`` in all if every class can keep one.
+
+    One of each class first, the larger before the smaller; then those furthest from their share.
+    """
+    quotas = [0] * len(counts)
+    open_ = [(False, -share * count, place) for place, count in enumerate(counts) if count > 1]
+    heapq.heapify(open_)
+    while open_ and wanted > 0:
+        wanted -= 1
+        _, _, place = heapq.heappop(open_)
+        quotas[place] += 1
+        if quotas[place] < counts[place] - 1:
+            heapq.heappush(open_, (True, quotas[place] - share * counts[place], place))
+    return quotas
+
+
+def _without_validation(outputs: Sequence[int], counts: Tensor, names: Sequence[str] | None) -> str:
+    """Says which classes have too few images for one to validate on; empty where none has."""
+    if not outputs:
+        return ""
+    known = [names[output] if names else str(output) for output in outputs]
+    each = [f"{name} ({int(counts[output])})" for name, output in zip(known, outputs, strict=True)]
+    return (
+        f"too few training images for one to validate on: class {listed(each)}; give more images, "
+        "or a larger share"
     )
 
 
@@ -158,9 +228,17 @@ def channel_statistics(images: Tensor, scale: float) -> dict[str, tuple[float, .
 
 
 def preparation(data: ImageData, normalise: bool) -> dict[str, Any]:
-    """How the samples of a data set turn into network inputs: their scale, mean and deviation."""
+    """How the samples of a data set turn into network inputs: their scale, mean and deviation.
+
+    Features of a table (a row of floats) have these each for itself, pixels by channel.
+    """
     how: dict[str, Any] = {"scale": data.scale}
-    return how | channel_statistics(data.train_images, data.scale) if normalise else how
+    if not normalise:
+        return how
+    images = data.train_images
+    if images.shape[1:3] == (1, 1) and images.is_floating_point():
+        images = images.permute(0, 3, 1, 2)
+    return how | channel_statistics(images, data.scale)
 
 
 def group_classes(
@@ -211,6 +289,7 @@ def split(
     normalise: bool = False,
     name: str = "split",
     task_names: Sequence[str] | None = None,
+    augment: Augment | None = None,
 ) -> Scenario:
     """Cuts the classes of one data set into tasks.
 
@@ -227,6 +306,7 @@ def split(
         normalise: Subtract the mean and divide by the deviation of all training images.
         name: The name of the scenario.
         task_names: Labels of the tasks; by default their classes, such as ``"0-1"``.
+        augment: What may happen to training images while they are learned from.
 
     Raises:
         ScenarioError: A class is unknown or used twice, or a task has one class or no images.
@@ -241,19 +321,22 @@ def split(
     used = sorted(label for group in groups for label in group)
     output_of = {label: output for output, label in enumerate(used)}
     how = preparation(data, normalise)
+    names = tuple(data.class_names[label] for label in used)
     made = []
     for index, group in enumerate(groups):
         outputs = [output_of[label] for label in group]
-        train = select_classes(data.train_images, data.train_labels, group, outputs, **how)
+        varied = how | {"augment": augment}
+        train = select_classes(data.train_images, data.train_labels, group, outputs, **varied)
         test = select_classes(data.test_images, data.test_labels, group, outputs, **how)
         label = task_names[index] if task_names is not None else _task_name(group)
-        made.append(make_task(index, label, outputs, train, test, seed=seed, validation=validation))
+        share: dict[str, Any] = {"validation": validation, "names": names}
+        made.append(make_task(index, label, outputs, train, test, seed=seed, **share))
     return Scenario(
         name=name,
         tasks=tuple(made),
         outputs=len(used),
         input_shape=data.shape,
-        class_names=tuple(data.class_names[label] for label in used),
+        class_names=names,
         identity=(data.identity,),
         settings={
             "kind": "split",
@@ -262,7 +345,8 @@ def split(
             "seed": seed,
             "validation": validation,
             "normalise": normalise,
-        },
+        }
+        | ({} if augment is None else {"augment": asdict(augment)}),
     )
 
 

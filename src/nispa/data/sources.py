@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nispa.data.archives import check_regular
 from nispa.data.catalog import CATALOG, MNIST_FILES, NAMES, OTHER_NAMES, Entry, Remote
 from nispa.data.cifar import read_cifar
 from nispa.data.dataset import BYTE_SCALE, ImageData, Progress
@@ -25,11 +27,16 @@ from nispa.data.finding import (
     idx_files,
     list_files,
     parquet_files,
+    plain_files,
 )
 from nispa.data.folders import read_folder
 from nispa.data.idx import idx_md5, image_pair, read_four
-from nispa.data.npz import read_npz
+from nispa.data.images import suffixes
+from nispa.data.npz import read_npy, read_npz
 from nispa.data.parquet import read_parquet
+from nispa.data.shaping import AS_STORED, Shaping, shape_data
+from nispa.data.tables import read_csv
+from nispa.data.zips import read_zip_folders
 from nispa.errors import DataError, UnknownNameError, either, unknown_name
 
 LOOSE = "no checksum is published for this form"
@@ -43,6 +50,9 @@ def load(
     download: bool = True,
     progress: Progress | None = None,
     remotes: Mapping[str, Sequence[Remote]] | None = None,
+    shaping: Shaping = AS_STORED,
+    only: Collection[int] | None = None,
+    label: str | None = None,
 ) -> ImageData:
     """A data set by its name, or from a file or folder of the user's own.
 
@@ -51,13 +61,18 @@ def load(
     that name.
 
     Args:
-        name_or_path: A name such as ``"mnist"``; or an ``.npz`` or ``.parquet`` file, a folder of
-            Parquet or IDX files, or a folder of class folders.
+        name_or_path: A name such as ``"mnist"``; or an ``.npz``, ``.npy``, ``.parquet``, ``.csv``
+            or ``.zip`` file, a folder of Parquet, CSV, NumPy or IDX files, or a folder of class
+            folders.
         folder: Where to look for named data sets, three levels deep.
         seed: Decides the test split of data that has none; named data sets do not depend on it.
         download: Whether to download what is not found.
         progress: Called as ``progress(what, done, total)`` while files come in or are decoded.
         remotes: Addresses by data set, instead of the canonical ones.
+        shaping: What to do to each image.
+        only: Numbers of the classes that are needed: images of others, in the user's own image
+            files, are not decoded. None reads all.
+        label: Name of a table's column of labels, where it has none of the usual names.
 
     Raises:
         UnknownNameError: It is neither a known name nor a path that exists.
@@ -66,13 +81,17 @@ def load(
     if folder is not None:
         check_folder(folder)
     name = name_or_path if isinstance(name_or_path, str) else ""
-    if name == "digits":
-        return load_digits()
-    if name in CATALOG:
-        return _load_named(CATALOG[name], folder, download, progress, remotes)
+    if name == "digits" or name in CATALOG:
+        _refuse_label(Path(name), label, table=False)
+        if name == "digits":
+            return shape_data(load_digits(), shaping)
+        found = _load_named(CATALOG[name], folder, download, progress, remotes)
+        return shape_data(found, shaping)
     path = Path(name_or_path).expanduser()
     if path.exists():
-        return load_path(path, seed=seed, progress=progress)
+        return load_path(
+            path, seed=seed, progress=progress, shaping=shaping, only=only, label=label
+        )
     if not name or "/" in name or "\\" in name or path.suffix:
         known = ", ".join(NAMES)
         raise DataError(f"{path} does not exist; give a file, a folder, or one of {known}")
@@ -229,29 +248,82 @@ def judge(entry: Entry, data: ImageData, proof: str) -> tuple[bool, str]:
     return False, f"not verified: as many images as the canonical data set, but {LOOSE}"
 
 
-def load_path(path: Path, *, seed: int, progress: Progress | None = None) -> ImageData:
+def load_path(
+    path: Path,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    shaping: Shaping = AS_STORED,
+    only: Collection[int] | None = None,
+    label: str | None = None,
+) -> ImageData:
     """A user's own data set from a file or folder; see :func:`load`.
 
     Raises:
         DataError: It holds no data set in a known form, or a damaged one.
     """
-    if path.is_file():
-        if path.suffix == ".npz":
-            return read_npz(path, seed=seed)
-        if path.suffix == ".parquet":
-            return read_parquet([path], name=path.stem, seed=seed, progress=progress)
-        raise DataError(f"{path}: unknown kind of file; give an .npz or .parquet file, or a folder")
+    how: dict[str, Any] = {"seed": seed, "progress": progress, "shaping": shaping, "only": only}
+    if not path.is_dir():
+        return _load_file(path, how, label)
     check_folder(path)
     listing = list_files(path)
     name = path.resolve().name
-    for folder in (path, path / "data"):
-        files = parquet_files(folder, listing)
-        if files:
-            return read_parquet(files, name=name, seed=seed, progress=progress)
+    parquet = parquet_files(path, listing)
+    if parquet:
+        return _table_of(read_parquet(parquet, name=name, label=label, **how), shaping)
+    _refuse_label(path, label, bool(plain_files(path, listing, *TABLE_ENDS)))
     idx = [file for file in idx_files(path, listing.get(path, ()), MNIST_FILES) if file is not None]
     if idx:
-        return _read_own_idx(path, idx, name)
-    return read_folder(path, seed=seed, progress=progress)
+        return shape_data(_read_own_idx(path, idx, name), shaping)
+    arrays = plain_files(path, listing, ".npy")
+    if arrays:
+        return shape_data(read_npy(arrays, name=name, seed=seed), shaping)
+    tables = plain_files(path, listing, *TABLE_ENDS)
+    if tables and (label is not None or not any(_holds_images(listing, path))):
+        return shape_data(read_csv(tables, name=name, seed=seed, label=label), shaping)
+    return read_folder(path, **how)
+
+
+TABLE_ENDS = (".csv", ".tsv")
+
+
+def _load_file(path: Path, how: dict[str, Any], label: str | None) -> ImageData:
+    check_regular(path)
+    shaping, seed, end = how["shaping"], how["seed"], path.suffix.lower()
+    _refuse_label(path, label, end in (*TABLE_ENDS, ".parquet"))
+    if end == ".npz":
+        return shape_data(read_npz(path, seed=seed), shaping)
+    if end == ".npy":
+        beside = plain_files(path.parent, list_files(path.parent, depth=0), ".npy")
+        name = path.resolve().parent.name
+        return shape_data(read_npy(beside, name=name, seed=seed, asked_for=path), shaping)
+    if end in TABLE_ENDS:
+        return shape_data(read_csv([path], name=path.stem, seed=seed, label=label), shaping)
+    if end == ".parquet":
+        return _table_of(read_parquet([path], name=path.stem, label=label, **how), shaping)
+    if end == ".zip":
+        return read_zip_folders(path, **how)
+    raise DataError(
+        f"{path}: unknown kind of file; give an .npz, .npy, .csv, .parquet or .zip file, or a "
+        "folder"
+    )
+
+
+def _table_of(data: ImageData, shaping: Shaping) -> ImageData:
+    """Images from Parquet are in shape already; features have none."""
+    return data if data.shape[1] > 1 or data.scale != 1.0 else shape_data(data, shaping)
+
+
+def _refuse_label(path: Path, label: str | None, table: bool) -> None:
+    if label is not None and not table:
+        raise DataError(f"{path}: has no columns, so label={label} names none; leave it out")
+
+
+def _holds_images(listing: Listing, folder: Path) -> Iterator[bool]:
+    """For each file in a folder below, whether it is an image."""
+    for place, names in listing.items():
+        if place != folder:
+            yield from (Path(name).suffix.lower() in suffixes() for name in names)
 
 
 def _read_own_idx(path: Path, files: Sequence[Path], name: str) -> ImageData:

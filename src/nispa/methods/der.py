@@ -14,7 +14,7 @@ Differences from the paper and its code:
 - The cross-entropy tells a sample from the classes seen so far (``class``) or from those of its own
   task (``task``); the published one from all classes, those to come among them. The logits that are
   held are those of all outputs, as published.
-- No augmentation of images.
+- Images are augmented only where the scenario says so, remembered ones never.
 """
 
 from __future__ import annotations

@@ -1,0 +1,124 @@
+"""Images shifted, cut and mirrored at random, so that a network meets each in many versions.
+
+What happens to an image in an epoch is drawn at the epoch's beginning, for all images at once, from
+a stream of the caller's; so it does not depend on batches, and a run that is taken up again in the
+middle of an epoch sees the same images.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nispa.errors import ConfigError
+
+EIGHTH = 8
+"""The part of an image's shorter side that it moves by at most, unless a number is given."""
+
+_WORD = re.compile("(shift|crop)(?::([0-9]{1,5}))?|flip")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What may happen to an image.
+
+    Attributes:
+        shift: Pixels that it moves by at most, up, down, left and right; what comes in is 0.
+        crop: As ``shift``, but what comes in is the image mirrored at its edge: a cut at random out
+            of the image with a border of so many pixels.
+        flip: Whether left and right change places, every second time.
+    """
+
+    shift: int = 0
+    crop: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("shift", "crop"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ConfigError(f"{name}={value} must be a whole number of pixels, 0 or more")
+        if not isinstance(self.flip, bool):
+            raise ConfigError(f"flip={self.flip} must be True or False")
+
+    def check(self, height: int, width: int) -> None:
+        """Images must be larger than what they move by.
+
+        Raises:
+            ConfigError: They are not.
+        """
+        for name in ("shift", "crop"):
+            if getattr(self, name) >= min(height, width):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} must be less than a side of images of "
+                    f"{height}x{width} pixels"
+                )
+        if self.flip and height == 1:
+            raise ConfigError(f"flip must be off for rows of {width} features: they have no mirror")
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """What happens to each of some images.
+
+        Returns:
+            ``(count, 5)`` int64: shift down and right, crop down and right, flip or not.
+        """
+        drawn = torch.zeros((count, 5), dtype=torch.int64)
+        for place, most in ((0, self.shift), (2, self.crop)):
+            if most:
+                size = (count, 2)
+                drawn[:, place : place + 2] = torch.randint(
+                    -most, most + 1, size, generator=generator
+                )
+        if self.flip:
+            drawn[:, 4] = torch.randint(0, 2, (count,), generator=generator)
+        return drawn
+
+    @staticmethod
+    def apply(images: Tensor, drawn: Tensor) -> Tensor:
+        """Images ``(n, channels, height, width)`` of any type after what was drawn for each."""
+        count, channels, height, width = images.shape
+        rows = torch.arange(height, device=images.device).expand(count, -1)
+        columns = torch.arange(width, device=images.device).expand(count, -1)
+        columns = torch.where(drawn[:, 4:] > 0, width - 1 - columns, columns)
+        rows, seen_rows = _source(rows, drawn[:, 0:1], drawn[:, 2:3], height)
+        columns, seen_columns = _source(columns, drawn[:, 1:2], drawn[:, 3:4], width)
+        shape = (count, channels, height, width)
+        made = images.gather(2, rows.view(count, 1, height, 1).expand(shape))
+        made = made.gather(3, columns.view(count, 1, 1, width).expand(shape))
+        seen = seen_rows.view(count, 1, height, 1) & seen_columns.view(count, 1, 1, width)
+        return made * seen.to(images.dtype)
+
+
+def _source(places: Tensor, shift: Tensor, crop: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Where rows or columns come from, and whether they come from inside the image."""
+    shifted = places - shift
+    inside = (shifted >= 0) & (shifted < side)
+    moved = (shifted.clamp(0, side - 1) - crop).abs()
+    return (side - 1) - ((side - 1) - moved).abs(), inside
+
+
+def parse_augment(text: str, side: int) -> Augment:
+    """What a text such as ``shift,flip`` or ``crop:4,flip`` asks for.
+
+    Args:
+        text: Words set apart by commas: ``shift`` and ``crop``, maybe with pixels, and ``flip``.
+        side: The shorter side of an image, of which an eighth is usual.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    found: dict[str, int | bool] = {}
+    for word in (part.strip() for part in text.split(",")):
+        match = _WORD.fullmatch(word)
+        name = match[1] or "flip" if match else ""
+        if match is None or name in found:
+            raise ConfigError(
+                f"augment={text} must be some of shift, crop and flip, each once, the first two "
+                "maybe with pixels, such as shift:3,flip"
+            )
+        usual = max(1, side // EIGHTH)
+        found[name] = True if name == "flip" else int(match[2]) if match[2] else usual
+    return Augment(**found)  # type: ignore[arg-type]

@@ -1,0 +1,141 @@
+"""Bringing images to one size, to a square, or to grey, before they become a data set."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from nispa.data.dataset import ImageData
+from nispa.errors import ConfigError, DataError
+
+MOST_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """What is done to each image, in this order.
+
+    Attributes:
+        crop: Cut out the centre, as large as fits: in the proportions of ``resize``, or a square.
+        grey: Turn colour into grey.
+        resize: Height and width to scale to, or None.
+    """
+
+    resize: tuple[int, int] | None = None
+    crop: bool = False
+    grey: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resize is not None and not all(1 <= side <= MOST_SIDE for side in self.resize):
+            raise ConfigError(f"resize={self.resize} must have sides from 1 to {MOST_SIDE}")
+
+    def __bool__(self) -> bool:
+        return self != Shaping()
+
+    @property
+    def note(self) -> str:
+        """What a record says of it; empty where nothing is done."""
+        done = []
+        if self.crop:
+            done.append("cut to the centre")
+        if self.grey:
+            done.append("made grey")
+        if self.resize:
+            done.append(f"scaled to {self.resize[0]}×{self.resize[1]}")
+        return f"its images were {', '.join(done)}" if done else ""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """The image, cut, turned grey and scaled; bilinear over all pixels that make up one."""
+        if self.crop:
+            image = image.crop(self._centre(image.width, image.height))
+        if self.grey and image.mode == "RGB":
+            image = ImageOps.grayscale(image)
+        if self.resize and image.size != self.resize[::-1]:
+            image = image.resize(self.resize[::-1], Image.Resampling.BILINEAR)
+        return image
+
+    def _centre(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the largest centred part of the proportions wanted."""
+        rows, columns = self.resize or (1, 1)
+        wide = max(1, min(width, height * columns // rows))
+        high = max(1, min(height, width * rows // columns))
+        left, top = (width - wide) // 2, (height - high) // 2
+        return left, top, left + wide, top + high
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what becomes of an image."""
+        if self.resize:
+            return self.resize
+        if not self.crop:
+            return height, width
+        left, top, right, bottom = self._centre(width, height)
+        return bottom - top, right - left
+
+
+AS_STORED = Shaping()
+
+
+def parse_resize(text: str) -> tuple[int, int]:
+    """Height and width from a text: ``32`` for a square, or ``HEIGHTxWIDTH``.
+
+    Raises:
+        ConfigError: It is something else, or out of range.
+    """
+    match = re.fullmatch("([0-9]{1,5})(?:[xX×]([0-9]{1,5}))?", text.strip())
+    if not match or not all(1 <= int(side) <= MOST_SIDE for side in match.groups() if side):
+        raise ConfigError(
+            f"resize={text} must be a side or HEIGHTxWIDTH in pixels, from 1 to {MOST_SIDE}, such "
+            "as 32 or 32x48"
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
+def shape_data(data: ImageData, shaping: Shaping) -> ImageData:
+    """A data set that came as arrays, each of its images brought to shape.
+
+    Raises:
+        DataError: It has no pictures, but features.
+    """
+    if not shaping:
+        return data
+    _, height, width = data.shape
+    if height == 1 and (shaping.resize or shaping.crop):
+        raise DataError(f"{data.name}: {width} features have no size to change; leave out resize")
+    return replace(
+        data,
+        train_images=_shape(data.train_images, shaping),
+        test_images=_shape(data.test_images, shaping),
+        canonical=None if data.canonical is None else False,
+        note="; ".join(filter(None, (data.note, shaping.note))),
+    )
+
+
+def _shape(images: Tensor, shaping: Shaping) -> Tensor:
+    """``(n, channels, height, width)``, each plane by itself, which gives what colours do."""
+    channels, height, width = images.shape[1:]
+    if shaping.grey and channels == 3:
+        images = _grey(images)
+    rows, columns = shaping.size(height, width)
+    made = torch.empty((len(images), images.shape[1], rows, columns), dtype=images.dtype)
+    plain = replace(shaping, grey=False)
+    for target, image in zip(made, images, strict=True):
+        for place, plane in enumerate(image):
+            target[place] = torch.from_numpy(np.array(plain(Image.fromarray(plane.numpy()))))
+    return made
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Colour to grey by the weights of ITU-R 601, as Pillow does it."""
+    if images.dtype == torch.uint8:
+        grey = [
+            np.asarray(ImageOps.grayscale(Image.fromarray(each.permute(1, 2, 0).numpy())))
+            for each in images
+        ]
+        return torch.from_numpy(np.stack(grey)).unsqueeze(1)
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)

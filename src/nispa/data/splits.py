@@ -1,0 +1,85 @@
+"""The names in use for the parts of a data set: training, test, validation.
+
+The words are those that the Hugging Face library knows, too: a word may stand anywhere in a file's
+name, set off by ``-``, ``_``, ``.``, a space or digits, or be the name of a folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nispa.errors import DataError
+from nispa.files import one_line
+
+TRAIN, TEST, VALIDATION = "train", "test", "validation"
+
+WORDS = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "test": TEST,
+    "testing": TEST,
+    "eval": TEST,
+    "evaluation": TEST,
+    "validation": VALIDATION,
+    "valid": VALIDATION,
+    "val": VALIDATION,
+    "dev": VALIDATION,
+}
+
+KNOWN = "train, test or validation"
+
+
+def part_of_folder(name: str) -> str:
+    """The part that a folder's name stands for; empty if none."""
+    return WORDS.get(name.lower(), "")
+
+
+def part_of_file(file: Path) -> str:
+    """The part that a file's name stands for, or else its folder's; empty if none.
+
+    Raises:
+        DataError: Its name stands for two parts.
+    """
+    words = re.split("[-._ 0-9]+", file.stem.lower())
+    parts = {WORDS[word] for word in words if word in WORDS}
+    if len(parts) > 1:
+        raise DataError(
+            f"{file}: its name stands for {' and '.join(sorted(parts))}; give it a name with one"
+        )
+    return parts.pop() if parts else part_of_folder(file.parent.name)
+
+
+def by_part(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by the part that they stand for; where no name says one, all are for training.
+
+    Raises:
+        DataError: Some files stand for a part and one does not, or there are none for training.
+    """
+    found: dict[str, list[Path]] = {}
+    for file in sorted(files):
+        found.setdefault(part_of_file(file), []).append(file)
+    unknown = found.pop("", [])
+    if unknown and found:
+        raise unknown_part(unknown[0])
+    if unknown:
+        return {TRAIN: unknown}
+    if TRAIN not in found:
+        raise DataError(
+            f"{files[0].parent}: has {_listed(found)} but no training part; give the files of the "
+            "whole data set names such as train-1 and test-1"
+        )
+    return found
+
+
+def unknown_part(path: Path | str) -> DataError:
+    """The error for a file or folder that no known word names."""
+    return DataError(
+        f"{one_line(str(path))}: its name does not say whether it is {KNOWN}, as those beside it "
+        f"do; rename it, or move it away (words: {', '.join(WORDS)})"
+    )
+
+
+def _listed(parts: Iterable[str]) -> str:
+    return " and ".join(sorted(parts))

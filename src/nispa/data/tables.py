@@ -1,0 +1,247 @@
+"""Tables: a column of labels, and every other column is a feature.
+
+Features become "images" of one row, ``(n, 1, 1, features)`` float32, as stored; with ``normalise``
+each feature is standardised by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nispa.data.archives import check_regular
+from nispa.data.arrays import as_label_array, encode_labels
+from nispa.data.dataset import ImageData, check_labels, check_seen, listed, split_by_seed
+from nispa.data.splits import TEST, TRAIN, VALIDATION, by_part
+from nispa.errors import DataError
+from nispa.files import one_line, wording
+
+LABELS = ("fine_label", "label", "labels", "class", "target", "y")
+UNNAMED = re.compile("|Unnamed: ?[0-9]+|__index_level_[0-9]+__")
+DELIMITERS = ",;\t|"
+HEAD_BYTES = 1 << 16
+MOST_FEATURES = 1_000_000
+
+
+def label_column(names: Sequence[str], wanted: str | None, where: str) -> str:
+    """The name of the column of labels.
+
+    Args:
+        names: All columns.
+        wanted: What the user calls it, or None to look for a usual name.
+        where: The file, for the error.
+
+    Raises:
+        DataError: There is none, or two could be meant.
+    """
+    if wanted is not None:
+        if wanted not in names:
+            raise DataError(f"{where}: has no column {wanted}; it has {listed(names)}")
+        return wanted
+    found = [each for usual in LABELS for each in names if each.lower() == usual]
+    if not found:
+        raise DataError(
+            f"{where}: needs a column of labels called {', '.join(LABELS[:-1])} or {LABELS[-1]}; "
+            f"it has {listed(names)}: say which one with --label NAME (in Python label=)"
+        )
+    return found[0]
+
+
+def read_csv(files: Sequence[Path], *, name: str, seed: int, label: str | None = None) -> ImageData:
+    """A data set from one CSV file, or one for each part; see :func:`from_tables`.
+
+    Fields are set apart by commas, semicolons, tabs or bars, whichever the first line has most of;
+    that line names the columns.
+
+    Args:
+        files: The files; a single one is all of the data, whatever its name.
+        name: Name of the data set.
+        seed: Decides the test split where there is none.
+        label: Name of the column of labels, where it has none of the usual names.
+
+    Raises:
+        DataError: A file is damaged, or a column cannot be used.
+    """
+    groups = {TRAIN: list(files)} if len(files) == 1 else by_part(files)
+    tables = {}
+    for part, group in groups.items():
+        if len(group) > 1:
+            raise DataError(f"{group[1]}: is {part} as {group[0].name} is; put them together")
+        tables[part] = _parse(group[0])
+    column = label_column(tables[TRAIN].column_names, label, str(groups[TRAIN][0]))
+    return from_tables(tables, name=name, seed=seed, label=column, source="CSV file")
+
+
+def _parse(file: Path) -> Any:
+    import pyarrow
+    from pyarrow import csv
+
+    check_regular(file)
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(HEAD_BYTES).decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+    lines = [line for line in head.splitlines() if line.strip()]
+    if len(lines) < 2:
+        raise DataError(f"{file}: needs a line of names and lines of values")
+    delimiter = max(DELIMITERS, key=lines[0].count)
+    point = "," if delimiter != "," and re.search(r"\d,\d", lines[1]) else "."
+    try:
+        table = csv.read_csv(
+            file,
+            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=csv.ConvertOptions(decimal_point=point),
+        )
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{file}: not a readable CSV file ({wording(error)})") from None
+    names = table.column_names
+    if len(set(names)) < len(names):
+        twice = next(each for each in names if names.count(each) > 1)
+        raise DataError(f"{file}: two columns are called '{one_line(twice, 40)}'; rename one")
+    if sum(_is_number(each) for each in names) > len(names) // 2:
+        raise DataError(
+            f"{file}: its first line holds values ({listed(names)}), but should name the columns; "
+            "add such a line"
+        )
+    return table
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\s*[-+]?[0-9]*[.,]?[0-9]+([eE][-+]?[0-9]+)?\s*", text) is not None
+
+
+def from_tables(
+    tables: Mapping[str, Any],
+    *,
+    name: str,
+    seed: int,
+    label: str,
+    source: str,
+    class_names: tuple[str, ...] = (),
+) -> ImageData:
+    """A data set from Arrow tables by part; without one for test the seed holds out a fifth.
+
+    Args:
+        tables: For training, and maybe for test or validation.
+        name: Name of the data set.
+        seed: Decides the test split where there is none.
+        label: Name of the column of labels.
+        source: What the tables were read from.
+        class_names: Names of the classes by number, where they are known.
+
+    Raises:
+        DataError: A column is no feature, a value is missing, or the tables do not fit together.
+    """
+    columns = [each for each in tables[TRAIN].column_names if each != label]
+    unnamed = [each for each in columns if UNNAMED.fullmatch(each)]
+    columns = [each for each in columns if each not in unnamed]
+    if not columns:
+        raise DataError(f"{name}: has no column of features beside {label}")
+    test_part = next((part for part in (TEST, VALIDATION) if part in tables), None)
+    parts = [TRAIN] if test_part is None else [TRAIN, test_part]
+    features = [torch.from_numpy(_features(tables[part], columns, name)) for part in parts]
+    groups = [_labels(tables[part], label, name) for part in parts]
+    if class_names and all(group.dtype.kind != "U" for group in groups):
+        encoded, names = [torch.from_numpy(group) for group in groups], class_names
+        for each in encoded:
+            check_labels(name, each, len(names))
+    else:
+        encoded, names = encode_labels(*groups)
+        check_seen(name, encoded, names)
+    low, high = float(features[0].min()), float(features[0].max())
+    notes = [f"features {listed(columns)}, from {low:g} to {high:g}, as they are"]
+    if unnamed:
+        notes.append("a column without a name was left out")
+    if test_part == VALIDATION:
+        notes.append("its validation rows serve as the test set")
+    elif VALIDATION in tables:
+        notes.append("its validation rows are not used")
+    if test_part is None:
+        return split_by_seed(
+            name, features[0], encoded[0], names, 1.0, seed=seed, source=source,
+            note="; ".join(notes),
+        )  # fmt: skip
+    return ImageData(
+        name,
+        features[0],
+        encoded[0],
+        features[1],
+        encoded[1],
+        names,
+        1.0,
+        source,
+        note="; ".join(notes),
+    )
+
+
+def _labels(table: Any, column: str, name: str) -> NDArray[Any]:
+    if column not in table.column_names:
+        raise DataError(f"{name}: the test table has no column {column}, which holds the labels")
+    values = table.column(column).to_pylist()
+    missing = next((row for row, value in enumerate(values) if value is None), None)
+    if missing is not None:
+        raise DataError(f"{name}: row {missing} has no label; fill it in or leave the row out")
+    whole = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    wrong = next((v for v in whole if not isinstance(v, (int, str))), None)
+    if wrong is not None:
+        raise DataError(
+            f"{name}: column {column} has {one_line(str(wrong), 40)} as a label; labels must be "
+            "whole numbers or texts"
+        )
+    return as_label_array(np.array(whole), f"{name}: {column}")
+
+
+def _features(table: Any, columns: Sequence[str], name: str) -> NDArray[np.float32]:
+    """The features ``(n, 1, 1, features)``."""
+    lacking = [each for each in columns if each not in table.column_names]
+    if lacking:
+        raise DataError(f"{name}: the test table has no column {listed(lacking)}")
+    parts = [_numbers(table.column(each), each, name) for each in columns]
+    if not len(table):
+        raise DataError(f"{name}: a table has no rows")
+    width = sum(part.shape[1] for part in parts)
+    if width > MOST_FEATURES:
+        raise DataError(f"{name}: {width:,} features are more than {MOST_FEATURES:,}, the most")
+    return np.ascontiguousarray(np.concatenate(parts, axis=1)[:, None, None, :])
+
+
+def _numbers(column: Any, title: str, name: str) -> NDArray[np.float32]:
+    """A column of numbers, or of equally long lists of them, as ``(n, features)``."""
+    from pyarrow import types
+
+    where = f"{name}: column {one_line(title, 40)}"
+    column = column.combine_chunks()
+    count, kind = len(column), column.type
+    _refuse_missing(column, where)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        flat = column.flatten()
+        width = len(flat) // count if count else 0
+        if any(len(each) != width for each in column):
+            raise DataError(f"{where} holds lists of different length")
+        column, kind = flat, flat.type
+        _refuse_missing(column, where)
+    if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+        shown = one_line(str(column[0]), 40) if len(column) else str(kind)
+        raise DataError(
+            f"{where} holds '{shown}' where a feature is a number; turn it into numbers, take it "
+            "away, or say with --label that it holds the labels"
+        )
+    with np.errstate(over="ignore"):
+        values: NDArray[np.float32] = column.to_numpy(zero_copy_only=False).astype(np.float32)
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise DataError(f"{where} has a value that is not a finite number (value {row})")
+    return values.reshape(count, -1)
+
+
+def _refuse_missing(column: Any, where: str) -> None:
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise DataError(f"{where} has no value in row {row}; fill it in or leave the row out")

@@ -1,0 +1,115 @@
+"""A zip archive of class folders, read in place: nothing is written to disk."""
+
+from __future__ import annotations
+
+import functools
+import stat
+import threading
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+
+from nispa.data.archives import (
+    DAMAGED_ZIP,
+    MOST_UNPACKED,
+    check_members,
+    check_regular,
+    check_unpacked,
+)
+from nispa.data.dataset import ImageData, Progress
+from nispa.data.folders import Place, Tree, read_tree
+from nispa.data.idx import MOST_DEFLATE
+from nispa.data.images import Source
+from nispa.data.shaping import AS_STORED, Shaping
+from nispa.errors import DataError
+from nispa.files import one_line, wording
+
+MOST_MEMBER = 256 << 20  # bytes of one image file
+PLAIN_RATIO = 8  # images are packed already: an archive of them hardly shrinks
+
+
+def read_zip_folders(
+    path: Path,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    shaping: Shaping = AS_STORED,
+    only: Collection[int] | None = None,
+) -> ImageData:
+    """Images in a zip archive, as :func:`nispa.data.folders.read_folder` reads a folder.
+
+    Args:
+        path: The archive.
+        seed: Decides the test split where there is none.
+        progress: Called while images are decoded.
+        shaping: What to do to each image.
+        only: Numbers of the classes to read; None for all.
+
+    Raises:
+        DataError: The archive is damaged, or was made to harm.
+    """
+    check_regular(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_members(archive, path)
+            return read_tree(
+                _tree(archive, path),
+                path.stem,
+                "image folders in a zip archive",
+                seed=seed,
+                progress=progress,
+                shaping=shaping,
+                only=only,
+            )
+    except DataError:
+        raise
+    except DAMAGED_ZIP as error:
+        raise DataError(f"{path}: not a readable zip archive ({wording(error)})") from None
+
+
+def _tree(archive: zipfile.ZipFile, path: Path) -> Tree:
+    """What the archive holds; a name is never a path on disk."""
+    files: dict[Place, Source] = {}
+    folders: set[Place] = set()
+    lock = threading.Lock()
+    total = 0
+    for info in archive.infolist():
+        place = tuple(part for part in info.filename.replace("\\", "/").split("/") if part)
+        where = f"{path}: {one_line(info.filename, 80)}"
+        if ".." in place or not place:
+            raise DataError(f"{where}: is no place inside the archive")
+        if any(part.startswith(".") or part == "__MACOSX" for part in place):
+            continue
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise DataError(f"{where}: is a link; put the file itself into the archive")
+        if info.flag_bits & 1:
+            raise DataError(f"{where}: is encrypted; unpack the archive and give the folder")
+        above = place if info.is_dir() else place[:-1]
+        folders.update(above[: depth + 1] for depth in range(len(above)))
+        if info.is_dir():
+            continue
+        if place in files:
+            raise DataError(f"{where}: is there twice")
+        total += info.file_size
+        files[place] = functools.partial(_content, archive, info, lock, where)
+    if total > max(MOST_UNPACKED, PLAIN_RATIO * path.stat().st_size):
+        check_unpacked(total, str(path), "unpack it yourself and give the folder")
+    return Tree(str(path), files, frozenset(folders))
+
+
+def _content(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.Lock, where: str
+) -> bytes:
+    """A member's bytes; threads read one after another and decode side by side."""
+    if info.file_size > min(MOST_MEMBER, MOST_DEFLATE * max(info.compress_size, 1)):
+        raise DataError(
+            f"{where}: {info.file_size:,} bytes are too many for an image (at most {MOST_MEMBER:,})"
+        )
+    try:
+        with lock, archive.open(info) as file:
+            content = file.read(info.file_size + 1)
+    except DAMAGED_ZIP as error:
+        raise DataError(f"{where}: damaged ({wording(error)})") from None
+    if len(content) != info.file_size:
+        raise DataError(f"{where}: {len(content)} of {info.file_size} bytes; it is damaged")
+    return content
