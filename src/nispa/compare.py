@@ -443,7 +443,8 @@ def _apart_notes(groups: Sequence[Group], apart: Apart) -> list[str]:
         kinds = dict.fromkeys(f"{group.incremental}-incremental" for group in groups)
         notes.append(
             "Accuracies where tasks add different things are not compared with each other: "
-            f"{', '.join(kinds)}; learn one kind with --incremental, or pass --told"
+            f"{', '.join(kinds)}; learn one kind with "
+            f"{either('incremental=', '--incremental')}, or pass {either('told=True', '--told')}"
         )
     return notes
 

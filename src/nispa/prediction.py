@@ -13,7 +13,7 @@ from torch import Tensor
 from nispa.data.named import SCENARIOS, resolve_options
 from nispa.data.permuted import pixel_order
 from nispa.data.unlabelled import Unlabelled, read_unlabelled
-from nispa.errors import ConfigError, InputError, NotLearnedError
+from nispa.errors import ConfigError, InputError, NotLearnedError, either
 from nispa.files import one_line
 from nispa.learner import decode
 from nispa.methods.base import Method
@@ -93,7 +93,7 @@ class Predictor:
             if top > 1:
                 raise ConfigError(
                     f"method '{self.record.method}' gives one class for each image, no others; "
-                    "leave out --top"
+                    f"leave out {either('top', '--top')}"
                 )
             labels = self.method.predict(images, info).tolist()
             return [
@@ -113,14 +113,17 @@ class Predictor:
         learned = self.method.learned
         if task is not None:
             if not 1 <= task <= len(learned):
-                raise NotLearnedError(f"--task={task} is no learned task; {self._known()}")
+                raise NotLearnedError(
+                    f"{either('task', '--task')}={task} is no learned task; {self._known()}"
+                )
             return learned[task - 1]
         if len(learned) == 1:
             return learned[0]
         told = self.record.incremental == "task" or not self.method.task_agnostic
         if told:
             raise NotLearnedError(
-                f"this run learned to be told the task of an image; pass --task N, {self._known()}"
+                "this run learned to be told the task of an image; pass "
+                f"{either('task=', '--task N')}, {self._known()}"
             )
         return None
 
@@ -178,7 +181,7 @@ class Predictor:
         if len(set(kept)) > 1:
             raise InputError(
                 "the tasks of this run come from data that were prepared in different ways; pass "
-                f"--task N, {self._known()}"
+                f"{either('task=', '--task N')}, {self._known()}"
             )
         return kept[0]
 
@@ -189,8 +192,8 @@ class Predictor:
             return None
         if info is None:
             raise InputError(
-                "each task of this run has its pixels in an order of its own; pass --task N, "
-                f"{self._known()}"
+                "each task of this run has its pixels in an order of its own; pass "
+                f"{either('task=', '--task N')}, {self._known()}"
             )
         shares, seed = resolved.get("shares"), resolved.get("seed")
         try:

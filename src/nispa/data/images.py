@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nispa.data.dataset import Progress
 from nispa.data.shaping import AS_STORED, Shaping
-from nispa.errors import DataError
+from nispa.errors import DataError, either
 from nispa.files import wording
 
 NOT_READ = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"))
@@ -262,8 +262,9 @@ class ImageStack:
         if size != [height, width]:
             raise DataError(
                 f"{name}: {width}×{height} pixels, but {self._first} has {size[1]}×{size[0]}; all "
-                "images must share one size: give one, such as --resize 32, with --crop to keep "
-                "proportions (in Python Shaping(resize=(32, 32), crop=True))"
+                "images must share one size; give one with "
+                f"{either('Shaping(resize=(32, 32))', '--resize 32')}, and keep proportions with "
+                f"{either('crop=True', '--crop')}"
             )
         if channels > known:
             grey = self._pixels[: self._filled]
@@ -283,7 +284,7 @@ class ImageStack:
             raise DataError(
                 f"{self._name}: {self._count:,} images of {width}×{height} pixels need "
                 f"{size / 2**30:.1f} GiB of memory, which is not there; make them smaller, such as "
-                "with --resize 64"
+                f"with {either('Shaping(resize=(64, 64))', '--resize 64')}"
             ) from None
 
     def finish(self) -> Tensor:

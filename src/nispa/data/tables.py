@@ -19,7 +19,7 @@ from nispa.data.archives import check_regular
 from nispa.data.arrays import as_label_array, encode_labels
 from nispa.data.dataset import ImageData, check_labels, check_seen, listed, split_by_seed
 from nispa.data.splits import TEST, TRAIN, VALIDATION, by_part
-from nispa.errors import DataError
+from nispa.errors import DataError, either
 from nispa.files import one_line, wording
 
 LABELS = ("fine_label", "label", "labels", "class", "target", "y")
@@ -48,7 +48,7 @@ def label_column(names: Sequence[str], wanted: str | None, where: str) -> str:
     if not found:
         raise DataError(
             f"{where}: needs a column of labels called {', '.join(LABELS[:-1])} or {LABELS[-1]}; "
-            f"it has {listed(names)}: say which one with --label NAME (in Python label=)"
+            f"it has {listed(names)}: say which one with {either('label=', '--label NAME')}"
         )
     return found[0]
 
@@ -231,7 +231,7 @@ def _numbers(column: Any, title: str, name: str) -> NDArray[np.float32]:
         shown = one_line(str(column[0]), 40) if len(column) else str(kind)
         raise DataError(
             f"{where} holds '{shown}' where a feature is a number; turn it into numbers, take it "
-            "away, or say with --label that it holds the labels"
+            f"away, or say with {either('label=', '--label')} that it holds the labels"
         )
     with np.errstate(over="ignore"):
         values: NDArray[np.float32] = column.to_numpy(zero_copy_only=False).astype(np.float32)

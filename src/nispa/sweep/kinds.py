@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nispa.errors import ConfigError, InputError
+from nispa.errors import ConfigError, InputError, either
 from nispa.presets import resolve
 from nispa.sweep.plan import Cell
 
@@ -60,6 +60,6 @@ def _fix(kinds: dict[str, set[str]], able: dict[str, tuple[str, ...]]) -> str:
     # Of the kinds that all can learn, one that some have already.
     kind = next((kind for kind in shared if kind in kinds), shared[0])
     return (
-        f'give them one kind with --incremental {kind} (in a plan: incremental = "{kind}" under '
-        "[set]), or give each its own to have both"
+        f"give them one kind with {either(f'incremental={kind!r}', f'--incremental {kind}')} "
+        f'(in a plan: incremental = "{kind}" under [set]), or give each its own to have both'
     )
