@@ -485,3 +485,19 @@ def test_the_state_of_a_wider_layer_is_refused() -> None:
         linear_layer(2, 3).load_state_dict(wide.state_dict())
     with pytest.raises(RuntimeError, match="do not fit each other"):
         conv_layer(2, 9).load_state_dict(wide.state_dict())
+
+
+def test_whatever_changes_what_is_live_is_noticed() -> None:
+    """Costs and index arrays kept from before are made anew by this number."""
+    layer, none = linear_layer(), torch.zeros(2, 3, dtype=torch.bool)
+    state = by_hand().state_dict()
+    seen = [layer.changes]
+    layer.connect(torch.ones(2, 3, dtype=torch.bool), torch.ones(6))
+    seen.append(layer.changes)
+    layer.rewire(layer.pattern, torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+    seen.append(layer.changes)
+    layer.freeze(none, torch.tensor([True, False]))  # a bias alone
+    seen.append(layer.changes)
+    layer.load_state_dict(state)
+    seen.append(layer.changes)
+    assert len(set(seen)) == 5

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,47 +140,6 @@ def test_events_tell_a_whole_story(name: str) -> None:
 
 def settings_of(method: Method) -> Settings:
     return Settings(method.name, "default", method.network_config, method.config)
-
-
-GO_ON = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from nispa.learner import decode, encode
-from tests.methods.toy import finish, toy_task
-for path in Path(sys.argv[1]).glob("*.safetensors"):
-    method, settings, _ = decode(path)
-    finish(method.learn(toy_task(2)))
-    path.with_suffix(".after").write_bytes(encode(method, settings))
-"""
-# The network's density of stl-iso is already divided; tests/test_learner.py covers it.
-SAVED = [name for name in METHODS if name != "stl-iso"]
-
-
-@pytest.fixture(scope="module")
-def gone_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each method, saved after two tasks, and as another process made it after one more."""
-    folder = tmp_path_factory.mktemp("saved")
-    for name in SAVED:
-        method = learned_once(name)
-        (folder / f"{name}.safetensors").write_bytes(encode(method, settings_of(method)))
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", GO_ON, str(folder)], check=True, cwd=root)
-    return folder
-
-
-def test_saved_and_loaded_in_a_new_process_it_goes_on_identically(name: str, gone_on: Path) -> None:
-    if name not in SAVED:
-        pytest.skip("covered by tests/test_learner.py")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        method = learned(name)
-        finish(method.learn(toy_task(2)))
-    finally:
-        torch.set_num_threads(threads)
-    assert (gone_on / f"{name}.after").read_bytes() == encode(method, settings_of(method))
 
 
 def test_scores_choose_what_is_predicted(name: str) -> None:

@@ -1,0 +1,49 @@
+"""What every method must do when it is taken up by another process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from nispa.learner import encode
+from nispa.methods import METHODS
+
+from .test_contract import learned, settings_of
+from .toy import finish, toy_task
+
+GO_ON = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from nispa.learner import decode, encode
+from tests.methods.toy import finish, toy_task
+for path in Path(sys.argv[1]).glob("*.safetensors"):
+    method, settings, _ = decode(path)
+    finish(method.learn(toy_task(2)))
+    path.with_suffix(".after").write_bytes(encode(method, settings))
+"""
+# The network's density of stl-iso is already divided; tests/test_learner.py covers it.
+SAVED = [name for name in METHODS if name != "stl-iso"]
+
+
+def test_saved_and_loaded_in_a_new_process_each_method_goes_on_identically(tmp_path: Path) -> None:
+    """One process for all: to begin one takes longer than to learn."""
+    expected = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name in SAVED:
+            method = learned(name)
+            (tmp_path / f"{name}.safetensors").write_bytes(encode(method, settings_of(method)))
+            finish(method.learn(toy_task(2)))
+            expected[name] = encode(method, settings_of(method))
+    finally:
+        torch.set_num_threads(threads)
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", GO_ON, str(tmp_path)], check=True, cwd=root)
+    found = {name: (tmp_path / f"{name}.after").read_bytes() for name in SAVED}
+    assert [name for name in SAVED if found[name] != expected[name]] == []
