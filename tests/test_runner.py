@@ -16,10 +16,11 @@ from nispa.data.scenarios import Scenario
 from nispa.errors import ConfigError, DivergedError, OutputError, ScenarioError
 from nispa.learner import decode
 from nispa.metrics import as_matrix
+from nispa.models import SparseNetwork
 from nispa.presets import resolve
 from nispa.results import Record, comparable, read_record
 from nispa.run_folder import NETWORK, RunFolder
-from nispa.runner import Experiment, RunEvent, TaskEnd, TaskStart, run
+from nispa.runner import Experiment, Notice, RunEvent, TaskEnd, TaskStart, run
 
 FAST: dict[str, Any] = {"hidden": (16, 12), "density": 0.6, "batch_size": 8}
 PHASES: dict[str, Any] = {"epochs_per_phase": 3, "k": 6, "accuracy_drop": 5}
@@ -199,7 +200,7 @@ def test_nothing_is_created_for_what_cannot_run(tmp_path: Path) -> None:
 
 
 def test_a_network_without_paths_is_refused(tmp_path: Path) -> None:
-    """Two outputs of a task that nothing reaches cannot be told apart, whatever is learned."""
+    """A task none of whose outputs is reached is at chance for good, whatever is learned."""
     sparse = experiment(hidden=(40, 40), density=0.003)
     with pytest.raises(ConfigError, match=r"density=0.003 leaves \d of 6 outputs") as error:
         finish(sparse, tmp_path / "run")
@@ -208,6 +209,13 @@ def test_a_network_without_paths_is_refused(tmp_path: Path) -> None:
     assert found is not None
     dense = experiment(hidden=(40, 40), density=float(found[1]))
     assert dense.method().unreached == ()
+
+
+def test_a_path_that_is_missing_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SparseNetwork, "unreached", lambda network: (1, 2))
+    events, made = finish(experiment("finetune"), tmp_path / "run")
+    assert "to 2 of 6 outputs (classes 1, 2)" in made.notes[0]
+    assert events[0] == Notice(0, made.notes[0])
 
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:

@@ -82,14 +82,23 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
         parameters=Parameters(live=census.live, total=census.total),
         environment=environment(method.device),
         code=code_digest(),
-        notes=_notes(scenario),
+        notes=_notes(scenario, method),
     )
 
 
-def _notes(scenario: Scenario) -> tuple[str, ...]:
+def _notes(scenario: Scenario, method: Method) -> tuple[str, ...]:
+    notes = []
     if scenario.settings.get("measured") == "validation":
-        return ("accuracies were measured on validation images",)
-    return ()
+        notes.append("accuracies were measured on validation images")
+    if method.unreached:
+        names = [scenario.class_names[output] for output in method.unreached[:10]]
+        more = f" and {len(method.unreached) - 10} more" if len(method.unreached) > 10 else ""
+        notes.append(
+            f"the network began without a path from the input to {len(method.unreached)} of "
+            f"{scenario.outputs} outputs (classes {', '.join(names)}{more}): at "
+            f"density={method.network_config.density:g} it is too sparse, or its layers too small"
+        )
+    return tuple(notes)
 
 
 def task_result(

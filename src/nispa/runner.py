@@ -116,7 +116,7 @@ class Experiment:
 
         Raises:
             ScenarioError: It cannot learn these tasks.
-            ConfigError: The network is too sparse to tell their classes apart.
+            ConfigError: The network is too sparse to learn one of them.
             DeviceError: The device is not there.
         """
         scenario = self.scenario
@@ -169,6 +169,8 @@ def run(
         folder = RunFolder.create(out, record)
         with contextlib.suppress(OutputError):  # what fails here fails again where it counts
             write_origin(folder.path, experiment.data)
+        for note in record.notes:
+            yield Notice(0, note)
         record = yield from _tasks(experiment, method, folder, record, checkpoint_every, stopping)
     return record
 
