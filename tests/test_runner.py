@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,24 @@ def test_a_path_that_is_missing_is_noted(tmp_path: Path, monkeypatch: pytest.Mon
     events, made = finish(experiment("finetune"), tmp_path / "run")
     assert "to 2 of 6 outputs (classes 1, 2)" in made.notes[0]
     assert events[0] == Notice(0, made.notes[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("a", "b", "c", "d", "e", "f"), [["a", "b"], ["c", "d"], ["e", "f"]]),
+        (("5", "4", "3", "2", "1", "0"), [[5, 4], [3, 2], [1, 0]]),
+        (("0", "01", "2", "3", "4", "\udcff"), [["0", "01"], ["2", "3"], ["4", "?"]]),
+    ],
+)
+def test_classes_keep_their_names(
+    names: tuple[str, ...], labels: list[list[object]], tmp_path: Path
+) -> None:
+    usual = experiment("finetune", epochs=1)
+    named = replace(usual, scenario=replace(usual.scenario, class_names=names))
+    _, made = finish(named, tmp_path / "run")
+    assert made.class_names == tuple(name.encode(errors="replace").decode() for name in names)
+    assert decode(tmp_path / "run" / NETWORK)[2] == labels
 
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
             )
             for task in scenario.tasks
         ),
-        class_names=scenario.class_names,
+        # Names of folders need not be text; what cannot be written becomes a question mark.
+        class_names=tuple(name.encode(errors="replace").decode() for name in scenario.class_names),
         inputs=tuple(
             InputEntry(scale=task.train.scale, mean=task.train.mean, std=task.train.std)
             for task in scenario.tasks
