@@ -302,3 +302,14 @@ def test_reports_work_without_torch() -> None:
 def test_own_data_are_not_shouted_at() -> None:
     own = record(data=[DataEntry(name="photos", canonical=None, sha256="0" * 64)])
     assert "Data: photos (own data) [sha256 000000000000]" in lines(own)
+
+
+def test_classes_are_shown_by_name() -> None:
+    """Where they have names that are no numbers; a stranger's are one short line."""
+    plain = show(record(class_names=("0", "1", "2", "3")))
+    assert "Classes:" not in plain
+    text = show(record(class_names=("bird", "cat", "d\x1b[31mog", "x" * 500)))
+    assert "Classes:" in text
+    assert "1 bird, cat" in text
+    assert "\x1b" not in text
+    assert "x" * 50 not in text

@@ -454,3 +454,19 @@ def test_records_are_read_without_torch() -> None:
 def test_two_full_matrices_of_the_most_tasks_can_be_read() -> None:
     longest = "0.00010000000000000002, "  # no float in [0, 1] takes more digits than these
     assert 2 * results.MAX_TASKS**2 * len(longest) < 0.8 * results.MAX_RECORD_BYTES
+
+
+def test_classes_are_called_by_name_where_names_are_kept() -> None:
+    old = record()
+    assert old.class_names == ()
+    assert old.classes_of(1) == [str(number) for number in old.tasks[1].classes]
+    names = ("bird", "cat", "dog")  # the last output has none
+    named = record(class_names=names)
+    assert decode(encode(named)).class_names == names
+    assert named.classes_of(0) == ["bird", "cat"]
+    assert named.classes_of(1) == ["dog", "3"]
+    assert [named.title_of(task) for task in (0, 1)] == ["bird, cat", "dog, 3"]
+    numbers = record(class_names=("7", "8", "9", "0"))
+    assert numbers.title_of(0) == numbers.tasks[0].name
+    tasks = [{**task.model_dump(), "name": "pets"} for task in named.tasks]
+    assert record(class_names=names, tasks=tasks).title_of(0) == "pets"

@@ -19,10 +19,11 @@ from nispa.errors import ConfigError, DivergedError, OutputError, ScenarioError
 from nispa.learner import decode
 from nispa.methods.one_network import OneNetwork
 from nispa.metrics import as_matrix
+from nispa.models import SparseNetwork
 from nispa.presets import resolve
 from nispa.results import Record, comparable, read_record
 from nispa.run_folder import NETWORK, RunFolder
-from nispa.runner import Experiment, RunEvent, TaskEnd, TaskStart, run
+from nispa.runner import Experiment, Notice, RunEvent, TaskEnd, TaskStart, run
 from nispa.tasks import TaskInfo
 
 FAST: dict[str, Any] = {"hidden": (16, 12), "density": 0.6, "batch_size": 8}
@@ -265,7 +266,7 @@ def test_a_run_has_no_more_tasks_than_a_record_holds(tmp_path: Path) -> None:
 
 
 def test_a_network_without_paths_is_refused(tmp_path: Path) -> None:
-    """Two outputs of a task that nothing reaches cannot be told apart, whatever is learned."""
+    """A task none of whose outputs is reached is at chance for good, whatever is learned."""
     sparse = experiment(hidden=(40, 40), density=0.003)
     with pytest.raises(ConfigError, match=r"density=0.003 leaves \d of 6 outputs") as error:
         finish(sparse, tmp_path / "run")
@@ -274,6 +275,31 @@ def test_a_network_without_paths_is_refused(tmp_path: Path) -> None:
     assert found is not None
     dense = experiment(hidden=(40, 40), density=float(found[1]))
     assert dense.method().unreached == ()
+
+
+def test_a_path_that_is_missing_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SparseNetwork, "unreached", lambda network: (1, 2))
+    events, made = finish(experiment("finetune"), tmp_path / "run")
+    assert "to 2 of 6 outputs (classes 1, 2)" in made.notes[0]
+    assert events[0] == Notice(0, made.notes[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("a", "b", "c", "d", "e", "f"), [["a", "b"], ["c", "d"], ["e", "f"]]),
+        (("5", "4", "3", "2", "1", "0"), [[5, 4], [3, 2], [1, 0]]),
+        (("0", "01", "2", "3", "4", "\udcff"), [["0", "01"], ["2", "3"], ["4", "?"]]),
+    ],
+)
+def test_classes_keep_their_names(
+    names: tuple[str, ...], labels: list[list[object]], tmp_path: Path
+) -> None:
+    usual = experiment("finetune", epochs=1)
+    named = replace(usual, scenario=replace(usual.scenario, class_names=names))
+    _, made = finish(named, tmp_path / "run")
+    assert made.class_names == tuple(name.encode(errors="replace").decode() for name in names)
+    assert decode(tmp_path / "run" / NETWORK)[2] == labels
 
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
             )
             for task in scenario.tasks
         ),
-        class_names=scenario.class_names,
+        # Names of folders need not be text; what cannot be written becomes a question mark.
+        class_names=tuple(name.encode(errors="replace").decode() for name in scenario.class_names),
         inputs=tuple(
             InputEntry(scale=task.train.scale, mean=task.train.mean, std=task.train.std)
             for task in scenario.tasks
@@ -84,7 +85,7 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
         parameters=Parameters(live=census.live, total=census.total),
         environment=environment(method.device),
         code=code_digest(),
-        notes=_notes(scenario),
+        notes=_notes(scenario, method),
     )
 
 
@@ -114,10 +115,18 @@ def derived_line(scenario: Scenario, settings: Settings) -> str:
     return sentence(known, tasks)
 
 
-def _notes(scenario: Scenario) -> tuple[str, ...]:
+def _notes(scenario: Scenario, method: Method) -> tuple[str, ...]:
     notes = [f"task {task.name}: {task.note}" for task in scenario.tasks if task.note]
     if scenario.settings.get("measured") == "validation":
         notes.insert(0, "accuracies were measured on validation images")
+    if method.unreached:
+        names = [scenario.class_names[output] for output in method.unreached[:10]]
+        more = f" and {len(method.unreached) - 10} more" if len(method.unreached) > 10 else ""
+        notes.append(
+            f"the network began without a path from the input to {len(method.unreached)} of "
+            f"{scenario.outputs} outputs (classes {', '.join(names)}{more}): at "
+            f"density={method.network_config.density:g} it is too sparse, or its layers too small"
+        )
     return tuple(notes)
 
 

@@ -125,7 +125,7 @@ class Experiment:
 
         Raises:
             ScenarioError: It cannot learn these tasks.
-            ConfigError: The network is too sparse to tell their classes apart.
+            ConfigError: The network is too sparse to learn one of them.
             DeviceError: The device is not there.
         """
         scenario = self.scenario
@@ -313,6 +313,8 @@ def _tasks(
     checkpoints = Checkpoints(folder.path, every, _identity(record))
     try:
         journal: Journal | None = None
+        for note in () if record.per_task else record.notes:
+            yield Notice(0, note)
         for task in experiment.scenario.tasks[len(record.per_task) :]:
             yield TaskStart(task.index, len(experiment.scenario.tasks), task.name)
             journal = journal or Journal(folder, len(record.tasks))
@@ -328,7 +330,7 @@ def _tasks(
             note = filling(longer)
             if note:
                 longer = longer.model_copy(update={"notes": (*longer.notes, note)})
-            labels = _labels(experiment.scenario, method)
+            labels = _labels(record, method)
             write_atomic(folder.path / NEWER_NETWORK, encode(method, experiment.settings, labels))
             journal.add(task_end(longer, task.index))  # before the record, which decides
             record = longer  # no record may count a task whose network is not on disk
@@ -413,11 +415,12 @@ def _send(
         ) from None
 
 
-def _labels(scenario: Scenario, method: Method) -> list[list[Any]]:
+def _labels(record: Record, method: Method) -> list[list[Any]]:
     """The names of the classes learned, task by task: as numbers where all of them are such."""
-    names: list[Any] = list(scenario.class_names)
+    names: list[Any] = list(record.class_names)
     if all(name.isascii() and name.isdecimal() and name == str(int(name)) for name in names):
         names = [int(name) for name in names]
+    names += range(len(names), method.problem.outputs)  # a record of before has none
     return [[names[output] for output in task.classes] for task in method.learned]
 
 

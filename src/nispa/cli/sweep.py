@@ -398,7 +398,7 @@ def _end(jobs: list[Job], display: SweepDisplay, out: Path, quiet: bool, report:
         show([summary(jobs)], Console(highlight=False))
         click.echo(f"runs: {shown(out)}" + (f"; report: {shown(written)}" if written else ""))
         if written is None:
-            click.echo(f"more: nispa compare {shown(out)}/*, nispa report {shown(out)}")
+            click.echo(f"more: nispa compare {shown(out)}, nispa report {shown(out)}")
     if failed:
         for outcome in failed:
             click.echo(f"failed: {outcome.job.title}: {one_line(outcome.problem, 500)}", err=True)

@@ -281,14 +281,14 @@ class Method(ABC):
         return report
 
     def check_paths(self, classes: Iterable[int]) -> None:
-        """Whether the fresh network can tell the classes of a task apart.
+        """Whether the fresh network can learn a task at all.
 
         Raises:
-            ConfigError: Two or more of them have outputs that no path leads to.
+            ConfigError: No path leads from the input to any of its outputs.
         """
-        lost = [label for label in classes if label in self.unreached]
-        if len(lost) > 1:
-            raise ConfigError(_without_path(self, lost, self.seed))
+        outputs = tuple(classes)
+        if set(outputs) <= set(self.unreached):
+            raise ConfigError(_without_path(self, outputs, self.seed))
 
     @abstractmethod
     def learn_task(self, task: Task) -> Learning:
@@ -508,7 +508,7 @@ def draw_network(method: Method, seed: int) -> SparseNetwork:
     problem = method.problem
     network = build_network(method.network_config, problem.input_shape, problem.outputs, seed=seed)
     method.unreached = network.unreached()
-    if len(method.unreached) > problem.outputs - 2:  # there is nothing left to tell apart
+    if len(method.unreached) == problem.outputs:
         raise ConfigError(_without_path(method, method.unreached, seed))
     return network.to(method.device)
 
