@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from nispa.arguments import seed_of
 from nispa.config import as_json, build, canonical_keys, describe, setting, settings
 from nispa.data.catalog import Remote
 from nispa.data.dataset import ImageData, Progress
@@ -16,7 +17,6 @@ from nispa.data.scenarios import VALIDATION, Scenario, efmnist, split
 from nispa.data.sources import load
 from nispa.errors import ConfigError, either, unknown_name
 from nispa.modes import usual_modes
-from nispa.seeding import MAX_SEED
 
 
 @settings
@@ -174,8 +174,7 @@ def build_scenario(
     """
     if name not in SCENARIOS:
         raise unknown_name("scenario", name, SCENARIOS)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed={seed} must be a whole number in [0, {MAX_SEED}]")
+    seed = seed_of(seed)
     chosen = resolve_options(SCENARIOS[name], options or {})
 
     def get(dataset: str) -> ImageData:
