@@ -11,7 +11,13 @@ import torch
 
 from nispa import Learner
 from nispa.arguments import image_shape, path_of, share, whole_number
+from nispa.data.arrays import from_arrays
+from nispa.data.named import build_scenario
+from nispa.data.scenarios import split
 from nispa.errors import ConfigError, DeviceError, InputError, NispaError, NotLearnedError
+from nispa.presets import resolve
+from nispa.results import read_record
+from nispa.runner import Experiment, run
 from tests.test_learner import arrays
 
 USUAL: dict[str, Any] = {"input_shape": (1, 4, 4), "classes": 4, "hidden": (8,), "epochs": 1}
@@ -167,3 +173,40 @@ def test_arguments_of_methods() -> None:
     for use in (made.save, Learner.load):
         with pytest.raises(NispaError, match="is no path"):
             use(nowhere)
+
+
+@pytest.mark.parametrize(
+    ("seed", "options"),
+    [
+        (np.int64(3), {}),
+        (0, {"seed": np.int64(3)}),
+        (0, {"tasks": np.array([[0, 1], [2, 3]])}),
+        (0, {"validation": np.float32(0.25), "classes_per_task": np.int64(2)}),
+    ],
+    ids=["seed", "scenario's seed", "tasks", "options"],
+)
+def test_a_run_takes_numpys_numbers(seed: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    images, labels = arrays(0, 40)
+    data = from_arrays(np.concatenate([images, images]), np.concatenate([labels, labels + 2]))
+    scenario = split(data, **options)
+    given = {"hidden": (4,), "epochs": np.int64(1)}
+    settings = resolve("finetune", "default", "", scenario.input_shape, given)
+    for _ in run(Experiment(scenario, settings, seed), str(tmp_path / "run")):  # type: ignore[arg-type]
+        pass
+    record = read_record(tmp_path / "run")
+    assert record.status == "complete"
+    assert (record.seed, type(record.seed)) == (seed, int)
+
+
+@pytest.mark.parametrize("seed", [True, 1.5, None, -1, "0"])
+def test_a_run_refuses_what_is_no_seed(seed: Any) -> None:
+    images, labels = arrays(0, 40)
+    data = from_arrays(images, labels)
+    settings = resolve("finetune", "default", "", data.shape, {})
+    for make in (
+        lambda: Experiment(split(data), settings, seed),
+        lambda: split(data, seed=seed),
+        lambda: build_scenario("split-digits", seed=seed),
+    ):
+        with pytest.raises(ConfigError, match="must be a whole number in"):
+            make()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nispa.errors import ConfigError, InputError
+from nispa.seeding import MAX_SEED
 
 MAX_SIZE = 2**31
 
@@ -39,6 +40,15 @@ def whole_number(name: str, value: Any, low: int, high: int, hint: str) -> int:
         if low <= number <= high:
             return number
     raise ConfigError(f"{name}={_shown(value)} must be {hint}")
+
+
+def seed_of(value: Any) -> int:
+    """A seed.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    return whole_number("seed", value, 0, MAX_SEED, "a whole number in [0, 2^63); 0 is usual")
 
 
 def share(name: str, value: Any, hint: str) -> float:

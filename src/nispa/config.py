@@ -190,7 +190,7 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
     """
     fields = {field.name: field for field in describe(cls)}
     given = {
-        name: _parse(value, fields[name]) if isinstance(value, str) else _plain_value(value)
+        name: _parse(value, fields[name]) if isinstance(value, str) else plain(value)
         for name, value in canonical_keys(cls, values).items()
     }
     for name, value in given.items():
@@ -199,13 +199,15 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
     return cls(**given)
 
 
-def _plain_value(value: Any) -> Any:
-    """Numbers of NumPy or PyTorch, and rows of them, as Python's own."""
+def plain(value: Any) -> Any:
+    """Numbers of NumPy or PyTorch, and rows of them, as Python's own, at any depth."""
     if hasattr(value, "tolist"):
-        return _plain_value(value.tolist())
-    if isinstance(value, (list, tuple, range)):
-        return tuple(_plain_value(each) for each in value)
-    return value
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return tuple(plain(each) for each in value) if isinstance(value, (tuple, range)) else value
 
 
 def _refused(field: Setting, value: Any) -> ConfigError:

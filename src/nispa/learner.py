@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nispa import capacity
-from nispa.arguments import MAX_SIZE, image_shape, name_of, path_of, share, whole_number
+from nispa.arguments import MAX_SIZE, image_shape, name_of, path_of, seed_of, share, whole_number
 from nispa.data.arrays import encode_labels, kind_of
 from nispa.data.scenarios import make_task
 from nispa.errors import (
@@ -43,7 +43,6 @@ from nispa.modes import usual_modes
 from nispa.pausing import FitBegin, FitPause
 from nispa.presets import resolve
 from nispa.progress import Progress
-from nispa.seeding import MAX_SEED
 from nispa.tasks import Samples, TaskInfo
 from nispa.training import EVALUATION_BATCH
 
@@ -88,9 +87,7 @@ class Learner:
             ConfigError: A setting is out of range, or of a type that cannot be meant.
             DeviceError: The device is not there.
         """
-        self.seed = whole_number(
-            "seed", seed, 0, MAX_SEED, "a whole number in [0, 2^63); 0 is usual"
-        )
+        self.seed = seed_of(seed)
         outputs = whole_number(
             "classes", classes, 2, MAX_SIZE, "at least 2, the classes of one task, in whole numbers"
         )

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nispa.arguments import path_of, seed_of
 from nispa.checkpoints import EVERY_S, Checkpoints
 from nispa.curve import Journal
 from nispa.data.scenarios import Scenario
 from nispa.errors import (
-    ConfigError,
     FormatError,
     InputError,
     NotLearnedError,
@@ -52,7 +52,6 @@ from nispa.results import (
     now,
 )
 from nispa.run_folder import NETWORK, NEWER_NETWORK, PICTURE, RunFolder, held, settled
-from nispa.seeding import MAX_SEED
 from nispa.tasks import Samples, Task, TaskInfo
 from nispa.training import EVALUATION_BATCH
 from nispa.usage import spent
@@ -117,8 +116,7 @@ class Experiment:
     data: Path | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ConfigError(f"seed={self.seed} must be a whole number in [0, 2^63)")
+        object.__setattr__(self, "seed", seed_of(self.seed))
 
     def method(self) -> Method:
         """The method, ready for the first task.
@@ -176,7 +174,7 @@ def run(
         InputError: The method cannot learn these tasks; nothing was written.
         DivergedError: The loss is no longer finite.
     """
-    out = settled(out)
+    out = settled(path_of(out))
     RunFolder.check(out)
     with held(out):
         method = experiment.method()
@@ -213,6 +211,7 @@ def resume(
         BusyError: Another process is at work on it.
         FormatError: Its files are damaged.
     """
+    out = path_of(out)
     folder = RunFolder(out)
     folder.read_record(sealed=True)  # where there is no run, nothing is made
     with held(out):

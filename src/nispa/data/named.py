@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from nispa.arguments import seed_of
 from nispa.augment import Augment, parse_augment
 from nispa.config import as_json, build, canonical_keys, describe, setting, settings
 from nispa.data.catalog import Remote
@@ -18,7 +19,6 @@ from nispa.data.shaping import AS_STORED, Shaping, parse_resize
 from nispa.data.sources import load
 from nispa.errors import ConfigError, either, unknown_name
 from nispa.modes import usual_modes
-from nispa.seeding import MAX_SEED
 
 
 @settings
@@ -212,8 +212,7 @@ def build_scenario(
     """
     if name not in SCENARIOS:
         raise unknown_name("scenario", name, SCENARIOS)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed={seed} must be a whole number in [0, {MAX_SEED}]")
+    seed = seed_of(seed)
     chosen = resolve_options(SCENARIOS[name], options or {})
 
     def get(

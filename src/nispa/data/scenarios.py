@@ -5,12 +5,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 import torch
 from torch import Tensor
 
+from nispa.arguments import seed_of
 from nispa.augment import Augment
+from nispa.config import plain
 from nispa.data.dataset import DataIdentity, ImageData, listed, share_of
 from nispa.errors import ScenarioError
 from nispa.modes import usual_modes
@@ -44,6 +46,12 @@ class Scenario:
     class_names: tuple[str, ...]
     identity: tuple[DataIdentity, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settings = plain(self.settings)
+        if "seed" in settings:
+            settings["seed"] = seed_of(settings["seed"])
+        object.__setattr__(self, "settings", settings)
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -99,7 +107,7 @@ def make_task(
         raise ScenarioError(
             f"task {index} ({name}) has {len(classes)} class; a task needs at least 2"
         )
-    if not 0.0 <= validation < 1.0:
+    if not isinstance(validation, SupportsFloat) or not 0.0 <= float(validation) < 1.0:
         raise ScenarioError(f"validation={validation} must be in [0, 1); 0.1 is usual")
     for kind, samples in (("training", train), ("test", test)):
         if not len(samples):
