@@ -20,7 +20,7 @@ from nispa.data.shaping import Shaping
 from nispa.data.sources import load
 from nispa.errors import DataError, ScenarioError
 from tests.data.makers import image_bytes, pixels, read_or_refuse
-from tests.data.test_pictures import write, write_folders
+from tests.data.test_pictures import table, write, write_folders
 
 
 def sizes(data: ImageData) -> tuple[int, int]:
@@ -176,6 +176,28 @@ def test_a_csv_file(tmp_path: Path) -> None:
     left = load(csv(tmp_path / "index.csv", ",size,weight,tame,Class", *index))
     assert left.identity.sha256 == data.identity.sha256
     assert "a column without a name was left out" in left.note
+
+
+def test_types_are_told_by_all_rows(tmp_path: Path) -> None:
+    rows = [f"{n},{'true' if n % 2 else 'false'}" for n in range(150_000)]
+    data = load(csv(tmp_path / "long.csv", "a,y", *rows, "0.5,true"))  # whole numbers till here
+    assert data.class_names == ("false", "true")
+    assert 0.5 in torch.cat([data.train_images, data.test_images])
+    wide = [",".join(str(n % 7) for n in range(5_000)) + f",{y}" for y in (0, 1) * 3]
+    names = ",".join(f"gene_number_{n}_of_many_that_there_are" for n in range(5_000))
+    assert load(csv(tmp_path / "wide.csv", names + ",y", *wide)).shape == (1, 1, 5_000)
+
+
+def test_a_parquet_file_that_claims_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nispa.data.archives.MOST_UNPACKED", 10_000)
+    constant = pa.table({"a": [0] * 9000, "label": [0, 1] * 4500})
+    with pytest.raises(DataError, match="packed file may; give fewer rows or columns"):
+        load(write(tmp_path / "a.parquet", constant))
+    monkeypatch.setattr("nispa.data.parquet.MOST_ROWS", 5)
+    with pytest.raises(DataError, match="6 rows are more than 5, the most"):
+        load(write(tmp_path / "b.parquet", table(6)))
 
 
 def test_the_label_column_by_name(tmp_path: Path) -> None:

@@ -160,7 +160,22 @@ def test_whatever_pillow_reads_is_read(tmp_path: Path, kind: str) -> None:
     assert "left out" not in data.identity.note
 
 
-def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+def test_heic_where_its_library_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    assert ".heic" in images_module.suffixes()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            image = Image.fromarray(pixels(1, 40, 60, 3, seed=number)[0])
+            image.save(tmp_path / name / f"{number}.heic")
+    data = load(tmp_path)
+    assert (sizes(data), data.shape) == ((8, 2), (3, 40, 60))
+    assert "stored as HEIC, which is lossy" in data.note
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {end: kind for end, kind in images_module.suffixes().items() if kind != "HEIF"}
+    monkeypatch.setattr("nispa.data.folders.suffixes", lambda: known)
     write_folders(tmp_path, ["a", "b"])
     for place in ("a/1.txt", "a/2.txt", "b/x.heic", "b/noend", "b/.DS_Store"):
         (tmp_path / place).write_bytes(b"")

@@ -101,7 +101,7 @@ class ImageData:
     def identity(self) -> DataIdentity:
         """What the data set is, with the hash of its content."""
         arrays = (self.train_images, self.train_labels, self.test_images, self.test_labels)
-        note = "; ".join(filter(None, (self.note, self._unmeasured())))
+        note = "; ".join(filter(None, (self._unmeasured(), self.note)))
         return DataIdentity(self.name, self.canonical, digest(*arrays), self.source, note)
 
     def _unmeasured(self) -> str:

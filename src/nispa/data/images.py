@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import struct
+import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,7 +52,9 @@ DAMAGED = (
     EOFError,
     OverflowError,
     MemoryError,
-    NotImplementedError,
+    ArithmeticError,
+    AssertionError,
+    BufferError,
     RuntimeError,
     struct.error,
     zlib.error,
@@ -241,10 +244,12 @@ class ImageStack:
                 names.append(name)
                 yield content, name
 
-        for image in decoded(noted(), self.shaping):
-            self._add(image, names.popleft())
-            if progress and self._filled % 256 == 0:
-                progress(f"decoding {self._name}", self._filled, self._count)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")  # of oddities beside a good image
+            for image in decoded(noted(), self.shaping):
+                self._add(image, names.popleft())
+                if progress and self._filled % 256 == 0:
+                    progress(f"decoding {self._name}", self._filled, self._count)
 
     def _add(self, image: Decoded, name: str) -> None:
         for met in (LOSSY.get(image.kind), image.frames and "frames", image.clear and "clear"):

@@ -110,8 +110,8 @@ def read_npy(
         try:
             with file.open("rb") as opened:
                 arrays.append(_read_array(opened, file.stat().st_size, str(file)))
-        except OSError as error:
-            raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+        except (OSError, MemoryError, OverflowError) as error:
+            raise DataError(f"{file}: cannot be read ({wording(error)})") from None
     return from_arrays(
         *arrays, name=name, seed=seed, channels_first=channels_first, source=".npy files"
     )

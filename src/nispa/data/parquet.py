@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nispa.data.archives import check_unpacked
 from nispa.data.arrays import encode_labels
 from nispa.data.dataset import (
     BYTE_SCALE,
@@ -40,6 +41,7 @@ IMAGE_COLUMNS = ("img", "image", "images")
 BATCH_ROWS = 1024
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?")
 HIDDEN = -1
+MOST_ROWS = 20_000_000  # a file of kilobytes can claim any number
 
 
 def read_parquet(
@@ -201,6 +203,10 @@ def _whole(files: Sequence[tuple[Path, Any]]) -> Any:
 
     parts = []
     for file, opened in files:
+        groups = [opened.metadata.row_group(at) for at in range(opened.metadata.num_row_groups)]
+        cells = opened.metadata.num_rows * opened.metadata.num_columns
+        promised = max(4 * cells, sum(group.total_byte_size for group in groups))
+        check_unpacked(promised, str(file), "give fewer rows or columns, or an .npy file")
         try:
             parts.append(opened.read())
         except (pyarrow.ArrowException, OSError) as error:
@@ -218,6 +224,8 @@ def _labels(files: Sequence[tuple[Path, Any]], column: str) -> np.ndarray[Any, A
     labels: list[Any] = []
     for file, opened in files:
         before, count = len(labels), opened.metadata.num_rows
+        if count > MOST_ROWS:
+            raise DataError(f"{file}: {count:,} rows are more than {MOST_ROWS:,}, the most")
         for batch in _batches(file, opened, column):
             labels += batch.to_pylist()
             if len(labels) - before > count:
@@ -289,9 +297,9 @@ def _contents(
             continue
         for batch in _batches(file, opened, column, row_groups=[group]):
             contents = batch.field("bytes") if hasattr(batch, "field") else batch
-            for content in contents.to_pylist():
+            for content in contents:
                 if row < end and chosen[row]:
-                    yield row, content
+                    yield row, content.as_py()
                 row += 1
         if row != end:
             raise DataError(f"{file}: has other rows than the {len(chosen)} it claims")

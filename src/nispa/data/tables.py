@@ -7,6 +7,7 @@ each feature is standardised by itself.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from nispa.files import one_line, wording
 LABELS = ("fine_label", "label", "labels", "class", "target", "y")
 UNNAMED = re.compile("|Unnamed: ?[0-9]+|__index_level_[0-9]+__")
 DELIMITERS = ",;\t|"
-HEAD_BYTES = 1 << 16
+HEAD_BYTES = 1 << 22
+MOST_BYTES = (1 << 31) - 2  # of a CSV file, which is read at once so that all rows tell the types
 MOST_FEATURES = 1_000_000
 
 
@@ -93,9 +95,13 @@ def _parse(file: Path) -> Any:
         raise DataError(f"{file}: needs a line of names and lines of values")
     delimiter = max(DELIMITERS, key=lines[0].count)
     point = "," if delimiter != "," and re.search(r"\d,\d", lines[1]) else "."
+    size = file.stat().st_size
+    if size > MOST_BYTES:
+        raise DataError(f"{file}: {size:,} bytes are more than {MOST_BYTES:,}; save it as Parquet")
     try:
         table = csv.read_csv(
             file,
+            read_options=csv.ReadOptions(block_size=size + 1),
             parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=csv.ConvertOptions(decimal_point=point),
         )
@@ -103,7 +109,7 @@ def _parse(file: Path) -> Any:
         raise DataError(f"{file}: not a readable CSV file ({wording(error)})") from None
     names = table.column_names
     if len(set(names)) < len(names):
-        twice = next(each for each in names if names.count(each) > 1)
+        twice, _ = Counter(names).most_common(1)[0]
         raise DataError(f"{file}: two columns are called '{one_line(twice, 40)}'; rename one")
     if sum(_is_number(each) for each in names) > len(names) // 2:
         raise DataError(
@@ -141,7 +147,7 @@ def from_tables(
     """
     columns = [each for each in tables[TRAIN].column_names if each != label]
     unnamed = [each for each in columns if UNNAMED.fullmatch(each)]
-    columns = [each for each in columns if each not in unnamed]
+    columns = [each for each in columns if not UNNAMED.fullmatch(each)]
     if not columns:
         raise DataError(f"{name}: has no column of features beside {label}")
     test_part = next((part for part in (TEST, VALIDATION) if part in tables), None)
@@ -188,7 +194,7 @@ def _labels(table: Any, column: str, name: str) -> NDArray[Any]:
     missing = next((row for row, value in enumerate(values) if value is None), None)
     if missing is not None:
         raise DataError(f"{name}: row {missing} has no label; fill it in or leave the row out")
-    whole = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    whole = [_as_label(value) for value in values]
     wrong = next((v for v in whole if not isinstance(v, (int, str))), None)
     if wrong is not None:
         raise DataError(
@@ -198,12 +204,20 @@ def _labels(table: Any, column: str, name: str) -> NDArray[Any]:
     return as_label_array(np.array(whole), f"{name}: {column}")
 
 
+def _as_label(value: Any) -> Any:
+    """A value as a label: true and false as texts, whole numbers however they are stored."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _features(table: Any, columns: Sequence[str], name: str) -> NDArray[np.float32]:
     """The features ``(n, 1, 1, features)``."""
-    lacking = [each for each in columns if each not in table.column_names]
+    places = {each: place for place, each in enumerate(table.column_names)}
+    lacking = [each for each in columns if each not in places]
     if lacking:
         raise DataError(f"{name}: the test table has no column {listed(lacking)}")
-    parts = [_numbers(table.column(each), each, name) for each in columns]
+    parts = [_numbers(table.column(places[each]), each, name) for each in columns]
     if not len(table):
         raise DataError(f"{name}: a table has no rows")
     width = sum(part.shape[1] for part in parts)
@@ -244,4 +258,6 @@ def _numbers(column: Any, title: str, name: str) -> NDArray[np.float32]:
 def _refuse_missing(column: Any, where: str) -> None:
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
-        raise DataError(f"{where} has no value in row {row}; fill it in or leave the row out")
+        raise DataError(
+            f"{where} has no value in row {row}; fill it in, or leave the row or the column out"
+        )
