@@ -4,6 +4,7 @@
     python -m benchmarks.gpu runs --data DIR --out runs/gpu
     python -m benchmarks.gpu seeds --data DIR --out runs/gpu --seeds 5
     python -m benchmarks.gpu steps --device cpu --tiny          # the same, to try it
+    python -m benchmarks.gpu tables --from gpu.jsonl            # what was printed, as tables
 
 ``masked`` is what published code and other frameworks do: dense weights times masks, Adam over all
 of them. ``graph`` is the same recorded by hand with ``torch.cuda.graph``, which hardly anybody
@@ -22,7 +23,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contestants import ADAM, Loss, Masked, swapped
+from benchmarks.lines import NAMES
 from benchmarks.networks import NETS, Case, Net, make_network, make_samples
+from benchmarks.page import number, table
 from benchmarks.timing import in_turn, medians
 from nispa.methods.base import CACHE_BYTES
 from nispa.models import DataSet, SparseNetwork
@@ -312,10 +315,47 @@ def where(device: str) -> dict[str, Any]:
     return found
 
 
+def tables(lines: Sequence[str]) -> str:
+    """What was printed, as Markdown."""
+    found = [json.loads(line) for line in lines if line.startswith("{")]
+    cases = [each for each in found if each["part"] == "step"]
+    names = dict.fromkeys(name for case in cases for name in case["milliseconds"])
+    heads = ["ms a step"]
+    for case in cases:
+        stable = f", {case['stable']:.0%} stable" if case["stable"] else ""
+        heads.append(f"{NAMES[case['net']]}, batch {case['batch']:,}{stable}")
+    rows = [
+        [name, *(_cell(case["milliseconds"], name) for case in cases)] for name in names if cases
+    ]
+    made = [table(heads, rows)] if cases else []
+    runs = [each for each in found if each["part"] in ("run", "seeds")]
+    if runs:
+        rows = [
+            [
+                each["scenario"],
+                str(each.get("seeds", 1)),
+                number(each["seconds"]),
+                ", ".join(f"{100 * one:.2f}" for one in each.get("accuracies", [])[:9])
+                or f"{100 * each['accuracy']:.2f}",
+            ]
+            for each in runs
+        ]
+        made.append(table(("run", "seeds at once", "seconds", "accuracy, %"), rows))
+    return "\n\n".join(made)
+
+
+def _cell(taken: Mapping[str, float], name: str) -> str:
+    if name not in taken:
+        return "–"
+    times = taken["masked"] / taken[name]
+    return number(taken[name]) if name == "masked" else f"{number(taken[name])} ({times:.1f}×)"
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    made.add_argument("part", choices=PARTS)
+    made.add_argument("part", choices=(*PARTS, "tables"))
+    made.add_argument("--from", dest="lines", type=Path, help="a file with what was printed")
     made.add_argument("--device", default="cuda")
     made.add_argument("--tiny", action="store_true", help="a few images and steps, to try it")
     made.add_argument("--rounds", type=int, default=9)
@@ -339,6 +379,9 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = 
 def main(arguments: list[str] | None = None) -> None:
     """Prints a line of JSON for each measurement as it comes."""
     given = parser().parse_args(arguments)
+    if given.part == "tables":
+        print(tables(given.lines.read_text().splitlines()))
+        return
     print(json.dumps(where(given.device)), flush=True)
     for found in PARTS[given.part](given):
         print(json.dumps(found), flush=True)

@@ -493,6 +493,21 @@ def test_steps_on_a_graphics_card_are_measured_beside_masked_ones(
     assert all(each > 0 for each in found["milliseconds"].values())
 
 
+def test_what_a_graphics_card_took_is_shown_as_tables() -> None:
+    step = {"part": "step", "net": "mlp", "density": 0.2, "batch": 512, "stable": 0.7}
+    lines = [
+        {**step, "milliseconds": {"masked": 1.0, "nispa": 0.25}},
+        {**step, "stable": 0.0, "milliseconds": {"masked": 2.0}},
+        {"part": "run", "scenario": "efmnist", "seconds": 30.0, "accuracy": 0.5},
+        {"part": "seeds", "scenario": "efmnist", "seeds": 2, "seconds": 9.0, "accuracies": [1, 0]},
+    ]
+    found = gpu.tables([json.dumps(line) for line in lines])
+    assert "| nispa | 0.250 (4.0×) | – |" in found
+    assert "MLP, batch 512, 70% stable" in found
+    assert "| efmnist | 1 | 30.0 | 50.00 |" in found
+    assert "| efmnist | 2 | 9.00 | 100.00, 0.00 |" in found
+
+
 def test_a_whole_run_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--set", "max_phases=3", "--set", "epochs_per_phase=1", "--device", "cpu"]
     gpu.main(["runs", "--scenario", "split-digits", "--out", str(tmp_path), *words])

@@ -14,6 +14,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from nispa.kernels import dense
 from nispa.kernels.blocks import run
+from nispa.kernels.dense import Full
 from nispa.kernels.dispatch import CONVOLUTION, LINEAR, POOL, Chain, Compiled, Given, Link
 from nispa.layers import SparseConv2d, SparseLayer, SparseLinear, Units
 
@@ -115,11 +116,10 @@ class Segment:
         flat = self.links[0].kind == LINEAR and not isinstance(self.modules[0], nn.Flatten)
         if x.dim() != (2 if flat else 4):
             return None
-        values: list[tuple[Tensor, Tensor] | None] = [None] * len(self.links)
+        full: list[tuple[Full, Full] | None] = [None] * len(self.links)
         for number, layer in self.layers:
-            weight, bias = layer.live_weight(), layer.live_bias()
-            values[number] = layer.compiled.weight(weight), layer.compiled.bias(bias)
-        x, places = run(self.links, values, x)
+            full[number] = layer.compiled.weight, layer.compiled.bias
+        x, places = run(self.links, full, x)
         for number, layer in self.layers:
             if layer.places != places[number]:
                 layer.places = places[number]

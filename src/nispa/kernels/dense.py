@@ -7,6 +7,7 @@ than the pass. Frozen values are written once, what learns with each pass.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,31 @@ def keeps(values: Tensor) -> bool:
     return values.is_cuda
 
 
+@dataclass(frozen=True)
+class Written:
+    """A full tensor with the values of now.
+
+    Attributes:
+        full: It, ``(*shape, *kernel)``, which no gradient leaves.
+        places: Where in its memory each value that learns stands; None where all do, in order.
+        shape: Of the values that learn.
+        kind: Their type.
+    """
+
+    full: Tensor
+    places: Tensor | None
+    shape: torch.Size
+    kind: torch.dtype
+
+    def taken(self, gradient: Tensor) -> Tensor:
+        """What of the full tensor's gradient belongs to the values that learn."""
+        if self.places is None:
+            return gradient.reshape(self.shape).to(self.kind)
+        if len(self.shape) > 1:
+            gradient = gradient.movedim(1, -1)
+        return gradient.flatten().index_select(0, self.places).view(self.shape).to(self.kind)
+
+
 class Full:
     """The full tensor of one layer's weights or biases, zero where nothing is live.
 
@@ -32,25 +58,34 @@ class Full:
         self._kept: dict[torch.dtype, _Kept] = {}
 
     def __call__(self, live: LiveValues) -> Tensor:
-        """The tensor, ``(*shape, *kernel)``; a gradient returns to what learns alone.
+        """The tensor, ``(*shape, *kernel)``; a gradient returns to what learns alone."""
+        if live.plastic.shape[0] == math.prod(live.shape):
+            return live.plastic.view(*live.shape, *live.plastic.shape[1:])
+        plastic = live.plastic if live.plastic.shape[0] else live.plastic.detach()
+        found: Tensor = _Update.apply(plastic, live, self)  # type: ignore[no-untyped-call]
+        return found
+
+    @torch.no_grad()
+    def write(self, live: LiveValues) -> Written:
+        """Brings the tensor up to date.
 
         Under autocast it has the type of products, as autocast would cast it.
         """
-        learning = live.plastic.shape[0]
-        if learning == math.prod(live.shape):  # in order of position, so this is all of it
-            return live.plastic.view(*live.shape, *live.plastic.shape[1:])
-        kind = live.plastic.device.type
+        plastic = live.plastic
+        kind = plastic.device.type
         auto = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if auto else live.plastic.dtype
+        dtype = torch.get_autocast_dtype(kind) if auto else plastic.dtype
+        if plastic.shape[0] == math.prod(live.shape):  # in order of position, so this is all of it
+            whole = plastic.detach().view(*live.shape, *plastic.shape[1:]).to(dtype)
+            return Written(whole, None, plastic.shape, plastic.dtype)
         kept = self._kept.get(dtype)
         if kept is None or not kept.fits(live):
             with torch.inference_mode(False):
                 kept = self._kept[dtype] = _Kept(live, dtype)
         kept.settle(live)
-        if not learning:
-            return kept.full.data
-        found: Tensor = _Update.apply(live.plastic, kept)  # type: ignore[no-untyped-call]
-        return found
+        kept.memory.index_copy_(0, kept.places, plastic.to(dtype).flatten())
+        # A tensor of its own, so that autograd follows each call by itself.
+        return Written(kept.full.data, kept.places, plastic.shape, plastic.dtype)
 
 
 class _Kept:
@@ -110,16 +145,12 @@ class _Update(torch.autograd.Function):
     """Writes what learns; the gradient returns to it alone."""
 
     @staticmethod
-    def forward(ctx: Any, plastic: Tensor, kept: _Kept) -> Tensor:
-        ctx.save_for_backward(kept.places)
-        ctx.kind, ctx.shape = plastic.dtype, plastic.shape
-        kept.memory.index_copy_(0, kept.places, plastic.to(kept.memory.dtype).flatten())
-        return kept.full.data  # a tensor of its own, so that autograd follows each call by itself
+    def forward(ctx: Any, plastic: Tensor, live: LiveValues, full: Full) -> Tensor:
+        del plastic
+        ctx.written = full.write(live)
+        found: Tensor = ctx.written.full
+        return found
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (places,) = ctx.saved_tensors
-        (full,) = gradients
-        if len(ctx.shape) > 1:
-            full = full.movedim(1, -1)
-        return full.flatten().index_select(0, places).view(ctx.shape).to(ctx.kind), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.written.taken(gradients[0]), None, None
