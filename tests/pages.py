@@ -242,7 +242,8 @@ def shortened(args: Sequence[str]) -> list[str]:
     said = {value.partition("=")[0] for flag, value in pairs if flag == "--set"}
     fields = [each for each in describe(method.config_class) if each.name in SHORT | FEW_EPOCHS]
     known = {each.name: {each.name, *each.aliases} for each in fields}
-    for name in ("hidden", "channels", "fc"):
+    convnet = "architecture=convnet" in args or said & {"channels", "fc"}
+    for name in ("channels", "fc") if convnet else ("hidden",):
         known[name] = {name}
     return [
         f"--set={name}={value}"

@@ -24,6 +24,7 @@ from nispa.training import (
     OptimiserConfig,
     Term,
     accuracy,
+    falling_rate,
     fit,
     gradient_of,
     gradient_step,
@@ -450,3 +451,40 @@ def test_the_gradient_of_several_terms() -> None:
     for gradient, value in zip(found, network.parameters(), strict=True):
         assert gradient is not None
         torch.testing.assert_close(gradient, value.grad)
+
+
+def test_a_falling_rate_is_a_line_to_zero() -> None:
+    config = OptimiserConfig(learning_rate=0.8, decay="linear")
+    rates = falling_rate(config)
+    assert rates is not None
+    assert [rates(done) for done in (0.0, 0.25, 0.5)] == pytest.approx([0.8, 0.6, 0.4])
+    assert falling_rate(OptimiserConfig(learning_rate=0.8)) is None
+
+
+def test_a_fit_takes_the_rate_of_each_step() -> None:
+    """Ten images in batches of four, two epochs: a step each 4/20 of the way."""
+    value = nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([value], lr=5.0)
+    seen = []
+
+    def step(batch: Batch) -> Tensor:
+        seen.append(optimiser.param_groups[0]["lr"])
+        return torch.zeros(())
+
+    images = torch.zeros(10, 1, 2, 2)
+    data = Samples(images, torch.zeros(10, dtype=torch.int64))
+    fitting = fit(
+        nn.ParameterList([value]),
+        step,
+        data,
+        epochs=2,
+        batch_size=4,
+        order=lambda epoch: stream(0, "batches", epoch),
+        validate=lambda: None,
+        keep="last",
+        optimiser=optimiser,
+        rates=lambda done: 1.0 - done,
+    )
+    for _ in fitting:
+        pass
+    assert seen == pytest.approx([1.0, 0.8, 0.6, 0.5, 0.3, 0.1])

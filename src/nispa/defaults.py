@@ -23,8 +23,11 @@ MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 100, 1000, 5
 """Of a phase."""
 PHASES_IN_ONE = 8
 """How many phases' epochs a task gets where it is learned in one go."""
-RATES = {"adam": 0.001, "adamw": 0.001, "sgd": 0.05, "adadelta": 1.0}
-"""Where each optimiser's learning rate falls from, within each fit."""
+RATES = {
+    "convnet": {"adam": 0.001, "adamw": 0.001, "sgd": 0.05, "adadelta": 1.0},
+    "mlp": {"adam": 0.005, "adamw": 0.005, "sgd": 0.1, "adadelta": 1.0},
+}
+"""Where each optimiser's learning rate falls from, within each fit, by architecture."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class Facts:
         classes: Classes that no task before had.
         outputs: Outputs that no task before took, those of this one included.
         optimiser: What values are updated with.
+        kind: The network's architecture.
     """
 
     images: int
     classes: int
     outputs: int
     optimiser: str = "adam"
+    kind: str = "convnet"
 
     @property
     def updates(self) -> int:
@@ -104,7 +109,7 @@ def unit_share(facts: Facts) -> float:
 
 
 RULES: Mapping[str, Callable[[Facts], Any]] = {
-    "learning_rate": lambda facts: RATES[facts.optimiser],
+    "learning_rate": lambda facts: RATES[facts.kind][facts.optimiser],
     "batch_size": batch_size,
     "decay": lambda _: "linear",
     "keep": lambda _: "last",

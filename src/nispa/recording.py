@@ -97,7 +97,7 @@ def _derived(scenario: Scenario, settings: Settings) -> tuple[dict[str, Any], ..
     infos = [task.info for task in scenario.tasks]
     rehearses = settings.method_class.rehearses
     return tuple(
-        derive(settings.config, problem, task, infos[: task.index], rehearses)
+        derive(settings.config, settings.network, problem, task, infos[: task.index], rehearses)
         for task in scenario.tasks
     )
 

@@ -187,6 +187,7 @@ class Census:
 
 def derive(
     config: MethodConfig,
+    network: NetworkConfig,
     problem: Problem,
     task: Task,
     earlier: Sequence[TaskInfo],
@@ -196,6 +197,7 @@ def derive(
 
     Args:
         config: The settings as they were given.
+        network: The network's settings.
         problem: What the method was built for.
         task: The task.
         earlier: The tasks learned before it.
@@ -207,6 +209,7 @@ def derive(
         classes=len(set(task.classes) - seen),
         outputs=problem.outputs - len(seen),
         optimiser=config.optimiser,
+        kind=network.architecture,
     )
     return {name: RULES[name](facts) for name in config.derived}
 
@@ -272,7 +275,9 @@ class Method(ABC):
                 with ``load_state``.
         """
         self.check(task, self.learned)
-        values = derive(self.given, self.problem, task, self.learned, self.rehearses)
+        values = derive(
+            self.given, self.network_config, self.problem, task, self.learned, self.rehearses
+        )
         self.config = replace(self.given, **values) if values else self.given
         if not self.learned:  # what was learned may have made paths since, or cut them
             self.check_paths(task.classes)

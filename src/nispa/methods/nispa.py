@@ -102,8 +102,8 @@ class NispaConfig(MethodConfig):
     )
     unit_share: float = setting(
         0.0,
-        "a task ends once it keeps at most this share of each layer's plastic units; 0 never ends "
-        "it so",
+        "a task ends once it keeps at most this share of the plastic units, layers on average; 0 "
+        "never ends it so",
         ge=0,
         le=1,
     )
@@ -314,13 +314,12 @@ class Nispa(Method):
         return lost - won > self.config.drop_errors * math.sqrt(lost + won)
 
     def _within_share(self, kept: UnitSets) -> bool:
-        """Whether the task takes no more than its share of each layer's plastic units."""
+        """Whether the task takes no more than its share of the plastic units, layers on average."""
+        taken = []
         for group in self.topology.hidden:
             free = ~self.stable[group.name]
-            taken = int((kept[group.name] & free).sum())
-            if taken > max(1.0, self.config.unit_share * int(free.sum())):
-                return False
-        return True
+            taken.append(int((kept[group.name] & free).sum()) / max(1, int(free.sum())))
+        return sum(taken) / len(taken) <= self.config.unit_share
 
     def _select(self, train: DataSet, classes: tuple[int, ...], tau_t: float) -> dict[str, Tensor]:
         """The units to keep from here on: stable ones, new candidates, outputs of seen classes."""

@@ -1,0 +1,79 @@
+"""When a task ends: beyond chance, or with its share of the units."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nispa.methods.nispa import Nispa, _Outcome
+from nispa.pausing import EpochEnd
+
+from .toy import finish, toy_method, toy_task
+
+
+def nispa(**values: object) -> Nispa:
+    method = toy_method("nispa", **values)  # type: ignore[arg-type]
+    assert isinstance(method, Nispa)
+    method.start()
+    return method
+
+
+def outcome(right: str) -> _Outcome:
+    """A phase that has some of its validation images right, such as ``"110"``."""
+    hits = torch.tensor([each == "1" for each in right])
+    return _Outcome(float(hits.float().mean()), hits)
+
+
+@pytest.mark.parametrize(
+    ("best", "reached", "ends"),
+    [
+        ("1111111111", "0000111111", False),  # 4 lost: 4 > 2 * sqrt(4) is false
+        ("1111111111", "0000011111", True),  # 5 lost: 5 > 2 * sqrt(5) = 4.47
+        ("0111111111", "1000001111", False),  # 5 lost, 1 won: 4 > 2 * sqrt(6) = 4.90 is false
+        ("1111111111", "1111111111", False),
+        ("0000011111", "1111111111", False),  # better
+    ],
+)
+def test_a_drop_counts_beyond_its_standard_error(best: str, reached: str, ends: bool) -> None:
+    method = nispa(drop_errors=2.0, accuracy_drop=0.75, k=30)
+    kept = method.stable
+    stop = method._reason_to_stop(3, 0.9, outcome(reached), outcome(best), kept)
+    assert stop == ("accuracy_drop" if ends else "")
+    assert method._reason_to_stop(2, 0.9, outcome(reached), outcome(best), kept) == ""
+
+
+def test_a_drop_within_the_tolerance_never_counts() -> None:
+    method = nispa(drop_errors=0.1, accuracy_drop=60.0, k=30)
+    found = method._reason_to_stop(3, 0.9, outcome("0000011111"), outcome("1" * 10), method.stable)
+    assert found == ""
+
+
+def test_a_task_ends_with_its_share_of_the_units() -> None:
+    method = nispa(unit_share=0.5, k=30, accuracy_drop=100)
+    _, report = finish(method.learn(toy_task(0)))
+    assert report.stop_reason == "unit_share"
+    taken = [int(method.stable[group.name].sum()) / group.size for group in method.topology.hidden]
+    assert sum(taken) / len(taken) <= 0.5
+
+
+def test_with_all_units_a_task_ends_as_soon_as_it_may() -> None:
+    method = nispa(unit_share=1.0, k=30, accuracy_drop=100)
+    _, report = finish(method.learn(toy_task(0)))
+    assert (report.phases, report.stop_reason) == (3, "unit_share")
+
+
+def test_what_a_share_keeps_is_the_phase_that_met_it() -> None:
+    """The last phase's network stays; an end by accuracy goes back to the one before."""
+    method = nispa(unit_share=1.0, k=30, accuracy_drop=100, keep="last")
+    task = toy_task(0)
+    ends = []
+    images, _ = task.test.batch(slice(None))
+    for event in method.learn(task):
+        if isinstance(event, EpochEnd):
+            method.network.eval()
+            with torch.no_grad():
+                ends.append(method.network(images)[:, list(task.classes)].clone())
+    method.network.eval()
+    with torch.no_grad():
+        after = method.network(images)[:, list(task.classes)]
+    torch.testing.assert_close(after, ends[-1])
