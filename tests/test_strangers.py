@@ -21,6 +21,7 @@ from nispa.run_folder import (
     FOLDERS,
     LOCK,
     NETWORK,
+    NEWER_NETWORK,
     RunFolder,
     held,
 )
@@ -57,9 +58,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def begun(home: Path, capsys: Capture) -> Path:
     whole = Disk(home / "whole")
-    total = counted(capsys, whole, *run_command(whole.folder, every=0))
+    counted(capsys, whole, *run_command(whole.folder, every=0))
     begun = home / "begun"
-    moment = total - 45  # in the second task, with a checkpoint
+    ends = [n for n, (_, at) in enumerate(whole.calls, 1) if at.endswith(NEWER_NETWORK)]
+    moment = sum(ends) // 2  # in the second of two tasks, with a checkpoint
     assert attempt(capsys, Disk(begun, moment, "die"), *run_command(begun, every=0)) is None
     assert list((begun / CHECKPOINTS).iterdir())
     assert len(read_record(begun).per_task) == 1
