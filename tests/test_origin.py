@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nispa.origin import ORIGIN, Origin, read_origin, write_origin
+from nispa.origin import Origin, read_origin, write_origin
 from nispa.results import read_record
-from nispa.run_folder import RunFolder
+from nispa.run_folder import ORIGIN, RunFolder
 from tests.cli_calls import call, write_npz
 
 Capture = pytest.CaptureFixture[str]

@@ -19,8 +19,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from nispa.files import read_limited, write_atomic
+from nispa.run_folder import ORIGIN
 
-ORIGIN = "origin.json"
 MAX_BYTES = 2**16
 """What no file of ours reaches."""
 

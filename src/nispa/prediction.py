@@ -14,7 +14,7 @@ from nispa.data.named import SCENARIOS, resolve_options
 from nispa.data.permuted import pixel_order
 from nispa.data.unlabelled import Unlabelled, read_unlabelled
 from nispa.errors import ConfigError, InputError, NotLearnedError, either
-from nispa.files import one_line
+from nispa.files import check_own, one_line
 from nispa.learner import decode
 from nispa.methods.base import Method
 from nispa.results import InputEntry, Record, read_record
@@ -53,6 +53,7 @@ class Predictor:
         folder = run if run.is_dir() else run.parent
         if not self.record.per_task:
             raise NotLearnedError(f"{one_line(str(run))} has not learned a task yet")
+        check_own(folder / NETWORK)
         self.method, _, labels = decode(folder / NETWORK, device)
         names = {
             output: str(label)

@@ -33,10 +33,11 @@ from nispa.results import RECORD, Record, decode, encode, read_record
 EVENTS, PROGRESS, PICTURE = "events.jsonl", "progress.csv", "run.png"
 TRACKERS = "trackers.json"
 NETWORK = "network.safetensors"
+ORIGIN = "origin.json"
 NEWER_NETWORK = "network.next.safetensors"
 LOCK = ".nispa-run.lock"
 CHECKPOINTS = "checkpoint"
-FILES = (RECORD, EVENTS, PROGRESS, PICTURE, TRACKERS, NETWORK, NEWER_NETWORK, LOCK)
+FILES = (RECORD, ORIGIN, EVENTS, PROGRESS, PICTURE, TRACKERS, NETWORK, NEWER_NETWORK, LOCK)
 FOLDERS = (CHECKPOINTS, "tensorboard", "wandb")
 """All that is written in a run's folder."""
 
