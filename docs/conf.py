@@ -29,10 +29,11 @@ def _methods() -> list[str]:
 
 
 CONTENTS = {
-    "Start": ["docs/tutorial", "docs/README"],
+    "Start": ["docs/install", "docs/tutorial", "docs/README"],
     "How to": [
         "docs/howto/own-images",
         "docs/howto/tables",
+        "docs/howto/python",
         "docs/howto/own-method",
         "docs/howto/class-incremental",
         "docs/howto/many-runs",
