@@ -453,6 +453,7 @@ def set_to(name: str, *values: float, dtype: torch.dtype | None = None) -> Damag
         (set_to("frozen_index", 99), "position outside the layer's 6"),
         (set_to("plastic_index", 4, 4), "names a position twice"),
         (set_to("frozen_index", 4), "names a position twice"),  # plastic and frozen at once
+        (set_to("plastic_index", 4, 0), "plastic_index must rise"),
         (set_to("plastic_index", 0, 4, dtype=torch.int32), "must be a vector of int64"),
         (set_to("frozen_index", 2, dtype=torch.float32), "must be a vector of int64"),
         (set_to("plastic_index", 0), "weight and plastic_index do not fit"),

@@ -172,7 +172,9 @@ def test_damaged_checkpoints_cost_time_alone(tmp_path: Path) -> None:
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
     (broken / ".nispa-0123456789abcdef.part").write_bytes(b"half of a fi")
-    finish(resume(experiment("ewc"), broken))
+    record = finish(resume(experiment("ewc"), broken))
+    assert record == read_record(broken)
+    assert record.status == "complete"
     assert content(broken) == content(tmp_path / "whole")
     assert names(broken) == names(tmp_path / "whole")
 

@@ -24,6 +24,7 @@ from nispa.presets import resolve
 from nispa.results import Record, comparable, read_record
 from nispa.run_folder import NETWORK, RunFolder
 from nispa.runner import Experiment, Notice, RunEvent, TaskEnd, TaskStart, run
+from nispa.seeding import MAX_SEED
 from nispa.tasks import TaskInfo
 
 FAST: dict[str, Any] = {"hidden": (16, 12), "density": 0.6, "batch_size": 8}
@@ -252,8 +253,10 @@ def test_nothing_is_created_for_what_cannot_run(tmp_path: Path) -> None:
     settings = resolve("nispa", "default", sequence.name, sequence.input_shape, FAST)
     with pytest.raises(ScenarioError, match="classes seen before"):
         finish(Experiment(sequence, settings, 0), tmp_path / "run")
-    with pytest.raises(ConfigError, match="seed=-1"):
-        experiment(seed=-1)
+    for seed in (-1, MAX_SEED + 1):
+        with pytest.raises(ConfigError, match=f"seed={seed} must be"):
+            experiment(seed=seed)
+    assert experiment(seed=MAX_SEED).seed == MAX_SEED
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,7 +128,9 @@ def test_another_seed_another_result(name: str) -> None:
 def test_events_tell_a_whole_story(name: str) -> None:
     method = toy_method(name)
     method.start()
+    began = time.perf_counter()
     events, report = finish(method.learn(toy_task(0)))
+    took = time.perf_counter() - began
     starts = [event for event in events if isinstance(event, PhaseStart)]
     ends = [event for event in events if isinstance(event, PhaseEnd)]
     epochs = [event for event in events if isinstance(event, EpochEnd)]
@@ -136,6 +139,7 @@ def test_events_tell_a_whole_story(name: str) -> None:
     assert sum(epoch.samples for epoch in epochs) == report.samples_trained
     assert report.phases <= starts[0].phases
     assert report.stop_reason
+    assert 0 < sum(end.seconds for end in ends) <= took
 
 
 def settings_of(method: Method) -> Settings:
