@@ -205,6 +205,11 @@ def test_the_label_column_by_name(tmp_path: Path) -> None:
     path = csv(tmp_path / "own.csv", "a,b", *rows)
     with pytest.raises(DataError, match="it has a, b: say which one with --label NAME"):
         load(path)
+    wide = csv(
+        tmp_path / "wide.csv", "a,b,c,d,e,f,kind", *(f"1,2,3,4,5,6,{n % 2}" for n in range(9))
+    )
+    with pytest.raises(DataError, match=r"a, b, c, d, e and 2 more \(the last is kind\)"):
+        load(wide)
     scenario = build_scenario("split", seed=0, options={"dataset": str(path), "label": "b"})
     assert scenario.class_names == ("0", "1")
     assert scenario.settings["options"]["label"] == "b"

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from nispa.data.archives import check_regular
 from nispa.data.arrays import as_label_array, encode_labels
-from nispa.data.dataset import ImageData, check_labels, check_seen, listed, split_by_seed
+from nispa.data.dataset import (
+    MOST_NAMED,
+    ImageData,
+    check_labels,
+    check_seen,
+    listed,
+    split_by_seed,
+)
 from nispa.data.splits import TEST, TRAIN, VALIDATION, by_part
 from nispa.errors import DataError, either
 from nispa.files import one_line, wording
@@ -48,9 +55,10 @@ def label_column(names: Sequence[str], wanted: str | None, where: str) -> str:
         return wanted
     found = [each for usual in LABELS for each in names if each.lower() == usual]
     if not found:
+        last = f" (the last is {one_line(names[-1], 40)})" if len(names) > MOST_NAMED else ""
         raise DataError(
             f"{where}: needs a column of labels called {', '.join(LABELS[:-1])} or {LABELS[-1]}; "
-            f"it has {listed(names)}: say which one with {either('label=', '--label NAME')}"
+            f"it has {listed(names)}{last}: say which one with {either('label=', '--label NAME')}"
         )
     return found[0]
 
