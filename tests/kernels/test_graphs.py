@@ -99,7 +99,7 @@ def play(
 ) -> Player:
     player = Player(network, optimiser)
     monkeypatch.setattr(graphs, "capture", player.capture)
-    monkeypatch.setattr(graphs, "aside", lambda work: work())
+    monkeypatch.setattr(graphs, "aside", lambda work, device: work())
     monkeypatch.setattr(training, "_on_gpu", lambda network: True)
     return player
 

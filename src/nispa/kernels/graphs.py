@@ -50,7 +50,7 @@ class Recorded:
         shape = tuple((each.shape, each.dtype) for each in given)
         if shape not in self._graphs:  # libraries set themselves up outside a graph
             self._graphs[shape] = None
-            return aside(lambda: self._compute(*given))
+            return aside(lambda: self._compute(*given), given[0].device)
         graph = self._graphs[shape]
         if graph is None:
             graph = self._graphs[shape] = _Graph(self._compute, given, self._parameters)
@@ -97,17 +97,18 @@ def capture(work: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, C
         finally:
             graph.capture_end()
 
-    return aside(record), graph.replay
+    return aside(record, device), graph.replay
 
 
-def aside(work: Callable[[], Found]) -> Found:
+def aside(work: Callable[[], Found], device: torch.device) -> Found:
     """Does something on the stream where graphs are recorded, and lets the current one wait."""
-    here = torch.cuda.current_stream()
-    stream = _kept(_streams, here.device, lambda: torch.cuda.Stream(here.device))
-    stream.wait_stream(here)
-    with torch.cuda.stream(stream):
-        found = work()
-    here.wait_stream(stream)
+    with torch.cuda.device(device):
+        here = torch.cuda.current_stream()
+        stream = _kept(_streams, here.device, torch.cuda.Stream)
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            found = work()
+        here.wait_stream(stream)
     return found
 
 
@@ -121,7 +122,7 @@ class _Pool:
 
 
 def _pool(device: torch.device) -> Any:
-    return _kept(_pools, device, lambda: aside(_open_pool)).handle
+    return _kept(_pools, device, lambda: aside(_open_pool, device)).handle
 
 
 def _open_pool() -> _Pool:
