@@ -86,7 +86,9 @@ class Learner:
             raise ConfigError(
                 f"input_shape={input_shape} must be (channels, height, width), such as (1, 28, 28)"
             )
-        self.settings = resolve(method, preset, "", input_shape, settings, outputs=classes)
+        self.settings = resolve(
+            method, preset, "", input_shape, settings, outputs=classes, tasks=tasks
+        )
         self.seed = seed
         self.labels: list[list[Any]] = []
         problem = Problem(input_shape, classes, tasks)

@@ -193,6 +193,7 @@ def _run(wanted: Wanted) -> None:
                 scenario.input_shape,
                 wanted.settings,
                 outputs=scenario.outputs,
+                tasks=len(scenario.tasks),
             )
             experiment = Experiment(
                 scenario, settings, wanted.seed, wanted.device, wanted.cache_mb * 2**20
