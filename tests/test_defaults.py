@@ -11,6 +11,7 @@ import pytest
 
 from nispa import Learner
 from nispa.config import as_json, describe
+from nispa.data.own_tasks import from_tasks
 from nispa.defaults import (
     RULES,
     Facts,
@@ -26,6 +27,9 @@ from nispa.defaults import (
 from nispa.errors import ConfigError, UnknownNameError
 from nispa.methods import METHODS, method_class
 from nispa.presets import resolve, settings_of
+from nispa.recording import derived_line
+from nispa.results import read_record
+from nispa.runner import Experiment, run
 
 
 def facts(images: int, classes: int = 2, outputs: int = 10, optimiser: str = "adam") -> Facts:
@@ -239,3 +243,30 @@ def test_a_saved_learner_goes_on_deriving(tmp_path: Path) -> None:
     made[1].save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert replace(again.method.config, **as_json(made[1].method.config)) == again.method.config
+
+
+def test_the_record_keeps_what_each_task_derived(tmp_path: Path) -> None:
+    tasks = []
+    for index, count in enumerate((40, 80)):
+        images, labels = toy(index)
+        tasks.append((np.resize(images, (count, 8, 8)), np.resize(labels, count) + 2 * index))
+    scenario = from_tasks(tasks, seed=0, shared_classes=False)
+    given = {"hidden": (32, 32), "max_phases": 3, "batch_size": 8}
+    settings = resolve("nispa", "default", scenario.name, scenario.input_shape, given, outputs=4)
+    line = derived_line(scenario, settings)
+    assert "architecture mlp, hidden 32-32" in line
+    assert "unit_share 0.5 to 1" in line
+    running = run(Experiment(scenario, settings, seed=0), tmp_path / "run")
+    for _ in running:
+        pass
+    record = read_record(tmp_path / "run")
+    assert [set(values) for values in record.derived] == [set(settings.config.derived)] * 2
+    assert [values["unit_share"] for values in record.derived] == [0.5, 1.0]
+    assert record.config["method"]["epochs_per_phase"] is None  # type: ignore[call-overload, index]
+    assert record.config["method"]["batch_size"] == 8  # type: ignore[call-overload, index]
+
+
+def test_a_run_without_rules_says_nothing() -> None:
+    scenario = from_tasks([toy(0)], seed=0)
+    settings = resolve("nispa", "digits", scenario.name, scenario.input_shape)
+    assert derived_line(scenario, settings) == ""
