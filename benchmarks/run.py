@@ -36,7 +36,12 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     scenario = build_scenario(given.scenario, seed=given.seed, folder=given.data)
     settings = resolve(
-        given.method, given.preset, given.scenario, scenario.input_shape, outputs=scenario.outputs
+        given.method,
+        given.preset,
+        given.scenario,
+        scenario.input_shape,
+        outputs=scenario.outputs,
+        tasks=len(scenario.tasks),
     )
     method = Experiment(scenario, settings, given.seed).method()
 

@@ -11,6 +11,7 @@ import pytest
 
 from nispa import Learner
 from nispa.config import as_json, describe
+from nispa.data.own_tasks import from_tasks
 from nispa.defaults import (
     RULES,
     Facts,
@@ -21,10 +22,14 @@ from nispa.defaults import (
     network,
     sentence,
     unit_share,
+    width,
 )
 from nispa.errors import ConfigError, UnknownNameError
 from nispa.methods import METHODS, method_class
 from nispa.presets import resolve, settings_of
+from nispa.recording import derived_line
+from nispa.results import read_record
+from nispa.runner import Experiment, run
 
 
 def facts(images: int, classes: int = 2, outputs: int = 10, optimiser: str = "adam") -> Facts:
@@ -55,20 +60,36 @@ def test_images_from_16_pixels_on_get_a_convnet(shape: tuple[int, int, int], kin
     assert found.network.architecture == kind
 
 
-def test_sizes_grow_with_the_root_of_the_outputs_beyond_a_hundred() -> None:
-    small, large = network("convnet", (3, 32, 32), 10), network("convnet", (3, 32, 32), 400)
-    assert small["channels"] == (64, 64, 128, 128)
-    assert small["fc"] == (1024,)
-    assert large["channels"] == (128, 128, 256, 256)
-    assert large["fc"] == (2048,)
-    assert network("mlp", (1, 8, 8), 400)["hidden"] == (800, 800, 800)
+@pytest.mark.parametrize(
+    ("outputs", "tasks", "factor"),
+    [
+        (10, 5, 1.0),  # 5 * sqrt(2) = 7.1 of eleven rooms
+        (40, 2, 1.0),  # 2 * sqrt(20) = 8.9
+        (94, 5, 1.971),  # 5 * sqrt(18.8) = 21.7
+        (100, None, 2.875),  # ten tasks of ten: 31.6
+        (1000, 200, 3.0),
+    ],
+)
+def test_networks_are_as_wide_as_all_tasks_need(
+    outputs: int, tasks: int | None, factor: float
+) -> None:
+    assert width(outputs, tasks) == pytest.approx(factor, abs=1e-3)
+
+
+def test_a_wide_network_has_units_that_read_as_many_others() -> None:
+    found = network("convnet", (1, 28, 28), 242, 8)  # 8 * sqrt(30.25) = 44 rooms, four times eleven
+    assert found["channels"] == (192, 192, 384, 384)
+    assert found["fc"] == (3072,)
+    assert found["density"] == 0.033
+    assert network("mlp", (1, 8, 8), 242, 8)["hidden"] == (1200, 1200, 1200)
+    assert network("convnet", (1, 28, 28), 10, 5)["channels"] == (64, 64, 128, 128)
 
 
 def test_larger_images_get_more_convolutions() -> None:
-    counts = [len(network("convnet", (3, side, side), 10)["channels"]) for side in (16, 32, 48)]
+    counts = [len(network("convnet", (3, side, side), 10, 5)["channels"]) for side in (16, 32, 48)]
     assert counts == [4, 4, 4]
-    assert len(network("convnet", (3, 64, 64), 10)["channels"]) == 6
-    assert len(network("convnet", (3, 224, 224), 10)["channels"]) == 10
+    assert len(network("convnet", (3, 64, 64), 10, 5)["channels"]) == 6
+    assert len(network("convnet", (3, 224, 224), 10, 5)["channels"]) == 10
 
 
 def test_memory_is_a_hundred_a_class_within_bounds() -> None:
@@ -222,3 +243,30 @@ def test_a_saved_learner_goes_on_deriving(tmp_path: Path) -> None:
     made[1].save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert replace(again.method.config, **as_json(made[1].method.config)) == again.method.config
+
+
+def test_the_record_keeps_what_each_task_derived(tmp_path: Path) -> None:
+    tasks = []
+    for index, count in enumerate((40, 80)):
+        images, labels = toy(index)
+        tasks.append((np.resize(images, (count, 8, 8)), np.resize(labels, count) + 2 * index))
+    scenario = from_tasks(tasks, seed=0, shared_classes=False)
+    given = {"hidden": (32, 32), "max_phases": 3, "batch_size": 8}
+    settings = resolve("nispa", "default", scenario.name, scenario.input_shape, given, outputs=4)
+    line = derived_line(scenario, settings)
+    assert "architecture mlp, hidden 32-32" in line
+    assert "unit_share 0.5 to 1" in line
+    running = run(Experiment(scenario, settings, seed=0), tmp_path / "run")
+    for _ in running:
+        pass
+    record = read_record(tmp_path / "run")
+    assert [set(values) for values in record.derived] == [set(settings.config.derived)] * 2
+    assert [values["unit_share"] for values in record.derived] == [0.5, 1.0]
+    assert record.config["method"]["epochs_per_phase"] is None  # type: ignore[call-overload, index]
+    assert record.config["method"]["batch_size"] == 8  # type: ignore[call-overload, index]
+
+
+def test_a_run_without_rules_says_nothing() -> None:
+    scenario = from_tasks([toy(0)], seed=0)
+    settings = resolve("nispa", "digits", scenario.name, scenario.input_shape)
+    assert derived_line(scenario, settings) == ""

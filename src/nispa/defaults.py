@@ -17,8 +17,8 @@ CONVNET_FROM = 16
 """Pixels of the shorter side from which on images get convolutions."""
 SMALL_MAP = 12
 """Pixels of a side down to which pairs of convolutions and a pool reduce an image, or below."""
-UNITS_FOR = 100
-"""Outputs that the published sizes of layers are enough for."""
+ROOMS, MOST_WIDE = 11.0, 3.0
+"""See :func:`width`."""
 MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 100, 1000, 5
 """Of a phase."""
 PHASES_IN_ONE = 8
@@ -59,18 +59,33 @@ def architecture(input_shape: Shape) -> str:
     return "convnet" if min(input_shape[1:]) >= CONVNET_FROM else "mlp"
 
 
-def network(kind: str, input_shape: Shape, outputs: int) -> dict[str, Any]:
+def width(outputs: int, tasks: int | None) -> float:
+    """By what factor a network is wider than the published one, in [1, 3].
+
+    A task of C classes needs room for about sqrt(C) times what the simplest needs, and all tasks
+    need theirs side by side; the published sizes are enough for eleven such rooms.
+
+    Args:
+        outputs: Classes of all tasks to come.
+        tasks: How many tasks they come in; None takes about as many as a task has classes.
+    """
+    many = tasks or max(1.0, math.sqrt(outputs))
+    return min(MOST_WIDE, max(1.0, many * math.sqrt(outputs / many) / ROOMS))
+
+
+def network(kind: str, input_shape: Shape, outputs: int, tasks: int | None) -> dict[str, Any]:
     """The network's settings.
 
     Args:
         kind: ``"convnet"`` or ``"mlp"``.
         input_shape: Channels, height and width of an image.
-        outputs: Classes of all tasks to come.
+        outputs: See :func:`width`.
+        tasks: See :func:`width`.
     """
+    factor = width(outputs, tasks)
 
     def wide(units: int) -> int:
-        """Room for many classes: units grow with the root of their number, in whole eights."""
-        return 8 * math.ceil(units * math.sqrt(max(1.0, outputs / UNITS_FOR)) / 8)
+        return 8 * round(units * factor / 8)
 
     if kind == "mlp":
         return {"architecture": kind, "hidden": (wide(400),) * 3, "density": 0.2}
@@ -81,7 +96,7 @@ def network(kind: str, input_shape: Shape, outputs: int) -> dict[str, Any]:
         "architecture": kind,
         "channels": tuple(wide(each) for each in channels),
         "fc": (wide(1024),),
-        "density": 0.1,
+        "density": round(0.1 / factor, 3),  # each unit reads as many others whatever the width
     }
 
 
@@ -116,6 +131,7 @@ RULES: Mapping[str, Callable[[Facts], Any]] = {
     "epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts),
     "retrain_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts) // 2,
     "epochs_per_phase": epochs_per_phase,
+    "settle_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts) // 2,
     "drop_errors": lambda _: 2.0,
     "unit_share": unit_share,
 }

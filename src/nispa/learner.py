@@ -104,6 +104,7 @@ class Learner:
             problem.input_shape,
             settings,
             outputs=outputs,
+            tasks=planned,
         )
         self.labels: list[list[Any]] = []
         self._reach: float | None = None

@@ -124,6 +124,7 @@ def resolve(
     given: Values | None = None,
     *,
     outputs: int = 2,
+    tasks: int | None = None,
 ) -> Settings:
     """The settings of a run, in the order this module's text tells.
 
@@ -134,6 +135,7 @@ def resolve(
         input_shape: Channels, height and width of the images, which choose it otherwise.
         given: The user's own settings, of the network or of the method; texts are converted.
         outputs: Classes of all tasks, which decide sizes where settings follow the data.
+        tasks: How many tasks there will be, likewise; None where that is not known.
 
     Raises:
         UnknownNameError: No such method, preset or setting.
@@ -153,7 +155,7 @@ def resolve(
     network = {**benchmark.network, **benchmark.networks.get(method, {})}
     config = {**benchmark.methods.get(method, {})}
     if preset == "default" and scenario not in SCENARIO_BENCHMARKS:
-        network, config = _derived(method, input_shape, outputs, for_network, for_method)
+        network, config = _derived(method, input_shape, (outputs, tasks), for_network, for_method)
     elif preset == "default" and (name, method) in TUNED:
         network |= TUNED[name, method].network
         config |= TUNED[name, method].method
@@ -201,7 +203,7 @@ def _implied(given: Values) -> dict[str, Any]:
 def _derived(
     method: str,
     input_shape: tuple[int, int, int],
-    outputs: int,
+    planned: tuple[int, int | None],
     for_network: Values,
     for_method: Values,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -215,7 +217,7 @@ def _derived(
         return {}, {}  # refused where the network's settings are built
     benchmark = BENCHMARKS["cifar10" if kind == "convnet" else "efmnist"]
     network = {
-        **defaults.network(kind, input_shape, outputs),
+        **defaults.network(kind, input_shape, *planned),
         **benchmark.networks.get(method, {}),
     }
     fields = {field.name for field in describe(method_class(method).config_class)}
@@ -224,7 +226,7 @@ def _derived(
         name: value for name, value in benchmark.methods[method].items() if name not in shared
     }
     if "memory" in fields:
-        config["memory"] = defaults.memory(outputs)
+        config["memory"] = defaults.memory(planned[0])
     names = tuple(name for name in defaults.RULES if name in fields and name not in for_method)
     return network, config | {"derived": names}
 

@@ -183,6 +183,7 @@ def _run(wanted: Wanted) -> None:
                 scenario.input_shape,
                 wanted.settings,
                 outputs=scenario.outputs,
+                tasks=len(scenario.tasks),
             )
             experiment = Experiment(
                 scenario,

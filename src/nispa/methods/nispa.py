@@ -110,6 +110,13 @@ class NispaConfig(MethodConfig):
     keep: Keep = setting(
         "best", "the epoch a phase ends with: best on the validation images, or the last"
     )
+    settle_epochs: int = setting(
+        0,
+        "epochs that the network of the last good phase is trained on before its units become "
+        "stable",
+        ge=0,
+        le=1_000_000,
+    )
     schedule: str = setting("cosine", "how tau falls", choices=lambda: tuple(SCHEDULES))
     k: float = setting(30.0, "parameter of the tau schedule", gt=0)
     tau_min: float = setting(TAU_MIN, "a task ends when tau is not above this share", ge=0, lt=1)
@@ -209,7 +216,9 @@ class Nispa(Method):
             yield PhaseStart(
                 t, self.config.epochs_per_phase, self._last_phase, tau_kept, self._share(kept)
             )
-            result = yield from self._train(task, t, train, validation)
+            result = yield from self._train(
+                task, t, train, validation, self.config.epochs_per_phase
+            )
             assert result.accuracy is not None
             samples += result.samples
 
@@ -239,17 +248,27 @@ class Nispa(Method):
             )
 
         assert previous is not None  # check_schedule: no task ends before its third phase
-        self._settle(previous, task.index)
+        self._return_to(previous)
+        if epochs := self.config.settle_epochs:
+            started, t = time.perf_counter(), t + 1
+            share = self._share(previous.kept)
+            yield PhaseStart(t, epochs, self._last_phase, previous.tau, share)
+            result = yield from self._train(task, t, train, validation, epochs)
+            samples += result.samples
+            yield PhaseEnd(t, result.accuracy, time.perf_counter() - started)
+        self._settle(previous.kept, task.index)
         return LearnReport(t, samples, previous.tau, stop)
 
-    def _train(self, task: Task, t: int, train: DataSet, validation: DataSet) -> Fitting:
+    def _train(
+        self, task: Task, t: int, train: DataSet, validation: DataSet, epochs: int
+    ) -> Fitting:
         """One phase of training with a fresh optimiser; ends with the values of one epoch."""
         optimiser = make_optimiser(self.config, self.network.parameters())
         return fit(
             self.network,
             self._step(task, t, optimiser),
             train,
-            epochs=self.config.epochs_per_phase,
+            epochs=epochs,
             batch_size=self.config.batch_size,
             order=lambda epoch: stream(self.seed, "batches", task.index, t, epoch),
             validate=lambda: self._validate(task, validation),
@@ -351,10 +370,14 @@ class Nispa(Method):
             self.owed[name] = change.ungrown if self.config.carry_over else 0
         return changes
 
-    def _settle(self, phase: _Phase, task: int) -> None:
-        """Returns to the end of a phase and makes what it relied on stable and frozen."""
+    def _return_to(self, phase: _Phase) -> None:
+        """Makes the network what it was at the end of a phase."""
         self.network.load_state_dict(phase.values)
-        self.owed, self.stable = phase.owed, phase.kept
+        self.owed = phase.owed
+
+    def _settle(self, kept: dict[str, Tensor], task: int) -> None:
+        """Makes what the network relies on stable and frozen."""
+        self.stable = kept
         patterns = self.network.patterns()
         settled = live_between(self.topology, patterns, self.stable, self.stable)
         for name, layer in self.network.layers.items():

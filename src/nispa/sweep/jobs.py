@@ -171,6 +171,7 @@ def _job(
         scenario.input_shape,
         given,
         outputs=scenario.outputs,
+        tasks=len(scenario.tasks),
     )
     shape = json.dumps([place, settings.as_json(), cell.method], sort_keys=True)
     if shape not in checked:  # seeds aside, whoever can learn it once can learn it again
