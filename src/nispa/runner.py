@@ -32,7 +32,7 @@ from nispa.methods.base import (
     Problem,
 )
 from nispa.operations import Ledger, counting
-from nispa.origin import write_origin
+from nispa.origin import ORIGIN, origin_file
 from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
 from nispa.plots import picture
 from nispa.presets import Settings
@@ -166,9 +166,7 @@ def run(
     with held(out):
         method = experiment.method()
         record = first_record(experiment.scenario, experiment.settings, method)
-        folder = RunFolder.create(out, record)
-        with contextlib.suppress(OutputError):  # what fails here fails again where it counts
-            write_origin(folder.path, experiment.data)
+        folder = RunFolder.create(out, record, {ORIGIN: origin_file(experiment.data)})
         record = yield from _tasks(experiment, method, folder, record, checkpoint_every, stopping)
     return record
 
