@@ -26,7 +26,7 @@ from nispa.methods.base import (
     load_network,
     network_state,
 )
-from nispa.methods.epochs import EpochsConfig, learn_in_epochs
+from nispa.methods.epochs import KeepConfig, learn_in_epochs
 from nispa.metrics import percent
 from nispa.presets import resolve
 from nispa.results import read_record
@@ -37,7 +37,7 @@ from nispa.training import ClassMask, accuracy
 
 
 @settings
-class L2Config(EpochsConfig):
+class L2Config(KeepConfig):
     """The settings of training in epochs, and one more."""
 
     strength: float = setting(0.01, "weight of the penalty (lambda)", ge=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nispa.origin import Origin, read_origin, write_origin
+from nispa.origin import Origin, origin_file, read_origin
 from nispa.results import read_record
 from nispa.run_folder import ORIGIN, RunFolder
 from tests.cli_calls import call, write_npz
@@ -38,9 +38,9 @@ def interrupted(run: Path) -> None:
 
 def test_what_is_kept_is_read_again(folders: tuple[Path, Path]) -> None:
     here, there = folders
-    write_origin(there, None)
+    (there / ORIGIN).write_bytes(origin_file(None))
     assert read_origin(there) == Origin(here)
-    write_origin(there, Path("data"))
+    (there / ORIGIN).write_bytes(origin_file(Path("data")))
     assert read_origin(there) == Origin(here, here / "data")
 
 

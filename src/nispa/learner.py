@@ -157,9 +157,18 @@ class Learner:
             samples, names, outputs = self._samples(images, labels, channels_first)
             _warn(doubt_of_task(samples, self._reach))
             index = len(self.tasks)
+            known = ("",) * outputs[0] + tuple(map(str, names))
             task = make_task(
-                index, f"task {index}", outputs, samples, samples, seed=self.seed, validation=held
+                index,
+                f"task {index}",
+                outputs,
+                samples,
+                samples,
+                seed=self.seed,
+                validation=held,
+                names=known,
             )
+            _warn(task.note)
             before, learned = self.method.state(), list(self.method.learned)
             units = self.method.census().stable
             named = self.labels

@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
-from nispa.files import read_limited, write_atomic
+from nispa.files import read_limited
 from nispa.run_folder import ORIGIN
 
 MAX_BYTES = 2**16
@@ -49,14 +49,10 @@ class Origin:
     data: Path | None = None
 
 
-def write_origin(run: Path, data: Path | None) -> None:
-    """Keeps the present working folder and ``data`` in a run's folder.
-
-    Raises:
-        OutputError: It could not be written.
-    """
+def origin_file(data: Path | None) -> bytes:
+    """What ``origin.json`` holds for a run that is begun here, with its data sets in ``data``."""
     where = _Written(str(Path.cwd()), None if data is None else str(data.absolute()))
-    write_atomic(run / ORIGIN, _FILE.dump_json(where, indent=1) + b"\n")
+    return _FILE.dump_json(where, indent=1) + b"\n"
 
 
 def read_origin(run: Path) -> Origin | None:

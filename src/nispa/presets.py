@@ -178,7 +178,7 @@ def resolve(
     return settings
 
 
-ONLY = {"mlp": ("hidden",), "convnet": ("channels", "kernel_size", "pool_every", "fc")}
+ONLY = {"mlp": ("hidden",), "convnet": ("channels", "kernel_size", "pool_every", "pool_to", "fc")}
 """Settings that only one architecture has."""
 
 

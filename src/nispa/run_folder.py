@@ -82,12 +82,18 @@ class RunFolder:
             raise OutputError(f"cannot use {shown(path)}: {reason(error)}") from error
 
     @classmethod
-    def create(cls, path: str | Path, record: Record | None = None) -> RunFolder:
+    def create(
+        cls,
+        path: str | Path,
+        record: Record | None = None,
+        beside: Mapping[str, bytes] | None = None,
+    ) -> RunFolder:
         """A new run's folder at ``path``, made with its parents after :meth:`check`.
 
         Args:
             path: Where.
             record: The first record, written at once.
+            beside: Files to write before it, by name: where the record is, they are.
 
         Raises:
             OutputError: It cannot be used; no folder was left behind.
@@ -100,11 +106,15 @@ class RunFolder:
             for part in reversed(missing):
                 part.mkdir()
                 made.append(part)
+            for name, content in (beside or {}).items():
+                write_atomic(folder / name, content)
             if record is not None:
                 cls(folder).write_record(record)
         except (OSError, ValueError) as error:  # OutputError is a ValueError, too
             if record is not None:  # it may be in place, and only not safe from a power loss
                 remove(folder / RECORD)
+            for name in beside or ():
+                remove(folder / name)
             for part in reversed(made):
                 with contextlib.suppress(OSError):
                     part.rmdir()

@@ -40,7 +40,7 @@ from nispa.methods.base import (
 )
 from nispa.modes import in_usual_modes
 from nispa.operations import Ledger, counting
-from nispa.origin import write_origin
+from nispa.origin import origin_file
 from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
 from nispa.plots import picture
 from nispa.presets import Settings, settings_of
@@ -51,7 +51,15 @@ from nispa.results import (
     TaskResult,
     now,
 )
-from nispa.run_folder import NETWORK, NEWER_NETWORK, PICTURE, RunFolder, held, settled
+from nispa.run_folder import (
+    NETWORK,
+    NEWER_NETWORK,
+    ORIGIN,
+    PICTURE,
+    RunFolder,
+    held,
+    settled,
+)
 from nispa.tasks import Samples, Task, TaskInfo
 from nispa.training import EVALUATION_BATCH
 from nispa.usage import spent
@@ -179,9 +187,7 @@ def run(
     with held(out):
         method = experiment.method()
         record = first_record(experiment.scenario, experiment.settings, method)
-        folder = RunFolder.create(out, record)
-        with contextlib.suppress(OutputError):  # what fails here fails again where it counts
-            write_origin(folder.path, experiment.data)
+        folder = RunFolder.create(out, record, {ORIGIN: origin_file(experiment.data)})
         record = yield from _tasks(experiment, method, folder, record, checkpoint_every, stopping)
     return record
 
