@@ -100,7 +100,7 @@ def test_ctrl_c_before_the_first_task_is_over(
     interrupt_at(monkeypatch, "nispa.methods.nispa.Nispa._rewire")
     ended = call(capsys, "run", "split", "--dataset", "tiny.npz", "--out", "here", *SMALL)
     assert ended.code == 130
-    kept = "kept no finished task in here (events.jsonl, progress.csv, record.json)"
+    kept = "kept no finished task in here (events.jsonl, origin.json, progress.csv, record.json)"
     assert ended.err == f"nispa: interrupted: {kept}; go on with: nispa resume here\n"
     assert read_record("here").status == "interrupted"
 
@@ -158,7 +158,7 @@ def run_with_full_disk(home: Path, limit_bytes: int) -> subprocess.CompletedProc
 def test_a_disk_that_is_full_from_the_start(home: Path) -> None:
     done = run_with_full_disk(home, 100)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("nispa: error: cannot write here/record.json: ")
+    assert done.stderr.startswith("nispa: error: cannot write here/")
     assert done.stderr.count("\n") == 1
     assert not Path("here").exists()
 
@@ -174,6 +174,7 @@ def test_a_disk_that_fills_up_in_mid_run(home: Path) -> None:
     assert record.status == "failed"
     names = {path.name for path in Path("here").iterdir()}
     whole = {"record.json", "events.jsonl", "progress.csv", "network.safetensors", "checkpoint"}
+    whole.add("origin.json")
     assert names <= whole  # no half-written file
 
 
