@@ -92,16 +92,18 @@ def test_plain_output_has_a_line_for_each_phase_and_task(capsys: Capture, npz: P
     ended = call(capsys, "run", "split", "--dataset", npz, "--out", "here", *SMALL)
     lines = ended.out.splitlines()
     assert lines[0] == "split, nispa, task-incremental (told the task), preset default, seed 0"
+    assert lines.pop(1).startswith("derived from the data: architecture mlp, ")
     assert lines[1] == "2 tasks; the record goes to here"
-    assert sum(" phase " in line for line in lines) == 6  # two tasks of three phases
+    assert sum(" phase " in line for line in lines) == 8  # two tasks: three phases, a last fit
     assert re.match(r"task 1/2 0-1: phase 1 \(of at most 3\), validation [\d.]+ %, tau -", lines[2])
     assert re.search(r"phase 3 .*, tau 0\.989, .*at most .* left$", lines[4])
-    assert re.match(r"task 1/2 0-1: learned, test [\d.]+ %, mean so far", lines[5])
-    assert "3 phases" in lines[5]
+    assert "phase 4 (of at most 4)" in lines[5]
+    assert re.match(r"task 1/2 0-1: learned, test [\d.]+ %, mean so far", lines[6])
+    assert "4 phases" in lines[6]
     assert CONTROL.search(ended.out) is None
     assert [line for line in ended.out.splitlines() if line != line.rstrip()] == []
-    stable = [re.search(r"stable (or candidate )?\d", line) for line in lines[2:6]]
-    assert [bool(each and each[1]) for each in stable] == [True, True, True, False]
+    stable = [re.search(r"stable (or candidate )?\d", line) for line in lines[2:7]]
+    assert [bool(each and each[1]) for each in stable] == [True, True, True, True, False]
 
 
 def test_the_version_has_a_short_option(capsys: Capture) -> None:
@@ -264,8 +266,8 @@ def test_events_are_kept_beside_the_record(capsys: Capture, npz: Path) -> None:
     call(capsys, "run", "split", "--dataset", npz, "--out", "here", "--quiet", *SMALL)
     lines = Path("here/events.jsonl").read_text().splitlines()
     events = [json.loads(line)["event"] for line in lines]
-    assert events.count("phase_end") == events.count("phase_start") == 6
-    assert events.count("epoch") == 6  # one epoch in each phase
+    assert events.count("phase_end") == events.count("phase_start") == 8
+    assert events.count("epoch") > 8  # one in each of three phases, more in the last fit
 
 
 def test_class_incremental_runs_say_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

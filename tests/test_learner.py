@@ -355,6 +355,7 @@ def sequential(incremental: str) -> Learner:
         incremental=incremental,
         hidden=(16, 12),
         batch_size=8,
+        learning_rate=0.02,
         epochs=5,
     )
 

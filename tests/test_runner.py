@@ -187,7 +187,7 @@ def test_accuracies_are_those_on_test_images_told_the_task_and_not(
 ) -> None:
     monkeypatch.setattr(OneNetwork, "predict", marked_predict)
     sequence = marked_scenario()
-    given = {"hidden": (4,), "epochs": 1, "incremental": incremental}
+    given = {"hidden": (4,), "density": 1.0, "epochs": 1, "incremental": incremental}
     settings = resolve("finetune", "default", sequence.name, sequence.input_shape, given)
     _, record = finish(Experiment(sequence, settings, 0), tmp_path / "run")
     told = ((4, 6, None), (7, 9, 11), (10, 12, 14))  # of 20, each task and the next one

@@ -252,7 +252,7 @@ class Nispa(Method):
         if epochs := self.config.settle_epochs:
             started, t = time.perf_counter(), t + 1
             share = self._share(previous.kept)
-            yield PhaseStart(t, epochs, self._last_phase, previous.tau, share)
+            yield PhaseStart(t, epochs, t, previous.tau, share)
             result = yield from self._train(task, t, train, validation, epochs)
             samples += result.samples
             yield PhaseEnd(t, result.accuracy, time.perf_counter() - started)
