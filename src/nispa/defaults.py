@@ -23,6 +23,8 @@ MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 100, 1000, 5
 """Of a phase."""
 PHASES_IN_ONE = 8
 """How many phases' epochs a task gets where it is learned in one go."""
+LEAST_PHASES = 7
+"""Phases after which a task may end: fewer would leave it with fewer updates than in one go."""
 RATES = {
     "convnet": {"adam": 0.001, "adamw": 0.001, "sgd": 0.05, "adadelta": 1.0},
     "mlp": {"adam": 0.005, "adamw": 0.005, "sgd": 0.1, "adadelta": 1.0},
@@ -131,7 +133,8 @@ RULES: Mapping[str, Callable[[Facts], Any]] = {
     "epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts),
     "retrain_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts) // 2,
     "epochs_per_phase": epochs_per_phase,
-    "settle_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts) // 2,
+    "settle_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts),
+    "min_phases": lambda _: LEAST_PHASES,
     "drop_errors": lambda _: 2.0,
     "unit_share": unit_share,
 }
