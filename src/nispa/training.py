@@ -400,8 +400,8 @@ def gradient_of(network: SparseNetwork, terms: Sequence[Term], ways: Ways | None
     Args:
         network: What learns.
         terms: What is summed.
-        ways: Kept from step to step where the losses are the same functions each time, empty at
-            first: it makes steps faster.
+        ways: Kept from step to step where the losses are the same functions each time, and each
+            another one; empty at first. It makes steps faster.
 
     Returns:
         The sum, a detached scalar.
@@ -409,6 +409,7 @@ def gradient_of(network: SparseNetwork, terms: Sequence[Term], ways: Ways | None
     values = [value for value in network.parameters() if value.numel()]
     total = values[0].new_zeros(()) if values else torch.zeros(())
     summed: list[Tensor] | None = None
+    assert ways is None or len({term.loss for term in terms}) == len(terms)  # they share memory
     for term in terms:
         if ways is None:
             value = network.gradients(term.images, term.wanted, term.loss)
