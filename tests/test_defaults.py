@@ -110,7 +110,7 @@ def test_the_learning_rate_is_the_optimisers() -> None:
     rule = RULES["learning_rate"]
     assert rule(facts(100)) == 0.001
     assert rule(facts(100, optimiser="sgd")) > rule(facts(100))
-    assert rule(replace(facts(100), kind="mlp")) == 0.005
+    assert rule(replace(facts(100), kind="mlp")) == 0.01
 
 
 def test_the_line_tells_ranges_over_tasks() -> None:
@@ -229,7 +229,7 @@ def test_a_learner_takes_what_follows_from_its_images() -> None:
     assert learner.method.config.epochs_per_phase == expected
     assert learner.method.config.batch_size == 16
     assert learner.method.config.unit_share == 0.5
-    assert learner.method.config.learning_rate == 0.005
+    assert learner.method.config.learning_rate == 0.01
     assert learner.accuracy(*toy(1)) >= 0.9
 
 

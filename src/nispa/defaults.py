@@ -27,7 +27,7 @@ LEAST_PHASES = 7
 """Phases after which a task may end: fewer would leave it with fewer updates than in one go."""
 RATES = {
     "convnet": {"adam": 0.001, "adamw": 0.001, "sgd": 0.05, "adadelta": 1.0},
-    "mlp": {"adam": 0.005, "adamw": 0.005, "sgd": 0.1, "adadelta": 1.0},
+    "mlp": {"adam": 0.01, "adamw": 0.01, "sgd": 0.1, "adadelta": 1.0},
 }
 """Where each optimiser's learning rate falls from, within each fit, by architecture."""
 
