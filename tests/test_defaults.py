@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from nispa import Learner
 from nispa.config import as_json, describe
 from nispa.data.own_tasks import from_tasks
+from nispa.data.sources import load
 from nispa.defaults import (
     RULES,
     Facts,
@@ -63,10 +66,11 @@ def test_images_from_16_pixels_on_get_a_convnet(shape: tuple[int, int, int], kin
 @pytest.mark.parametrize(
     ("outputs", "tasks", "factor"),
     [
-        (10, 5, 1.0),  # 5 * sqrt(2) = 7.1 of eleven rooms
+        (10, 5, 1.0),  # 5 * sqrt(2) = 7.1 of thirty rooms
         (40, 2, 1.0),  # 2 * sqrt(20) = 8.9
-        (94, 5, 1.971),  # 5 * sqrt(18.8) = 21.7
-        (100, None, 2.875),  # ten tasks of ten: 31.6
+        (94, 5, 1.0),  # 5 * sqrt(18.8) = 21.7
+        (100, 20, 1.491),  # 20 * sqrt(5) = 44.7
+        (100, None, 1.054),  # ten tasks of ten: 31.6
         (1000, 200, 3.0),
     ],
 )
@@ -77,11 +81,11 @@ def test_networks_are_as_wide_as_all_tasks_need(
 
 
 def test_a_wide_network_has_units_that_read_as_many_others() -> None:
-    found = network("convnet", (1, 28, 28), 242, 8)  # 8 * sqrt(30.25) = 44 rooms, four times eleven
-    assert found["channels"] == (192, 192, 384, 384)
-    assert found["fc"] == (3072,)
-    assert found["density"] == 0.033
-    assert network("mlp", (1, 8, 8), 242, 8)["hidden"] == (1200, 1200, 1200)
+    found = network("convnet", (1, 28, 28), 450, 8)  # 8 * sqrt(56.25) = 60 rooms, twice thirty
+    assert found["channels"] == (128, 128, 256, 256)
+    assert found["fc"] == (2048,)
+    assert found["density"] == 0.05
+    assert network("mlp", (1, 8, 8), 450, 8)["hidden"] == (800, 800, 800)
     assert network("convnet", (1, 28, 28), 10, 5)["channels"] == (64, 64, 128, 128)
 
 
@@ -106,7 +110,7 @@ def test_the_learning_rate_is_the_optimisers() -> None:
     rule = RULES["learning_rate"]
     assert rule(facts(100)) == 0.001
     assert rule(facts(100, optimiser="sgd")) > rule(facts(100))
-    assert rule(replace(facts(100), kind="mlp")) == 0.005
+    assert rule(replace(facts(100), kind="mlp")) == 0.01
 
 
 def test_the_line_tells_ranges_over_tasks() -> None:
@@ -225,7 +229,7 @@ def test_a_learner_takes_what_follows_from_its_images() -> None:
     assert learner.method.config.epochs_per_phase == expected
     assert learner.method.config.batch_size == 16
     assert learner.method.config.unit_share == 0.5
-    assert learner.method.config.learning_rate == 0.005
+    assert learner.method.config.learning_rate == 0.01
     assert learner.accuracy(*toy(1)) >= 0.9
 
 
@@ -270,3 +274,16 @@ def test_a_run_without_rules_says_nothing() -> None:
     scenario = from_tasks([toy(0)], seed=0)
     settings = resolve("nispa", "digits", scenario.name, scenario.input_shape)
     assert derived_line(scenario, settings) == ""
+
+
+@pytest.mark.skipif("NISPA_DATA" not in os.environ, reason="needs real images; set NISPA_DATA")
+def test_few_letters_are_learned_without_a_setting() -> None:
+    """15 images of each of five letters."""
+    data = load("emnist-balanced", folder=Path(os.environ["NISPA_DATA"]), download=False)
+    learner = Learner(input_shape=(1, 28, 28), classes=5)
+    rows = [torch.nonzero(data.train_labels == label).flatten()[:15] for label in range(10, 15)]
+    chosen = torch.cat(rows)
+    learner.learn(data.train_images[chosen].numpy(), data.train_labels[chosen].numpy())
+    test = (data.test_labels >= 10) & (data.test_labels < 15)
+    found = learner.accuracy(data.test_images[test].numpy(), data.test_labels[test].numpy())
+    assert found >= 0.8

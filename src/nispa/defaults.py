@@ -17,7 +17,7 @@ CONVNET_FROM = 16
 """Pixels of the shorter side from which on images get convolutions."""
 SMALL_MAP = 12
 """Pixels of a side down to which pairs of convolutions and a pool reduce an image, or below."""
-ROOMS, MOST_WIDE = 11.0, 3.0
+ROOMS, MOST_WIDE = 30.0, 3.0
 """See :func:`width`."""
 MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 100, 1000, 5
 """Of a phase."""
@@ -27,7 +27,7 @@ LEAST_PHASES = 7
 """Phases after which a task may end: fewer would leave it with fewer updates than in one go."""
 RATES = {
     "convnet": {"adam": 0.001, "adamw": 0.001, "sgd": 0.05, "adadelta": 1.0},
-    "mlp": {"adam": 0.005, "adamw": 0.005, "sgd": 0.1, "adadelta": 1.0},
+    "mlp": {"adam": 0.01, "adamw": 0.01, "sgd": 0.1, "adadelta": 1.0},
 }
 """Where each optimiser's learning rate falls from, within each fit, by architecture."""
 
@@ -65,7 +65,7 @@ def width(outputs: int, tasks: int | None) -> float:
     """By what factor a network is wider than the published one, in [1, 3].
 
     A task of C classes needs room for about sqrt(C) times what the simplest needs, and all tasks
-    need theirs side by side; the published sizes are enough for eleven such rooms.
+    need theirs side by side; the published sizes are taken to be enough for thirty such rooms.
 
     Args:
         outputs: Classes of all tasks to come.
