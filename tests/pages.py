@@ -42,7 +42,7 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\S*)\n(?P<code>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE
 )
 COMMENT = re.compile(r"<!-- (?P<text>[^\n]*?) -->\n\s*\Z")
-SHORT = {"hidden": "12,12", "channels": "4,4", "fc": "8", "batch_size": "64", "patience": "none"}
+SHORT = {"hidden": "40,40", "channels": "8,16", "fc": "60", "batch_size": "64", "patience": "none"}
 FEW_EPOCHS = {"epochs": "1", "retrain_epochs": "1", "epochs_per_phase": "1", "max_phases": "3"}
 
 

@@ -68,7 +68,7 @@ def test_own_scenario(tmp_path: Path) -> None:
     shown = run_example("own_scenario.py", tmp_path)
     assert "forgetting = 0.0 (mean over j" in shown
     assert re.search(r"^after negative: [\d.]+, [\d.]+, [\d.]+ %$", shown, re.M)
-    assert "three-views, nispa, task-incremental, preset default, seed 0" in shown
+    assert "three-views, nispa, task-incremental (told the task), preset default, seed 0" in shown
     folder = tmp_path / "runs" / "three-views"
     assert {path.name for path in folder.iterdir()} == {
         "record.json",

@@ -275,7 +275,7 @@ def test_what_other_commands_write(home: Path, capsys: Capture, name: str) -> No
 
 
 def test_a_learner_is_saved_whole_or_not(home: Path) -> None:
-    made = Learner("finetune", input_shape=(1, 2, 2), classes=2, hidden=(3,))
+    made = Learner("finetune", input_shape=(1, 2, 2), classes=2, hidden=(3,), density=1.0)
     folder = home / "there"
     folder.mkdir()
     made.save(folder / "learner")

@@ -94,7 +94,7 @@ def test_methods_of_two_kinds_are_not_swept_in_silence(out: Path) -> None:
     with pytest.raises(ConfigError, match="ewc, nispa task-incremental") as error:
         prepare(cells, Where(out))
     assert "er class-incremental" in str(error.value)
-    assert "--incremental task" in str(error.value)
+    assert "incremental='task'" in str(error.value)
     told = [replace(each, given={**plain, "incremental": "task"}) for each in cells]
     assert kinds(out, *told) == ["task"] * 3
 

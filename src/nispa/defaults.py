@@ -23,8 +23,8 @@ MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 100, 1000, 5
 """Of a phase."""
 PHASES_IN_ONE = 8
 """How many phases' epochs a task gets where it is learned in one go."""
-LEAST_PHASES = 7
-"""Phases after which a task may end: fewer would leave it with fewer updates than in one go."""
+LEAST_PHASES, PUBLISHED_K = 7, 30.0
+"""Phases after which a task may end, with the published schedule."""
 RATES = {
     "convnet": {"adam": 0.001, "adamw": 0.001, "sgd": 0.05, "adadelta": 1.0},
     "mlp": {"adam": 0.01, "adamw": 0.01, "sgd": 0.1, "adadelta": 1.0},
@@ -42,6 +42,7 @@ class Facts:
         outputs: Outputs that no task before took, those of this one included.
         optimiser: What values are updated with.
         kind: The network's architecture.
+        k: Parameter of the tau schedule.
     """
 
     images: int
@@ -49,6 +50,7 @@ class Facts:
     outputs: int
     optimiser: str = "adam"
     kind: str = "convnet"
+    k: float = PUBLISHED_K
 
     @property
     def updates(self) -> int:
@@ -120,6 +122,14 @@ def epochs_per_phase(facts: Facts) -> int:
     return max(least, min(USUAL_EPOCHS, most))
 
 
+def min_phases(facts: Facts) -> int:
+    """Seven: fewer would leave a task with fewer updates than in one go.
+
+    With a faster schedule fewer, or tau would have fallen too far by then for accuracy to return.
+    """
+    return max(2, min(LEAST_PHASES, int(LEAST_PHASES * facts.k / PUBLISHED_K)))
+
+
 def unit_share(facts: Facts) -> float:
     """The task's share of the classes that are still to come, its own included."""
     return min(1.0, max(1, facts.classes) / max(1, facts.outputs))
@@ -134,7 +144,7 @@ RULES: Mapping[str, Callable[[Facts], Any]] = {
     "retrain_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts) // 2,
     "epochs_per_phase": epochs_per_phase,
     "settle_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts),
-    "min_phases": lambda _: LEAST_PHASES,
+    "min_phases": min_phases,
     "drop_errors": lambda _: 2.0,
     "unit_share": unit_share,
 }

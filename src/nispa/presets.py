@@ -223,7 +223,9 @@ def _derived(
     fields = {field.name for field in describe(method_class(method).config_class)}
     shared = {"optimiser", "momentum", "patience", *defaults.RULES}
     config = {
-        name: value for name, value in benchmark.methods[method].items() if name not in shared
+        name: value
+        for name, value in benchmark.methods.get(method, {}).items()
+        if name not in shared
     }
     if "memory" in fields:
         config["memory"] = defaults.memory(planned[0])

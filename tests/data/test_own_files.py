@@ -203,7 +203,7 @@ def test_a_parquet_file_that_claims_too_much(
 def test_the_label_column_by_name(tmp_path: Path) -> None:
     rows = [f"{n},{n % 2}" for n in range(20)]
     path = csv(tmp_path / "own.csv", "a,b", *rows)
-    with pytest.raises(DataError, match="it has a, b: say which one with --label NAME"):
+    with pytest.raises(DataError, match="it has a, b: say which one with label="):
         load(path)
     wide = csv(
         tmp_path / "wide.csv", "a,b,c,d,e,f,kind", *(f"1,2,3,4,5,6,{n % 2}" for n in range(9))

@@ -267,7 +267,9 @@ def test_mixed_sizes_need_a_size_and_the_orientation_is_applied(tmp_path: Path) 
             shown = images_module.decode(content.getvalue(), "x").pixels
             assert np.array_equal(shown, np.asarray(upright)), (number, end)
     gradient(60, 40).save(tmp_path / "b" / "9.png")
-    with pytest.raises(DataError, match=r"40×60 pixels, but .*a/0\.png has 60×40.*--resize 32"):
+    with pytest.raises(
+        DataError, match=r"40×60 pixels, but .*a/0\.png has 60×40.*resize=\(32, 32\)"
+    ):
         load(tmp_path)
     data = load(tmp_path, shaping=Shaping(resize=(8, 8)))
     assert data.shape == (3, 8, 8)

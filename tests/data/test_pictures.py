@@ -210,7 +210,7 @@ def test_lossy_images_are_named_in_the_record(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (pa.table({"x": [1]}), "needs a column of labels called fine_label, label"),
-        (table(2).rename_columns(["img", "z"]), "say which one with --label NAME"),
+        (table(2).rename_columns(["img", "z"]), "say which one with label="),
         (table(4).slice(0, 0), "has no rows"),
         (pa.table({"img": [1, 2], "label": [0, 1]}), "expected struct<bytes, path>"),
         (

@@ -59,7 +59,7 @@ def test_a_run_that_is_resumed_goes_on_with_its_curve(
 
 def test_a_tracker_that_comes_late_is_told_what_was(tmp_path: Path) -> None:
     early, late = Fake("early"), Fake("late")
-    broken_run(tmp_path / "run", (30,), early)
+    broken_run(tmp_path / "run", (40,), early)
     assert read_record(tmp_path / "run").per_task  # a task is over and will not be told again
     follow(tmp_path / "run", late)
     assert late.points == points_of(tmp_path / "run")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nispa.config import setting, settings
-from nispa.defaults import RULES, Facts
+from nispa.defaults import PUBLISHED_K, RULES, Facts
 from nispa.errors import (
     CapacityError,
     ConfigError,
@@ -210,6 +210,7 @@ def derive(
         outputs=problem.outputs - len(seen),
         optimiser=config.optimiser,
         kind=network.architecture,
+        k=getattr(config, "k", PUBLISHED_K),
     )
     return {name: RULES[name](facts) for name in config.derived}
 

@@ -82,6 +82,9 @@ from nispa.training import (
     network_step,
 )
 
+FEW_IMAGES = 200
+"""Validation images below which training images help to judge whether accuracy fell."""
+
 
 @settings
 class NispaConfig(MethodConfig):
@@ -223,7 +226,7 @@ class Nispa(Method):
             samples += result.samples
 
             tau_t = tau(self.config.schedule, t, self.config.k)
-            reached = _Outcome(result.accuracy, self._right(task, validation))
+            reached = _Outcome(result.accuracy, self._right(task, train, validation))
             stop = self._reason_to_stop(t, tau_t, reached, best, kept)
             if stop:
                 if stop == "unit_share":  # this phase is good: nothing to return to
@@ -297,17 +300,24 @@ class Nispa(Method):
         return True
 
     @torch.no_grad()
-    def _right(self, task: Task, validation: DataSet) -> Tensor | None:
-        """Which validation images the network has right, ``(n,)`` bool; None if nothing asks."""
+    def _right(self, task: Task, train: DataSet, validation: DataSet) -> Tensor | None:
+        """Which validation images the network has right, ``(n,)`` bool; None if nothing asks.
+
+        A few of them cannot show even a large loss. Then training images count, too: units that are
+        too few to fit them are too few.
+        """
         if not self.config.drop_errors:
             return None
+        asked = [validation] if len(validation) >= FEW_IMAGES else [validation, train]
         self.network.eval()
         predict = self._class_mask(self._competing(task)).predict
         with purpose("validation"):
             return torch.cat(
                 [
                     predict(self.network(images)) == labels
-                    for images, labels in validation.batches(EVALUATION_BATCH)
+                    for images, labels in itertools.chain.from_iterable(
+                        part.batches(EVALUATION_BATCH) for part in asked
+                    )
                 ]
             )
 
