@@ -81,11 +81,11 @@ def test_the_best_method_with_its_interval() -> None:
     runs = [reached(value, seed=k, method="er") for k, value in enumerate((0.9, 0.95, 0.97))]
     runs += [reached(value, seed=k, method="ewc") for k, value in enumerate((0.74, 0.76, 0.75))]
     (text,) = said(*runs)
-    assert "split-digits, task-incremental (told the task): best of 2 methods" in text
+    assert "split-digits, task-incremental (told the task): the best of 2 methods" in text
     low, high = compared(runs)["er"]
     interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}, 3 runs"
     assert (
-        f"is er with a mean accuracy of 94.00 % over 2 tasks ({interval}), forgetting 0.00 points."
+        f"is er, with a mean accuracy of 94.00 % over 2 tasks ({interval}), forgetting 0.00 points."
         in text
     )
     assert "Next is ewc with 75.00 %" in text
@@ -97,14 +97,14 @@ def test_the_best_method_with_its_interval() -> None:
 
 def test_one_run_of_a_method_has_no_interval() -> None:
     (text,) = said(reached(0.9, method="er"), reached(0.8, method="ewc"))
-    assert "er with a mean accuracy of 90.00 % over 2 tasks (one run, so no interval)" in text
+    assert "er, with a mean accuracy of 90.00 % over 2 tasks (one run, so no interval)" in text
     assert "does not tell which is better" in text
 
 
 def test_bounds_are_not_the_best_method() -> None:
     (text,) = said(reached(0.99, method="joint"), reached(0.9), reached(0.8, method="ewc"))
     assert "best of 2 methods" in text
-    assert "is nispa with a mean accuracy of 90.00 %" in text
+    assert "is nispa, with a mean accuracy of 90.00 %" in text
     assert "joint, a bound, has 99.00 %" in text
     (text,) = said(reached(0.99, method="avalanche:joint"), reached(0.9))
     assert "nispa reached a mean accuracy of 90.00 %" in text

@@ -89,8 +89,8 @@ def _problem(problem: Problem) -> Element:
     several = len(able) > 1
     methods = len({group.members[0][1].record.method for group in able})
     what = "methods" if methods == len(able) else "methods and settings"
-    add(line, f"best of {len(able)} {what} is " if several else None, tag("strong", best.label))
-    add(line, f" {'with' if several else 'reached'} a mean accuracy of ")
+    add(line, f"the best of {len(able)} {what} is " if several else None, tag("strong", best.label))
+    add(line, f"{', with' if several else ' reached'} a mean accuracy of ")
     add(line, tag("strong", f"{percent(found.mean)} %"))
     add(line, f" over {_many(len(record.tasks), 'task')} ({_how_sure(found)})")
     lost = mean(forgetting(run) for _, run in best.counted)
