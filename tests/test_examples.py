@@ -73,6 +73,7 @@ def test_own_scenario(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "record.json",
         "events.jsonl",
+        "origin.json",
         "progress.csv",
         "run.png",
         "network.safetensors",
