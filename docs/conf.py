@@ -45,6 +45,7 @@ CONTENTS = {
         "docs/cli",
         "docs/data",
         "docs/settings",
+        "docs/defaults",
         "docs/record",
         "docs/metrics",
         "docs/cost",

@@ -68,7 +68,7 @@ class Predictor:
         """The classes of images, in their order.
 
         Args:
-            paths: See :func:`nispa.data.unlabelled.read_unlabelled`.
+            paths: See ``nispa.data.unlabelled.read_unlabelled``.
             task: Which task they belong to, from 1; None to choose among all classes.
             top: How many classes of each.
 

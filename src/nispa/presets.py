@@ -12,7 +12,7 @@ A run's settings are put together in one order, later ones winning:
 The presets ``default`` and ``paper`` take the benchmark that belongs to the scenario; ``NAME`` and
 ``paper-NAME`` take the published hyper-parameters of the benchmark of that name, whatever the
 scenario. Where no benchmark belongs to the scenario, ``default`` follows the data instead
-(:mod:`nispa.defaults`), and ``paper`` takes the benchmark of the most similar images.
+(``nispa.defaults``), and ``paper`` takes the benchmark of the most similar images.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from nispa.modes import usual_modes
 
 CHANNELS = (1, 3)
 MOST = 100.0
-"""What no float of an image may exceed: a network learns hardly anything from such values."""
+"""Largest float of an image. A network learns hardly anything from larger values."""
 
 UNLIKE = 8.0
 """By what factor the values of a later task may reach further than those of the first, or less."""

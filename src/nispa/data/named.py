@@ -109,8 +109,8 @@ class PermutedOptions(DataOptions):
 
 
 LATER = ("resize", "crop", "grey", "label", "augment")
-"""Options that came after the first records: these have them only where they are not the default,
-so that a run of before is still known as the same run."""
+"""Options newer than the first records. A record has them only if they differ from the default, so
+that an older run is still known as the same run."""
 
 Options = SplitOptions | EfmnistOptions | PermutedOptions
 Load = Callable[[str, Shaping, Collection[int] | None, str | None], ImageData]

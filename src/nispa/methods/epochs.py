@@ -27,7 +27,7 @@ class EpochsConfig(MethodConfig):
 
 
 Keep = Literal["best", "last"]
-"""The epoch whose values stay: the one of the best validation accuracy, or the last one."""
+"""Which epoch's values stay, that of the best validation accuracy or the last one."""
 
 
 @settings
