@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nispa.base.seeding import stream
+from nispa.data.tasks import Samples
 from nispa.kernels import dispatch
-from nispa.layers import SparseConv2d, SparseLayer
 from nispa.methods.base import CACHE_BYTES
-from nispa.models import DataSet, SparseNetwork
-from nispa.seeding import stream
-from nispa.tasks import Samples
-from nispa.training import (
+from nispa.network.layers import SparseConv2d, SparseLayer
+from nispa.network.models import DataSet, SparseNetwork
+from nispa.training.fit import (
     Batch,
     OptimiserConfig,
     Step,

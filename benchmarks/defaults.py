@@ -29,18 +29,18 @@ from typing import Any
 
 import torch
 
+from nispa.base.seeding import stream
 from nispa.data.dataset import ImageData
 from nispa.data.scenarios import Scenario, split
 from nispa.data.sources import load
+from nispa.data.tasks import Task
 from nispa.errors import DivergedError
 from nispa.files import write_atomic
 from nispa.methods.base import LearnReport, Method
-from nispa.presets import resolve
-from nispa.published import TUNED
-from nispa.runner import Experiment
-from nispa.seeding import stream
-from nispa.tasks import Task
-from nispa.training import EVALUATION_BATCH
+from nispa.methods.presets import resolve
+from nispa.methods.published import TUNED
+from nispa.runs.runner import Experiment
+from nispa.training.fit import EVALUATION_BATCH
 
 LEARNING_RATES = (0.001, 0.003, 0.0003, 0.002, 0.0001, 0.005, 0.01, 0.03)
 

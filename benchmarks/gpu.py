@@ -36,11 +36,11 @@ from benchmarks.lines import NAMES
 from benchmarks.networks import NETS, Case, Net, make_network, make_samples
 from benchmarks.page import number, table
 from benchmarks.timing import in_turn, medians
+from nispa.base.seeding import stream
+from nispa.data.tasks import Samples
 from nispa.methods.base import CACHE_BYTES
-from nispa.models import DataSet, SparseNetwork
-from nispa.seeding import stream
-from nispa.tasks import Samples
-from nispa.training import ClassMask, batch_of, make_optimiser, network_step
+from nispa.network.models import DataSet, SparseNetwork
+from nispa.training.fit import ClassMask, batch_of, make_optimiser, network_step
 
 Work = Callable[[], Tensor]
 Step = Callable[[Tensor, Tensor], Tensor]

@@ -30,12 +30,12 @@ from benchmarks.timing import (
     medians,
     product,
 )
-from nispa.fusion import segments
 from nispa.kernels.chain import Chain
 from nispa.kernels.native import Library, library
 from nispa.kernels.reference import LiveValues
 from nispa.kernels.structure import CONVOLUTION, Link
-from nispa.models import SparseNetwork
+from nispa.network.fusion import segments
+from nispa.network.models import SparseNetwork
 
 PASSES = ("forward", "weight gradient", "input gradient")
 

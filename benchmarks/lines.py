@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.step import best_masked
 from benchmarks.timing import medians
-from nispa.plots import BLUE, GREY, ORANGE, STYLE
+from nispa.reading.plots import BLUE, GREY, ORANGE, STYLE
 
 NAMES = {"convnet": "ConvNet", "mlp": "MLP"}
 Result = dict[str, Any]

@@ -28,7 +28,7 @@ from benchmarks.contestants import (
 )
 from benchmarks.networks import Case, make_loss, make_network, make_samples
 from nispa.kernels.native import Library
-from nispa.models import SparseNetwork
+from nispa.network.models import SparseNetwork
 
 Array = Tensor | np.ndarray[Any, Any]
 Seen = set[tuple[str, int]]

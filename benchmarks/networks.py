@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nispa.base.seeding import stream
+from nispa.data.tasks import Samples
 from nispa.mechanism.grow import growth_rule, growth_values
 from nispa.mechanism.rewire import rewire
-from nispa.models import NetworkConfig, SparseNetwork, build_network
-from nispa.seeding import stream
-from nispa.tasks import Samples
-from nispa.topology import live_between
-from nispa.training import ClassMask
+from nispa.network.models import NetworkConfig, SparseNetwork, build_network
+from nispa.network.topology import live_between
+from nispa.training.fit import ClassMask
 
 Net = Literal["mlp", "convnet"]
 

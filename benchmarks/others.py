@@ -34,9 +34,9 @@ from benchmarks.contestants import (
     plain,
     swapped,
 )
-from nispa.layers import SparseConv2d, SparseLayer
-from nispa.models import SparseNetwork
-from nispa.tasks import Samples
+from nispa.data.tasks import Samples
+from nispa.network.layers import SparseConv2d, SparseLayer
+from nispa.network.models import SparseNetwork
 
 PACKAGES = ("sparseprop", "sparselab")
 

@@ -35,7 +35,7 @@ from benchmarks.others import PACKAGES, installed, probes
 from benchmarks.page import write_page
 from benchmarks.step import command_line
 from nispa.kernels.dispatch import in_use
-from nispa.recording import environment
+from nispa.runs.recording import environment
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 VARIABLES = ("NISPA_KERNELS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OMP_WAIT_POLICY")

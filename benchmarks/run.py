@@ -18,8 +18,8 @@ from benchmarks.timing import gflops, in_turn, medians, product
 from nispa.data.named import build_scenario
 from nispa.kernels.dispatch import in_use
 from nispa.methods.base import LearnReport
-from nispa.presets import resolve
-from nispa.runner import Experiment
+from nispa.methods.presets import resolve
+from nispa.runs.runner import Experiment
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from benchmarks.timing import medians
 FIRST_STEP = """
 import nispa
 import torch
-from nispa.models import NetworkConfig, build_network
-from nispa.training import Batch, OptimiserConfig, make_optimiser, network_step
+from nispa.network.models import NetworkConfig, build_network
+from nispa.training.fit import Batch, OptimiserConfig, make_optimiser, network_step
 
 network = build_network(NetworkConfig(), (1, 28, 28), 57, seed=0)
 optimiser = make_optimiser(OptimiserConfig(), network.parameters())

@@ -26,7 +26,7 @@ from benchmarks.contestants import Contestant, contestants
 from benchmarks.networks import NETS, Case, Net, make_loss, make_network, make_samples
 from benchmarks.others import others
 from benchmarks.timing import gflops, in_turn, medians, product
-from nispa.models import NetworkConfig
+from nispa.network.models import NetworkConfig
 
 DENSITY: dict[Net, float] = {"mlp": NetworkConfig().density, "convnet": 0.1}
 TOLERANCE = 1e-3

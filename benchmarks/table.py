@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nispa.results import Record, read_record
+from nispa.runs.record import Record, read_record
 
 
 def final(record: Record) -> list[float]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import mean
 
 from nispa.data.named import build_scenario
-from nispa.metrics import percent
-from nispa.presets import resolve
-from nispa.results import read_record
-from nispa.run_folder import fresh_name
-from nispa.runner import Experiment, TaskEnd, run
+from nispa.methods.presets import resolve
+from nispa.runs.folder import fresh_name
+from nispa.runs.metrics import percent
+from nispa.runs.record import read_record
+from nispa.runs.runner import Experiment, TaskEnd, run
 
 METHODS = {
     "finetune": "lower bound: nothing holds the old tasks",

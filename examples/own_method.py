@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.base.seeding import stream
 from nispa.data.named import build_scenario
+from nispa.data.tasks import Task, TaskInfo
 from nispa.methods import METHODS
 from nispa.methods.base import (
     Census,
@@ -27,13 +29,11 @@ from nispa.methods.base import (
     network_state,
 )
 from nispa.methods.epochs import KeepConfig, learn_in_epochs
-from nispa.metrics import percent
-from nispa.presets import resolve
-from nispa.results import read_record
-from nispa.runner import Experiment, TaskEnd, run
-from nispa.seeding import stream
-from nispa.tasks import Task, TaskInfo
-from nispa.training import ClassMask, accuracy
+from nispa.methods.presets import resolve
+from nispa.runs.metrics import percent
+from nispa.runs.record import read_record
+from nispa.runs.runner import Experiment, TaskEnd, run
+from nispa.training.fit import ClassMask, accuracy
 
 
 @settings

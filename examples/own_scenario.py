@@ -11,11 +11,12 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 from nispa.data.own_tasks import from_tasks
-from nispa.metrics import percent
-from nispa.presets import resolve
-from nispa.report import render
-from nispa.run_folder import RunFolder, fresh_name
-from nispa.runner import Experiment, TaskEnd, run
+from nispa.methods.presets import resolve
+from nispa.reading.plots import picture
+from nispa.reading.tables import render
+from nispa.runs.folder import RunFolder, fresh_name
+from nispa.runs.metrics import percent
+from nispa.runs.runner import Experiment, TaskEnd, run
 
 digits = load_digits()
 images, labels = digits.images / 16, digits.target
@@ -41,7 +42,7 @@ experiment = Experiment(scenario, settings, seed=0)
 
 # A run is a generator of events: show them, or stop by leaving the loop.
 folder = fresh_name("runs", scenario.name)
-for event in run(experiment, folder):
+for event in run(experiment, folder, drawing=picture):
     if isinstance(event, TaskEnd):
         shown = ", ".join(percent(value) for value in event.accuracies)
         print(f"after {scenario.tasks[event.task].name}: {shown} %")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from nispa import Learner
-from nispa.metrics import forgetting, percent
+from nispa.runs.metrics import forgetting, percent
 
 # Images are float arrays in [0, 1], or uint8; labels are whole numbers or texts.
 digits = load_digits()

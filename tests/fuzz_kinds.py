@@ -18,8 +18,6 @@ import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
-from nispa import store
-from nispa.checkpoints import FOLDER, Checkpoints
 from nispa.data.cifar import read_cifar
 from nispa.data.dataset import ImageData
 from nispa.data.emnist import read_zip, stored_names
@@ -28,15 +26,18 @@ from nispa.data.idx import read_idx
 from nispa.data.npz import read_npz
 from nispa.data.parquet import read_parquet
 from nispa.errors import InputError
-from nispa.imports import read_matrix
-from nispa.learner import Learner, decode, encode
+from nispa.learner import Learner
 from nispa.methods import METHODS
-from nispa.pausing import EpochEnd, FitPause, Progress, best_of
-from nispa.report import render
-from nispa.results import RECORD, read_record
-from nispa.results import encode as encode_record
-from nispa.run_folder import EVENTS, RunFolder
+from nispa.methods.saving import decode, encode
+from nispa.reading import store
+from nispa.reading.imports import read_matrix
+from nispa.reading.tables import render
+from nispa.runs.checkpoints import FOLDER, Checkpoints
+from nispa.runs.folder import EVENTS, RunFolder
+from nispa.runs.record import RECORD, read_record
+from nispa.runs.record import encode as encode_record
 from nispa.tensorfile import digest
+from nispa.training.pausing import EpochEnd, FitPause, Progress, best_of
 from nispa.webpage import page, read_run
 from tests.data.makers import idx_bytes, image_bytes, labels, pixels, python2_batch
 from tests.fuzzing import Kind

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from nispa.base.config import describe
 from nispa.cli import cli
 from nispa.cli.progress import Display, PlainDisplay
-from nispa.config import describe
 from nispa.methods import METHODS
-from nispa.runner import RunEvent, TaskEnd
+from nispa.runs.runner import RunEvent, TaskEnd
 
 from .cli_calls import Ended
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nispa.costs import total_cost
-from nispa.results import (
+from nispa.runs.costs import total_cost
+from nispa.runs.record import (
     ConnectionCount,
     DataEntry,
     Environment,

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from nispa.data.emnist import stored_names
-from nispa.results import RECORD, Record, encode, measured
-from nispa.run_folder import EVENTS
+from nispa.runs.folder import EVENTS
+from nispa.runs.record import RECORD, Record, encode, measured
 
 from .cli_calls import write_npz
 from .data.makers import idx_bytes, image_bytes, labels, pixels, write_mnist

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import nispa
-from nispa.config import Setting, describe
+from nispa.base.config import Setting, describe
 from nispa.methods import METHODS
 from nispa.methods.base import MethodConfig
-from nispa.models import NetworkConfig
-from nispa.presets import preset_names
-from nispa.published import BENCHMARKS, PAPER_METHODS, PAPER_NETWORK, TUNED, Values
+from nispa.methods.presets import preset_names
+from nispa.methods.published import BENCHMARKS, PAPER_METHODS, PAPER_NETWORK, TUNED, Values
+from nispa.network.models import NetworkConfig
 
 SOURCE = Path(nispa.__file__).parent
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"

@@ -29,15 +29,15 @@ from benchmarks.timing import in_turn, medians
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nispa.base.seeding import stream
+from nispa.data.tasks import Samples
 from nispa.kernels.dispatch import in_use
 from nispa.kernels.native import library
-from nispa.layers import SparseConv2d, SparseLayer
-from nispa.models import NetworkConfig, SparseNetwork, build_network
-from nispa.results import measured
-from nispa.run_folder import RunFolder
-from nispa.seeding import stream
-from nispa.tasks import Samples
-from nispa.training import ClassMask
+from nispa.network.layers import SparseConv2d, SparseLayer
+from nispa.network.models import NetworkConfig, SparseNetwork, build_network
+from nispa.runs.folder import RunFolder
+from nispa.runs.record import measured
+from nispa.training.fit import ClassMask
 
 from .records import record
 

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.devices import choose_device
+from nispa.base.devices import choose_device
+from nispa.data.tasks import Task
 from nispa.methods import METHODS
 from nispa.methods.base import Method, PhaseEnd
-from nispa.models import SparseNetwork, build_network
-from nispa.operations import Ledger, counting
-from nispa.pausing import FitBegin, FitPause, FitState
-from nispa.tasks import Task
-from nispa.training import (
+from nispa.network.models import SparseNetwork, build_network
+from nispa.network.operations import Ledger, counting
+from nispa.training.fit import (
     ClassMask,
     OptimiserConfig,
     batch_of,
@@ -26,6 +25,7 @@ from nispa.training import (
     make_optimiser,
     network_step,
 )
+from nispa.training.pausing import FitBegin, FitPause, FitState
 
 from .methods.toy import finish, same_tensors, toy_method, toy_task
 
@@ -138,7 +138,7 @@ def test_same_seed_same_result(name: str) -> None:
 def test_a_task_goes_on_in_another_process_where_it_was_left(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nispa.training.PAUSE_S", 0.0)
+    monkeypatch.setattr("nispa.training.fit.PAUSE_S", 0.0)
     whole = on_gpu(name)
     finish(whole.learn(toy_task(0)))
     first = on_gpu(name)

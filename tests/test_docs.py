@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from nispa.config import build
+from nispa.base.config import build
 from nispa.mechanism.grow import GROWTH_RULES
 from nispa.methods import METHODS
-from nispa.models import NetworkConfig
+from nispa.network.models import NetworkConfig
 
 from .methods.toy import NETWORKS, accuracy_on, finish, toy_problem, toy_task
 from .pages import PAGES, ROOT, SHELLS, Block, Page, blocks
@@ -75,7 +75,7 @@ def test_the_code_of_a_page_runs(
     path: Path, tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NISPA_DATA", str(small_data))
-    monkeypatch.setattr("nispa.runner.picture", lambda record: b"")  # most of its time
+    monkeypatch.setattr("nispa.reading.plots.picture", lambda record: b"")  # most of its time
     folder = tmp_path / "page"
     folder.mkdir()
     write_own_data(folder)

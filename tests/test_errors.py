@@ -15,8 +15,8 @@ from nispa.errors import (
     on_command_line,
     unknown_name,
 )
-from nispa.imports import read_matrix
-from nispa.store import choose
+from nispa.reading.imports import read_matrix
+from nispa.reading.store import choose
 from tests.cli_calls import call
 
 

@@ -52,4 +52,4 @@ def test_ci_runs_everything_and_needs_every_library() -> None:
     assert {"search", "ray", "slurm"} <= set(extras[1].split(","))
     run = next(line for line in after.splitlines() if "-m pytest" in line)
     assert run.startswith(f"{REQUIRE}=1 ")
-    assert {"tests/test_search.py", "tests/test_clusters.py"} <= set(run.split())
+    assert {"tests/sweep/test_search.py", "tests/sweep/test_clusters.py"} <= set(run.split())

@@ -14,13 +14,15 @@ from unittest.mock import patch
 
 import pytest
 
-from nispa import tensorfile, training
-from nispa.checkpoints import FORMAT
+from nispa import tensorfile
 from nispa.cli import cli
 from nispa.errors import OutputError
-from nispa.learner import Learner, decode
-from nispa.results import RECORD, comparable, read_record
-from nispa.run_folder import EVENTS, LOCK, NETWORK, NEWER_NETWORK, ORIGIN
+from nispa.learner import Learner
+from nispa.methods.saving import decode
+from nispa.runs.checkpoints import FORMAT
+from nispa.runs.folder import EVENTS, LOCK, NETWORK, NEWER_NETWORK, ORIGIN
+from nispa.runs.record import RECORD, comparable, read_record
+from nispa.training import fit as training
 from tests.cli_calls import Ended, call, write_npz
 from tests.disk_faults import MEANINGS, Dead, Disk
 
@@ -41,7 +43,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("NISPA_DATA", raising=False)
     monkeypatch.setattr(training, "PAUSE_S", 0.0)
     write_npz(home / "tiny.npz")
-    with patch("nispa.runner.picture", lambda record: f"{len(record.per_task)} tasks".encode()):
+    with patch(
+        "nispa.reading.plots.picture", lambda record: f"{len(record.per_task)} tasks".encode()
+    ):
         yield home
 
 

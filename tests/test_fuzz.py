@@ -17,10 +17,10 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from nispa import training
 from nispa.files import seal
-from nispa.results import RECORD, comparable, read_record
-from nispa.run_folder import NETWORK, NEWER_NETWORK
+from nispa.runs.folder import NETWORK, NEWER_NETWORK
+from nispa.runs.record import RECORD, comparable, read_record
+from nispa.training import fit as training
 from tests.cli_calls import call, write_npz
 from tests.disk_faults import Disk
 from tests.fuzz_kinds import KINDS
@@ -76,7 +76,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("NISPA_DATA", raising=False)
     monkeypatch.setattr(training, "PAUSE_S", 0.0)
     write_npz(home / "tiny.npz")
-    with patch("nispa.runner.picture", lambda record: b"a picture"):
+    with patch("nispa.reading.plots.picture", lambda record: b"a picture"):
         yield home
 
 

@@ -26,10 +26,10 @@ from nispa.data.images import decode as read_image
 from nispa.data.npz import read_npz
 from nispa.data.sources import load_path
 from nispa.errors import FormatError, NispaError
-from nispa.imports import imported_record, read_matrix
-from nispa.learner import FORMAT, MAX_TASKS, decode
-from nispa.results import RECORD, read_record
-from nispa.run_folder import RunFolder
+from nispa.methods.saving import FORMAT, MAX_TASKS, decode
+from nispa.reading.imports import imported_record, read_matrix
+from nispa.runs.folder import RunFolder
+from nispa.runs.record import RECORD, read_record
 from tests.fuzz_kinds import KINDS
 from tests.fuzzing import bounded, guarded
 

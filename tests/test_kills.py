@@ -12,18 +12,17 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
 
-from nispa import training
-from nispa.learner import decode
-from nispa.results import RECORD, Record, read_record
-from nispa.run_folder import EVENTS, LOCK, NETWORK, NEWER_NETWORK, PROGRESS
-from nispa.runner import resume, run
+from nispa.methods.saving import decode
+from nispa.runs.folder import EVENTS, LOCK, NETWORK, NEWER_NETWORK, PROGRESS
+from nispa.runs.record import RECORD, Record, read_record
+from nispa.runs.runner import resume, run
+from nispa.training import fit as training
 from tests.disk_faults import Disk
-from tests.test_resume import content, experiment, finish
+from tests.runs.test_resume import content, experiment, finish
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no such signal")
 
@@ -40,7 +39,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(training, "PAUSE_S", 0.0)
-    monkeypatch.setattr("nispa.runner.picture", _drawn)
     yield
     torch.set_num_threads(threads)
 
@@ -51,15 +49,15 @@ def _live(folder: str, method: str, number: int) -> None:
     training.PAUSE_S = 0.0
     out = Path(folder)
     go = resume if (out / RECORD).exists() else run
-    with patch("nispa.runner.picture", _drawn), Disk(out, number, "kill").failing():
-        finish(go(experiment(method), out))
+    with Disk(out, number, "kill").failing():
+        finish(go(experiment(method), out, drawing=_drawn))
 
 
 def killed(folder: Path, method: str, number: int) -> bool:
     """Whether a process was killed at its call of that number; it may have fewer."""
     context = multiprocessing.get_context("forkserver")
     # Loaded once for all of them; the second is what PyTorch loads when it first learns.
-    context.set_forkserver_preload(["nispa.runner", "torch._dynamo", "tests.test_kills"])
+    context.set_forkserver_preload(["nispa.runs.runner", "torch._dynamo", "tests.test_kills"])
     process = context.Process(target=_live, args=(str(folder), method, number))
     process.start()
     process.join(120)
@@ -105,7 +103,7 @@ def test_killed_between_a_network_and_its_record(method: str, step: int, tmp_pat
     """Each second run is killed a second time, while it goes on."""
     disk = Disk(tmp_path / "whole")
     with disk.failing():
-        finish(run(experiment(method), disk.folder))
+        finish(run(experiment(method), disk.folder, drawing=_drawn))
     wanted = content(disk.folder)
     numbers, seen = windows(disk)[::step], set()
     assert len(numbers) >= 48 // step
@@ -116,7 +114,7 @@ def test_killed_between_a_network_and_its_record(method: str, step: int, tmp_pat
         if number % 2 and killed(folder, method, FILES + number // 4):
             seen.add(check(folder))
         if read_record(folder).status != "complete":
-            finish(resume(experiment(method), folder))
+            finish(resume(experiment(method), folder, drawing=_drawn))
         assert content(folder) == wanted
         assert {path.name for path in folder.iterdir()} - {LOCK} == {
             path.name for path in disk.folder.iterdir()

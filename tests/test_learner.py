@@ -237,7 +237,7 @@ def rewrite(path: Path, out: Path, change: Any) -> None:
     """A copy of a learner's file whose header went through ``change``, its checksum made anew."""
     import safetensors.torch
 
-    from nispa.learner_file import _read
+    from nispa.methods.saving import _read
     from nispa.tensorfile import digest
 
     tensors, checked = _read(path)
@@ -522,8 +522,8 @@ def test_learning_that_diverges_leaves_the_learner_as_it_was(tmp_path: Path) -> 
 def test_the_network_of_a_run_is_a_learner(normalise: bool, tmp_path: Path) -> None:
     from nispa.data.arrays import from_arrays
     from nispa.data.scenarios import split
-    from nispa.presets import resolve
-    from nispa.runner import Experiment, run
+    from nispa.methods.presets import resolve
+    from nispa.runs.runner import Experiment, run
 
     images, labels = arrays(0)
     data = from_arrays(np.concatenate([images, images]), np.concatenate([labels, labels + 2]))

@@ -11,10 +11,8 @@ from unittest.mock import patch
 
 import pytest
 
-from nispa import training
 from nispa.errors import FormatError
-from nispa.results import RECORD, comparable, read_record
-from nispa.run_folder import (
+from nispa.runs.folder import (
     CHECKPOINTS,
     EVENTS,
     FILES,
@@ -25,7 +23,9 @@ from nispa.run_folder import (
     RunFolder,
     held,
 )
+from nispa.runs.record import RECORD, comparable, read_record
 from nispa.trackers.tensorboard import FOLDER as TENSORBOARD
+from nispa.training import fit as training
 from nispa.webpage import read_run
 from tests.cli_calls import call, write_npz
 from tests.disk_faults import Disk
@@ -51,7 +51,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, content in PRECIOUS.items():
         (home / "victim" / name).parent.mkdir(parents=True, exist_ok=True)
         (home / "victim" / name).write_bytes(content)
-    with patch("nispa.runner.picture", lambda record: b"a picture"):
+    with patch("nispa.reading.plots.picture", lambda record: b"a picture"):
         yield home
 
 

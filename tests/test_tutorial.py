@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nispa.kernels.dispatch import in_use
-from nispa.results import read_record
+from nispa.runs.record import read_record
 
 from .pages import ROOT, Block, Page, blocks
 
@@ -74,7 +74,7 @@ def mismatch(shown: str, real: str, *, numbers: bool) -> str | None:
 def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NISPA_DATA", raising=False)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("nispa.runner.picture", lambda record: b"")  # half of the time
+    monkeypatch.setattr("nispa.reading.plots.picture", lambda record: b"")  # half of the time
     page = Page(PAGE, tmp_path)
     numbers = in_use().name == MADE_WITH
     printed = ""

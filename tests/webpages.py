@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from importlib.resources import files
 
-from nispa.results import Record
+from nispa.runs.record import Record
 from nispa.webpage import Run, page
 
 VOID = {"meta", "input", "br", "hr", "img", "link"}

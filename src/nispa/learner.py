@@ -14,10 +14,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nispa import capacity
-from nispa.arguments import MAX_SIZE, image_shape, name_of, path_of, seed_of, share, whole_number
+from nispa.base.arguments import (
+    MAX_SIZE,
+    image_shape,
+    name_of,
+    path_of,
+    seed_of,
+    share,
+    whole_number,
+)
+from nispa.base.modes import usual_modes
 from nispa.data.arrays import encode_labels, kind_of
+from nispa.data.intake import check_known, doubt_of_task, further, reach, read_images, read_labelled
 from nispa.data.scenarios import make_task
+from nispa.data.tasks import Samples, TaskInfo
 from nispa.errors import (
     CapacityError,
     ConfigError,
@@ -27,24 +37,22 @@ from nispa.errors import (
     ScenarioError,
 )
 from nispa.files import write_atomic
-from nispa.intake import check_known, doubt_of_task, further, reach, read_images, read_labelled
-from nispa.learner_file import (
+from nispa.methods.base import Event, LearnReport, Problem
+from nispa.methods.presets import resolve
+from nispa.methods.progress import Progress
+from nispa.methods.saving import (
     FORMAT,
     MAX_TASKS,
     Saved,
     decode,
     encode,
-    locate,
     make_method,
     read_learner,
 )
-from nispa.methods.base import Event, LearnReport, Problem
-from nispa.modes import usual_modes
-from nispa.pausing import FitBegin, FitPause
-from nispa.presets import resolve
-from nispa.progress import Progress
-from nispa.tasks import Samples, TaskInfo
-from nispa.training import EVALUATION_BATCH
+from nispa.runs import capacity
+from nispa.runs.folder import locate_network
+from nispa.training.fit import EVALUATION_BATCH
+from nispa.training.pausing import FitBegin, FitPause
 
 __all__ = ["FORMAT", "MAX_TASKS", "Learner", "decode", "encode", "make_method"]
 
@@ -318,7 +326,7 @@ class Learner:
             InputError: There is no such file.
             FormatError: It is damaged, not a learner, or of a newer version.
         """
-        where, prepared = locate(path_of(path))
+        where, prepared = locate_network(path_of(path))
         _warn(prepared)
         learner = cls.__new__(cls)
         with usual_modes():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nispa.config import describe
+from nispa.base.config import describe
 from nispa.data.catalog import CATALOG
 from nispa.data.named import SCENARIOS
 

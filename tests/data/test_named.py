@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nispa.config import describe
+from nispa.base.config import describe
 from nispa.data.named import SCENARIOS, build_scenario, parse_tasks, resolve_options
 from nispa.errors import ConfigError, DataError, ScenarioError, UnknownNameError
 from tests.data.makers import labels, pixels, write_mnist

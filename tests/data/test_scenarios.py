@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nispa.base.seeding import stream
 from nispa.data.arrays import from_arrays
 from nispa.data.dataset import ImageData, digest, share_of
 from nispa.data.digits import load_digits
@@ -17,7 +18,6 @@ from nispa.data.own_tasks import from_tasks
 from nispa.data.permuted import permuted, pixel_order
 from nispa.data.scenarios import Scenario, channel_statistics, efmnist, split
 from nispa.errors import DataError, ScenarioError
-from nispa.seeding import stream
 from tests.data.makers import labels, pixels
 
 

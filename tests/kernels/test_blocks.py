@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nispa.fusion import segments
 from nispa.kernels import blocks, dense, dispatch
-from nispa.layers import SparseConv2d, SparseLinear
-from nispa.topology import ConnectionLayer
+from nispa.network.fusion import segments
+from nispa.network.layers import SparseConv2d, SparseLinear
+from nispa.network.topology import ConnectionLayer
 
 
 @pytest.fixture(autouse=True)

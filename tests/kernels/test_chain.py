@@ -12,7 +12,7 @@ from nispa.kernels import chain as chain_module
 from nispa.kernels.chain import Chain
 from nispa.kernels.native import Library
 from nispa.kernels.structure import CONVOLUTION, LINEAR, Link
-from nispa.training import ClassMask
+from nispa.training.fit import ClassMask
 from tests.kernels.links import (
     CHAINS,
     PATTERNS,

@@ -17,8 +17,8 @@ from nispa.kernels import native, reference
 from nispa.kernels.dispatch import Compiled, conv2d, linear
 from nispa.kernels.native import Library
 from nispa.kernels.reference import LiveValues
-from nispa.layers import SparseConv2d, SparseLayer, SparseLinear
-from nispa.topology import ConnectionLayer
+from nispa.network.layers import SparseConv2d, SparseLayer, SparseLinear
+from nispa.network.topology import ConnectionLayer
 from tests.kernels.links import instruction_sets, seeded
 
 WHICH = "from nispa.kernels.dispatch import in_use; k = in_use(); print(k.name); print(k.reason)"

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn, optim
 from torch.nn import functional
 
-from nispa import training
-from nispa.config import build
+from nispa.base.config import build
 from nispa.kernels import adam, dense, dispatch, graphs
 from nispa.kernels.dense import Full
 from nispa.kernels.reference import LiveValues, to_dense
-from nispa.models import NetworkConfig, SparseNetwork, build_network
-from nispa.operations import Ledger, count_updates, counting
-from nispa.topology import live_between
-from nispa.training import Batch, OptimiserConfig, make_optimiser, network_step
+from nispa.network.models import NetworkConfig, SparseNetwork, build_network
+from nispa.network.operations import Ledger, count_updates, counting
+from nispa.network.topology import live_between
+from nispa.training import fit as training
+from nispa.training.fit import Batch, OptimiserConfig, make_optimiser, network_step
 
 from ..methods.toy import NETWORKS
 

@@ -36,7 +36,7 @@ SANITIZE = [
 ]
 RUN = ["test_chain.py", "test_passes.py", "test_bits.py", "test_structure.py", "test_fuzz.py"]
 RUN = [f"kernels/{name}" for name in (*RUN, "test_not_finite.py", "test_dispatch.py")]
-RUN += ["test_fusion.py", "test_prepared.py"]
+RUN += ["network/test_fusion.py", "network/test_prepared.py"]
 LEFT_OUT = "not borders and not environment"  # which need all in one buffer; other processes
 
 START = """

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nispa.topology import ConnectionLayer, Topology, UnitGroup
+from nispa.network.topology import ConnectionLayer, Topology, UnitGroup
 
 
 def units(text: str) -> Tensor:

@@ -14,7 +14,7 @@ from nispa.mechanism.grow import (
     growth_rule,
     growth_values,
 )
-from nispa.topology import ConnectionLayer
+from nispa.network.topology import ConnectionLayer
 from tests.mechanism.drawing import drawn, units
 
 

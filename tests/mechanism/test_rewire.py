@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nispa.mechanism.grow import GROWTH_RULES, Wish, growth_rule
 from nispa.mechanism.rewire import Rewiring, rewire
-from nispa.topology import (
+from nispa.network.topology import (
     ConnectionLayer,
     Topology,
     UnitGroup,

@@ -12,7 +12,7 @@ from nispa.mechanism.select import (
     supported,
     without_outgoing,
 )
-from nispa.topology import ConnectionLayer, Topology, UnitGroup
+from nispa.network.topology import ConnectionLayer, Topology, UnitGroup
 from tests.mechanism.drawing import Net, chain, drawn, nets, units
 
 

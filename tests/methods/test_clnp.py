@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.config import build
+from nispa.base.config import build
+from nispa.data.tasks import Samples, Task
 from nispa.errors import ConfigError, FormatError
 from nispa.methods.base import MethodState, PhaseEnd, PhaseStart, Problem
 from nispa.methods.clnp import (
@@ -21,9 +22,8 @@ from nispa.methods.clnp import (
     active_units,
     cut,
 )
-from nispa.models import NetworkConfig
-from nispa.pausing import EpochEnd
-from nispa.tasks import Samples, Task
+from nispa.network.models import NetworkConfig
+from nispa.training.pausing import EpochEnd
 
 from .toy import (
     NETWORKS,

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import CapacityError, ConfigError, FormatError, NotLearnedError, ScenarioError
-from nispa.learner import decode, encode
 from nispa.methods import METHODS, method_class
 from nispa.methods.base import Method, MethodState, PhaseEnd, PhaseStart
-from nispa.pausing import EpochEnd
-from nispa.presets import Settings, resolve
-from nispa.tasks import Task, TaskInfo
+from nispa.methods.presets import Settings, resolve
+from nispa.methods.saving import decode, encode
+from nispa.training.pausing import EpochEnd
 
 from .toy import accuracy_on, finish, same_tensors, toy_domain, toy_method, toy_task
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nispa.config import build
+from nispa.base.config import build
+from nispa.data.tasks import Samples, Task
 from nispa.errors import FormatError
 from nispa.methods.base import Method, MethodState
 from nispa.methods.fdr import Fdr, distance, probabilities
 from nispa.methods.finetune import Finetune
-from nispa.models import NetworkConfig
-from nispa.tasks import Samples, Task
-from nispa.training import batch_of
+from nispa.network.models import NetworkConfig
+from nispa.training.fit import batch_of
 
 from .toy import NETWORKS, accuracy_on, finish, same_tensors, toy_images, toy_problem, toy_task
 

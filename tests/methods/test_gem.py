@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.config import build
+from nispa.base.config import build
+from nispa.data.tasks import Samples, Task
 from nispa.errors import ConfigError, FormatError
 from nispa.methods import agem, gem
 from nispa.methods.agem import AGem
 from nispa.methods.base import Method, MethodState
 from nispa.methods.finetune import Finetune
 from nispa.methods.gem import Gem, Projecting, dual_weights, flat_gradient, put_gradient
-from nispa.models import NetworkConfig
-from nispa.tasks import Samples, Task
-from nispa.training import batch_of
+from nispa.network.models import NetworkConfig
+from nispa.training.fit import batch_of
 
 from .toy import (
     NETWORKS,

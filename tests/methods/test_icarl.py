@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.nn import Sequential, functional
 
-from nispa.config import build
+from nispa.base.config import build
+from nispa.data.tasks import JoinedSamples, TaskInfo
 from nispa.errors import ConfigError, FormatError, NotLearnedError, ScenarioError
 from nispa.methods.base import Method, MethodState
 from nispa.methods.finetune import Finetune
 from nispa.methods.icarl import ICarl
-from nispa.models import NetworkConfig
-from nispa.tasks import JoinedSamples, TaskInfo
-from nispa.training import batch_of
+from nispa.network.models import NetworkConfig
+from nispa.training.fit import batch_of
 
 from .toy import NETWORKS, finish, same_tensors, toy_problem, toy_task
 

@@ -14,8 +14,8 @@ from nispa.errors import ConfigError, ScenarioError
 from nispa.mechanism.grow import GROWTH_RULES
 from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.methods.nispa import Nispa, NispaConfig
-from nispa.pausing import EpochEnd, FitBegin, FitPause
-from nispa.topology import complement, live_between
+from nispa.network.topology import complement, live_between
+from nispa.training.pausing import EpochEnd, FitBegin, FitPause
 from tests.extent import ALL
 
 from .toy import finish, toy_method, toy_task

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.config import build
+from nispa.base.config import build
+from nispa.data.tasks import Task
 from nispa.errors import ConfigError, FormatError, NotLearnedError
 from nispa.methods.base import Method, MethodState, PhaseEnd, PhaseStart
 from nispa.methods.nispa_replay import NispaReplay, NispaReplayConfig
-from nispa.models import NetworkConfig
-from nispa.pausing import EpochEnd, FitBegin, FitPause
-from nispa.tasks import Task
-from nispa.topology import complement, live_between
-from nispa.training import batch_of, make_optimiser
+from nispa.network.models import NetworkConfig
+from nispa.network.topology import complement, live_between
+from nispa.training.fit import batch_of, make_optimiser
+from nispa.training.pausing import EpochEnd, FitBegin, FitPause
 
 from .toy import NETWORKS, finish, same_tensors, toy_method, toy_problem, toy_task
 

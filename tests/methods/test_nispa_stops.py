@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nispa.methods.nispa import Nispa, _Outcome
-from nispa.pausing import EpochEnd
+from nispa.training.pausing import EpochEnd
 
 from .toy import finish, toy_method, toy_task
 

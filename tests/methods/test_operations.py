@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nispa.methods import METHODS
-from nispa.operations import Ledger, counting
+from nispa.network.operations import Ledger, counting
 from tests.extent import one_of_each_kind
 
 from .toy import finish, toy_method, toy_task

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nispa.config import build
+from nispa.base.config import build
+from nispa.data.tasks import Samples, Task, TaskInfo
 from nispa.errors import ConfigError, FormatError, NotLearnedError
 from nispa.methods.base import MethodState, PhaseEnd, PhaseStart, Problem
 from nispa.methods.packnet import PackNet, PackNetConfig, smallest
-from nispa.models import NetworkConfig, SparseNetwork
-from nispa.tasks import Samples, Task, TaskInfo
+from nispa.network.models import NetworkConfig, SparseNetwork
 
 from .toy import NETWORKS, accuracy_on, finish, same_tensors, toy_problem, toy_task
 

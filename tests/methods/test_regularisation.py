@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from nispa.config import build
+from nispa.base.config import build
+from nispa.data.tasks import Samples, Task
 from nispa.errors import ConfigError, DivergedError, FormatError
 from nispa.methods.base import Method, MethodState, Problem
 from nispa.methods.ewc import Ewc
@@ -23,9 +24,8 @@ from nispa.methods.l2 import L2
 from nispa.methods.mas import Mas
 from nispa.methods.regularised import QuadraticPenalty, Regularised, Values, copies, zeros
 from nispa.methods.si import Si
-from nispa.models import DataSet, NetworkConfig, SparseNetwork
-from nispa.pausing import EpochEnd
-from nispa.tasks import Samples, Task
+from nispa.network.models import DataSet, NetworkConfig, SparseNetwork
+from nispa.training.pausing import EpochEnd
 
 from .toy import INPUT_SHAPE, NETWORKS, finish, same_tensors, toy_problem, toy_task
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.config import build
+from nispa.base.config import build
+from nispa.base.seeding import stream
+from nispa.data.tasks import Samples, Task, TaskInfo
 from nispa.errors import ConfigError, FormatError
 from nispa.methods.base import Method, MethodState, PhaseEnd
 from nispa.methods.der import Der
@@ -20,11 +22,9 @@ from nispa.methods.er import Er
 from nispa.methods.finetune import Finetune
 from nispa.methods.rehearsal import Rehearsal
 from nispa.methods.replay import Replay
-from nispa.models import NetworkConfig
-from nispa.pausing import EpochEnd
-from nispa.seeding import stream
-from nispa.tasks import Samples, Task, TaskInfo
-from nispa.training import Batch
+from nispa.network.models import NetworkConfig
+from nispa.training.fit import Batch
+from nispa.training.pausing import EpochEnd
 
 from .toy import NETWORKS, accuracy_on, finish, same_tensors, toy_problem, toy_task
 

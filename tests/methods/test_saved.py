@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from nispa.learner import encode
 from nispa.methods import METHODS
+from nispa.methods.saving import encode
 
 from .test_contract import learned, settings_of
 from .toy import finish, toy_task
@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from nispa.learner import decode, encode
+from nispa.methods.saving import decode, encode
 from tests.methods.toy import finish, toy_task
 for path in Path(sys.argv[1]).glob("*.safetensors"):
     method, settings, _ = decode(path)

@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nispa.config import build
+from nispa.base.config import build
+from nispa.base.seeding import stream
+from nispa.data.tasks import Samples, Task
 from nispa.methods import method_class
 from nispa.methods.base import Event, Learning, LearnReport, Method, Problem
-from nispa.models import NetworkConfig
-from nispa.pausing import FitBegin, FitPause
-from nispa.seeding import stream
-from nispa.tasks import Samples, Task
+from nispa.network.models import NetworkConfig
+from nispa.training.pausing import FitBegin, FitPause
 
 SIDE = 4
 INPUT_SHAPE = (1, SIDE, SIDE)

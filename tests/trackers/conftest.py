@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nispa import training
+from nispa.training import fit as training
 
 
 @pytest.fixture(autouse=True)
@@ -33,4 +33,4 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than the runs of these tests."""
-    monkeypatch.setattr("nispa.runner.picture", lambda record: b"")
+    monkeypatch.setattr("nispa.reading.plots.picture", lambda record: b"")

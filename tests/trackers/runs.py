@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nispa.curve import Curve, Point
-from nispa.results import Record, comparable, read_record
-from nispa.run_folder import NETWORK, RunFolder
-from nispa.runner import resume, run
+from nispa.runs.curve import Curve, Point
+from nispa.runs.folder import NETWORK, RunFolder
+from nispa.runs.record import Record, comparable, read_record
+from nispa.runs.runner import resume, run
 from nispa.trackers import Opened, tracked
-from tests.test_resume import Killed, die, experiment, finish
+from tests.runs.test_resume import Killed, die, experiment, finish
 
 __all__ = ["Fake", "Killed", "broken_run", "content", "follow", "points_of", "read_record"]
 

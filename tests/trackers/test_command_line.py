@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from nispa.curve import Curve, as_csv
-from nispa.results import read_record
-from nispa.run_folder import PROGRESS, RunFolder
+from nispa.runs.curve import Curve, as_csv
+from nispa.runs.folder import PROGRESS, RunFolder
+from nispa.runs.record import read_record
 from tests.cli_calls import SMALL, call, spawn, write_npz
 from tests.trackers.runs import points_of
 from tests.trackers.test_tensorboard import scalars, wanted

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from nispa.curve import Point
 from nispa.errors import OutputError
-from nispa.run_folder import TRACKERS, RunFolder
-from nispa.runner import TaskEnd, run
+from nispa.runs.curve import Point
+from nispa.runs.folder import TRACKERS, RunFolder
+from nispa.runs.runner import TaskEnd, run
 from nispa.trackers import following, tracked
-from tests.test_resume import experiment, finish
+from tests.runs.test_resume import experiment, finish
 from tests.trackers.runs import Fake, broken_run, content, follow, points_of, read_record
 
 

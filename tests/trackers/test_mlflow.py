@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from nispa.results import read_record
-from nispa.run_folder import TRACKERS
+from nispa.runs.folder import TRACKERS
+from nispa.runs.record import read_record
 from nispa.trackers import open_trackers
 from tests.trackers.runs import broken_run, content, follow, points_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nispa.results import read_record
+from nispa.runs.record import read_record
 from nispa.trackers import open_trackers
 from tests.trackers.runs import broken_run, content, follow, points_of
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from nispa.compare import Comparison, Group, Pair, Run
+    from nispa.reading.compare import Comparison, Group, Pair, Run
 
 MAX_RUNS = 10_000
 WIDE = 140  # columns of a terminal that all costs need
@@ -78,7 +78,7 @@ def compare(
     share = _share(level)
     read = _read(runs)
 
-    from nispa.compare import compare as compared
+    from nispa.reading.compare import compare as compared
 
     found = compared(read, metric, told=told, baseline=baseline, level=share)
     if as_json:
@@ -103,8 +103,8 @@ def _share(text: str) -> float:
 
 def _read(paths: Sequence[Path]) -> list[Run]:
     """The records, each called by its folder's name where that is unique."""
-    from nispa.compare import Run
-    from nispa.results import RECORD, read_record
+    from nispa.reading.compare import Run
+    from nispa.runs.record import RECORD, read_record
 
     records, folders = [], []
     for path, given in _places(paths):
@@ -129,7 +129,7 @@ def _places(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
 
     A folder that holds no record stands for the runs that lie directly in it.
     """
-    from nispa.results import RECORD
+    from nispa.runs.record import RECORD
 
     found: list[tuple[Path, bool]] = []
     for path in paths:
@@ -152,8 +152,8 @@ def render(found: Comparison, width: int = 80) -> Iterable[RenderableType]:
     """
     from rich.text import Text
 
-    from nispa.metrics import METRICS
-    from nispa.report import LABELS
+    from nispa.reading.tables import LABELS
+    from nispa.runs.metrics import METRICS
 
     metric = METRICS[found.metric]
     better = "lower is better" if found.metric == "forgetting" else "higher is better"
@@ -204,7 +204,7 @@ def _table(first: str, columns: Sequence[str]) -> Table:
 def _group_table(groups: Sequence[Group], hold: str) -> Table:
     from rich.text import Text
 
-    from nispa.metrics import percent
+    from nispa.runs.metrics import percent
 
     table = _table("group", ("seeds", "mean", "sd", f"{hold} from", "to"))
     for group in groups:
@@ -230,7 +230,7 @@ def _cost_tables(groups: Sequence[Group], width: int) -> Iterable[RenderableType
     """Means of what runs cost, in two tables so that they fit; nothing where none is known."""
     from rich.text import Text
 
-    from nispa.costs import KINDS
+    from nispa.runs.costs import KINDS
 
     if not any(value is not None for group in groups for value in group.costs.values()):
         return
@@ -272,7 +272,7 @@ def _pair_tables(found: Comparison, width: int) -> Iterable[RenderableType]:
 
 
 def _cells(pair: Pair) -> list[str]:
-    from nispa.metrics import percent
+    from nispa.runs.metrics import percent
 
     return [
         str(len(pair.seeds)),
@@ -287,7 +287,7 @@ def _cells(pair: Pair) -> list[str]:
 
 
 def _bounds(interval: tuple[float, float] | None, *, signed: bool = False) -> tuple[str, str]:
-    from nispa.metrics import percent
+    from nispa.runs.metrics import percent
 
     if interval is None:
         return "-", "-"

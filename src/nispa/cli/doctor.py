@@ -80,7 +80,7 @@ def _computing() -> Iterable[tuple[str, str]]:
     import torch
 
     from nispa.kernels.dispatch import in_use
-    from nispa.recording import environment
+    from nispa.runs.recording import environment
 
     here = environment()
     yield "processor", here.cpu

@@ -14,7 +14,7 @@ import click
 from nispa.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from nispa.config import Setting
+    from nispa.base.config import Setting
 
 NARROWEST = 24  # columns of text below which wrapping makes a table harder to read
 
@@ -50,7 +50,7 @@ def _methods(method: str | None) -> Iterable[str]:
 
 
 def _presets(method: str | None) -> Iterable[str]:
-    from nispa.presets import preset_names
+    from nispa.methods.presets import preset_names
 
     yield from rows(list(preset_names().items()))
 
@@ -76,10 +76,10 @@ def _datasets(method: str | None) -> Iterable[str]:
 
 
 def _settings(method: str | None) -> Iterable[str]:
-    from nispa.config import describe
+    from nispa.base.config import describe
     from nispa.methods import METHODS, method_class
     from nispa.methods.base import MethodConfig
-    from nispa.models import NetworkConfig
+    from nispa.network.models import NetworkConfig
 
     yield "Settings for --set KEY=VALUE. Presets change some of these defaults."
     shared = {field.name for field in describe(MethodConfig)}

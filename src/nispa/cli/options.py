@@ -12,7 +12,7 @@ import click
 from nispa.errors import ConfigError, DataError, InputError
 
 if TYPE_CHECKING:
-    from nispa.config import Setting
+    from nispa.base.config import Setting
 
 DATA_VARIABLE = "NISPA_DATA"
 
@@ -54,7 +54,7 @@ def _check_folder(ctx: click.Context, param: click.Parameter, value: Path | None
 
 def settle(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     """An output path that stays right whatever is made and removed on the way."""
-    from nispa.run_folder import settled
+    from nispa.runs.folder import settled
 
     return None if value is None else settled(value)
 
@@ -72,7 +72,7 @@ data_option = click.option(
 @functools.cache  # click compares options by identity
 def scenario_options() -> tuple[click.Option, ...]:
     """An option for each setting of any scenario; which scenario takes which is checked later."""
-    from nispa.config import describe
+    from nispa.base.config import describe
     from nispa.data.named import SCENARIOS
 
     found: dict[str, dict[str, Setting]] = {}

@@ -13,7 +13,7 @@ from nispa.cli.options import whole_number
 from nispa.errors import InputError
 
 if TYPE_CHECKING:
-    from nispa.prediction import Prediction
+    from nispa.runs.prediction import Prediction
 
 MAX_TOP = 1000
 MAX_TASK = 100_000
@@ -59,7 +59,7 @@ def predict(
         raise InputError(
             "no images given; pass files or a folder, such as: nispa predict RUN photos/"
         )
-    from nispa.prediction import Predictor
+    from nispa.runs.prediction import Predictor
 
     found = Predictor(run, device).predict(images, task, top)
     if as_csv:

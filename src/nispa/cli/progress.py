@@ -16,8 +16,8 @@ from rich.text import Text
 
 from nispa.files import one_line
 from nispa.methods.base import PhaseEnd, PhaseStart
-from nispa.pausing import EpochEnd
-from nispa.runner import Notice, RunEvent, TaskEnd, TaskStart
+from nispa.runs.runner import Notice, RunEvent, TaskEnd, TaskStart
+from nispa.training.pausing import EpochEnd
 
 if TYPE_CHECKING:
     from typing_extensions import Self

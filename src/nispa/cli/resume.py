@@ -29,9 +29,9 @@ from nispa.errors import FormatError, InputError
 
 if TYPE_CHECKING:
     from nispa.data.scenarios import Scenario
-    from nispa.origin import Origin
-    from nispa.presets import Settings
-    from nispa.results import Record
+    from nispa.methods.presets import Settings
+    from nispa.runs.origin import Origin
+    from nispa.runs.record import Record
 
 
 @click.command(short_help="Go on with an interrupted run.")
@@ -69,10 +69,11 @@ def _resume(
 
     from nispa.data.named import build_scenario
     from nispa.files import shown
-    from nispa.origin import read_origin
-    from nispa.results import read_record
-    from nispa.runner import Experiment
-    from nispa.runner import resume as go_on
+    from nispa.reading.plots import picture
+    from nispa.runs.origin import read_origin
+    from nispa.runs.record import read_record
+    from nispa.runs.runner import Experiment
+    from nispa.runs.runner import resume as go_on
     from nispa.trackers import open_trackers
 
     trackers = open_trackers(track)
@@ -106,7 +107,7 @@ def _resume(
             display.begin(left, shown(run))
             stops = Stops()
             with stops.kept():
-                running = go_on(experiment, run, checkpoint_every, stops)
+                running = go_on(experiment, run, checkpoint_every, stops, picture)
                 follow(running, run, display, trackers)
     except KeyboardInterrupt as stop:
         raise stopped(stop, kept(run)) from None
@@ -122,7 +123,7 @@ def _found(
     given on the command line goes before the one of then, which goes before ``NISPA_DATA``.
     """
     from nispa.files import shown
-    from nispa.origin import working_in
+    from nispa.runs.origin import working_in
 
     source = click.get_current_context().get_parameter_source("data")
     here = (Path.cwd(), None if given is None else given.absolute())
@@ -160,7 +161,8 @@ def _call(record: Record, run: Path) -> dict[str, Any]:
     options = call.get("options")
     if call.get("scenario") != record.scenario.name or not isinstance(options, dict):
         raise InputError(
-            f"the tasks of {run} were built in Python; resume it there with nispa.runner.resume"
+            f"the tasks of {run} were built in Python; resume it there with "
+            "nispa.runs.runner.resume"
         )
     given = {
         name: tuple(value) if isinstance(value, list) else value
@@ -172,7 +174,7 @@ def _call(record: Record, run: Path) -> dict[str, Any]:
 
 def _settings(record: Record, run: Path) -> Settings:
     """The settings that a record holds."""
-    from nispa.presets import settings_of
+    from nispa.methods.presets import settings_of
 
     network, method = record.config.get("network"), record.config.get("method")
     if not isinstance(network, dict) or not isinstance(method, dict):

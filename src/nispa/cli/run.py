@@ -33,9 +33,9 @@ from nispa.errors import ConfigError, InputError, NispaError, unknown_name
 if TYPE_CHECKING:
     from nispa.cli.progress import Display
     from nispa.data.scenarios import Scenario
-    from nispa.presets import Settings
-    from nispa.results import Record
-    from nispa.runner import RunEvent
+    from nispa.methods.presets import Settings
+    from nispa.runs.record import Record
+    from nispa.runs.runner import RunEvent
     from nispa.trackers import Tracker
 
 ANY_SHAPE = (1, 28, 28)
@@ -154,10 +154,11 @@ def _run(wanted: Wanted) -> None:
 
     from nispa.data.named import build_scenario
     from nispa.files import shown
-    from nispa.presets import resolve
-    from nispa.recording import derived_line
-    from nispa.runner import Experiment
-    from nispa.runner import run as start
+    from nispa.methods.presets import resolve
+    from nispa.reading.plots import picture
+    from nispa.runs.recording import derived_line
+    from nispa.runs.runner import Experiment
+    from nispa.runs.runner import run as start
     from nispa.trackers import open_trackers
 
     kind = _check(wanted)
@@ -198,7 +199,7 @@ def _run(wanted: Wanted) -> None:
             display.begin(epoch_sizes(scenario, settings), shown(out))
             stops = Stops()
             with stops.kept():
-                running = start(experiment, out, wanted.checkpoint_every, stops)
+                running = start(experiment, out, wanted.checkpoint_every, stops, picture)
                 follow(running, out, display, trackers)
     except KeyboardInterrupt as stop:
         raise stopped(stop, kept(out)) from None
@@ -207,7 +208,7 @@ def _run(wanted: Wanted) -> None:
 
 def title_of(scenario: str, method: str, kind: str, what: str, seed: int) -> str:
     """A run in a line, with the kind of learning that its accuracies are of."""
-    from nispa.results import kind_in_words
+    from nispa.runs.record import kind_in_words
 
     return f"{scenario}, {method}, {kind_in_words(kind, kind == 'task')}, {what}, seed {seed}"
 
@@ -217,10 +218,10 @@ def _check(wanted: Wanted) -> str:
 
     Gives what a task adds.
     """
-    from nispa.config import describe
+    from nispa.base.config import describe
+    from nispa.base.devices import choose_device
     from nispa.data.named import SCENARIOS, resolve_options
-    from nispa.devices import choose_device
-    from nispa.presets import resolve
+    from nispa.methods.presets import resolve
 
     if wanted.scenario not in SCENARIOS:
         raise unknown_name("scenario", wanted.scenario, SCENARIOS)
@@ -248,7 +249,7 @@ def _check(wanted: Wanted) -> str:
 
 def _folder(wanted: Wanted) -> Path:
     """Where the run goes; nothing is created yet."""
-    from nispa.run_folder import RunFolder, fresh_name
+    from nispa.runs.folder import RunFolder, fresh_name
 
     out = wanted.out
     if out is None:
@@ -318,7 +319,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def kept(out: Path) -> str:
     """What an unfinished run left behind, in words."""
     from nispa.files import shown
-    from nispa.results import read_record
+    from nispa.runs.record import read_record
 
     try:
         record = read_record(out)
@@ -333,7 +334,7 @@ def kept(out: Path) -> str:
 def print_end(out: Path, quiet: bool) -> None:
     """The report of a complete run, or where it lies."""
     from nispa.cli.show import print_report
-    from nispa.results import read_record
+    from nispa.runs.record import read_record
 
     if quiet:
         click.echo(str(out))

@@ -14,7 +14,7 @@ from nispa.cli.options import settle, whole_number
 from nispa.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from nispa.store import Run, Value
+    from nispa.reading.store import Run, Value
 
 SHOWN = (
     "scenario",
@@ -79,7 +79,7 @@ def runs(
 
     Conditions and --columns take every column and every setting in the runs' records.
     """
-    from nispa.store import arrange
+    from nispa.reading.store import arrange
 
     found, chosen, keys = _found(folders, conditions, columns)
     if sort is not None:
@@ -99,7 +99,7 @@ def _found(
     folders: Sequence[Path], conditions: Sequence[str], columns: str | None
 ) -> tuple[list[Run], list[Run], list[str]]:
     """All runs, those that meet the conditions, and the columns asked for, all checked."""
-    from nispa.store import check_keys, choose, find_runs
+    from nispa.reading.store import check_keys, choose, find_runs
 
     if not folders and not Path("runs").is_dir():
         raise InputError(
@@ -116,7 +116,7 @@ def _found(
 
 
 def _json(runs: Sequence[Run], keys: Sequence[str] | None) -> str:
-    from nispa.store import COLUMNS
+    from nispa.reading.store import COLUMNS
 
     lines = []
     for run in runs:
@@ -141,8 +141,8 @@ def _table(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
 
 
 def _cell(key: str, value: Value) -> str:
-    from nispa.metrics import percent
-    from nispa.store import COLUMNS, as_text
+    from nispa.reading.store import COLUMNS, as_text
+    from nispa.runs.metrics import percent
 
     if value is None:
         return "-"
@@ -227,8 +227,8 @@ def export(
 def _latex(
     found: Sequence[Run], chosen: Sequence[Run], keys: Sequence[str], by: Sequence[str]
 ) -> tuple[bytes, str]:
-    from nispa.exports import as_latex
-    from nispa.store import check_keys
+    from nispa.reading.exports import as_latex
+    from nispa.reading.store import check_keys
 
     check_keys(found, by)
     complete = [run for run in chosen if run.summary.status == "complete"]
@@ -246,8 +246,8 @@ def _latex(
 def _rows(
     chosen: Sequence[Run], keys: Sequence[str], is_long: bool, ending: str
 ) -> tuple[bytes, str]:
-    from nispa.exports import LONG, as_csv, as_parquet, long, wide
-    from nispa.store import COLUMNS
+    from nispa.reading.exports import LONG, as_csv, as_parquet, long, wide
+    from nispa.reading.store import COLUMNS
 
     kinds: dict[str, str] = {key: column.kind for key, column in COLUMNS.items()}
     if is_long:
@@ -310,8 +310,8 @@ def import_matrix(
     Missing entries are empty or NaN. Values above 1.5 mean per cent.
     """
     from nispa.files import shown
-    from nispa.imports import imported_record, read_matrix
-    from nispa.run_folder import RunFolder, fresh_name
+    from nispa.reading.imports import imported_record, read_matrix
+    from nispa.runs.folder import RunFolder, fresh_name
 
     for option, text in (("name", name), ("method", method), ("scenario", scenario)):
         if not text.strip() or len(text) > 100 or not text.isprintable():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from nispa.results import Record
+    from nispa.runs.record import Record
 
 NETWORK = "network.safetensors"  # as runner.NETWORK, which is not imported: it would need PyTorch
 
@@ -20,7 +20,7 @@ def show(run: Path) -> None:
 
     RUN is the folder of a run, or the record.json in it; it may be somebody else's.
     """
-    from nispa.results import read_record
+    from nispa.runs.record import read_record
 
     record = read_record(run)
     print_report(record, run if run.is_dir() else run.parent)
@@ -32,9 +32,9 @@ def print_report(record: Record, folder: Path) -> None:
 
     from nispa.cli.tables import show as show_parts
     from nispa.files import shown
-    from nispa.report import render
-    from nispa.results import RECORD
-    from nispa.run_folder import EVENTS, PICTURE
+    from nispa.reading.tables import render
+    from nispa.runs.folder import EVENTS, PICTURE
+    from nispa.runs.record import RECORD
 
     console = Console(highlight=False)
     show_parts([render(record, console.width), ""], console)

@@ -247,7 +247,7 @@ def _seed(text: str) -> int | None:
 
 def plans() -> Mapping[str, Path]:
     """The plans that come with nispa, by name."""
-    folder = Path(str(files("nispa") / "plans"))
+    folder = Path(str(files("nispa.sweep") / "plans"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
@@ -412,7 +412,7 @@ def _end(jobs: list[Job], display: SweepDisplay, out: Path, quiet: bool, report:
 def _report(jobs: list[Job], out: Path) -> Path | None:
     """The HTML report of the runs that have records."""
     from nispa.files import write_atomic
-    from nispa.results import RECORD
+    from nispa.runs.record import RECORD
     from nispa.webpage import page, read_runs
 
     folders = [job.folder for job in jobs if (job.folder / RECORD).exists()]

@@ -18,7 +18,7 @@ from rich.text import Text
 from nispa.cli.progress import Closing, duration, percent
 from nispa.errors import InputError
 from nispa.files import one_line
-from nispa.results import RECORD, Record, read_record
+from nispa.runs.record import RECORD, Record, read_record
 from nispa.sweep.jobs import Job, Outcome
 
 Clock = Callable[[], float]

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nispa.base.modes import usual_modes
 from nispa.data.dataset import BYTE_SCALE, ImageData, split_by_seed
 from nispa.errors import DataError, either
-from nispa.modes import usual_modes
 
 CHANNELS = (1, 3)
 MOST = 100.0

@@ -12,9 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from nispa.base.seeding import stream
 from nispa.errors import DataError, ScenarioError
 from nispa.files import one_line
-from nispa.seeding import stream
 
 BYTE_SCALE = 1.0 / 255.0
 TEST_SHARE = 0.2

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from nispa.arguments import seed_of
-from nispa.augment import Augment, parse_augment
-from nispa.config import as_json, build, canonical_keys, describe, setting, settings
+from nispa.base.arguments import seed_of
+from nispa.base.config import as_json, build, canonical_keys, describe, setting, settings
+from nispa.base.modes import usual_modes
+from nispa.data.augment import Augment, parse_augment
 from nispa.data.catalog import Remote
 from nispa.data.dataset import ImageData, Progress
 from nispa.data.permuted import permuted
@@ -18,7 +19,6 @@ from nispa.data.scenarios import VALIDATION, Scenario, efmnist, split
 from nispa.data.shaping import AS_STORED, Shaping, parse_resize
 from nispa.data.sources import load
 from nispa.errors import ConfigError, either, unknown_name
-from nispa.modes import usual_modes
 
 
 @settings

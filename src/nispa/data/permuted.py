@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nispa.augment import Augment
+from nispa.base.modes import usual_modes
+from nispa.base.seeding import stream
+from nispa.data.augment import Augment
 from nispa.data.dataset import ImageData, share_of
 from nispa.data.scenarios import VALIDATION, Scenario, make_task, preparation, select_classes
 from nispa.errors import ScenarioError
-from nispa.modes import usual_modes
-from nispa.seeding import stream
 
 MAX_TASKS = 10_000
 

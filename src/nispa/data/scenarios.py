@@ -10,14 +10,14 @@ from typing import Any, Literal, SupportsFloat
 import torch
 from torch import Tensor
 
-from nispa.arguments import seed_of
-from nispa.augment import Augment
-from nispa.config import plain
+from nispa.base.arguments import seed_of
+from nispa.base.config import plain
+from nispa.base.modes import usual_modes
+from nispa.base.seeding import stream
+from nispa.data.augment import Augment
 from nispa.data.dataset import DataIdentity, ImageData, listed, share_of
+from nispa.data.tasks import Samples, Task
 from nispa.errors import ScenarioError
-from nispa.modes import usual_modes
-from nispa.seeding import stream
-from nispa.tasks import Samples, Task
 
 EFMNIST_GROUPS = (10, 13, 13, 11)
 VALIDATION = 0.1
@@ -206,7 +206,7 @@ def select_classes(
         labels: The class of each, ``(n,)`` int64.
         classes: The classes to take.
         outputs: The output of each of ``classes``.
-        how: Further fields of :class:`~nispa.tasks.Samples`, such as ``scale``.
+        how: Further fields of :class:`~nispa.data.tasks.Samples`, such as ``scale``.
     """
     table = torch.full((int(labels.max()) + 1 if labels.numel() else 1,), -1, dtype=torch.int64)
     for label, output in zip(classes, outputs, strict=True):

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from nispa.errors import unknown_name
-from nispa.topology import ConnectionLayer, source_columns
+from nispa.network.topology import ConnectionLayer, source_columns
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nispa.mechanism.grow import GrowthRule, grow
 from nispa.mechanism.select import without_outgoing
-from nispa.topology import Patterns, Topology, UnitSets, complement, live_between
+from nispa.network.topology import Patterns, Topology, UnitSets, complement, live_between
 
 
 @dataclass(frozen=True)

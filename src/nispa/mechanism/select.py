@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nispa.topology import Patterns, Topology, UnitSets, column_units, source_columns
+from nispa.network.topology import Patterns, Topology, UnitSets, column_units, source_columns
 
 
 def most_active(activity: Tensor, tau: float) -> Tensor:

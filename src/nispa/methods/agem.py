@@ -23,11 +23,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nispa.config import settings
+from nispa.base.config import settings
+from nispa.data.tasks import Task
 from nispa.methods.gem import Constraints, Projecting, flat_gradient
 from nispa.methods.replay import ReplayConfig
-from nispa.tasks import Task
-from nispa.training import Batch, batch_gradients
+from nispa.training.fit import Batch, batch_gradients
 
 
 @settings

@@ -2,7 +2,7 @@
 
 ``learn`` is a generator. It yields events between which the method's state is whole, and returns a
 :class:`LearnReport`; whoever drives it shows, records, stops, or leaves it and takes it up later
-(:mod:`nispa.pausing`). Methods write no files, print
+(:mod:`nispa.training.pausing`). Methods write no files, print
 nothing and know nothing of the tasks to come (but for their number, where they say that they need
 it). docs/decisions/0003-method-contract.md tells why it is as it is.
 """
@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nispa.config import setting, settings
-from nispa.defaults import PUBLISHED_K, RULES, Facts
+from nispa.base.config import setting, settings
+from nispa.data.tasks import JoinedSamples, Samples, Task, TaskInfo
 from nispa.errors import (
     CapacityError,
     ConfigError,
@@ -28,10 +28,10 @@ from nispa.errors import (
     either,
     unknown_name,
 )
-from nispa.models import DataSet, NetworkConfig, SparseNetwork, build_network, empty_network
-from nispa.pausing import EpochEnd, FitBegin, FitPause, FitState
-from nispa.tasks import JoinedSamples, Samples, Task, TaskInfo
-from nispa.training import FitResult, OptimiserConfig
+from nispa.methods.defaults import PUBLISHED_K, RULES, Facts
+from nispa.network.models import DataSet, NetworkConfig, SparseNetwork, build_network, empty_network
+from nispa.training.fit import FitResult, OptimiserConfig
+from nispa.training.pausing import EpochEnd, FitBegin, FitPause, FitState
 
 CACHE_BYTES = 2**29
 """Memory that prepared data of one task may take, unless a run says otherwise."""

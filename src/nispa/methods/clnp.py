@@ -43,7 +43,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import FormatError
 from nispa.methods.base import (
     Census,
@@ -60,11 +62,9 @@ from nispa.methods.base import (
     network_state,
 )
 from nispa.methods.epochs import KeepConfig
-from nispa.models import DataSet, SparseNetwork, restart_plastic
-from nispa.seeding import stream
-from nispa.tasks import Task, TaskInfo
-from nispa.topology import Topology, UnitSets, complement, live_between
-from nispa.training import (
+from nispa.network.models import DataSet, SparseNetwork, restart_plastic
+from nispa.network.topology import Topology, UnitSets, complement, live_between
+from nispa.training.fit import (
     EVALUATION_BATCH,
     ClassMask,
     accuracy,

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task
 from nispa.methods.base import Learning
 from nispa.methods.replay import Replay, ReplayConfig
-from nispa.seeding import stream
-from nispa.tasks import Task
-from nispa.training import Batch, Term, gradient_of
+from nispa.training.fit import Batch, Term, gradient_of
 
 
 @settings

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.data.tasks import Task
 from nispa.methods.der import Der, DerConfig
-from nispa.tasks import Task
-from nispa.training import Batch, Term
+from nispa.training.fit import Batch, Term
 
 
 @settings

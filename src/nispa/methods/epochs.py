@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
 from nispa.methods.base import Learning, LearnReport, MethodConfig, PhaseEnd, PhaseStart
-from nispa.models import DataSet, SparseNetwork
-from nispa.pausing import Carried
-from nispa.training import Loss, Step, falling_rate, fit, make_optimiser, network_step
+from nispa.network.models import DataSet, SparseNetwork
+from nispa.training.fit import Loss, Step, falling_rate, fit, make_optimiser, network_step
+from nispa.training.pausing import Carried
 
 
 @settings

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task
 from nispa.methods.base import Learning
 from nispa.methods.replay import Replay, ReplayConfig, together
-from nispa.seeding import stream
-from nispa.tasks import Task
-from nispa.training import Batch, batch_update
+from nispa.training.fit import Batch, batch_update
 
 
 class Er(Replay):

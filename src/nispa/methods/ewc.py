@@ -28,7 +28,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task
 from nispa.methods.base import Learning
 from nispa.methods.regularised import (
     Regularised,
@@ -38,10 +40,8 @@ from nispa.methods.regularised import (
     gradients_of,
     zeros,
 )
-from nispa.models import DataSet
-from nispa.seeding import stream
-from nispa.tasks import Task
-from nispa.training import batch_gradients
+from nispa.network.models import DataSet
+from nispa.training.fit import batch_gradients
 
 
 @settings

@@ -15,7 +15,7 @@ published run of this method; the rest as in ``ewc``.
 
 from __future__ import annotations
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
 from nispa.methods.ewc import Ewc, EwcConfig
 from nispa.methods.regularised import Values
 

@@ -27,12 +27,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task
 from nispa.methods.base import Learning
 from nispa.methods.replay import Replay, ReplayConfig
-from nispa.seeding import stream
-from nispa.tasks import Task
-from nispa.training import EVALUATION_BATCH, Batch, Step, Term, Ways, gradient_of
+from nispa.training.fit import EVALUATION_BATCH, Batch, Step, Term, Ways, gradient_of
 
 
 @settings

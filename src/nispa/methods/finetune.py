@@ -5,12 +5,12 @@ The lower bound of every comparison. The network is as sparse as NISPA's, its pa
 
 from __future__ import annotations
 
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task
 from nispa.methods.base import Learning
 from nispa.methods.epochs import KeepConfig, learn_in_epochs
 from nispa.methods.one_network import OneNetwork
-from nispa.seeding import stream
-from nispa.tasks import Task
-from nispa.training import accuracy
+from nispa.training.fit import accuracy
 
 
 class Finetune(OneNetwork):

@@ -36,13 +36,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task
 from nispa.methods.base import Learning
 from nispa.methods.replay import MemoryConfig, Replay
-from nispa.operations import purpose
-from nispa.seeding import stream
-from nispa.tasks import Task
-from nispa.training import Batch, Step, batch_gradients
+from nispa.network.operations import purpose
+from nispa.training.fit import Batch, Step, batch_gradients
 
 Constraints = Callable[[Batch], Tensor]
 """From a batch to gradients of the past as the network is now, ``(constraints, values)``."""

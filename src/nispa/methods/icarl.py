@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nispa.data.tasks import JoinedSamples, Samples, Task, TaskInfo
 from nispa.errors import NotLearnedError
 from nispa.methods.base import Incremental, Learning, MethodState
 from nispa.methods.replay import MemoryConfig, Replay
-from nispa.models import DataSet
-from nispa.tasks import JoinedSamples, Samples, Task, TaskInfo
-from nispa.training import EVALUATION_BATCH, Batch, Step, batch_update
+from nispa.network.models import DataSet
+from nispa.training.fit import EVALUATION_BATCH, Batch, Step, batch_update
 
 
 class ICarl(Replay):

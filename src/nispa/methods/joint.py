@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nispa.base.seeding import stream
+from nispa.data.tasks import JoinedSamples, Samples, Task, pack, unpack
 from nispa.errors import FormatError
 from nispa.methods.base import Census, Learning, MethodState, count, draw_network
 from nispa.methods.epochs import KeepConfig, learn_in_epochs
 from nispa.methods.one_network import OneNetwork
-from nispa.seeding import stream
-from nispa.tasks import JoinedSamples, Samples, Task, pack, unpack
-from nispa.training import accuracy
+from nispa.training.fit import accuracy
 
 
 class Joint(OneNetwork):

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import torch
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.data.tasks import Task
 from nispa.methods.base import Learning
 from nispa.methods.regularised import Regularised, RegularisedConfig
-from nispa.tasks import Task
 
 
 @settings

@@ -42,7 +42,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import FormatError
 from nispa.mechanism.grow import GROWTH_RULES, PUBLISHED_NAMES, growth_rule, growth_values
 from nispa.mechanism.rewire import Rewiring, rewire
@@ -65,12 +67,10 @@ from nispa.methods.base import (
     network_state,
 )
 from nispa.methods.epochs import Keep
-from nispa.models import DataSet, restart_plastic
-from nispa.operations import purpose
-from nispa.seeding import stream
-from nispa.tasks import Task, TaskInfo
-from nispa.topology import UnitSets, live_between
-from nispa.training import (
+from nispa.network.models import DataSet, restart_plastic
+from nispa.network.operations import purpose
+from nispa.network.topology import UnitSets, live_between
+from nispa.training.fit import (
     EVALUATION_BATCH,
     ClassMask,
     Loss,

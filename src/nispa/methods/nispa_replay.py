@@ -42,19 +42,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task, TaskInfo
 from nispa.mechanism.grow import choose, growth_values
 from nispa.mechanism.rewire import Rewiring
-from nispa.memory import Memory
 from nispa.methods.base import Census, Incremental, Learning, MethodState, count
 from nispa.methods.epochs import Keep
 from nispa.methods.nispa import Nispa, NispaConfig
 from nispa.methods.replay import check_size, load_memory, with_memory
-from nispa.models import DataSet
-from nispa.seeding import stream
-from nispa.tasks import Task, TaskInfo
-from nispa.topology import UnitSets, complement, live_between, source_columns
-from nispa.training import EVALUATION_BATCH, Batch, Step, Term, Ways, gradient_of
+from nispa.network.models import DataSet
+from nispa.network.topology import UnitSets, complement, live_between, source_columns
+from nispa.training.fit import EVALUATION_BATCH, Batch, Step, Term, Ways, gradient_of
+from nispa.training.memory import Memory
 
 
 @settings

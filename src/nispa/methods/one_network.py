@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nispa.data.tasks import Task, TaskInfo
 from nispa.methods.base import (
     Census,
     Incremental,
@@ -18,8 +19,7 @@ from nispa.methods.base import (
     load_network,
     network_state,
 )
-from nispa.tasks import Task, TaskInfo
-from nispa.training import ClassMask, Loss, make_optimiser
+from nispa.training.fit import ClassMask, Loss, make_optimiser
 
 
 class OneNetwork(Method):

@@ -38,7 +38,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import ConfigError, FormatError, NotLearnedError
 from nispa.methods.base import (
     Census,
@@ -56,11 +58,9 @@ from nispa.methods.base import (
     take_tensors,
 )
 from nispa.methods.epochs import KeepConfig
-from nispa.models import DataSet, SparseNetwork, empty_network, restart_plastic
-from nispa.seeding import stream
-from nispa.tasks import Task, TaskInfo
-from nispa.topology import Patterns
-from nispa.training import (
+from nispa.network.models import DataSet, SparseNetwork, empty_network, restart_plastic
+from nispa.network.topology import Patterns
+from nispa.training.fit import (
     ClassMask,
     accuracy,
     falling_rate,

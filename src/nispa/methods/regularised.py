@@ -20,7 +20,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task
 from nispa.errors import DivergedError, FormatError
 from nispa.methods.base import (
     Census,
@@ -32,10 +34,8 @@ from nispa.methods.base import (
 )
 from nispa.methods.epochs import Keep, KeepConfig, learn_by_steps
 from nispa.methods.one_network import OneNetwork
-from nispa.models import DataSet
-from nispa.seeding import stream
-from nispa.tasks import Task
-from nispa.training import Step, accuracy, network_step
+from nispa.network.models import DataSet
+from nispa.training.fit import Step, accuracy, network_step
 
 Values = dict[str, Tensor]
 """One tensor for each tensor of live plastic values, by its name in the network."""

@@ -20,12 +20,12 @@ import math
 import torch
 from torch import Tensor
 
-from nispa.memory import Remembered
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task
 from nispa.methods.base import Learning
 from nispa.methods.replay import MemoryConfig, Replay, together
-from nispa.seeding import stream
-from nispa.tasks import Task
-from nispa.training import Batch, batch_update
+from nispa.training.fit import Batch, batch_update
+from nispa.training.memory import Remembered
 
 
 class Rehearsal(Replay):

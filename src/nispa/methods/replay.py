@@ -12,17 +12,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.base.seeding import stream
+from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import ConfigError, FormatError
-from nispa.memory import Memory, Remembered
 from nispa.methods.base import Census, Incremental, Learning, Method, MethodState, count
 from nispa.methods.epochs import EpochsConfig, learn_by_steps
 from nispa.methods.one_network import OneNetwork
-from nispa.models import DataSet
-from nispa.pausing import Carried
-from nispa.seeding import stream
-from nispa.tasks import Task, TaskInfo
-from nispa.training import Batch, Step, accuracy
+from nispa.network.models import DataSet
+from nispa.training.fit import Batch, Step, accuracy
+from nispa.training.memory import Memory, Remembered
+from nispa.training.pausing import Carried
 
 
 @settings

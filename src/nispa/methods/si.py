@@ -24,12 +24,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nispa.config import setting, settings
+from nispa.base.config import setting, settings
+from nispa.data.tasks import Task
 from nispa.methods.base import Learning
 from nispa.methods.regularised import Regularised, RegularisedConfig, Values, copies, gradients_of
-from nispa.models import SparseNetwork
-from nispa.tasks import Task
-from nispa.training import Batch, Step, batch_gradients
+from nispa.network.models import SparseNetwork
+from nispa.training.fit import Batch, Step, batch_gradients
 
 
 @settings

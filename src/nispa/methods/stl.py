@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nispa.base.seeding import derive, stream
+from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import FormatError, NotLearnedError
 from nispa.methods.base import (
     Census,
@@ -20,10 +22,8 @@ from nispa.methods.base import (
     network_state,
 )
 from nispa.methods.epochs import KeepConfig, learn_in_epochs
-from nispa.models import SparseNetwork
-from nispa.seeding import derive, stream
-from nispa.tasks import Task, TaskInfo
-from nispa.training import ClassMask, accuracy
+from nispa.network.models import SparseNetwork
+from nispa.training.fit import ClassMask, accuracy
 
 
 class Stl(Method):

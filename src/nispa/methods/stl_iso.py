@@ -13,7 +13,7 @@ import torch
 from nispa.errors import ConfigError
 from nispa.methods.base import Problem
 from nispa.methods.stl import Stl
-from nispa.models import NetworkConfig
+from nispa.network.models import NetworkConfig
 
 
 class StlIso(Stl):

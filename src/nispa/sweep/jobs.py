@@ -14,18 +14,19 @@ from typing import Any, Literal
 
 import torch
 
-from nispa.checkpoints import EVERY_S
-from nispa.config import describe
+from nispa.base.config import describe
+from nispa.base.devices import choose_device
 from nispa.data.named import SCENARIOS, build_scenario
 from nispa.data.scenarios import Scenario, on_validation
-from nispa.devices import choose_device
 from nispa.errors import BusyError, ConfigError, InputError, NispaError, unknown_name
 from nispa.files import shown, wording
-from nispa.identity import code_digest, run_key
-from nispa.presets import Settings, resolve, settings_of
-from nispa.results import RECORD, Record, read_record
-from nispa.run_folder import held
-from nispa.runner import Experiment, Stopping, resume, run
+from nispa.methods.presets import Settings, resolve, settings_of
+from nispa.reading.plots import picture
+from nispa.runs.checkpoints import EVERY_S
+from nispa.runs.folder import held
+from nispa.runs.identity import code_digest, run_key
+from nispa.runs.record import RECORD, Record, read_record
+from nispa.runs.runner import Experiment, Stopping, resume, run
 from nispa.sweep.kinds import check_kinds
 from nispa.sweep.plan import Cell, Measured
 
@@ -43,7 +44,7 @@ class Where:
         download: Whether to download what is not found.
         device: Name of the device.
         threads: CPU threads of each run.
-        cache_bytes: See :class:`nispa.runner.Experiment`.
+        cache_bytes: See :class:`nispa.runs.runner.Experiment`.
         checkpoint_every: Seconds.
     """
 
@@ -69,7 +70,7 @@ class Job:
         seed: The seed.
         network: Settings of the network, complete.
         config: Settings of the method, complete.
-        key: See :func:`nispa.identity.run_key`.
+        key: See :func:`nispa.runs.identity.run_key`.
         folder: Where its record goes.
         where: What it shares with the others.
         measured: Which images accuracies are measured on.
@@ -270,7 +271,7 @@ def execute(job: Job, stopping: Stopping = lambda: None, *, wait: bool = False) 
 
     Args:
         job: What to do.
-        stopping: See :func:`nispa.runner.run`.
+        stopping: See :func:`nispa.runs.runner.run`.
         wait: Whether to wait while another process is at work on it.
     """
     started = time.perf_counter()
@@ -312,14 +313,14 @@ def _events(job: Job, stopping: Stopping, wait: bool) -> Iterator[Any]:
     )
     with held(job.folder, wait=wait):  # what is decided by the record holds until it is done
         if not (job.folder / RECORD).exists():
-            yield from run(experiment, job.folder, where.checkpoint_every, stopping)
+            yield from run(experiment, job.folder, where.checkpoint_every, stopping, picture)
         elif not done_before(job):
             record = read_record(job.folder)
             if record.status == "complete":
                 raise InputError(f"{shown(job.folder)} holds another run; move it away")
             before = record.environment.threads or where.threads
             torch.set_num_threads(min(before, MAX_THREADS))  # a stranger's record says any number
-            yield from resume(experiment, job.folder, where.checkpoint_every, stopping)
+            yield from resume(experiment, job.folder, where.checkpoint_every, stopping, picture)
 
 
 @functools.lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nispa.errors import ConfigError, InputError, either
-from nispa.presets import resolve
+from nispa.methods.presets import resolve
 from nispa.sweep.plan import Cell
 
 ANY_SHAPE = (1, 28, 28)  # what a method's kind is does not hang on the images

@@ -26,11 +26,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from nispa.config import describe
+from nispa.base.config import describe
 from nispa.data.named import SCENARIOS
 from nispa.errors import ConfigError, FormatError, InputError, either
 from nispa.files import check_own, shown, wording
-from nispa.results import read_record
+from nispa.runs.record import read_record
 from nispa.sweep.backends import Backend, sweep
 from nispa.sweep.jobs import Job, Outcome, Where, done_before, prepare, split_options
 from nispa.sweep.plan import Cell

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from nispa.curve import Point
-from nispa.results import Record
-from nispa.store import flatten
+from nispa.reading.store import flatten
+from nispa.runs.curve import Point
+from nispa.runs.record import Record
 
 Setting = str | int | float | bool | None
 

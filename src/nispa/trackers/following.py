@@ -16,12 +16,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from nispa.curve import Curve, Point
 from nispa.errors import FormatError
 from nispa.files import read_limited, shown, wording, write_atomic
-from nispa.results import Count, Record, read_record
-from nispa.run_folder import EVENTS, MAX_EVENTS_BYTES, TRACKERS
-from nispa.runner import RunEvent
+from nispa.runs.curve import Curve, Point
+from nispa.runs.folder import EVENTS, MAX_EVENTS_BYTES, TRACKERS
+from nispa.runs.record import Count, Record, read_record
+from nispa.runs.runner import RunEvent
 from nispa.trackers.base import Tracker
 
 Say = Callable[[str], None]
@@ -43,7 +43,7 @@ def tracked(
     """The events of a run, sent to trackers on their way.
 
     Args:
-        running: What :func:`nispa.runner.run` or :func:`nispa.runner.resume` gave.
+        running: What :func:`nispa.runs.runner.run` or :func:`nispa.runs.runner.resume` gave.
         trackers: Where to send to.
         out: The run's folder.
         warn: Told in a line when a tracker fails, which is then left out; the run goes on. Without

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nispa.curve import Point
 from nispa.files import one_line
-from nispa.results import Record
+from nispa.runs.curve import Point
+from nispa.runs.record import Record
 from nispa.trackers.base import Opened, final_metrics, settings_of
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from nispa.curve import Point
 from nispa.errors import ConfigError
-from nispa.results import Record
+from nispa.runs.curve import Point
+from nispa.runs.record import Record
 from nispa.trackers.base import Opened, final_metrics, settings_of
 
 DEFAULTS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nispa.files import one_line
-from nispa.results import Record
+from nispa.runs.record import Record
 from nispa.webpage.markup import Node, table, tag
 
 NEARLY = 0.1  # share of a layer's units below which the next task has little to learn with

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element
 
-from nispa.costs import KINDS, cost_of, task_operations
 from nispa.files import one_line
-from nispa.metrics import Matrix, as_matrix, percent
-from nispa.results import Record, TaskResult
+from nispa.runs.costs import KINDS, cost_of, task_operations
+from nispa.runs.metrics import Matrix, as_matrix, percent
+from nispa.runs.record import Record, TaskResult
 from nispa.webpage import capacity
 from nispa.webpage.charts import Across, Series, Words, beside, lines
 from nispa.webpage.markup import Node, add, cell, folded, scroll, table, tag

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
-from nispa import metrics
 from nispa.files import one_line
-from nispa.metrics import percent
-from nispa.results import Record
+from nispa.runs import metrics
+from nispa.runs.metrics import percent
+from nispa.runs.record import Record
 from nispa.webpage.markup import Node, add, tag
 from nispa.webpage.runs import (
     Group,

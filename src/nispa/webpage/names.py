@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from nispa.files import one_line
-from nispa.results import Record
+from nispa.runs.record import Record
 
 MAX_CLASSES = 100
 NUMBERS = re.compile(r"\d+(-\d+|(,\d+)*)")  # what a task is called after the numbers of its classes

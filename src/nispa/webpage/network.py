@@ -7,7 +7,7 @@ from dataclasses import replace
 from xml.etree.ElementTree import Element
 
 from nispa.files import one_line
-from nispa.results import Record
+from nispa.runs.record import Record
 from nispa.webpage.charts import Across, Series, Strip, Words, beside, lines, strips
 from nispa.webpage.markup import Node, add, folded, table, tag
 from nispa.webpage.names import task_label, task_name

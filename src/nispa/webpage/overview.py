@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from nispa.costs import KINDS
 from nispa.files import one_line
-from nispa.metrics import METRICS, as_matrix, percent
-from nispa.results import DataEntry, MetricValue
+from nispa.runs.costs import KINDS
+from nispa.runs.metrics import METRICS, as_matrix, percent
+from nispa.runs.record import DataEntry, MetricValue
 from nispa.webpage import capacity
 from nispa.webpage.charts import Across, Series, Spot, Words, beside, intervals, lines, scatter
 from nispa.webpage.markup import Node, add, cell, folded, table, tag
@@ -46,7 +46,7 @@ COSTS = {
     "kept_bytes": "bytes kept",
     "peak_bytes": "memory",
 }
-"""The costs on the page, by their names in :data:`nispa.costs.KINDS`, and a short word for each."""
+"""The costs on the page, named as in :data:`nispa.runs.costs.KINDS`, and a short word for each."""
 
 
 def data_mark(data: DataEntry) -> Element:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nispa.results import Count, Record, Share
+from nispa.runs.record import Count, Record, Share
 
 MAX_PHASES = 5_000  # a stranger's events must not fill the memory
 

@@ -15,13 +15,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nispa import compare, metrics
-from nispa.costs import cost_of
 from nispa.errors import InputError
 from nispa.files import one_line, shown
-from nispa.results import RECORD, Cost, Record, comparable, read_record
-from nispa.run_folder import EVENTS, RunFolder
-from nispa.statistics import interval, spread
+from nispa.reading import compare
+from nispa.reading.statistics import interval, spread
+from nispa.runs import metrics
+from nispa.runs.costs import cost_of
+from nispa.runs.folder import EVENTS, RunFolder
+from nispa.runs.record import RECORD, Cost, Record, comparable, read_record
 from nispa.webpage.phases import Phase, phases_of
 
 MAX_RUNS = 1_000
@@ -54,7 +55,7 @@ class Run:
         return cost_of(self.record)
 
     def cost(self, name: str) -> float | None:
-        """What it cost, by a name in :data:`nispa.costs.KINDS`; None where it is not known."""
+        """What it cost, by a name in :data:`nispa.runs.costs.KINDS`; None where it is not known."""
         value: float | None = getattr(self._cost, name)
         most = MOST_OPERATIONS if name.endswith("operations") else MOST
         return float(value) if value is not None and value < most else None

@@ -1,0 +1,1 @@
+"""Settings, seeds, devices and arguments: what every other package uses."""

@@ -1,0 +1,137 @@
+"""Arguments of the Python front door, checked where they come in.
+
+NumPy's numbers, a device or a list are as good as Python's own: what is meant is clear. What is
+not (``seed=True``, ``classes=4.5``) is refused before anything is learned that could not be saved.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nispa.base.seeding import MAX_SEED
+from nispa.errors import ConfigError, InputError
+
+MAX_SIZE = 2**31
+
+
+def whole_number(name: str, value: Any, low: int, high: int, hint: str) -> int:
+    """A whole number of any type.
+
+    Args:
+        name: What to call it in an error.
+        value: What was given.
+        low: The least.
+        high: The most.
+        hint: What to say where it is none: its range, and the fix.
+
+    Raises:
+        ConfigError: It is none, or not in the range.
+    """
+    if not _is_truth(value):
+        try:
+            number = operator.index(value)
+        except TypeError:
+            number = low - 1
+        if low <= number <= high:
+            return number
+    raise ConfigError(f"{name}={_shown(value)} must be {hint}")
+
+
+def seed_of(value: Any) -> int:
+    """A seed.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    return whole_number("seed", value, 0, MAX_SEED, "a whole number in [0, 2^63); 0 is usual")
+
+
+def share(name: str, value: Any, hint: str) -> float:
+    """A number of any type, less than 1 and not negative.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        number = math.nan if _is_truth(value) or isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if 0.0 <= number < 1.0:
+        return number
+    raise ConfigError(f"{name}={_shown(value)} must be a number in [0, 1); {hint}")
+
+
+def name_of(kind: str, value: Any, usual: str) -> str:
+    """A name of some ``kind``, such as the ``usual`` one.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if isinstance(value, str):
+        return value
+    raise ConfigError(f"{kind}={_shown(value)} must be a name, such as {usual!r}")
+
+
+def image_shape(value: Any) -> tuple[int, int, int]:
+    """Channels, height and width of an image; ``n`` or ``(n,)`` for rows of ``n`` features.
+
+    Raises:
+        ConfigError: It is no such shape, or looks like one with the channels last.
+    """
+    shown = _shown(value)
+    usual = "(channels, height, width), such as (1, 28, 28), or (n,) for a table of n columns"
+    parts: list[Any]
+    if isinstance(value, (str, bytes, dict, set)):
+        parts = []
+    elif isinstance(value, Iterable) and getattr(value, "ndim", 1) == 1:
+        parts = list(value)
+    else:
+        parts = [value]
+    if len(parts) == 2:
+        usual = f"{usual}; for grey images pass (1, {_shown(parts[0])}, {_shown(parts[1])})"
+    if len(parts) not in (1, 3):
+        raise ConfigError(f"input_shape={shown} must be {usual}")
+    try:
+        sizes = [whole_number("input_shape", part, 1, MAX_SIZE, "") for part in parts]
+    except ConfigError:
+        raise ConfigError(f"input_shape={shown} must be {usual}, in whole numbers from 1") from None
+    if len(sizes) == 1:
+        return 1, 1, sizes[0]
+    first, second, last = sizes
+    if (last == 3 and first > 4) or (last in (1, 3) and first == second > 1 and first != last):
+        raise ConfigError(
+            f"input_shape={shown} looks like channels last; pass {last, first, second}"
+        )
+    return first, second, last
+
+
+def path_of(value: Any) -> Path:
+    """A path.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        return Path(os.fsdecode(value))
+    except TypeError:
+        raise InputError(f"{_shown(value)} is no path; pass the name of a file") from None
+
+
+def _is_truth(value: Any) -> bool:
+    """Whether a value is true or false, of any library: no number, though Python counts it."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+
+
+def _shown(value: Any) -> str:
+    """A value in one line, short; NumPy's numbers as Python's."""
+    if hasattr(value, "tolist") and getattr(value, "size", 0) in range(9):
+        value = value.tolist()
+    if isinstance(value, tuple):
+        value = tuple(each.item() if hasattr(each, "item") else each for each in value)
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."

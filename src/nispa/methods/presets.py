@@ -1,0 +1,265 @@
+"""Named settings as data: published hyper-parameters per benchmark, and published behaviour.
+
+A run's settings are put together in one order, later ones winning:
+
+1. the defaults of the settings classes;
+2. the *benchmark*: hyper-parameters for a network and a method on one kind of data, and for the
+   preset ``default`` what was tuned where the published ones do not suit the correct version;
+3. the *behaviour*: ``paper`` sets every choice in which the published code and a correct version
+   differ to the published one; otherwise the correct one stays;
+4. what the user says (``--set key=value``).
+
+The presets ``default`` and ``paper`` take the benchmark that belongs to the scenario; ``NAME`` and
+``paper-NAME`` take the published hyper-parameters of the benchmark of that name, whatever the
+scenario. Where no benchmark belongs to the scenario, ``default`` follows the data instead
+(``nispa.methods.defaults``), and ``paper`` takes the benchmark of the most similar images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nispa.base.config import as_json, build, canonical_keys, describe
+from nispa.errors import ConfigError, UnknownNameError, unknown_name
+from nispa.methods import METHODS, defaults, method_class
+from nispa.methods.base import Method, MethodConfig
+from nispa.methods.published import (
+    BENCHMARKS,
+    PAPER_METHODS,
+    PAPER_NETWORK,
+    PAPER_NETWORKS,
+    SCENARIO_BENCHMARKS,
+    TUNED,
+    Values,
+)
+from nispa.network.models import UNPOOLED, NetworkConfig
+
+
+def preset_names() -> dict[str, str]:
+    """Every preset with a line about it."""
+    names = {
+        "default": "the correct version, with hyper-parameters that suit it and the scenario, or "
+        "that follow the data where it has none",
+        "paper": "the published behaviour, with the hyper-parameters of the scenario's benchmark",
+    }
+    for name, benchmark in BENCHMARKS.items():
+        names[name] = f"the correct version, hyper-parameters as they are; {benchmark.doc}"
+    for name, benchmark in BENCHMARKS.items():
+        names[f"paper-{name}"] = f"the published behaviour; {benchmark.doc}"
+    return names
+
+
+def benchmark_of(scenario: str, input_shape: tuple[int, int, int]) -> str:
+    """The benchmark whose hyper-parameters suit a scenario: its own, or by the kind of images."""
+    if scenario in SCENARIO_BENCHMARKS:
+        return SCENARIO_BENCHMARKS[scenario]
+    channels, height, width = input_shape
+    if channels * height * width <= 64:
+        return "digits"
+    return "efmnist" if channels == 1 else "cifar10"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The resolved settings of a run, complete.
+
+    Attributes:
+        method: Name of the method.
+        preset: Name of the preset they were resolved from.
+        network: The network.
+        config: The method's own.
+    """
+
+    method: str
+    preset: str
+    network: NetworkConfig
+    config: MethodConfig
+
+    def as_json(self) -> dict[str, Any]:
+        """Both parts as JSON values."""
+        method = as_json(self.config)
+        unknown = dict.fromkeys(self.config.derived)  # until a task comes
+        return {"network": as_json(self.network), "method": method | unknown}
+
+    @property
+    def method_class(self) -> type[Method]:
+        """The method."""
+        return method_class(self.method)
+
+
+def settings_of(method: str, preset: str, network: Values, config: Values) -> Settings:
+    """The settings that :meth:`Settings.as_json` gave, as a file holds them.
+
+    Args:
+        method: Name of the method.
+        preset: Name of the preset.
+        network: JSON values of the network's settings.
+        config: Those of the method's.
+
+    Raises:
+        UnknownNameError: No such method or setting.
+        ConfigError: A value is out of range.
+    """
+
+    def plain(values: Values) -> dict[str, Any]:
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+    config_class = method_class(method).config_class
+    names = config.get("derived") or ()
+    known = {
+        name: value for name, value in config.items() if value is not None or name not in names
+    }
+    # Files from before `pool_to` hold networks that never pooled their maps.
+    shape = plain({"pool_to": UNPOOLED, **network})
+    return Settings(method, preset, build(NetworkConfig, shape), build(config_class, plain(known)))
+
+
+def resolve(
+    method: str,
+    preset: str,
+    scenario: str,
+    input_shape: tuple[int, int, int],
+    given: Values | None = None,
+    *,
+    outputs: int = 2,
+    tasks: int | None = None,
+) -> Settings:
+    """The settings of a run, in the order this module's text tells.
+
+    Args:
+        method: Name of the method.
+        preset: Name of the preset.
+        scenario: Name of the scenario, which chooses the benchmark for ``default`` and ``paper``.
+        input_shape: Channels, height and width of the images, which choose it otherwise.
+        given: The user's own settings, of the network or of the method; texts are converted.
+        outputs: Classes of all tasks, which decide sizes where settings follow the data.
+        tasks: How many tasks there will be, likewise; None where that is not known.
+
+    Raises:
+        UnknownNameError: No such method, preset or setting.
+        ConfigError: A value is out of range, or settings contradict each other.
+    """
+    config_class = method_class(method).config_class
+    if preset not in preset_names():
+        raise unknown_name("preset", preset, preset_names())
+    behaviour, _, named = preset.partition("-")
+    if behaviour != "paper":
+        behaviour, named = "default", "" if preset == "default" else preset
+    name = named or benchmark_of(scenario, input_shape)
+    benchmark = BENCHMARKS[name]
+    for_network, for_method = _sort_out(given or {}, config_class)
+    for_network |= _implied(for_network)
+
+    network = {**benchmark.network, **benchmark.networks.get(method, {})}
+    config = {**benchmark.methods.get(method, {})}
+    if preset == "default" and scenario not in SCENARIO_BENCHMARKS:
+        network, config = _derived(method, input_shape, (outputs, tasks), for_network, for_method)
+    elif preset == "default" and (name, method) in TUNED:
+        network |= TUNED[name, method].network
+        config |= TUNED[name, method].method
+    if behaviour == "paper":
+        architecture = str(for_network.get("architecture", network["architecture"]))
+        network |= {**PAPER_NETWORK.get(architecture, {}), **PAPER_NETWORKS.get(method, {})}
+        config |= PAPER_METHODS.get(method, {})
+    settings = Settings(
+        method,
+        preset,
+        build(NetworkConfig, {**network, **for_network}),
+        build(config_class, {**config, **for_method}),
+    )
+    able = method_class(method).incremental
+    if settings.config.incremental not in able:
+        raise ConfigError(
+            f"method '{method}' cannot learn with incremental={settings.config.incremental}; it "
+            f"can with {' or '.join(able)}"
+        )
+    return settings
+
+
+ONLY = {"mlp": ("hidden",), "convnet": ("channels", "kernel_size", "pool_every", "pool_to", "fc")}
+"""Settings that only one architecture has."""
+
+
+def _implied(given: Values) -> dict[str, Any]:
+    """The architecture that the settings given speak of, where it is not given itself.
+
+    Raises:
+        ConfigError: A setting is given that the architecture does not have.
+    """
+    meant = {name: kind for kind, names in ONLY.items() for name in names if name in given}
+    chosen = str(given.get("architecture", next(iter(meant.values()), "")))
+    for name, kind in meant.items():
+        if kind != chosen and chosen in ONLY:
+            other = next((each for each, its in meant.items() if its == chosen), "architecture")
+            raise ConfigError(
+                f"{name} is a setting of architecture={kind}, but {other} asks for "
+                f"architecture={chosen}, which has none; leave one of the two out"
+            )
+    return {"architecture": chosen} if meant else {}
+
+
+def _derived(
+    method: str,
+    input_shape: tuple[int, int, int],
+    planned: tuple[int, int | None],
+    for_network: Values,
+    for_method: Values,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of network and method that follow the data; what the user says comes over them.
+
+    What no rule tells, such as the strength of a penalty, is that of the benchmark with the same
+    architecture. Every method gets the same optimiser.
+    """
+    kind = str(for_network.get("architecture", defaults.architecture(input_shape)))
+    if kind not in ONLY:
+        return {}, {}  # refused where the network's settings are built
+    benchmark = BENCHMARKS["cifar10" if kind == "convnet" else "efmnist"]
+    network = {
+        **defaults.network(kind, input_shape, *planned),
+        **benchmark.networks.get(method, {}),
+    }
+    fields = {field.name for field in describe(method_class(method).config_class)}
+    shared = {"optimiser", "momentum", "patience", *defaults.RULES}
+    config = {
+        name: value
+        for name, value in benchmark.methods.get(method, {}).items()
+        if name not in shared
+    }
+    if "memory" in fields:
+        config["memory"] = defaults.memory(planned[0])
+    names = tuple(name for name in defaults.RULES if name in fields and name not in for_method)
+    return network, config | {"derived": names}
+
+
+def _sort_out(
+    given: Values, config_class: type[MethodConfig]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The user's settings by the class they belong to, under their proper names."""
+    parts: list[dict[str, Any]] = [{}, {}]
+    names = [
+        {name for field in describe(cls) for name in (field.name, *field.aliases)}
+        for cls in (NetworkConfig, config_class)
+    ]
+    for key, value in given.items():
+        owners = [part for part, known in zip(parts, names, strict=True) if key in known]
+        if not owners:
+            raise _unknown_setting(key, names[0] | names[1], config_class)
+        owners[0][key] = value
+    return canonical_keys(NetworkConfig, parts[0]), canonical_keys(config_class, parts[1])
+
+
+def _unknown_setting(
+    key: str, known: set[str], config_class: type[MethodConfig]
+) -> UnknownNameError | ConfigError:
+    owners = sorted(
+        name
+        for name, method in METHODS.items()
+        if method.config_class is not config_class
+        and any(key in (field.name, *field.aliases) for field in describe(method.config_class))
+    )
+    if owners:
+        return ConfigError(
+            f"'{key}' is a setting of {', '.join(owners)}, not of this method; leave it out"
+        )
+    return unknown_name("setting", key, known)

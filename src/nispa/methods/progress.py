@@ -1,0 +1,199 @@
+"""What learning looks like from Python: one line that lives, on a terminal or in a notebook.
+
+It comes only where learning takes longer than about a second, and never into a file or a pipe
+unless it was asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from nispa.methods.base import Event, LearnReport, PhaseEnd, PhaseStart
+from nispa.training.pausing import EpochEnd, FitBegin, FitPause
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+AFTER_S = 1.0
+"""Seconds of learning before anything is shown."""
+
+EVERY_S = 0.1
+"""Seconds between two changes of the line, at least."""
+
+
+class Place(Protocol):
+    """Somewhere to show a line."""
+
+    def show(self, text: str) -> None:
+        """Puts a line in the place of the one before."""
+
+    def close(self) -> None:
+        """The last line stays."""
+
+
+class Terminal:
+    """A line of a terminal, on stderr."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True, highlight=False)
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False)
+        self._live.start()
+
+    def show(self, text: str) -> None:
+        """See :class:`Place`."""
+        self._live.update(Text(text, overflow="ellipsis", no_wrap=True), refresh=True)
+
+    def close(self) -> None:
+        """See :class:`Place`."""
+        self._live.stop()
+
+
+class Notebook:
+    """A line in the output of a notebook's cell."""
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        self._display = display
+        self._handle: Any = None
+
+    def show(self, text: str) -> None:
+        """See :class:`Place`."""
+        content = {"text/plain": text}
+        if self._handle is None:
+            self._handle = self._display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+
+    def close(self) -> None:
+        """See :class:`Place`."""
+
+
+class Plain:
+    """A line of a file or a pipe: the last one only, since none can be taken back."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def show(self, text: str) -> None:
+        """See :class:`Place`."""
+        self._text = text
+
+    def close(self) -> None:
+        """See :class:`Place`."""
+        if self._text:
+            sys.stderr.write(f"{self._text}\n")
+            self._text = ""
+
+
+def find_place(wanted: bool | None) -> Callable[[], Place] | None:
+    """What makes the place for a line; None where there is to be none.
+
+    Args:
+        wanted: True for a line whatever there is, False for none, None for one where somebody looks
+            on: on a terminal or in a notebook.
+    """
+    if wanted is False:
+        return None
+    display = _notebook_display()
+    if display is not None:
+        return lambda: Notebook(display)
+    if sys.stderr is not None and sys.stderr.isatty():
+        return Terminal
+    return Plain if wanted and sys.stderr is not None else None
+
+
+def _notebook_display() -> Callable[..., Any] | None:
+    """IPython's way to show something in a notebook, where this is one."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if getattr(shell, "kernel", None) is None:  # none, or one on a terminal
+        return None
+    from IPython.display import display
+
+    found: Callable[..., Any] = display
+    return found
+
+
+class Progress:
+    """Where the learning of a task stands, put together from its events, and shown."""
+
+    def __init__(
+        self,
+        title: str,
+        wanted: bool | None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """At the start of a task.
+
+        Args:
+            title: What is learned.
+            wanted: See :func:`find_place`.
+            clock: Seconds since some moment.
+        """
+        self._title, self._make, self._clock = title, find_place(wanted), clock
+        self._place: Place | None = None
+        self._started = self._shown = clock()
+        self._after = 0.0 if wanted else AFTER_S
+        self._phase = PhaseStart(1, 1)
+        self._epoch = 0
+        self._validation: float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if self._place is not None:
+                self._place.close()
+
+    def update(self, event: Event | FitBegin | FitPause) -> None:
+        """Takes note of an event, and shows it if the time has come."""
+        if isinstance(event, PhaseStart):
+            self._phase, self._epoch = event, 0
+        elif isinstance(event, EpochEnd):
+            self._epoch, self._validation = event.epoch, event.validation_accuracy
+        elif isinstance(event, PhaseEnd):
+            self._validation = event.accuracy
+        now = self._clock()
+        if now - self._started >= self._after and now - self._shown >= EVERY_S:
+            self._shown = now
+            self._say(self._line())
+
+    def end(self, report: LearnReport) -> None:
+        """The task is learned."""
+        if self._place is not None or self._after == 0.0:
+            phases = f" in {report.phases} phases" if report.phases > 1 else ""
+            self._say(", ".join([f"{self._title}: learned{phases}", *self._facts()[:2]]))
+
+    def _line(self) -> str:
+        phase = self._phase
+        epoch = min(self._epoch + 1, phase.epochs)
+        parts = [f"epoch {epoch}/{phase.epochs}", *self._facts()]
+        if phase.phases > 1:
+            parts.insert(0, f"phase {phase.phase} of at most {phase.phases}")
+        return f"{self._title}: {', '.join(parts)}"
+
+    def _facts(self) -> list[str]:
+        """Validation accuracy, time, and what is stable: the last is cut off first."""
+        reached = "-" if self._validation is None else f"{100 * self._validation:.1f} %"
+        facts = [f"validation {reached}"]
+        seconds = self._clock() - self._started
+        minutes, rest = divmod(round(seconds), 60)
+        facts.append(f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s")
+        if self._phase.stable_share is not None:
+            facts.append(f"{100 * self._phase.stable_share:.0f} % stable or candidates")
+        return facts
+
+    def _say(self, text: str) -> None:
+        if self._make is None:
+            return
+        with contextlib.suppress(OSError, ValueError):  # a window that closed ends no learning
+            if self._place is None:
+                self._place = self._make()
+            self._place.show(text)

@@ -1,0 +1,222 @@
+"""A learner's file: tensors, and in its header a JSON text with everything else.
+
+It is a safetensors file with a SHA-256 over both. It is written whole or not at all; reading one
+executes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from nispa import tensorfile
+from nispa.base.devices import choose_device
+from nispa.base.seeding import MAX_SEED
+from nispa.data.tasks import TaskInfo
+from nispa.errors import FormatError, InputError
+from nispa.files import first_fault
+from nispa.methods.base import Method, MethodState, Problem
+from nispa.methods.presets import Settings, settings_of
+
+FORMAT = "nispa-learner/1"
+MAX_TASKS = 100_000
+
+
+def make_method(
+    settings: Settings, problem: Problem, *, seed: int, device: str | torch.device
+) -> Method:
+    """The method that ``settings`` name, on a device.
+
+    Raises:
+        DeviceError: The device is not there.
+    """
+    return settings.method_class(
+        problem, settings.network, settings.config, seed=seed, device=choose_device(device)
+    )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a file holds.
+
+    Attributes:
+        method: Between two tasks.
+        settings: What it was built from.
+        labels: The user's name of each class, task by task.
+        reach: The largest absolute value in the images of the first task, as the network saw them;
+            None where nobody noted it.
+    """
+
+    method: Method
+    settings: Settings
+    labels: list[list[Any]]
+    reach: float | None = None
+
+
+def encode(
+    method: Method,
+    settings: Settings,
+    labels: list[list[Any]] | None = None,
+    reach: float | None = None,
+) -> bytes:
+    """The file of a method: the same state always gives the same bytes.
+
+    Args:
+        method: Between two tasks.
+        settings: What it was built from.
+        labels: The user's name of each class, task by task; None for class numbers.
+        reach: See :class:`Saved`.
+    """
+    state = method.state()
+    if labels is None:
+        labels = [list(task.classes) for task in method.learned]
+    header = {
+        "method": settings.method,
+        "preset": settings.preset,
+        "seed": method.seed,
+        "problem": {
+            "input_shape": list(method.problem.input_shape),
+            "outputs": method.problem.outputs,
+            "tasks": method.problem.tasks,
+        },
+        "config": settings.as_json(),
+        "learned": [{"index": task.index, "classes": task.classes} for task in method.learned],
+        "labels": labels,
+        # Among the method's values, where versions that know nothing of it pass over it.
+        "values": state.values if reach is None else {**state.values, _REACH: reach},
+    }
+    return tensorfile.encode(FORMAT, header, state.tensors)
+
+
+def decode(path: Path, device: str = "cpu") -> tuple[Method, Settings, list[list[Any]]]:
+    """The method in a file, its settings and the names of its classes.
+
+    Raises:
+        InputError: There is no such file.
+        FormatError: It is damaged, not a learner, or of a newer version.
+    """
+    saved = read_learner(path, device)
+    return saved.method, saved.settings, saved.labels
+
+
+def read_learner(path: Path, device: str | torch.device = "cpu") -> Saved:
+    """All that a file holds.
+
+    Raises:
+        InputError: There is no such file.
+        FormatError: It is damaged, not a learner, or of a newer version.
+    """
+    tensors, header = _read(path)
+    try:
+        settings = settings_of(
+            header.method, header.preset, header.config.network, header.config.method
+        )
+    except InputError as error:
+        raise FormatError(f"{path} has settings that this version does not know: {error}") from None
+    shape = header.problem.input_shape
+    problem = Problem(shape, header.problem.outputs, header.problem.tasks)
+    if _units(settings, problem) * _BYTES_EACH > path.stat().st_size:
+        raise FormatError(f"{path} is damaged: it is too small for the network it describes")
+    _check_finite(path, tensors)
+    method = make_method(settings, problem, seed=header.seed, device=device)
+    method.learned = [TaskInfo(task.index, task.classes) for task in header.learned]
+    values = dict(header.values)
+    reach = values.pop(_REACH, None)
+    if reach is not None and (type(reach) is not float or not 0 <= reach < math.inf):
+        raise FormatError(f"{path} is damaged: '{_REACH}' must be a number that is not negative")
+    try:
+        method.load_state(MethodState(tensors, values))
+    except InputError as error:
+        raise FormatError(f"{path} is damaged: {error}") from None
+    return Saved(method, settings, [list(names) for names in header.labels], reach)
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses numbers that no learning ends with; they would be predicted from without a word."""
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise FormatError(f"{path} is damaged: '{name}' holds a value that is not finite")
+
+
+_REACH = "reach"
+
+_BYTES_EACH = 4
+"""What a unit takes in a file at least: its bias."""
+
+
+def _units(settings: Settings, problem: Problem) -> int:
+    """Number of units that a network of these settings has at least."""
+    network = settings.network
+    hidden = network.hidden if network.architecture == "mlp" else (*network.channels, *network.fc)
+    return sum(hidden) + problem.outputs
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+_Size = Annotated[int, Field(ge=1, le=2**31)]
+_Class = Annotated[int, Field(ge=0, le=2**31)]
+_Sizes = Annotated[tuple[_Size, _Size, _Size], Field(strict=False)]
+_Classes = Annotated[tuple[_Class, ...], Field(strict=False)]
+
+
+class _Problem(_Part):
+    input_shape: _Sizes
+    outputs: _Size
+    tasks: _Size | None
+
+
+class _Config(_Part):
+    network: dict[str, Any]
+    method: dict[str, Any]
+
+
+class _Learned(_Part):
+    index: _Class
+    classes: _Classes
+
+
+class _Header(_Part):
+    """All of a learner but its tensors, as the file's header keeps it."""
+
+    format: str
+    nispa: str
+    method: str
+    preset: str
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    problem: _Problem
+    config: _Config
+    learned: Annotated[list[_Learned], Field(max_length=MAX_TASKS)]
+    labels: list[list[int | str]]
+    values: dict[str, Any]
+    sha256: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Header:
+        if [len(task.classes) for task in self.learned] != [len(names) for names in self.labels]:
+            raise ValueError("labels do not fit the classes learned")
+        if any(label >= self.problem.outputs for task in self.learned for label in task.classes):
+            raise ValueError("a class lies outside the outputs")
+        if any(len(set(task.classes)) < len(task.classes) for task in self.learned):
+            raise ValueError("a class stands twice in a task")
+        if any(task.index != place for place, task in enumerate(self.learned)):
+            raise ValueError("the tasks learned are not numbered in order")
+        return self
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], _Header]:
+    """Tensors and header of a learner's file, checked against their hash."""
+    tensors, plain = tensorfile.read(path, FORMAT, "learner")
+    try:
+        return tensors, _Header.model_validate(plain)
+    except ValidationError as error:
+        raise FormatError(f"{path} is damaged: {first_fault(error)}") from None

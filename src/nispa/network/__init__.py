@@ -1,0 +1,1 @@
+"""Sparse networks: units, connections, layers, and the values they compute."""

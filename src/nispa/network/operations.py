@@ -1,0 +1,255 @@
+"""Floating-point operations of passes through networks, counted by what they are for.
+
+A multiplication and the addition that follows it are two operations. Counted are the connections:
+of each live one a multiply-add per sample (and, for a kernel, per weight and place of the output)
+in the forward pass; as many for its weight's gradient if it is plastic; and as many for the
+gradient that flows back through it if the unit it leaves needs one. A unit needs one if anything
+that it is computed from can still learn: no gradient flows into a stable unit. All follows from
+the pattern and from what is frozen, so the numbers are the same on every device, with every kernel
+and whatever is kept between passes. docs/cost.md tells what is not counted, and why.
+
+A :class:`Ledger` is the account of one run's task. While it is in force (:func:`counting`), every
+network adds its passes to it; nobody else needs to do anything. ``fit`` says where a step begins:
+what passes in a step beyond its batch's samples is replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from nispa.errors import FormatError
+from nispa.network.layers import SparseLayer
+from nispa.network.topology import Topology
+
+PURPOSES = {
+    "forward": "forward passes of the batches of training",
+    "weight_gradients": "gradients of plastic weights for these batches",
+    "input_gradients": "gradients into units for these batches",
+    "updates": "the optimiser's arithmetic",
+    "replay": "passes in a step beyond its batch: samples from memory",
+    "projection": "gradients that those of a step are held against",
+    "importance": "gradients between fits, such as Fisher information",
+    "validation": "accuracy on validation images, while training and after pruning",
+    "activity": "passes that measure how active units are",
+    "other": "other passes without gradients: outputs and features that are kept",
+}
+"""What operations are for, in the order in which records list them."""
+
+MOST = 10**30  # of one purpose: more is no count
+
+
+class PerSample(NamedTuple):
+    """Operations of one sample's pass: forward, to plastic weights, and back into units."""
+
+    forward: int
+    weights: int
+    inputs: int
+
+
+def per_sample(
+    layers: Mapping[str, SparseLayer], topology: Topology, *, into_input: bool = False
+) -> PerSample:
+    """Operations of one sample's pass, from what is live and what is frozen.
+
+    Args:
+        layers: The sparse layers by name, each after a pass, which tells its places.
+        topology: Who feeds whom.
+        into_input: Whether a gradient flows into the images, too.
+    """
+    needing = _needing(layers, topology, into_input)
+    forward = weights = inputs = 0
+    for spec in topology.layers:
+        layer = layers[spec.name]
+        each = 2 * layer.weights_each * layer.places
+        forward += each * layer.live_count
+        weights += each * len(layer.plastic_index)
+        inputs += each * _leaving(layer, needing[spec.source])
+    return PerSample(forward, weights, inputs)
+
+
+def _needing(
+    layers: Mapping[str, SparseLayer], topology: Topology, into_input: bool
+) -> dict[str, Tensor]:
+    """The units of each group whose gradient is needed, ``(units,)`` bool."""
+    needing = {
+        group.name: torch.full((group.size,), into_input and group.role == "input")
+        for group in topology.groups
+    }
+    for spec in topology.layers:
+        layer, units = layers[spec.name], needing[spec.target]
+        units[layer.bias_index.cpu()] = True
+        if not units.all():
+            units[layer.plastic_index.cpu() // layer.shape[1]] = True
+    changed = True
+    while changed:  # a group may feed itself
+        changed = False
+        for spec in topology.layers:
+            if not needing[spec.source].any() or needing[spec.target].all():
+                continue
+            rows, units = _ends(layers[spec.name], layers[spec.name].frozen_index)
+            reached = rows[needing[spec.source][units]]
+            changed = changed or not bool(needing[spec.target][reached].all())
+            needing[spec.target][reached] = True
+    return needing
+
+
+def _leaving(layer: SparseLayer, units: Tensor) -> int:
+    """How many live connections leave some units of the source group, ``(units,)`` bool."""
+    if not units.any():
+        return 0
+    if units.all():
+        return layer.live_count
+    indices = (layer.plastic_index, layer.frozen_index)
+    return sum(int(units[_ends(layer, index)[1]].sum()) for index in indices)
+
+
+def _ends(layer: SparseLayer, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The target and the source unit of connections at flat positions, on the CPU."""
+    index = index.cpu()
+    return index // layer.shape[1], index % layer.shape[1] // layer.spec.block
+
+
+class Ledger:
+    """Operations by purpose.
+
+    Attributes:
+        purpose: What passes are for at the moment: a name in ``PURPOSES``; ``""`` between fits,
+            ``"step"`` in a step of training.
+    """
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.purpose = ""
+        self._counts = dict.fromkeys(PURPOSES, 0)
+        self._ahead = self._behind = 0  # samples of the step's batch still to pass, and back
+
+    def step(self, samples: int) -> None:
+        """A step with a batch of so many samples begins."""
+        self.purpose, self._ahead, self._behind = "step", samples, samples
+
+    def forward(self, samples: int, cost: PerSample, *, learning: bool) -> None:
+        """Samples passed forward; ``learning`` says whether a gradient may follow."""
+        if self.purpose == "step" and learning:
+            own = min(samples, self._ahead)
+            self._ahead -= own
+            self._counts["forward"] += own * cost.forward
+            self._counts["replay"] += (samples - own) * cost.forward
+            return
+        aim = self.purpose if self.purpose in PURPOSES else "importance" if learning else "other"
+        self._counts[aim] += samples * cost.forward
+
+    def backward(self, samples: int, cost: PerSample) -> None:
+        """Gradients of samples flowed back."""
+        if self.purpose == "step":
+            own = min(samples, self._behind)
+            self._behind -= own
+            self._counts["weight_gradients"] += own * cost.weights
+            self._counts["input_gradients"] += own * cost.inputs
+            self._counts["replay"] += (samples - own) * (cost.weights + cost.inputs)
+            return
+        aim = self.purpose if self.purpose in PURPOSES else "importance"
+        self._counts[aim] += samples * (cost.weights + cost.inputs)
+
+    def add(self, purpose: str, operations: int) -> None:
+        """Adds operations that are no passes."""
+        self._counts[purpose] += operations
+
+    def table(self) -> dict[str, int]:
+        """What there was, in the order of ``PURPOSES``; what there was not is left out."""
+        return {name: count for name, count in self._counts.items() if count}
+
+    def known(self) -> dict[str, int] | None:
+        """The table, or None where no pass was counted: then networks were of another kind."""
+        found = self.table()
+        return found if found.keys() - {"updates"} else None
+
+    def since(self, before: Mapping[str, int]) -> dict[str, int]:
+        """What has come since :meth:`table` gave ``before``."""
+        return {
+            name: count - before.get(name, 0)
+            for name, count in self._counts.items()
+            if count > before.get(name, 0)
+        }
+
+    def take(self, values: Any) -> None:
+        """Adds what :meth:`since` gave in another process.
+
+        Raises:
+            FormatError: It is something else.
+        """
+        if not isinstance(values, dict) or not values.keys() <= PURPOSES.keys():
+            raise FormatError("the saved operations do not name what they are for")
+        for name, count in values.items():
+            if type(count) is not int or not 0 <= count <= MOST:
+                raise FormatError(f"the saved operations for '{name}' are no count")
+            self._counts[name] += count
+
+
+_in_force: ContextVar[Ledger | None] = ContextVar("ledger", default=None)
+
+
+def current() -> Ledger | None:
+    """The ledger in force, if there is one."""
+    return _in_force.get()
+
+
+@contextmanager
+def counting(ledger: Ledger | None) -> Iterator[None]:
+    """Puts a ledger in force; with None nothing is counted."""
+    token = _in_force.set(ledger)
+    try:
+        yield
+    finally:
+        _in_force.reset(token)
+
+
+@contextmanager
+def purpose(name: str) -> Iterator[None]:
+    """Says what passes are for; the name is one of ``PURPOSES``."""
+    ledger = current()
+    if ledger is None:
+        yield
+        return
+    before, ledger.purpose = ledger.purpose, name
+    try:
+        yield
+    finally:
+        ledger.purpose = before
+
+
+def count_updates(
+    ledger: Ledger, optimiser: torch.optim.Optimizer | None
+) -> RemovableHandle | None:
+    """Counts every update of an optimiser from now on, until the handle is removed."""
+    if optimiser is None:
+        return None
+    cost = update_operations(optimiser)
+    return optimiser.register_step_post_hook(lambda *_: ledger.add("updates", cost))
+
+
+_RULES: dict[type[torch.optim.Optimizer], tuple[int, int]] = {
+    torch.optim.Adam: (13, 2),
+    torch.optim.AdamW: (13, 1),
+    torch.optim.SGD: (2, 2),
+    torch.optim.Adadelta: (16, 2),
+}
+"""Operations per value of a rule, and of its weight decay; docs/cost.md adds them up."""
+
+
+def update_operations(optimiser: torch.optim.Optimizer) -> int:
+    """Operations of one update of all values; a rule that is not known counts as plain descent."""
+    total = 0
+    for group in optimiser.param_groups:
+        known = (_RULES[kind] for kind in type(optimiser).__mro__ if kind in _RULES)
+        each, decay = next(known, (2, 0))
+        each += decay if group.get("weight_decay") else 0
+        each += 2 if group.get("momentum") else 0
+        total += each * sum(values.numel() for values in group["params"])
+    return total

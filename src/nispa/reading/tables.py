@@ -1,0 +1,388 @@
+"""A run's record as tables for a terminal: complete at 80 columns, readable without colour.
+
+Everything shown comes from the record, which may be a stranger's: texts are cut to one line, lose
+their control characters and are never read as markup.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from nispa.files import one_line
+from nispa.runs.costs import cost_of, scaled, task_operations
+from nispa.runs.metrics import METRICS, Matrix, as_matrix, percent
+from nispa.runs.record import Cost, MetricValue, Record, TaskResult, kind_in_words
+
+LABELS = {
+    "acc": "accuracy (acc)",
+    "bwt": "backward transfer (bwt)",
+    "fwt": "forward transfer (fwt)",
+    "forgetting": "forgetting",
+}
+HINTS = {
+    "acc": "mean of the last row",
+    "bwt": "last row minus diagonal",
+    "fwt": "before learning minus chance",
+    "forgetting": "best earlier row minus last row",
+}
+ELSEWHERE = "; the whole matrix is in record.json"
+MAX_NOTES = 20
+MAX_NAMED = 50  # classes of a task, and tasks, whose names are shown
+
+
+def render(record: Record, width: int = 80) -> RenderableType:
+    """What a run learned, kept and took, for ``rich.console.Console.print``.
+
+    Args:
+        record: The run.
+        width: Columns of the terminal; tables too wide for it take a more compact form.
+    """
+    parts: list[RenderableType] = [_head(record), _data(record), *_classes(record)]
+    told = _accuracy(record, "Accuracy on each task (%)", record.accuracy_matrix, width)
+    untold: list[RenderableType] = []
+    if record.accuracy_matrix_task_agnostic is not None:
+        title = "Accuracy without knowing the task (%)"
+        untold = _accuracy(record, title, record.accuracy_matrix_task_agnostic, width)
+    parts += told + untold if record.incremental == "task" else untold + told
+    parts += [Text(), _metrics(record)]
+    if record.per_task:
+        parts += [_title("Learning"), _learning(record), *_costs(record)]
+    parts += _stable_units(record, width)
+    parts += _connections(record)
+    parts.append(_size(record))
+    parts.append(_environment(record))
+    for note in record.notes[:MAX_NOTES]:
+        parts.append(Text("Note: " + one_line(note, 500)))
+    if len(record.notes) > MAX_NOTES:
+        parts.append(Text(f"... and {len(record.notes) - MAX_NOTES} more notes in the record"))
+    return Group(*parts)
+
+
+def _head(record: Record) -> Text:
+    words = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
+    told = record.main_matrix is record.accuracy_matrix
+    words.append(kind_in_words(record.incremental, told))
+    if record.preset:
+        words.append(f"preset {one_line(record.preset, 30)}")
+    words.append(f"seed {record.seed}")
+    text = Text(", ".join(words), style="bold")
+    if record.status == "complete":
+        return text
+    done = f"{len(record.accuracy_matrix)} of {len(record.tasks)} tasks"
+    return text.append(f"\n{record.status.upper()} after {done}", style="bold yellow")
+
+
+def _data(record: Record) -> Text:
+    lines = []
+    for data in record.data:
+        line = Text(f"Data: {one_line(data.name, 40)}")
+        if data.canonical:
+            line.append(" (canonical)")
+        elif data.canonical is None:
+            line.append(" (own data)")
+        else:
+            line.append(" ").append("NOT THE CANONICAL DATA", style="bold reverse red")
+        if data.note:
+            line.append(f": {one_line(data.note, 300)}")
+        lines.append(line.append(f" [sha256 {data.sha256[:12]}]", style="dim"))
+    return Text("\n").join(lines)
+
+
+def _classes(record: Record) -> list[RenderableType]:
+    """The classes of each task by name, where they have names that are no numbers."""
+    if all(name.isdigit() for name in record.class_names):
+        return []
+    lines = []
+    for index in range(min(len(record.tasks), MAX_NAMED)):
+        names = [one_line(name, 40) for name in record.classes_of(index)]
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        lines.append(f"  {index + 1} {', '.join(names[:MAX_NAMED])}{more}")
+    if len(record.tasks) > MAX_NAMED:
+        lines.append(f"  ... and {len(record.tasks) - MAX_NAMED} more tasks")
+    return [Text("\n".join(["Classes:", *lines]))]
+
+
+def _table(gap: int = 2) -> Table:
+    """An empty table with ``gap`` blanks between columns (one of them is the box's own)."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
+
+
+def _title(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _task(record: Record, index: int) -> str:
+    digits = len(str(len(record.tasks)))
+    return f"{index + 1:>{digits}} {one_line(record.title_of(index), 14)}"
+
+
+def _accuracy(
+    record: Record, title: str, rows: tuple[tuple[float | None, ...], ...], width: int
+) -> list[RenderableType]:
+    """The accuracy matrix, or where it is too wide, each task when learned and at the end."""
+    if not rows:
+        return [Text("\nNo task was measured yet.")]
+    matrix = as_matrix(rows)
+    tasks = len(matrix)
+    if tasks > width:  # no form of the matrix fits
+        return [_title(f"{title}{ELSEWHERE}"), _kept_table(record, matrix)]
+    label = max(len(_task(record, index)) for index in range(tasks))
+    number = len(str(tasks))
+    full = max([4, *(len(_cell(value, 1)) for value in matrix.flat)])
+    short = max([number, *(len(_cell(value, 0)) for value in matrix.flat)])
+    if label + tasks * (full + 2) <= width:
+        return [_title(f"{title} after each task"), _matrix_table(record, matrix, 1, full)]
+    if max(number, len("after")) + tasks * (short + 1) <= width:
+        return [_title(f"{title} after each task"), _matrix_table(record, matrix, 0, short)]
+    return [_title(f"{title}{ELSEWHERE}"), _kept_table(record, matrix)]
+
+
+def _cell(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def _matrix_table(record: Record, matrix: Matrix, digits: int, width: int) -> Table:
+    tasks = len(matrix)
+    table = _table(2 if digits else 1)
+    table.add_column("after", no_wrap=True)
+    for column in range(tasks):
+        table.add_column(str(column + 1), justify="right", no_wrap=True, min_width=width)
+    for row in range(tasks):
+        cells = []
+        for column, value in enumerate(matrix[row]):
+            style = "bold" if row == column else "dim" if column > row else ""
+            if column < row and value < matrix[column, column]:
+                style = "red"
+            cells.append(Text(_cell(value, digits), style=style))
+        table.add_row(Text(_task(record, row) if digits else str(row + 1)), *cells)
+    return table
+
+
+def _kept_table(record: Record, matrix: Matrix) -> Table:
+    """For many tasks: one line each, instead of a matrix that no terminal holds."""
+    table = _table()
+    table.add_column("task", no_wrap=True)
+    for name in ("when learned", "at the end", "change"):
+        table.add_column(name, justify="right", no_wrap=True)
+    measured = [row for row in matrix if not all(map(math.isnan, row))]
+    end = measured[-1] if measured else matrix[-1]
+    for index in range(len(matrix)):
+        learned, kept = matrix[index, index], end[index]
+        change = kept - learned
+        table.add_row(
+            Text(_task(record, index)),
+            _cell(learned, 2),
+            _cell(kept, 2),
+            Text(
+                "" if math.isnan(change) else percent(change, signed=True),
+                style="red" if change < 0 else "",
+            ),
+        )
+    return table
+
+
+def _metrics(record: Record) -> Table:
+    agnostic = record.metrics_task_agnostic
+    table = _table()
+    table.add_column("metric (%)", no_wrap=True)
+    table.add_column("task known" if agnostic else "value", justify="right", no_wrap=True)
+    if agnostic:
+        table.add_column("unknown", justify="right", no_wrap=True)
+    table.add_column("formula")
+    for name, metric in record.metrics.items():
+        values = [_value(record.metrics, name)]
+        if agnostic:
+            values.append(_value(agnostic, name))
+        known = name in HINTS and metric.formula == METRICS[name].formula
+        formula = HINTS[name] if known else one_line(metric.formula, 100)
+        label = Text(LABELS.get(name, one_line(name, 24)))
+        table.add_row(label, *values, Text(formula, style="dim"))
+    return table
+
+
+def _value(metrics: Mapping[str, MetricValue], name: str) -> Text:
+    value = metrics[name].value if name in metrics else None
+    return Text(percent(value, signed=name in ("bwt", "fwt")), style="bold")
+
+
+def _learning(record: Record) -> Table:
+    table = _table()
+    table.add_column("task", no_wrap=True)
+    for name in ("phases", "tau", "samples", "train s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("stopped because", overflow="fold")
+    for index, task in enumerate(record.per_task):
+        table.add_row(
+            Text(_task(record, index)),
+            str(task.phases),
+            "-" if task.tau is None else f"{task.tau:.3f}",
+            f"{task.samples_trained:,}",
+            f"{task.train_s:,.1f}",
+            Text(one_line(task.stop_reason or "-", 80)),
+        )
+    total = sum(task.train_s for task in record.per_task)
+    samples = sum(task.samples_trained for task in record.per_task)
+    table.add_row("all", "", "", f"{samples:,}", f"{total:,.1f}", "", style="bold")
+    return table
+
+
+COST_HEADS = ("train op.", "op./sample", "train CPU s", "eval CPU s", "model B", "peak B")
+
+
+def _costs(record: Record) -> list[RenderableType]:
+    """What each task cost, and what the operations were for; nothing where none of it is known."""
+    total = cost_of(record)
+    if total.model_bytes is None and total.train_cpu_s is None:
+        return []
+    table = _table(1)
+    table.add_column("task", no_wrap=True)
+    for name in COST_HEADS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for index, task in enumerate(record.per_task):
+        cells = _cost_texts(task_operations(task), task)
+        table.add_row(Text(_task(record, index)), *cells)
+    table.add_row("all", *_cost_texts(total.train_operations, total), style="bold")
+    parts: list[RenderableType] = [_title("Cost (op.: floating-point operations)"), table]
+    if total.operations:
+        shares = ", ".join(
+            f"{one_line(name, 30).replace('_', ' ')} {scaled(count).strip()}"
+            for name, count in total.operations.items()
+        )
+        parts.append(Text(f"Training operations: {one_line(shares, 500)}"))
+    if total.eval_s is not None:
+        parts.append(Text(f"Evaluation took {_brief(total.eval_s, 's')} s, all tasks together"))
+    return parts
+
+
+def _cost_texts(operations: int | None, cost: TaskResult | Cost) -> list[str]:
+    """Cells in the order of ``COST_HEADS``."""
+    times = (cost.train_cpu_s, cost.eval_cpu_s)
+    sizes = (cost.model_bytes, cost.peak_bytes)
+    values = (operations, cost.inference_operations, *times, *sizes)
+    return [
+        "-" if value is None else _brief(value, head)
+        for head, value in zip(COST_HEADS, values, strict=True)
+    ]
+
+
+def _brief(value: float, head: str) -> str:
+    if head.endswith("s"):
+        return f"{value:,.1f}" if 10 <= value < 1e7 else f"{value:.3g}"
+    return scaled(value).strip()
+
+
+def _stable_units(record: Record, width: int) -> list[RenderableType]:
+    """Stable units per group after each task; for many groups, after the last one alone."""
+    sizes = {
+        group: count.size for task in record.per_task for group, count in task.stable_units.items()
+    }
+    if not sizes:
+        return []
+    heads = {group: f"{one_line(group, 12)}/{size}" for group, size in sizes.items()}
+    label = max(len(_task(record, index)) for index in range(len(record.per_task)))
+    if label + sum(max(len(head), 9) + 2 for head in heads.values()) > width:
+        return [_title("Stable units after the last task"), _many_groups(record, sizes)]
+    table = _table()
+    table.add_column("after", no_wrap=True)
+    for head in heads.values():
+        table.add_column(Text(head), justify="right", no_wrap=True)
+    for index, task in enumerate(record.per_task):
+        cells = []
+        for group in sizes:
+            count = task.stable_units.get(group)
+            cells.append(
+                "-" if count is None else f"{count.stable} {_share(count.stable, count.size)}"
+            )
+        table.add_row(Text(_task(record, index)), *cells)
+    return [_title("Stable units after each task"), table]
+
+
+def _many_groups(record: Record, sizes: dict[str, int]) -> Table:
+    table = _table()
+    table.add_column("group", no_wrap=True)
+    for name in ("stable", "of", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for group, size in sizes.items():
+        counts = [
+            task.stable_units[group].stable
+            for task in record.per_task
+            if group in task.stable_units
+        ]
+        table.add_row(
+            Text(one_line(group, 30)), f"{counts[-1]:,}", f"{size:,}", _share(counts[-1], size)
+        )
+    return table
+
+
+def _connections(record: Record) -> list[RenderableType]:
+    layers = record.per_task[-1].connections if record.per_task else {}
+    if not layers:
+        return []
+    table = _table()
+    table.add_column("layer", no_wrap=True)
+    for name in ("live", "of", "density", "frozen", "of the live"):
+        table.add_column(name, justify="right", no_wrap=True)
+    owed = any(count.owed for count in layers.values())
+    if owed:  # dropped, and no place left to grow: live and owed together stay constant
+        table.add_column("without a place", justify="right", no_wrap=True)
+    for layer, count in layers.items():
+        table.add_row(
+            Text(one_line(layer, 30)),
+            f"{count.live:,}",
+            f"{count.total:,}",
+            _density(count.live, count.total),
+            f"{count.frozen:,}",
+            _share(count.frozen, count.live),
+            *([f"{count.owed:,}"] if owed else []),
+        )
+    return [_title("Connections after the last task"), table]
+
+
+def _share(part: int, whole: int) -> str:
+    """A share in per cent; 100 % and 0 % are never the work of rounding."""
+    if not whole:
+        return "-"
+    percents = round(100 * part / whole)
+    if part < whole:
+        percents = min(percents, 99)
+    if part > 0:
+        percents = max(percents, 1)
+    return f"{percents}%"
+
+
+def _density(live: int, total: int) -> str:
+    return f"{live / total:.3f}" if total else "-"
+
+
+def _size(record: Record) -> Text:
+    if record.parameters is None:
+        return Text("\nParameters: not known")
+    live, total = record.parameters.live, record.parameters.total
+    density = _density(live, total)
+    text = Text(f"\nParameters: {live:,} live of {total:,} positions (density {density})")
+    kept = record.per_task[-1].storage if record.per_task else {}
+    if kept:
+        parts = (f"{one_line(name, 30)} {decimal(size)}" for name, size in kept.items())
+        text.append(f"\nKept beside the network: {', '.join(parts)}")
+    return text
+
+
+def _environment(record: Record) -> Text:
+    env = record.environment
+    count = "unknown" if env.threads is None else str(env.threads)
+    threads = f"{count} thread{'s' if env.threads != 1 else ''}"
+    where = (
+        f"{env.device} ({env.cpu}, {threads}), {env.kernels} kernels, "
+        f"nispa {env.nispa}, torch {env.torch}, Python {env.python}"
+    )
+    when = f"Started: {record.started}, finished: {record.finished or 'no'}"
+    if record.started is None:
+        when = "When it ran is not known"
+    return Text(f"Ran on: {one_line(where, 300)}\n{when}", style="dim")

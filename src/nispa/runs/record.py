@@ -1,0 +1,471 @@
+"""The record of a run, ``record.json``: versioned models, the same bytes for the same record.
+
+Records may come from strangers: reading one evaluates nothing, is bounded in size, and ends in a
+record or in one :class:`~nispa.errors.FormatError`. No torch here, so that reports work without it.
+
+Versions: ``schema`` counts the format. Fields may be added under the same number (readers ignore
+what they do not know); a field that changes its meaning or goes away raises the number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+
+from nispa.runs import metrics as formulas
+from nispa.errors import FormatError, InputError
+from nispa.files import (
+    check_own,
+    first_fault,
+    one_line,
+    read_limited,
+    seal,
+    seal_holds,
+    shown,
+)
+
+SCHEMA_NAME = "nispa-record"
+SCHEMA_VERSION = 1
+RECORD = "record.json"
+MAX_RECORD_BYTES = 64 * 2**20
+MAX_TASKS = 1_000  # a matrix has the square of this: a stranger's record must not fill the memory
+
+NUMBERS = re.compile(r"[0-9]+(-[0-9]+|(,[0-9]+)*)")  # the name of a task after its classes
+
+T = TypeVar("T")
+# A list is accepted where a record is built, a tuple is kept: records are immutable.
+Many = Annotated[tuple[T, ...], Field(strict=False)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Field(ge=0.0)]
+Operations = Annotated[int, Field(ge=0, le=10**30)]  # of large runs there are more than 2^63
+Instant = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")]
+Matrix = Many[Many[Share | None]]
+
+
+def _finite(value: JsonValue) -> JsonValue:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("numbers must be finite")
+    if isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            _finite(part)
+    return value
+
+
+Json = Annotated[JsonValue, AfterValidator(_finite)]  # pydantic lets NaN pass inside JsonValue
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class ScenarioEntry(_Part):
+    """Which sequence of tasks was learned, with the settings that it was built from."""
+
+    name: str
+    settings: dict[str, Json] = Field(default_factory=dict)
+
+
+class DataEntry(_Part):
+    """One data set a number was measured on.
+
+    Attributes:
+        name: Its name, such as ``"emnist-balanced"``.
+        canonical: Whether the content is the published one, bit for bit; None for own data.
+        sha256: Hash of the content, 64 hexadecimal digits.
+        source: What it was read from, such as ``"IDX files"``.
+        note: What a reader must know, such as how it differs from the canonical one.
+    """
+
+    name: str
+    canonical: bool | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    source: str = ""
+    note: str = ""
+
+
+class TaskEntry(_Part):
+    """One task of the sequence: its classes, and the samples of each split.
+
+    The samples are None where nobody told them, as with another tool's matrix.
+    """
+
+    name: str
+    classes: Many[Count]
+    train: Count | None
+    validation: Count | None
+    test: Count | None
+
+
+class InputEntry(_Part):
+    """How the stored pixels of a task became what the network saw: ``(scale x - mean) / std``.
+
+    Attributes:
+        scale: Factor of a stored pixel.
+        mean: Of each channel; None where nothing is subtracted.
+        std: Of each channel; None where nothing is divided by.
+    """
+
+    scale: float
+    mean: Many[float] | None = None
+    std: Many[float] | None = None
+
+
+class MetricValue(_Part):
+    """A number with the formula that made it; ``value`` is None where it is not defined."""
+
+    value: float | None
+    formula: str
+    source: str
+
+
+class UnitCount(_Part):
+    """Units of one group: ``stable`` of ``size``."""
+
+    stable: Count
+    size: Count
+
+    @model_validator(mode="after")
+    def _within(self) -> UnitCount:
+        if self.stable > self.size:
+            raise ValueError(f"stable={self.stable} of {self.size} units")
+        return self
+
+
+class ConnectionCount(_Part):
+    """Connections of one layer: ``live`` of ``total`` positions, ``frozen`` of the live ones.
+
+    ``owed`` were dropped and found no place to grow: live and owed together stay constant.
+    """
+
+    live: Count
+    frozen: Count
+    total: Count
+    owed: Count = 0
+
+    @model_validator(mode="after")
+    def _within(self) -> ConnectionCount:
+        if not self.frozen <= self.live <= self.total:
+            raise ValueError(f"frozen={self.frozen} of live={self.live} of total={self.total}")
+        return self
+
+
+class TaskResult(_Part):
+    """What learning one task took, and the network after it.
+
+    Attributes:
+        phases: Phases trained (1 for methods without phases).
+        samples_trained: Training samples seen, over all epochs.
+        train_s: Seconds of learning, validation included.
+        eval_s: Seconds of measuring test accuracy after the task.
+        tau: τ that the chosen candidates were picked with; None where nothing was picked.
+        stop_reason: Why learning ended, in a few words.
+        stable_units: Per hidden group of units, in the network's order.
+        connections: Per layer, in the network's order.
+        storage: Bytes kept beside the network for the tasks to come, by what they are for.
+        live: Live weights and biases.
+        model_bytes: Bytes of the network: live values and where each of them stands.
+        operations: Floating-point operations of learning, by what they were for.
+        inference_operations: The same of predicting one sample of the task.
+        train_cpu_s: Seconds of all processors together while learning; ``eval_cpu_s`` likewise.
+        peak_bytes: Most memory that the process had resident until the end of the task.
+
+    From ``live`` on, None means that it is not known, as in records of before.
+    """
+
+    phases: Count
+    samples_trained: Count
+    train_s: Seconds
+    eval_s: Seconds
+    tau: Share | None = None
+    stop_reason: str | None = None
+    stable_units: dict[str, UnitCount] = Field(default_factory=dict)
+    connections: dict[str, ConnectionCount] = Field(default_factory=dict)
+    storage: dict[str, Count] = Field(default_factory=dict)
+    live: Count | None = None
+    model_bytes: Count | None = None
+    operations: dict[str, Operations] | None = None
+    inference_operations: Operations | None = None
+    train_cpu_s: Seconds | None = None
+    eval_cpu_s: Seconds | None = None
+    peak_bytes: Count | None = None
+
+
+class Cost(_Part):
+    """What a run took so far: sums over its tasks, sizes after the last one, the highest peak.
+
+    None where something is not known of every task; the names are those of :class:`TaskResult`,
+    and ``kept_bytes`` is all of its ``storage``.
+    """
+
+    live: Count | None = None
+    model_bytes: Count | None = None
+    kept_bytes: Count | None = None
+    operations: dict[str, Operations] | None = None
+    train_operations: Operations | None = None
+    inference_operations: Operations | None = None
+    train_s: Seconds | None = None
+    train_cpu_s: Seconds | None = None
+    eval_s: Seconds | None = None
+    eval_cpu_s: Seconds | None = None
+    peak_bytes: Count | None = None
+
+
+class Parameters(_Part):
+    """Size of the network: ``live`` values of ``total`` positions, biases included."""
+
+    live: Count
+    total: Count
+
+
+class Environment(_Part):
+    """Where it ran. Another machine or thread count may give other numbers."""
+
+    nispa: str
+    python: str
+    torch: str
+    numpy: str
+    cpu: str
+    threads: Count | None
+    device: str
+    platform: str
+    kernels: str
+
+
+class Record(_Part):
+    """Everything about one run; ``docs/record.md`` tells each field.
+
+    ``accuracy_matrix`` has a row per task learned and a column per task: entry ``[i][j]`` is the
+    share of task j's test samples predicted rightly after task i, None where not measured.
+    """
+
+    schema_: Annotated[str, Field(pattern=rf"^{SCHEMA_NAME}/{SCHEMA_VERSION}$")] = Field(
+        default=f"{SCHEMA_NAME}/{SCHEMA_VERSION}", alias="schema"
+    )
+    version: str
+    status: Literal["running", "complete", "interrupted", "failed"]
+    started: Instant | None
+    finished: Instant | None = None
+    scenario: ScenarioEntry
+    data: Many[DataEntry]
+    method: str
+    preset: str | None = None
+    seed: Count
+    incremental: Literal["task", "class", "domain"] = "task"
+    config: dict[str, Json]
+    derived: Many[dict[str, Json]] = ()
+    tasks: Many[TaskEntry]
+    class_names: Many[str] = ()
+    inputs: Many[InputEntry] = ()
+    accuracy_matrix: Matrix = ()
+    accuracy_matrix_task_agnostic: Matrix | None = None
+    metrics: dict[str, MetricValue] = Field(default_factory=dict)
+    metrics_task_agnostic: dict[str, MetricValue] | None = None
+    per_task: Many[TaskResult] = ()
+    cost: Cost | None = None
+    parameters: Parameters | None
+    environment: Environment
+    code: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    notes: Many[str] = ()
+
+    def classes_of(self, task: int) -> list[str]:
+        """The classes of a task by name; by number where no names are kept, as in older records."""
+        names = self.class_names
+        return [names[n] if n < len(names) else str(n) for n in self.tasks[task].classes]
+
+    def title_of(self, task: int) -> str:
+        """What to call a task: after its classes where it is called after numbers and they are not.
+
+        Names may be anybody's: they are as long as they are, and may hold control characters.
+        """
+        name, classes = self.tasks[task].name, self.classes_of(task)
+        if NUMBERS.fullmatch(name) and not all(each.isdigit() for each in classes):
+            return ", ".join(classes)
+        return name
+
+    @property
+    def main_matrix(self) -> Matrix:
+        """The accuracy matrix that counts, told the task where each has outputs of its own."""
+        untold = self.accuracy_matrix_task_agnostic
+        return self.accuracy_matrix if self.incremental == "task" or untold is None else untold
+
+    @property
+    def main_metrics(self) -> dict[str, MetricValue]:
+        """The metrics of that matrix."""
+        untold = self.metrics_task_agnostic
+        return self.metrics if self.incremental == "task" or untold is None else untold
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Record:
+        count = len(self.tasks)
+        if not 1 <= count <= MAX_TASKS:
+            raise ValueError(f"{count} tasks: there must be 1 to {MAX_TASKS:,}")
+        if len(self.per_task) > count:
+            raise ValueError(f"per_task has {len(self.per_task)} entries for {count} tasks")
+        for name in ("accuracy_matrix", "accuracy_matrix_task_agnostic"):
+            rows = getattr(self, name) or ()
+            if len(rows) > count or any(len(row) != count for row in rows):
+                raise ValueError(f"{name} must have {count} columns and at most {count} rows")
+        return self
+
+
+def kind_in_words(incremental: str, told: bool) -> str:
+    """What a task adds, and whether the method was told the task of an image."""
+    return f"{incremental}-incremental ({'told' if told else 'not told'} the task)"
+
+
+def now() -> str:
+    """The time in UTC as a record writes it, such as ``2022-06-18T09:30:00Z``."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def as_rows(matrix: formulas.Rows) -> tuple[tuple[float | None, ...], ...]:
+    """An accuracy matrix ``(rows, tasks)`` as a record keeps it: NaN becomes None."""
+    values = np.asarray(matrix, dtype=np.float64).tolist()
+    return tuple(tuple(None if math.isnan(value) else value for value in row) for row in values)
+
+
+def measured(
+    matrix: formulas.Rows, chance: Sequence[float] | None = None
+) -> dict[str, MetricValue]:
+    """All metrics of an accuracy matrix, each with its formula and source.
+
+    Args:
+        matrix: ``(rows, tasks)`` fractions; NaN or None where not measured.
+        chance: Accuracy of guessing on each task, ``(tasks,)``; without it FWT is not defined.
+    """
+    return {
+        name: MetricValue(
+            value=metric.function(matrix, chance), formula=metric.formula, source=metric.source
+        )
+        for name, metric in formulas.METRICS.items()
+    }
+
+
+def _lay_out(value: Any, indent: str = "") -> str:
+    """JSON for people: what fits on one line of 100 columns stays on one line."""
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, (dict, list)) or not value or len(indent) + len(flat) <= 96:
+        return flat
+    deeper = indent + "  "
+    if isinstance(value, dict):
+        parts = [
+            f"{deeper}{json.dumps(key, ensure_ascii=False)}: {_lay_out(item, deeper)}"
+            for key, item in value.items()
+        ]
+        return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
+    if set(map(type, value)) <= {float, int, type(None)}:  # a row of a matrix, which has many
+        return f"[\n{deeper}" + flat[1:-1].replace(", ", f",\n{deeper}") + f"\n{indent}]"
+    return "[\n" + ",\n".join(deeper + _lay_out(item, deeper) for item in value) + f"\n{indent}]"
+
+
+def encode(record: Record) -> bytes:
+    """The bytes of ``record.json``: the same record always gives the same bytes.
+
+    Fields stand in the order of the models, groups and layers in the network's order, and every
+    float with the fewest digits that read back to the same value. The last entry is a checksum.
+    """
+    return seal(_lay_out(record.model_dump(mode="json", by_alias=True)).encode())
+
+
+def comparable(record: Record) -> bytes:
+    """What two runs of the same command and seed must agree on, byte for byte.
+
+    Leaves out when and where it ran, and what that changes: ``started``, ``finished``,
+    ``environment``, all seconds and the peak of memory. Keys are sorted.
+    """
+    values = record.model_dump(mode="json", by_alias=True)
+    for name in ("started", "finished", "environment"):
+        del values[name]
+    for part in (*values["per_task"], values["cost"] or {}):
+        for name in ("train_s", "train_cpu_s", "eval_s", "eval_cpu_s", "peak_bytes"):
+            part.pop(name, None)
+    return (json.dumps(values, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+
+
+class _Head(BaseModel):
+    schema_: Annotated[str, Field(max_length=100)] = Field(alias="schema")
+    version: JsonValue = None
+
+
+def decode(data: bytes, name: str = RECORD) -> Record:
+    """A record from the bytes of its file.
+
+    Args:
+        data: The whole content, from anywhere.
+        name: What to call it in messages.
+
+    Raises:
+        FormatError: It is damaged, no record of nispa, or from a newer version.
+    """
+    try:
+        head = _Head.model_validate_json(data)
+    except ValidationError as error:
+        cut = error.errors(include_url=False)[0]["type"] == "json_invalid"
+        what = "is damaged" if cut else "is not a record of nispa"
+        raise FormatError(f"{name} {what}: {first_fault(error)}") from None
+    match = re.fullmatch(rf"{SCHEMA_NAME}/([1-9][0-9]{{0,8}})", head.schema_, re.ASCII)
+    if match is None:
+        raise FormatError(
+            f"{name} is not a record of nispa: schema={head.schema_!r}, "
+            f"expected '{SCHEMA_NAME}/{SCHEMA_VERSION}'"
+        )
+    if int(match[1]) > SCHEMA_VERSION:
+        version = one_line(head.version, 20) if isinstance(head.version, str) else "unknown"
+        raise FormatError(
+            f"{name} was written by a newer nispa (version {version}, schema {head.schema_}; this "
+            f"one reads up to {SCHEMA_VERSION}); update with: pip install --upgrade nispa"
+        )
+    try:
+        record = Record.model_validate_json(data)
+    except ValidationError as error:
+        raise FormatError(f"{name} is damaged: {first_fault(error)}") from None
+    if seal_holds(data) is False:
+        raise FormatError(
+            f"{name} is damaged: its content does not match its checksum; where it was changed on "
+            "purpose, delete its last entry, sha256"
+        )
+    return record
+
+
+def read_record(path: str | Path, *, sealed: bool = False) -> Record:
+    """The record of a run, from its folder or from the file itself.
+
+    Args:
+        path: The folder or the file.
+        sealed: Whether it must have its checksum, which another program's changes take away.
+
+    Raises:
+        InputError: There is none, or it cannot be read.
+        FormatError: It is damaged, a link, no record of nispa, or from a newer version.
+    """
+    path = Path(path)
+    file = path if path.name == RECORD and not path.is_dir() else path / RECORD
+    if not os.path.lexists(file):
+        raise InputError(f"{shown(path)} holds no {RECORD}; pass the folder of a run")
+    check_own(file)
+    data = read_limited(file, MAX_RECORD_BYTES)
+    record = decode(data, shown(file))
+    if sealed and seal_holds(data) is None:
+        raise FormatError(
+            f"{shown(file)} has no checksum, so that something else than this nispa wrote it last; "
+            "a run can be resumed from its own record only: put that back, or run it anew"
+        )
+    return record
