@@ -21,7 +21,7 @@ from nispa.base.seeding import stream
 from nispa.data.tasks import JoinedSamples, Samples, Task, TaskInfo
 from nispa.errors import ConfigError, FormatError, NotLearnedError, unknown_name
 
-# What authors of methods need stands here by one import; the names after "as" are public.
+# Everything that an author of a method needs can be imported from here: "as" makes a name public.
 from nispa.methods.carried import Census as Census
 from nispa.methods.carried import MethodState as MethodState
 from nispa.methods.carried import Part as Part

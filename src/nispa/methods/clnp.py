@@ -195,7 +195,7 @@ class Clnp(Method):
         return sorted({0, *torch.cat(free).tolist()})
 
     def check_parts(self, parts: dict[str, Any]) -> None:
-        """What is frozen is exactly what the stable units need."""
+        """Exactly the connections between stable units, and their biases, are frozen."""
         if not is_frozen(parts["network"], parts["stable"]):
             raise FormatError("what is frozen is not what joins the stable units")
 

@@ -138,7 +138,7 @@ class Gem(Projecting):
 
 
 def flat_gradient(values: Sequence[Tensor]) -> Tensor:
-    """The ``grad`` of all values as one vector, ``(values,)``; zero where there is none."""
+    """The ``grad`` of all values as one vector, ``(values,)``; zero where it is None."""
     gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in values]
     return torch.cat([gradient.flatten() for gradient in gradients] or [torch.zeros(0)])
 

@@ -186,7 +186,7 @@ class NispaReplay(Nispa):
         return (old * right / len(self.memory) + fresh * new) / (old + fresh)
 
     def rewire_outputs(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
-        """Rewires the network; what a kept output loses grows into that output again.
+        """Rewires the network; connections that a kept output loses grow into that output again.
 
         Each kept output is brought up to its share of the layer's connections, as far as there are
         stable units and candidates that it does not read yet. What finds no place is owed.

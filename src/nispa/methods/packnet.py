@@ -108,7 +108,7 @@ class PackNet(Method):
     _view: tuple[int, SparseNetwork] | None  # the task last predicted, and its network
 
     def learn_task(self, task: Task) -> Learning:
-        """Trains what is free, frees most of it again, trains and freezes the rest."""
+        """Trains all free connections, frees most of them again, trains and freezes the rest."""
         network, config, pool = self.network, self.config, self.network.patterns()
         train, validation = self.prepare_both(network, task)
         validate = self.validator(network, self.class_mask(task.classes), validation)
@@ -176,7 +176,7 @@ class PackNet(Method):
         return freed
 
     def _claim(self, task: Task) -> None:
-        """Freezes what the task trained and makes the task its owner."""
+        """Freezes the connections that the task trained and makes it their owner."""
         layers, output = self.network.layers, self.network.topology.output
         outputs = torch.zeros(output.size, dtype=torch.bool)
         outputs[list(task.classes)] = True
@@ -228,7 +228,7 @@ class PackNet(Method):
         return load_network(self, MethodState(values, {}))
 
     def check_parts(self, parts: dict[str, Any]) -> None:
-        """What is frozen is what PackNet freezes."""
+        """The right connections and biases are frozen."""
         if not is_packed(parts["network"], bool(parts["owners"].tasks)):
             raise FormatError("what is frozen does not fit the tasks learned")
 

@@ -218,7 +218,7 @@ class SampleMemory(Part):
         """A memory.
 
         Args:
-            per_output: Names of what is kept with each sample, one float32 for each output.
+            per_output: Names of vectors kept with each sample, one float32 for each output.
         """
         super().__init__("memory")
         self.per_output = per_output

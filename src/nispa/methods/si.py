@@ -44,7 +44,7 @@ class SiConfig(RegularisedConfig):
         hint="0: finetune",
     )
     damping: float = setting(
-        0.1, "what is added to squared moves before dividing by them", gt=0, aliases=("xi",)
+        0.1, "added to squared moves before dividing by them", gt=0, aliases=("xi",)
     )
 
 

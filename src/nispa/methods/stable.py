@@ -27,8 +27,7 @@ def hidden_share(topology: Topology, units: UnitSets) -> float:
 def freeze_stable(network: SparseNetwork, stable: UnitSets, *, outputs: bool = True) -> None:
     """Freezes the connections between stable units and the biases of stable units.
 
-    With that, and without a connection from a plastic into a stable unit, what a stable unit
-    computes cannot change.
+    If also no plastic unit feeds a stable one, no stable unit can ever compute anything else.
 
     Args:
         network: The network.
@@ -42,7 +41,7 @@ def freeze_stable(network: SparseNetwork, stable: UnitSets, *, outputs: bool = T
 
 
 def is_frozen(network: SparseNetwork, stable: UnitSets) -> bool:
-    """Whether nothing plastic feeds a stable unit, and exactly what stable units need is frozen."""
+    """Whether no plastic unit feeds a stable one, and exactly what stable units need is frozen."""
     topology, patterns = network.topology, network.patterns()
     foreign = live_between(topology, patterns, complement(stable), stable)
     between = live_between(topology, patterns, stable, stable)
