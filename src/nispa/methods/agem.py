@@ -43,13 +43,14 @@ class AGem(Projecting):
 
     def constraints(self, task: Task) -> Constraints:
         """The gradient on a batch from memory."""
-        way, values = batch_gradients(self.network, self.rehearsed(task)), self.plastic()
+        gradient_on = batch_gradients(self.network, self.rehearsed(task))
+        values = list(self.plastic().values())
 
         def gradient(batch: Batch) -> Tensor:
             remembered = self.recall(task, batch, self.config.memory_batch)
             if not len(remembered):
                 return flat_gradient(values).new_zeros(0, sum(each.numel() for each in values))
-            way(remembered.images, remembered.wanted)
+            gradient_on(remembered.images, remembered.wanted)
             return flat_gradient(values).unsqueeze(0)
 
         return gradient

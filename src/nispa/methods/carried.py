@@ -63,21 +63,17 @@ class Tally:
     owed: Mapping[str, int] | None = None
     storage: dict[str, int] = field(default_factory=dict)
 
-    def store(self, purpose: str, size: int) -> None:
-        """Adds ``size`` bytes kept for a purpose; none are counted for the purpose ``""``."""
-        if purpose:
-            self.storage[purpose] = self.storage.get(purpose, 0) + size
-
 
 class Part(ABC):
     """One attribute of a method that outlives a task.
 
     Attributes:
         name: The attribute's name.
+        purpose: What its bytes are kept for, see :class:`Census`; empty if they are not counted.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, purpose: str = "") -> None:
+        self.name, self.purpose = name, purpose
 
     @abstractmethod
     def first(self, method: Method, parts: Mapping[str, Any]) -> Any:
@@ -101,8 +97,10 @@ class Part(ABC):
         """
 
     def count(self, value: Any, tally: Tally) -> None:
-        """Adds what the value holds to a census; nothing unless overridden."""
-        del value, tally
+        """Adds the value to a census: the bytes of its tensors, if they are kept for a purpose."""
+        if self.purpose:
+            size = sum(tensor.nbytes for tensor in self.save(value).tensors.values())
+            tally.storage[self.purpose] = tally.storage.get(self.purpose, 0) + size
 
 
 def count(

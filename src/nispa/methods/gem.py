@@ -34,13 +34,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
 from nispa.data.tasks import Task
 from nispa.methods.base import Learning
-from nispa.methods.parts import plastic_values
 from nispa.methods.replay import MemoryConfig, Replay
 from nispa.network.operations import purpose
 from nispa.training.fit import Batch, Step, batch_gradients
@@ -86,7 +85,7 @@ class Projecting(Replay):
 
     def step(self, task: Task) -> Step:
         """An update along a gradient that satisfies the constraints."""
-        optimiser, values = self.fresh_optimiser(), self.plastic()
+        optimiser, values = self.fresh_optimiser(), list(self.plastic().values())
         own = batch_gradients(self.network, self.competing(task).loss)
         constraints = self.constraints(task)
 
@@ -104,10 +103,6 @@ class Projecting(Replay):
 
         return step
 
-    def plastic(self) -> list[nn.Parameter]:
-        """The tensors of live plastic values, without the empty ones."""
-        return list(plastic_values(self.network).values())
-
 
 class Gem(Projecting):
     """Gradients projected so that no earlier task is harmed."""
@@ -118,7 +113,8 @@ class Gem(Projecting):
 
     def constraints(self, task: Task) -> Constraints:
         """The gradient on each earlier task's samples in memory."""
-        way, values = batch_gradients(self.network, self.rehearsed(task)), self.plastic()
+        gradient_on = batch_gradients(self.network, self.rehearsed(task))
+        values = list(self.plastic().values())
         places = sorted(set(self.memory.places.tolist()))
         tasks = [self.memory.take(self.memory.select(place=place)) for place in places]
         size = sum(value.numel() for value in values)
@@ -126,7 +122,7 @@ class Gem(Projecting):
 
         def gradients(_batch: Batch) -> Tensor:
             for row, remembered in zip(past, tasks, strict=True):
-                way(remembered.images, remembered.wanted)
+                gradient_on(remembered.images, remembered.wanted)
                 row.copy_(flat_gradient(values))
             return past
 

@@ -25,7 +25,7 @@ class Joint(OneNetwork):
 
     name = "joint"
     config_class = KeepConfig
-    carries = (Network(), TaskSamples("train"), TaskSamples("validation"))
+    carries = (Network(), TaskSamples("train", "memory"), TaskSamples("validation", "memory"))
     rehearses = True
     config: KeepConfig
     train: list[Samples]

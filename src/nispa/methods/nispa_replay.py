@@ -50,7 +50,7 @@ from nispa.mechanism.rewire import Rewiring
 from nispa.methods.base import Incremental, Learning
 from nispa.methods.epochs import Keep
 from nispa.methods.nispa import Nispa, NispaConfig, Phases
-from nispa.methods.parts import Network, OwedConnections, SampleMemory, StableUnits
+from nispa.methods.parts import SampleMemory
 from nispa.methods.replay import check_size
 from nispa.methods.stable import freeze_stable
 from nispa.network.models import DataSet
@@ -108,12 +108,7 @@ class NispaReplay(Nispa):
 
     name = "nispa-replay"
     config_class = NispaReplayConfig
-    carries = (
-        Network(),
-        StableUnits("stable", "stable."),
-        OwedConnections("owed"),
-        SampleMemory(),
-    )
+    carries = (*Nispa.carries, SampleMemory())
     incremental = ("class",)
     config: NispaReplayConfig
     memory: Memory

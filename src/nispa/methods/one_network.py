@@ -12,7 +12,7 @@ from torch.nn import functional
 from nispa.data.tasks import Task
 from nispa.methods.base import Incremental, Learning, Method, Part
 from nispa.methods.epochs import EpochsConfig, Keep, learn_by_steps
-from nispa.methods.parts import Network
+from nispa.methods.parts import Network, plastic_values
 from nispa.network.models import DataSet
 from nispa.training.fit import ClassMask, Loss, Step, make_optimiser
 from nispa.training.pausing import Carried
@@ -66,6 +66,10 @@ class OneNetwork(Method):
             keep,
             carried,
         )
+
+    def plastic(self) -> dict[str, nn.Parameter]:
+        """The tensors of live plastic values, by name, without the empty ones."""
+        return plastic_values(self.network)
 
     def competing(self, task: Task) -> ClassMask:
         """The outputs that compete for a sample of ``task`` while the task is learned.

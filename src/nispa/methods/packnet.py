@@ -100,7 +100,7 @@ class PackNet(Method):
 
     name = "packnet"
     config_class = PackNetConfig
-    carries = (Network(), ConnectionOwners("owners"), Derived("_view"))
+    carries = (Network(), ConnectionOwners("owners", "masks"), Derived("_view"))
     shares_classes = False
     task_agnostic = False
     config: PackNetConfig

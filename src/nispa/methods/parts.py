@@ -74,9 +74,9 @@ class StableUnits(Part):
     """A set of units, per group, ``(units,)`` bool on the CPU; at first only the inputs."""
 
     def __init__(self, name: str, prefix: str, purpose: str = "") -> None:
-        """A set saved under ``prefix``, its bytes counted for a purpose if one is given."""
-        super().__init__(name)
-        self.prefix, self.purpose = prefix, purpose
+        """A set saved under ``prefix``."""
+        super().__init__(name, purpose)
+        self.prefix = prefix
 
     def first(self, method: Method, parts: Parts) -> dict[str, Tensor]:
         """The inputs."""
@@ -97,9 +97,9 @@ class StableUnits(Part):
         return found
 
     def count(self, value: Mapping[str, Tensor], tally: Tally) -> None:
-        """The units as stable ones, and their bytes."""
+        """The units, and their bytes if kept for a purpose."""
         tally.stable = value
-        tally.store(self.purpose, sum(units.nbytes for units in value.values()))
+        super().count(value, tally)
 
 
 class OwedConnections(Part):
@@ -144,21 +144,12 @@ class ConnectionOwners(Part):
         sizes = {name: layer.frozen_count for name, layer in parts["network"].layers.items()}
         return Owners.load(state.values.get("tasks"), take_tensors(state, "mask."), sizes)
 
-    def count(self, value: Owners, tally: Tally) -> None:
-        """Their bytes."""
-        tally.store("masks", value.bytes)
-
 
 class PerValue(Part):
     """One number for each plastic value of the network, by the names of its tensors; none at first.
 
     The tensors are saved under the part's name.
     """
-
-    def __init__(self, name: str, purpose: str) -> None:
-        """A part whose bytes are counted for a purpose."""
-        super().__init__(name)
-        self.purpose = purpose
 
     def first(self, method: Method, parts: Parts) -> dict[str, Tensor]:
         """No tensor."""
@@ -186,10 +177,6 @@ class PerValue(Part):
             if not bool(tensor.isfinite().all()):
                 raise FormatError(f"{label} holds a value that is not finite")
         return {name: found[name].to(value.device) for name, value in values.items()}
-
-    def count(self, value: Mapping[str, Tensor], tally: Tally) -> None:
-        """Their bytes."""
-        tally.store(self.purpose, sum(tensor.nbytes for tensor in value.values()))
 
 
 class PositiveNumber(Part):
@@ -220,7 +207,7 @@ class SampleMemory(Part):
         Args:
             per_output: Names of vectors kept with each sample, one float32 for each output.
         """
-        super().__init__("memory")
+        super().__init__("memory", "memory")
         self.per_output = per_output
 
     def first(self, method: Method, parts: Parts) -> Memory:
@@ -242,10 +229,6 @@ class SampleMemory(Part):
         if not known.issuperset(memory.groups()):
             raise FormatError("the saved memory has samples of tasks that were not learned")
         return memory
-
-    def count(self, value: Memory, tally: Tally) -> None:
-        """Its bytes."""
-        tally.store("memory", value.bytes)
 
 
 class TaskSamples(Part):
@@ -270,10 +253,6 @@ class TaskSamples(Part):
             unpack(state.tensors, values, f"{self.name}.{task}.").to(method.device)
             for task, values in enumerate(tasks)
         ]
-
-    def count(self, value: list[Samples], tally: Tally) -> None:
-        """Their bytes, as saved."""
-        tally.store("memory", sum(tensor.nbytes for tensor in self.save(value).tensors.values()))
 
 
 class Derived(Part):

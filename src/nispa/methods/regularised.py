@@ -26,7 +26,7 @@ from nispa.errors import DivergedError, FormatError
 from nispa.methods.base import Learning, Part
 from nispa.methods.epochs import Keep, KeepConfig
 from nispa.methods.one_network import OneNetwork
-from nispa.methods.parts import Network, PerValue, PositiveNumber, plastic_values
+from nispa.methods.parts import Network, PerValue, PositiveNumber
 from nispa.network.models import DataSet
 from nispa.training.fit import network_step
 
@@ -103,10 +103,6 @@ class Regularised(OneNetwork):
         pull = None if penalty is None else penalty.add
         step = network_step(self.network, self.competing(task).loss, optimiser, pull=pull)
         return self.train_by(step, task, train, self.config.keep)
-
-    def plastic(self) -> dict[str, nn.Parameter]:
-        """The tensors of live plastic values, by name, without the empty ones."""
-        return plastic_values(self.network)
 
     def penalty(self) -> QuadraticPenalty | None:
         """The current penalty; None before the first task and with strength 0."""
