@@ -138,10 +138,11 @@ class Clnp(Method):
             rates=falling_rate(config),
         )
         assert result.accuracy is not None  # a task without validation images is refused
+        # Step 2: the smallest A within the margin.
         pruning = self._prune(task, classes, train, validation, result.accuracy)
         dropped = cut(network, pruning.active)
         self.stable = pruning.active
-        freeze_stable(network, self.stable)
+        freeze_stable(network, self.stable)  # step 3: S = A
         self.redraw_plastic(task, config.restart_init)
         kept = {group.name: int(self.stable[group.name].sum()) for group in network.topology.hidden}
         yield PhaseEnd(
@@ -182,7 +183,7 @@ class Clnp(Method):
             active = with_outputs(topology, active, task.classes)
             cut(network, active)
             accuracy = validate()
-            network.load_state_dict(trained)
+            network.load_state_dict(trained)  # each threshold cuts the whole network, not the last
             assert accuracy is not None
             if accuracy < trained_accuracy - self.config.margin / 100:
                 break
@@ -190,7 +191,10 @@ class Clnp(Method):
         return best
 
     def _steps(self, levels: UnitSets) -> list[int]:
-        """The thresholds, in steps, at which a unit that is not stable becomes inactive."""
+        """The thresholds, in steps, at which a unit that is not stable becomes inactive.
+
+        Between two of them the same units are active. Stable units stay whatever their activation.
+        """
         free = [levels[name][~self.stable[name]] for name in levels]
         return sorted({0, *torch.cat(free).tolist()})
 

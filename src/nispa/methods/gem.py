@@ -86,13 +86,13 @@ class Projecting(Replay):
     def step(self, task: Task) -> Step:
         """An update along a gradient that satisfies the constraints."""
         optimiser, values = self.fresh_optimiser(), list(self.plastic().values())
-        own = batch_gradients(self.network, self.competing(task).loss)
+        batch_gradient = batch_gradients(self.network, self.competing(task).loss)
         constraints = self.constraints(task)
 
         def step(batch: Batch) -> Tensor:
             with purpose("projection"):
                 past = constraints(batch)
-            value = own(batch.images, batch.labels)
+            value = batch_gradient(batch.images, batch.labels)
             gradient = flat_gradient(values)
             inner = past @ gradient
             # A gradient that is not finite is left alone: ``fit`` reports it.

@@ -68,6 +68,7 @@ class ICarl(Replay):
         """An update by the loss of all classes seen."""
         optimiser = self.fresh_optimiser()
         classes = self.competing(task).classes
+        # Before any update: old classes are distilled from the network as it is now.
         targets = self.targets(classes, train)
         update = batch_update(
             self.network,

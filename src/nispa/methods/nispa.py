@@ -253,12 +253,13 @@ class Nispa(Method):
     ) -> Generator[
         Event | FitBegin | FitPause, FitState | None, tuple[LearnReport, dict[str, Tensor]]
     ]:
-        """Trains and rewires until accuracy falls or the schedule ends; returns to the best phase.
+        """Trains and rewires until accuracy falls or the schedule ends; undoes the last phase.
 
         Returns:
             The report, and the units that the network now relies on, per group, ``(units,)`` bool.
         """
         task, train = phases.task, phases.train
+        # The first phase has no candidates: the task may use every plastic unit.
         kept, tau_kept = with_outputs(self.topology, self.stable, task.classes), None
         previous: _Phase | None = None
         best, samples = _Outcome(0.0, None), 0
@@ -271,6 +272,7 @@ class Nispa(Method):
             assert result.accuracy is not None
             samples += result.samples
 
+            # acc(t) shows what the candidates of tau(t - 1) can do; tau(t) selects the next ones.
             tau_t = tau(self.config.schedule, t, self.config.k)
             reached = _Outcome(result.accuracy, self._right(phases))
             stop = self._reason_to_stop(t, tau_t, reached, best, kept)
@@ -280,6 +282,7 @@ class Nispa(Method):
                 yield PhaseEnd(t, result.accuracy, time.perf_counter() - started)
                 break
             best = reached if reached.accuracy > best.accuracy else best
+            # Before it is rewired: rewiring cuts into what the network has just learned.
             previous = _Phase(copied(self.network), kept, dict(self.owed), tau_kept)
 
             kept, tau_kept = self._select(train, task.classes, tau_t), tau_t
@@ -297,7 +300,7 @@ class Nispa(Method):
             )
 
         assert previous is not None  # check_schedule: no task ends before its third phase
-        self.network.load_state_dict(previous.values)
+        self.network.load_state_dict(previous.values)  # of phase t - 1, pattern included
         self.owed = previous.owed
         if epochs := self.config.settle_epochs:
             started, t = time.perf_counter(), t + 1

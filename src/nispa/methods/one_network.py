@@ -93,8 +93,8 @@ class OneNetwork(Method):
         heads = self.heads(task)
 
         def loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-            own = logits.masked_fill(~heads[wanted[:, 1]], -torch.inf)
-            return functional.cross_entropy(own, wanted[:, 0])
+            head = logits.masked_fill(~heads[wanted[:, 1]], -torch.inf)
+            return functional.cross_entropy(head, wanted[:, 0])
 
         return loss
 
@@ -105,10 +105,10 @@ class OneNetwork(Method):
         """
         infos = [*self.learned, task.info]
         seen = {label for info in infos for label in info.classes}
-        own = self.config.incremental == "task"
+        own_heads = self.config.incremental == "task"
         heads = torch.zeros(
             max(info.index for info in infos) + 1, self.problem.outputs, dtype=torch.bool
         )
         for info in infos:
-            heads[info.index, sorted(info.classes if own else seen)] = True
+            heads[info.index, sorted(info.classes if own_heads else seen)] = True
         return heads.to(self.device)

@@ -118,9 +118,10 @@ class PackNet(Method):
         started = time.perf_counter()
         yield PhaseStart(1, config.epochs, phases)
         result = yield from self._train(task, 1, train, validation, config)
-        freed = self._prune(config.share(len(self.owners.tasks)))
+        freed = self._prune(config.share(len(self.owners.tasks)))  # step 2
         yield PhaseEnd(1, validate(), time.perf_counter() - started, dropped=freed)
 
+        # Step 3: with freed connections dead, not 0, so that training cannot revive them.
         stop, phase, samples = stop_reason(result, config), 1, result.samples
         if phases == 2 and any(freed.values()):
             started, phase = time.perf_counter(), 2
@@ -168,11 +169,11 @@ class PackNet(Method):
             layer = self.network.layers[name]
             # A kernel's size is that of all its weights: it is kept or freed as one.
             weights = layer.weight.detach().cpu().view(-1, layer.weights_each)
-            gone = layer.plastic_index.cpu()[smallest(weights.abs().sum(1), share)]
+            freed_index = layer.plastic_index.cpu()[smallest(weights.abs().sum(1), share)]
             pattern, nothing = layer.pattern, torch.zeros(0, dtype=torch.int64)
-            pattern.view(-1)[gone] = False
+            pattern.view(-1)[freed_index] = False
             layer.rewire(pattern, nothing, torch.zeros(0, *layer.spec.kernel))
-            freed[name] = len(gone)
+            freed[name] = len(freed_index)
         return freed
 
     def _claim(self, task: Task) -> None:
@@ -215,16 +216,19 @@ class PackNet(Method):
         return self._view[1].eval()
 
     def _restricted(self, task: int) -> SparseNetwork:
-        """A copy of the network with the connections of the tasks up to ``task`` only."""
+        """A copy of the network with the connections of the tasks up to ``task`` only.
+
+        It has no plastic weights, since free connections belong to no task.
+        """
         values = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         paths = {module: path for path, module in self.network.named_modules()}
         for name, owned in self.owners.of(task, earlier=True).items():
-            layer, own = self.network.layers[name], owned.to(self.device)
+            layer, owned = self.network.layers[name], owned.to(self.device)
             path = paths[layer]
             values[f"network.{path}.weight"] = layer.weight.detach()[:0]
             values[f"network.{path}.plastic_index"] = layer.plastic_index[:0]
-            values[f"network.{path}.frozen_weight"] = layer.frozen_weight[own]
-            values[f"network.{path}.frozen_index"] = layer.frozen_index[own]
+            values[f"network.{path}.frozen_weight"] = layer.frozen_weight[owned]
+            values[f"network.{path}.frozen_index"] = layer.frozen_index[owned]
         return load_network(self, MethodState(values, {}))
 
     def check_parts(self, parts: dict[str, Any]) -> None:

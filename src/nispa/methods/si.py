@@ -73,21 +73,21 @@ class Si(Regularised):
 
     def learn_task(self, task: Task) -> Learning:
         """Trains on the task, summing its path, then turns the path into importances."""
-        begun = copies(self.plastic())
-        travelled = Travelled(self.network, list(begun.values()))
+        start = copies(self.plastic())
+        travelled = Travelled(self.network, list(start.values()))
         train = self.prepare(self.network, task.train)
         report = yield from self.train_by(
             self.step(task, travelled), task, train, self.config.keep, holder=travelled
         )
-        self.hold(self.weigh(begun, travelled.path))
+        self.hold(self.weigh(start, travelled.path))
         return report
 
-    def weigh(self, begun: Values, path: Sequence[Tensor]) -> Values:
-        """All importances, after a task that began at ``begun`` and took a path."""
+    def weigh(self, start: Values, path: Sequence[Tensor]) -> Values:
+        """All importances, after a task that began at ``start`` and took a path."""
         importance: Values = {}
-        for (name, value), gone in zip(self.plastic().items(), path, strict=True):
-            moved = value.detach() - begun[name]
-            importance[name] = gone / (moved.square() + self.config.damping)
+        for (name, value), omega in zip(self.plastic().items(), path, strict=True):
+            moved = value.detach() - start[name]
+            importance[name] = omega / (moved.square() + self.config.damping)
             if self.importance:
                 importance[name] += self.importance[name]
             importance[name].clamp_(min=0)
@@ -104,13 +104,14 @@ class Si(Regularised):
         def step(batch: Batch) -> Tensor:
             with torch.enable_grad():
                 loss = gradients(batch.images, batch.labels)
-            own = gradients_of(values)
+            loss_gradient = gradients_of(values)
             before = [value.clone() for value in values]
             if penalty is not None:  # which is added to these very tensors
-                own = [each.clone() for each in own]
+                loss_gradient = [gradient.clone() for gradient in loss_gradient]
                 loss = loss + penalty.add()
             optimiser.step()
-            torch._foreach_addcmul_(path, own, torch._foreach_sub(values, before), value=-1.0)
+            move = torch._foreach_sub(values, before)
+            torch._foreach_addcmul_(path, loss_gradient, move, value=-1.0)
             return loss
 
         return step

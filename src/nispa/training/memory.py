@@ -179,21 +179,22 @@ class Memory:
 
     def _share(self, samples: Samples, place: int, old: Choice, new: Choice) -> Tensor:
         """Divides the size among all classes, and chooses among the old and the new samples."""
-        coming = [(place, label) for label in samples.labels.unique().tolist()]
-        groups = [*self.groups(), *coming]
+        new_groups = [(place, label) for label in samples.labels.unique().tolist()]
+        groups = [*self.groups(), *new_groups]
         if len(set(groups)) < len(groups):
             raise ValueError(f"the memory has samples of task {place} already")
         room = {
             group: self.size // len(groups) + (rank < self.size % len(groups))
             for rank, group in enumerate(sorted(groups))
         }
-        stay = [old(self.select(label, of), room[of, label]) for of, label in self.groups()]
-        self._keep(torch.cat(stay) if stay else torch.zeros(0, dtype=torch.int64))
-        come = [
-            new((samples.labels == label).nonzero().squeeze(1), room[place, label])
-            for _, label in coming
-        ]
-        index = torch.cat(come)
+        kept = [old(self.select(label, of), room[of, label]) for of, label in self.groups()]
+        self._keep(torch.cat(kept) if kept else torch.zeros(0, dtype=torch.int64))
+        index = torch.cat(
+            [
+                new((samples.labels == label).nonzero().squeeze(1), room[place, label])
+                for _, label in new_groups
+            ]
+        )
         where = torch.arange(self._count, self._count + len(index), device=self._device)
         self._put(where, samples, index, place, {})
         self._count += len(index)
