@@ -143,8 +143,9 @@ def test_results_of_a_method() -> None:
 
 def test_every_public_name_of_the_contract_is_on_its_page() -> None:
     page = text_of(DOCS / "api" / "methods.md")
-    names = [name for name, _ in public_names("nispa.methods.base")]
-    assert {"Method", "Problem", "LearnReport", "Event", "count"} <= set(names)
+    modules = [f"nispa.methods.{part}" for part in ("base", "events", "carried", "parts")]
+    names = [name for module in modules for name, _ in public_names(module)]
+    assert {"Method", "Problem", "LearnReport", "Event", "Part", "Network"} <= set(names)
     assert all(f"| `{name}` |" in page for name in names)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nispa.methods import METHODS
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -49,6 +51,12 @@ def test_quickstart(tmp_path: Path) -> None:
     assert sixth is not None
     assert float(sixth[1]) > 80
     assert list(tmp_path.iterdir()) == []
+
+
+def test_own_method_replaces_no_method_of_the_package() -> None:
+    name = re.search(r'^    name = "(.+)"$', (EXAMPLES / "own_method.py").read_text(), re.M)
+    assert name is not None
+    assert name[1] not in METHODS
 
 
 @pytest.mark.ci

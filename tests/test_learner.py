@@ -507,7 +507,7 @@ def test_learning_that_diverges_leaves_the_learner_as_it_was(tmp_path: Path) -> 
 
     def spoil(event: object) -> None:
         with torch.no_grad():
-            made.method.network.layers["head"].weight.fill_(torch.inf)  # type: ignore[attr-defined]
+            made.method.network.layers["head"].weight.fill_(torch.inf)
 
     with pytest.raises(DivergedError, match="smaller learning_rate"):
         made.learn(*arrays(1), watch=spoil)

@@ -97,7 +97,7 @@ def test_ctrl_c_before_the_first_task_is_over(
     capsys: Capture, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_npz(home / "tiny.npz")
-    interrupt_at(monkeypatch, "nispa.methods.nispa.Nispa._rewire")
+    interrupt_at(monkeypatch, "nispa.methods.nispa.Nispa.rewire")
     ended = call(capsys, "run", "split", "--dataset", "tiny.npz", "--out", "here", *SMALL)
     assert ended.code == 130
     kept = "kept no finished task in here (events.jsonl, origin.json, progress.csv, record.json)"

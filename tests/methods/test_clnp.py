@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -233,6 +233,7 @@ def test_whatever_is_learned_later_old_logits_stay(
         optimiser="adamw",
         weight_decay=decay,
     )
+    assume(not {0, 1} <= set(method.unreached))  # it would refuse the first task
     seen: list[Tensor] = []
     for index in range(3):
         finish(method.learn(toy_task(index)))

@@ -19,10 +19,9 @@ from nispa.methods.presets import Settings, resolve
 from nispa.methods.saving import decode, encode
 from nispa.training.pausing import EpochEnd
 
-from .toy import accuracy_on, finish, same_tensors, toy_domain, toy_method, toy_task
+from .toy import FREEZES, accuracy_on, finish, same_tensors, toy_domain, toy_method, toy_task
 
 pytestmark = pytest.mark.parametrize("name", METHODS)
-FREEZES = {"nispa", "clnp", "packnet", "stl", "stl-iso"}
 
 
 def learned(name: str, tasks: int = 2, **settings: object) -> Method:
@@ -202,6 +201,37 @@ def test_a_state_that_does_not_fit_is_refused(name: str) -> None:
     shorter.pop(next(key for key in shorter if key.endswith("bias_index")))
     with pytest.raises(FormatError):
         toy_method(name).load_state(MethodState(shorter, state.values))
+
+
+def test_a_state_with_anything_missing_is_refused_and_changes_nothing(name: str) -> None:
+    method = learned_once(name)
+    state = method.state()
+    whole = [MethodState(state.tensors, state.values)]
+    for key in state.tensors:
+        left = {other: tensor for other, tensor in state.tensors.items() if other != key}
+        whole.append(MethodState(left, state.values))
+    for key in state.values:
+        rest = {other: value for other, value in state.values.items() if other != key}
+        whole.append(MethodState(state.tensors, rest))
+    other = toy_method(name)
+    other.start()
+    other.learned = list(method.learned)
+    before = other.state()
+    for damaged in whole[1:]:
+        with pytest.raises(FormatError):
+            other.load_state(damaged)
+        assert same_tensors(other.state().tensors, before.tensors)
+    other.load_state(whole[0])
+    assert same_tensors(other.state().tensors, state.tensors)
+    assert other.census() == method.census()
+
+
+def test_the_state_is_a_copy(name: str) -> None:
+    method = learned(name, 1)
+    state = method.state()
+    kept = {key: tensor.clone() for key, tensor in state.tensors.items()}
+    finish(method.learn(toy_task(1)))
+    assert same_tensors(state.tensors, kept)
 
 
 def test_predicts_classes_of_the_task(name: str) -> None:

@@ -219,7 +219,7 @@ def test_stops_when_accuracy_falls(monkeypatch: pytest.MonkeyPatch) -> None:
     method.start()
     # By hand: phase 2 may fall (t > 2 is asked for), phase 3 is within 5 points of the best, 4 not.
     reached = iter([0.9, 0.5, 0.86, 0.84])
-    monkeypatch.setattr("nispa.methods.nispa.accuracy", lambda *_: next(reached))
+    monkeypatch.setattr("nispa.methods.base.accuracy", lambda *_: next(reached))
     events, report = finish(method.learn(toy_task(0)))
     assert (report.phases, report.stop_reason) == (4, "accuracy_drop")
     assert report.tau == pytest.approx(0.989074)  # tau(2): what phase 3 was trained with

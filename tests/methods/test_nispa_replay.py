@@ -164,7 +164,8 @@ def test_a_step_follows_both_losses(network: str, other_logits: str, outputs: sl
 
     config = build(NispaReplayConfig, {"optimiser": "sgd", "momentum": 0.0, "learning_rate": 0.1})
     optimiser = make_optimiser(config, method.network.parameters())
-    reached = method._step(task, 1, optimiser)(batch)
+    classes = method.class_mask(range(4))
+    reached = method.step(task, classes, 1, optimiser)(batch)
     assert float(reached) == pytest.approx(float(loss.detach()), rel=1e-5)
     for value, wanted in zip(values, expected, strict=True):
         torch.testing.assert_close(value.detach(), wanted, rtol=1e-4, atol=1e-6)
@@ -202,7 +203,7 @@ def test_ends_no_task_for_its_accuracy_before_min_phases(monkeypatch: pytest.Mon
     method = replay(k=30, min_phases=4, epochs_per_phase=1)
     # By hand: the fall in phases 2 to 4 is let pass (t > 4 is asked for), that in phase 5 counts.
     reached = iter([0.9, 0.5, 0.5, 0.5, 0.5])
-    monkeypatch.setattr("nispa.methods.nispa.accuracy", lambda *_: next(reached))
+    monkeypatch.setattr("nispa.methods.base.accuracy", lambda *_: next(reached))
     _, report = finish(method.learn(toy_task(0)))
     assert (report.phases, report.stop_reason) == (5, "accuracy_drop")
 
@@ -213,7 +214,7 @@ def test_the_epoch_kept_decides(
 ) -> None:
     method = replay(keep=keep, max_phases=3)
     reached = iter([0.8, 0.9, 0.5] * 3)
-    monkeypatch.setattr("nispa.methods.nispa.accuracy", lambda *_: next(reached))
+    monkeypatch.setattr("nispa.methods.base.accuracy", lambda *_: next(reached))
     events, _ = finish(method.learn(toy_task(0)))
     assert [end.accuracy for end in events if isinstance(end, PhaseEnd)] == [expected] * 3
 
@@ -234,14 +235,15 @@ def test_restart_changes_no_logit_of_a_seen_class(network: str) -> None:
 def test_validation_counts_each_class_seen_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     method = learned(1, max_phases=3, validate="seen", memory=24)
     # By hand: 3 of 4 new images right, 6 of the 24 remembered ones: (2 * 0.25 + 2 * 0.75) / 4.
-    monkeypatch.setattr("nispa.methods.nispa.accuracy", lambda *_: 0.75)
+    monkeypatch.setattr("nispa.methods.base.accuracy", lambda *_: 0.75)
     labels = method.memory.labels
     shown = labels.clone()
     shown[6:] = 3 - shown[6:]  # a class of the new task
     rows = iter(functional.one_hot(shown, 6).float().split(512))
     monkeypatch.setattr(method.network, "forward", lambda _: next(rows))
     task = toy_task(1)
-    assert method._validate(task, task.validation) == pytest.approx(0.5)
+    classes = method.class_mask(range(4))
+    assert method.validate(task, classes, task.validation) == pytest.approx(0.5)
 
 
 def test_an_output_is_brought_up_to_its_share_of_connections() -> None:
@@ -252,7 +254,7 @@ def test_an_output_is_brought_up_to_its_share_of_connections() -> None:
     before = head.pattern
     share = head.live_count // 6
     assert share == 7  # 0.6 * 12 * 6 = 43 connections
-    changes = method._rewire(kept, torch.Generator().manual_seed(0))
+    changes = method.rewire_outputs(kept, torch.Generator().manual_seed(0))
     after = head.pattern
     # More than the five kept units cannot be read: the rest is owed, and other outputs get nothing.
     assert after[:2, :5].all()
@@ -265,7 +267,7 @@ def test_an_output_is_brought_up_to_its_share_of_connections() -> None:
     assert len(changes["head"].grown) == grown
     # Once more units are kept, the debt is paid, and no output gets more than its share.
     kept["fc2"][:10] = True
-    method._rewire(kept, torch.Generator().manual_seed(0))
+    method.rewire_outputs(kept, torch.Generator().manual_seed(0))
     assert head.live_count + method.owed["head"] == int(before.sum())
     assert int(head.pattern[:2].sum(1).max()) <= share
     assert method.owed["head"] < dropped - grown

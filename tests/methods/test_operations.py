@@ -29,7 +29,7 @@ def per(name: str, **settings: Any) -> tuple[int, int, int]:
     """Forward, weights and inputs of a toy network with nothing frozen, by live connections."""
     method = toy_method(name, **settings)
     method.start()
-    live = [layer.live_count for layer in method.network.layers.values()]  # type: ignore[attr-defined]
+    live = [layer.live_count for layer in method.network.layers.values()]
     return 2 * sum(live), 2 * sum(live), 2 * sum(live[1:])
 
 
@@ -93,7 +93,7 @@ def test_nispa_measures_activity_after_each_phase_but_the_last() -> None:
         _, report = finish(method.learn(toy_task(0)))
     table = ledger.table()
     assert report.phases == 3
-    live = sum(layer.live_count for layer in method.network.layers.values())  # type: ignore[attr-defined]
+    live = sum(layer.live_count for layer in method.network.layers.values())
     assert table["activity"] == 2 * 48 * 2 * live  # rewiring keeps the number of connections
     assert table["validation"] == 3 * 16 * 2 * live
     assert table["forward"] == 3 * 48 * 2 * live
@@ -101,7 +101,7 @@ def test_nispa_measures_activity_after_each_phase_but_the_last() -> None:
     ledger = Ledger()
     with counting(ledger):
         finish(method.learn(toy_task(1)))
-    frozen = sum(layer.frozen_count for layer in method.network.layers.values())  # type: ignore[attr-defined]
+    frozen = sum(layer.frozen_count for layer in method.network.layers.values())
     assert frozen > 0
     assert ledger.table()["weight_gradients"] < table["weight_gradients"]
     assert ledger.table()["input_gradients"] < before

@@ -605,6 +605,17 @@ def test_a_damaged_state_is_refused(cls: type[Regularised], damage: Damage, mess
     assert same_tensors(other.state().tensors, before.tensors)  # nothing was taken over
 
 
+@pytest.mark.parametrize("cls", [Ewc, EwcOnline])
+def test_a_term_that_is_added_stays_as_it_was(cls: type[Ewc]) -> None:
+    method = make(cls)
+    learn(method, toy_task(0, 16))
+    fisher = copies(method.importance)
+    before = copies(fisher)
+    method.add_term(fisher)
+    assert same_tensors(fisher, before)
+    assert not same_tensors(method.importance, before)
+
+
 def test_importances_that_are_not_finite_are_an_error() -> None:
     method = make(Mas)
     with torch.no_grad():

@@ -98,7 +98,7 @@ def with_memory(cls: type[Replay], count: int = 5, **settings: Any) -> tuple[Any
     method = started(cls, TINY, **plain, **settings)
     method.learned = [TaskInfo(0, (0, 1))]
     samples = toy_task(0).train.subset(torch.tensor([3, 8, 13, 20, 31, 46])[:count])
-    extras = {"logits": torch.arange(30.0).view(5, 6) / 10} if method.extras() else {}
+    extras = {"logits": torch.arange(30.0).view(5, 6) / 10} if isinstance(method, Der) else {}
     method.memory.offer(samples, torch.arange(count), 0, stream(0, "test"), **extras)
     return method, samples
 

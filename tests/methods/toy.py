@@ -15,6 +15,9 @@ from nispa.methods.base import Event, Learning, LearnReport, Method, Problem
 from nispa.network.models import NetworkConfig
 from nispa.training.pausing import FitBegin, FitPause
 
+FREEZES = {"nispa", "clnp", "packnet", "stl", "stl-iso"}
+"""Methods that must not forget anything."""
+
 SIDE = 4
 INPUT_SHAPE = (1, SIDE, SIDE)
 CLASSES_EACH = 2

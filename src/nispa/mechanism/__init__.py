@@ -1,5 +1,5 @@
 """NISPA's decisions: pure functions on topology and boolean tensors.
 
-No optimiser, no printing, no data set. ``schedule`` says how much to keep, ``activity`` what units
-did, ``select`` which units to keep, ``rewire`` and ``grow`` which connections live.
+No optimiser, no printing, no data set. ``schedule`` decides how much activation to keep, ``select``
+which units carry it, ``rewire`` and ``grow`` which connections live.
 """

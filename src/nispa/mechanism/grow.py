@@ -1,7 +1,8 @@
-"""Where new connections come from, and what value they start with.
+"""Where new connections come from, and their initial values.
 
-A growth rule says from which source units a layer's share of new connections should leave; what a
-rule cannot place is placed at random from any unit. New connections only ever enter plastic units.
+A growth rule decides which source units a layer's new connections should leave, in which shares.
+Connections that a rule cannot place leave any unit, at random. New connections only enter plastic
+units.
 
 ================  ========================  =======================================
 rule              published name            sources
@@ -13,7 +14,7 @@ rule              published name            sources
                                             rest plastic
 ================  ========================  =======================================
 
-To add a rule, write a function from depth to wishes and enter it into ``GROWTH_RULES``.
+To add a rule, write a function from depth to wishes and add it to ``GROWTH_RULES``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from nispa.network.topology import ConnectionLayer, source_columns
 
 @dataclass(frozen=True)
 class Wish:
-    """A share of a layer's new connections, and the source units they should leave."""
+    """A share of a layer's new connections, and the kind of source unit they should leave."""
 
     share: float
     sources: Literal["any", "stable", "plastic"]
@@ -67,7 +68,7 @@ GROWTH_RULES: dict[str, GrowthRule] = {
     "from_plastic": _from_plastic,
     "progressive": _progressive,
 }
-"""The rules by name; one of your own is a value of ``growth`` once it is entered."""
+"""The rules by name; a rule of your own is a value of ``growth`` once it is added."""
 
 PUBLISHED_NAMES = {
     "full_random": "full",
@@ -86,7 +87,7 @@ def growth_rule(name: str) -> GrowthRule:
 
 
 def choose(allowed: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """At most ``count`` True positions of ``allowed``, uniformly at random, without repetition.
+    """At most ``count`` True positions of ``allowed``, uniformly at random, none twice.
 
     Returns:
         Flat positions, ``(min(count, allowed.sum()),)`` int64, in random order.
@@ -104,19 +105,19 @@ def grow(
     wishes: tuple[Wish, ...],
     generator: torch.Generator,
 ) -> Tensor:
-    """Picks ``count`` absent connections into plastic units to become live.
+    """Chooses ``count`` absent connections into plastic units to become live.
 
     Args:
         layer: The layer to grow in.
         pattern: Its live connections, ``(target, source * block)`` bool.
         kept_sources: Stable and candidate units of the source group, ``(source,)`` bool.
-        kept_targets: The same of the target group, ``(target,)`` bool.
+        kept_targets: Likewise of the target group, ``(target,)`` bool.
         count: How many to grow.
-        wishes: From where, in order; the remainder leaves any unit.
+        wishes: Served in order; the remainder leaves any unit.
         generator: Source of randomness.
 
     Returns:
-        Flat positions, ``(grown,)`` int64; fewer than ``count`` when no more are absent.
+        Flat positions, ``(grown,)`` int64; fewer than ``count`` if fewer are absent.
     """
     if count == 0:
         return torch.zeros(0, dtype=torch.int64)
@@ -137,13 +138,13 @@ def grow(
 
 
 def growth_values(init: str, live_values: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Starting values of ``count`` new connections.
+    """Initial values of ``count`` new connections.
 
     Args:
         init: ``normal`` (mean and deviation of the layer's live weights), ``uniform`` (between the
             smallest and the largest of them) or ``zero``.
-        live_values: The layer's live weights, ``(live, *kernel)``, which zeros do not count among.
-        count: How many connections are new.
+        live_values: The layer's live weights, ``(live, *kernel)``; zeros are ignored.
+        count: Number of new connections.
         generator: Source of randomness.
 
     Returns:

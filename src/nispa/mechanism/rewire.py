@@ -1,15 +1,15 @@
-"""Rewiring: drop what plastic units tell kept ones, revive silent units, grow as much elsewhere.
+"""Rewiring: drop connections from plastic into kept units, and grow as many elsewhere.
 
 Gurbuz and Dovrolis 2022 (arXiv 2206.09117), section 3. Kept units are the stable ones and the
 candidates of the task being learned. Layer by layer:
 
 1. every live connection from a plastic into a kept unit is dropped;
-2. a plastic unit that no longer feeds anything gets one connection into a plastic unit, while the
-   count of dropped connections lasts;
-3. the rest of the count grows at random among the absent connections into plastic units.
+2. a plastic unit that no longer feeds anything gets one connection into a plastic unit, as long as
+   dropped connections are left to grow;
+3. the others grow at random among the absent connections into plastic units.
 
-So the number of live connections stays what it was, unless nothing absent is left to grow; what
-could not be placed is returned, to be reported and carried over to the next rewiring.
+So live + ungrown connections are constant. A connection stays ungrown only if nothing absent is
+left to grow; it is reported, and may be carried over to the next rewiring.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from nispa.network.topology import Patterns, Topology, UnitSets, complement, liv
 
 @dataclass(frozen=True)
 class Rewiring:
-    """What a rewiring does to one layer.
+    """The changes that a rewiring makes to one layer.
 
     Attributes:
         pattern: The new pattern, ``(target, source * block)`` bool.
-        revived: Flat positions of connections that give a silent unit an outlet, int64.
+        revived: Flat positions of the connections out of units that had none left, int64.
         grown: Flat positions of the other new connections, int64.
         dropped: Number of connections dropped.
         ungrown: Number of connections owed (dropped or carried over) that found no place.
@@ -65,7 +65,7 @@ def rewire(
         generator: Source of randomness.
 
     Returns:
-        What happens to each layer, by name. Afterwards no live connection runs from a plastic into
+        The changes of each layer, by name. Afterwards no live connection leads from a plastic into
         a kept unit.
     """
     plastic = complement(kept)

@@ -1,7 +1,7 @@
 """Tau schedules: the share of a layer's activation that the candidate units must capture.
 
-Gurbuz and Dovrolis 2022 (arXiv 2206.09117), section 3. Phases count from 1 and tau falls, so that
-phase by phase fewer units carry the task:
+Gurbuz and Dovrolis 2022 (arXiv 2206.09117), section 3. Phases count from 1. Tau falls from phase to
+phase, so that fewer and fewer units carry the task:
 
 - ``cosine``:       tau(t) = (1 + cos(t pi / k)) / 2, and 0 from t = k on
 - ``linear``:       tau(t) = 1 - k t
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from nispa.errors import ConfigError, unknown_name
 
 TAU_MIN = 0.05
-"""Published floor of tau. A task ends in the phase whose tau is not above it."""
+"""Published floor of tau. A task ends in the first phase whose tau is not above it."""
 
 
 def _cosine(t: int, k: float) -> float:
@@ -53,7 +53,7 @@ def check_schedule(schedule: str, k: float, tau_min: float) -> None:
     """Raises ConfigError if the schedule ends before any unit could be selected.
 
     A task returns to the network of the phase before the one that stopped it, whose candidates were
-    picked one phase earlier still; so tau(1) and tau(2) must both lie above the floor.
+    selected one phase earlier still; so tau(1) and tau(2) must both be above the floor.
     """
     for t in (1, 2):
         if tau(schedule, t, k) <= tau_min:

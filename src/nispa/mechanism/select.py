@@ -2,9 +2,9 @@
 
 Candidates of a group are its most active units, in falling order, until they hold the share tau
 of the group's total activation. Published candidates may include units that nothing stable feeds;
-such a unit loses all its inputs in the drop that follows and carries nothing. :func:`supported`
-finds the ones that are really fed, so that the others can stay plastic. A unit that is already
-stable is never demoted: that would break what earlier tasks rely on.
+such a unit loses all its inputs in the drop that follows, so it carries nothing. :func:`supported`
+finds those that keep an input; the others can stay plastic. A stable unit is never demoted, since
+earlier tasks rely on it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def most_active(activity: Tensor, tau: float) -> Tensor:
         tau: Share in [0, 1].
 
     Returns:
-        ``(units,)`` bool. Ties go to the lower index. A silent unit is never picked, so a group
-        without any activity gives none.
+        ``(units,)`` bool. Ties go to the lower index. A silent unit is never among them, so a
+        group without any activity has none.
     """
     order = torch.argsort(activity, descending=True, stable=True)
     running = activity[order].cumsum(0)
@@ -56,12 +56,12 @@ def select_candidates(
 def supported(
     topology: Topology, patterns: Patterns, stable: UnitSets, candidates: UnitSets
 ) -> dict[str, Tensor]:
-    """The candidates that a chain of live connections through candidates joins to a stable unit.
+    """The candidates that a stable unit reaches through live connections and other candidates.
 
-    The chain starts at stable units (inputs among them). Growing the supported set until it no
-    longer changes is the walk forward through the layers, and holds for groups that feed themselves
-    through a residual sum, too: a ring of candidates that only feed each other is not supported.
-    Outputs are kept as they are: which outputs a task has is not a matter of activity.
+    Stable units include the inputs. The supported set grows until it no longer changes; in a
+    feed-forward network that is one walk through the layers. It also covers groups that feed
+    themselves through a residual sum: candidates that only feed each other in a ring are not
+    supported. Outputs stay as they are: a task's outputs do not depend on activity.
 
     Returns:
         Units per group, ``(units,)`` bool: stable ones and supported candidates.

@@ -6,17 +6,16 @@ loss on some samples drawn from the memory of all earlier tasks,
     x = g                        where g . r >= 0,
     x = g - (g . r / r . r) r    elsewhere,
 
-the vector nearest to g that has no negative inner product with r. It is GEM with one constraint,
-for the mean over tasks, instead of one for each of them; no step costs more the more tasks there
-are.
+the vector nearest to g without a negative inner product with r. It is GEM with one constraint, for
+the mean over tasks, instead of one for each task, so the cost of a step does not grow with tasks.
 
 Differences from the paper: it makes one pass over the data and gives each class of each task a
 fixed share of the memory, filled with its last samples; here the memory is shared among the classes
-so far, and samples are drawn at random when a task has been learned. The first-order argument is
-for plain SGD, which the paper uses; with momentum or Adam a step is not along x.
+so far, and samples are drawn at random at a task's end. The first-order argument is for plain SGD,
+which the paper uses; with momentum or Adam a step is not along x.
 
-Known weakness: where classes compete with all seen (class-incremental learning), one averaged
-constraint that only projects holds back far less forgetting than rehearsing the same samples does.
+Known weakness: in class-incremental learning, one averaged constraint that only projects prevents
+far less forgetting than rehearsal of the same samples.
 """
 
 from __future__ import annotations
@@ -36,35 +35,36 @@ class AGemConfig(ReplayConfig):
 
 
 class AGem(Projecting):
-    """Gradients projected onto what does not harm the past on average."""
+    """Gradients projected so that earlier tasks are not harmed on average."""
 
     name = "a-gem"
     config_class = AGemConfig
     config: ReplayConfig
 
     def constraints(self, task: Task) -> Constraints:
-        """The gradient of a batch from memory."""
-        way, values = batch_gradients(self.network, self.rehearsed(task)), self.plastic()
+        """The gradient on a batch from memory."""
+        gradient_on = batch_gradients(self.network, self.rehearsed(task))
+        values = list(self.plastic().values())
 
         def gradient(batch: Batch) -> Tensor:
             remembered = self.recall(task, batch, self.config.memory_batch)
             if not len(remembered):
                 return flat_gradient(values).new_zeros(0, sum(each.numel() for each in values))
-            way(remembered.images, remembered.wanted)
+            gradient_on(remembered.images, remembered.wanted)
             return flat_gradient(values).unsqueeze(0)
 
         return gradient
 
     def project(self, gradient: Tensor, past: Tensor) -> Tensor:
-        """The nearest gradient that meets the one constraint; see :func:`project`."""
+        """The nearest gradient that satisfies the constraint; see :func:`project`."""
         return project(gradient, past[0])
 
 
 def project(gradient: Tensor, reference: Tensor) -> Tensor:
-    """The vector nearest to a gradient that has no negative inner product with a reference.
+    """The vector nearest to a gradient without a negative inner product with a reference.
 
     Args:
-        gradient: ``(values,)``, with a negative one.
+        gradient: ``(values,)``, whose inner product with it is negative.
         reference: ``(values,)``.
     """
     return gradient - (gradient @ reference) / (reference @ reference) * reference

@@ -1,48 +1,61 @@
-"""The contract that every method keeps: learn one task at a time, predict, give its state.
+"""The contract of every method: learn one task at a time, predict, give and take its state.
 
 ``learn`` is a generator. It yields events between which the method's state is whole, and returns a
-:class:`LearnReport`; whoever drives it shows, records, stops, or leaves it and takes it up later
-(:mod:`nispa.training.pausing`). Methods write no files, print
-nothing and know nothing of the tasks to come (but for their number, where they say that they need
-it). docs/decisions/0003-method-contract.md tells why it is as it is.
+:class:`LearnReport` (:mod:`nispa.methods.events`). Methods write no files, print nothing and know
+nothing of later tasks, except their number where a method asks for it.
+docs/decisions/0003-method-contract.md gives the reasons.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from nispa.base.config import setting, settings
+from nispa.base.seeding import stream
 from nispa.data.tasks import JoinedSamples, Samples, Task, TaskInfo
-from nispa.errors import (
-    CapacityError,
-    ConfigError,
-    FormatError,
-    NotLearnedError,
-    ScenarioError,
-    either,
-    unknown_name,
-)
+from nispa.errors import ConfigError, FormatError, NotLearnedError, unknown_name
+
+# Everything that an author of a method needs can be imported from here: "as" makes a name public.
+from nispa.methods.carried import Census as Census
+from nispa.methods.carried import MethodState as MethodState
+from nispa.methods.carried import Part as Part
+from nispa.methods.carried import Tally, take_tensors
+from nispa.methods.carried import count as count
+from nispa.methods.checks import check_classes, check_fit
 from nispa.methods.defaults import PUBLISHED_K, RULES, Facts
-from nispa.network.models import DataSet, NetworkConfig, SparseNetwork, build_network, empty_network
-from nispa.training.fit import FitResult, OptimiserConfig
-from nispa.training.pausing import EpochEnd, FitBegin, FitPause, FitState
+from nispa.methods.events import Event as Event
+from nispa.methods.events import Fitting as Fitting
+from nispa.methods.events import Learning as Learning
+from nispa.methods.events import LearnReport as LearnReport
+from nispa.methods.events import PhaseEnd as PhaseEnd
+from nispa.methods.events import PhaseStart as PhaseStart
+from nispa.network.initialise import FanMode
+from nispa.network.models import (
+    DataSet,
+    NetworkConfig,
+    SparseNetwork,
+    build_network,
+    empty_network,
+    restart_plastic,
+)
+from nispa.training.fit import ClassMask, OptimiserConfig, accuracy
 
 CACHE_BYTES = 2**29
-"""Memory that prepared data of one task may take, unless a run says otherwise."""
+"""Memory for the prepared data of one task, unless a run says otherwise."""
 
 
 Incremental = Literal["task", "class", "domain"]
-"""What each task adds, after van de Ven and Tolias 2019, arXiv 1904.07734.
+"""What each task adds (van de Ven and Tolias 2019, arXiv 1904.07734).
 
-``task``: outputs of its own, as if it had a head, among which a prediction that is told the task
-chooses. ``class``: new classes among those that came before, to be told from them all. ``domain``:
-the same classes in other images.
+``task``: outputs of its own, as if it had a head; a prediction that is told the task chooses among
+them. ``class``: new classes, which compete with all classes before. ``domain``: the same classes in
+other images.
 """
 
 
@@ -72,117 +85,13 @@ class Problem:
 
     Attributes:
         input_shape: Channels, height and width of every image.
-        outputs: Number of logits: one per class of all tasks to come.
-        tasks: How many tasks are planned, or None where that is not known.
+        outputs: Number of logits: one for each class of all tasks.
+        tasks: How many tasks are planned; None if unknown.
     """
 
     input_shape: tuple[int, int, int]
     outputs: int
     tasks: int | None = None
-
-
-@dataclass(frozen=True)
-class PhaseStart:
-    """A phase begins.
-
-    Attributes:
-        phase: Its number, from 1; methods without phases have one.
-        tau: Share of activation that its candidates were picked with; None where none were.
-        epochs: How many epochs it has, at most.
-        phases: How many phases the task has, at most.
-        stable_share: Share of hidden units that are stable or candidates during the phase.
-    """
-
-    phase: int
-    epochs: int
-    phases: int = 1
-    tau: float | None = None
-    stable_share: float | None = None
-
-
-@dataclass(frozen=True)
-class PhaseEnd:
-    """A phase is over.
-
-    Attributes:
-        phase: Its number, from 1.
-        accuracy: Validation accuracy of the network it ends with.
-        tau: Share of activation for the candidates picked now, None where none are.
-        kept: Stable units and candidates picked now, per hidden group.
-        dropped: Connections dropped per layer; ``revived``, ``grown`` and ``ungrown`` likewise.
-        seconds: Wall time of the phase, rewiring included.
-    """
-
-    phase: int
-    accuracy: float | None
-    seconds: float
-    tau: float | None = None
-    kept: Mapping[str, int] = field(default_factory=dict)
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    revived: Mapping[str, int] = field(default_factory=dict)
-    grown: Mapping[str, int] = field(default_factory=dict)
-    ungrown: Mapping[str, int] = field(default_factory=dict)
-
-
-Event = PhaseStart | EpochEnd | PhaseEnd
-"""What is told of learning."""
-
-Fitting = Generator[Event | FitBegin | FitPause, FitState | None, FitResult]
-"""A fit within a task."""
-
-
-@dataclass(frozen=True)
-class LearnReport:
-    """How a task was learned.
-
-    Attributes:
-        phases: Phases trained, the one that was given up included.
-        samples_trained: Training images seen, repetitions included.
-        tau: Share of activation that the candidates now stable were picked with, or None.
-        stop_reason: Why learning ended, such as ``"epochs"`` or ``"accuracy_drop"``.
-    """
-
-    phases: int
-    samples_trained: int
-    tau: float | None
-    stop_reason: str
-
-
-Learning = Generator[Event | FitBegin | FitPause, FitState | None, LearnReport]
-"""Learning one task; whoever drives it may pass over :class:`FitBegin` and :class:`FitPause`."""
-
-
-@dataclass(frozen=True)
-class MethodState:
-    """All that a method needs to go on in another process: tensors by name, and JSON values."""
-
-    tensors: dict[str, Tensor]
-    values: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Census:
-    """What is there: units and connections counted.
-
-    Attributes:
-        stable: Stable units and size of each hidden group.
-        connections: Live, frozen and possible connections of each layer.
-        owed: Connections of each layer that were dropped and found no place to grow yet.
-        live: Live weights and biases in all.
-        total: Weights and biases that the same networks would have if they were dense.
-        storage: Bytes kept beside the networks from one task to the next, by what they are for:
-            ``"memory"`` (samples), ``"importance"``, ``"masks"``.
-        model_bytes: Bytes of the networks: live values and where each of them stands. None where
-            a method does not say.
-    """
-
-    stable: dict[str, tuple[int, int]]
-    connections: dict[str, tuple[int, int, int]]
-    owed: dict[str, int]
-    live: int
-    total: int
-    storage: Mapping[str, int] = field(default_factory=dict)
-    model_bytes: int | None = None
 
 
 def derive(
@@ -196,12 +105,12 @@ def derive(
     """The values of the settings that follow the data of ``task``.
 
     Args:
-        config: The settings as they were given.
+        config: The settings as given.
         network: The network's settings.
         problem: What the method was built for.
         task: The task.
         earlier: The tasks learned before it.
-        rehearses: See :class:`Method`; tasks before are taken to be as large as this one.
+        rehearses: See :class:`Method`; earlier tasks are assumed to be as large as this one.
     """
     seen = {label for info in earlier for label in info.classes}
     facts = Facts(
@@ -218,22 +127,29 @@ def derive(
 class Method(ABC):
     """One algorithm of continual learning.
 
+    A subclass writes ``learn_task`` and lists in ``carries`` what it keeps from task to task; the
+    rest of the contract follows, unless it overrides more.
+
     Attributes:
-        name: What the command line calls it.
+        name: Its name on the command line.
         config_class: Its settings.
-        incremental: What tasks may add, as :data:`Incremental` names it.
+        carries: What outlives a task, in the order in which it is drawn and loaded.
+        incremental: What tasks may add, see :data:`Incremental`.
         shares_classes: Whether it can learn a task with classes that it has seen before.
         task_agnostic: Whether it can predict without being told the task.
-        rehearses: Whether an epoch goes over the images of all tasks so far, not the new one's.
-        cache_bytes: Memory that prepared data of one task may take; it changes the time, no number.
+        rehearses: Whether an epoch covers the images of all tasks so far, not only the new one's.
+        cache_bytes: Memory for prepared data of one task; it changes the time, no number.
+        network: The network, of methods that carry one.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type[MethodConfig]]
+    carries: ClassVar[tuple[Part, ...]] = ()
     incremental: ClassVar[tuple[Incremental, ...]] = ("task",)
     shares_classes: ClassVar[bool] = True
     task_agnostic: ClassVar[bool] = True
     rehearses: ClassVar[bool] = False
+    network: SparseNetwork
 
     def __init__(
         self,
@@ -250,8 +166,8 @@ class Method(ABC):
             problem: Shape of images and number of outputs.
             network: The network to learn with.
             config: The method's own settings, of ``config_class``.
-            seed: From which all its random streams are derived.
-            device: Where to compute; the CPU unless said otherwise.
+            seed: Source of all its random streams.
+            device: Where to compute; by default the CPU.
         """
         self.problem = problem
         self.network_config = network
@@ -262,9 +178,52 @@ class Method(ABC):
         self.learned: list[TaskInfo] = []
         self.unreached: tuple[int, ...] = ()  # outputs of the fresh network without a path
 
-    @abstractmethod
+    # What it carries from task to task.
+
     def start(self) -> None:
-        """Draws what the first task begins with; instead, ``load_state`` may take over a state."""
+        """Makes everything as it is before the first task; ``load_state`` is the alternative."""
+        parts: dict[str, Any] = {}
+        for part in self.carries:
+            parts[part.name] = part.first(self, parts)
+            setattr(self, part.name, parts[part.name])
+
+    def state(self) -> MethodState:
+        """A copy of everything it carries, between two tasks."""
+        saved = [part.save(getattr(self, part.name)) for part in self.carries]
+        return MethodState(
+            {name: tensor for each in saved for name, tensor in each.tensors.items()},
+            {name: value for each in saved for name, value in each.values.items()},
+        )
+
+    def load_state(self, state: MethodState) -> None:
+        """Restores what ``state`` returned; ``learned`` must list its tasks already.
+
+        Raises:
+            FormatError: The state does not fit this method or its network. Nothing has changed.
+        """
+        parts: dict[str, Any] = {}
+        for part in self.carries:
+            parts[part.name] = part.load(state, self, parts)
+        self.check_parts(parts)
+        for name, value in parts.items():
+            setattr(self, name, value)
+
+    def check_parts(self, parts: dict[str, Any]) -> None:
+        """Whether loaded parts fit each other; each part has been checked by itself.
+
+        Raises:
+            FormatError: They do not.
+        """
+        del parts
+
+    def census(self) -> Census:
+        """Counts units, connections and bytes as they are now."""
+        tally = Tally()
+        for part in self.carries:
+            part.count(getattr(self, part.name), tally)
+        return count(tally.networks, tally.stable, tally.owed, tally.storage)
+
+    # Learning.
 
     def learn(self, task: Task) -> Learning:
         """Learns one task; see the module's text.
@@ -272,35 +231,74 @@ class Method(ABC):
         Raises:
             ScenarioError: The task's data or classes cannot be learned by this method.
             CapacityError: Images or classes do not fit the network.
-            DivergedError: The loss is no longer finite. The method is then in mid-task: put it back
-                with ``load_state``.
+            DivergedError: The loss is no longer finite. The task is then half learned: restore the
+                method with ``load_state``.
         """
         self.check(task, self.learned)
         values = derive(
             self.given, self.network_config, self.problem, task, self.learned, self.rehearses
         )
         self.config = replace(self.given, **values) if values else self.given
-        if not self.learned:  # what was learned may have made paths since, or cut them
+        if not self.learned:  # learning may have made paths since, or cut them
             self.check_paths(task.classes)
         report = yield from self.learn_task(task)
         self.learned.append(task.info)
         return report
 
-    def check_paths(self, classes: Iterable[int]) -> None:
-        """Whether the fresh network can learn a task at all.
-
-        Raises:
-            ConfigError: No path leads from the input to any of its outputs.
-        """
-        outputs = tuple(classes)
-        if set(outputs) <= set(self.unreached):
-            raise ConfigError(_without_path(self, outputs, self.seed))
-
     @abstractmethod
     def learn_task(self, task: Task) -> Learning:
         """The algorithm itself, for a task that fits the network."""
 
-    @abstractmethod
+    def class_mask(self, classes: Iterable[int]) -> ClassMask:
+        """Loss and prediction among some of the classes."""
+        return ClassMask(tuple(classes), self.problem.outputs, "slice", self.device)
+
+    def shuffle(self, task: Task, *phase: int) -> Callable[[int], torch.Generator]:
+        """From an epoch's number to the stream that shuffles a task's images.
+
+        Args:
+            task: The task.
+            phase: Number of the phase, if the task is learned in several fits.
+        """
+        return lambda epoch: stream(self.seed, "batches", task.index, *phase, epoch)
+
+    def validator(
+        self, network: SparseNetwork, classes: ClassMask, samples: DataSet
+    ) -> Callable[[], float | None]:
+        """A function that measures a network's accuracy on ``samples`` as it is when called."""
+        return lambda: accuracy(network, classes.predict, samples)
+
+    def redraw_plastic(self, task: Task, mode: FanMode) -> None:
+        """Draws every plastic weight of the network again; plastic biases become 0."""
+        config = self.network_config
+        restart_plastic(
+            self.network, mode, config.fan, seed=self.seed, task=task.index, gain=config.gain
+        )
+
+    def prepare(self, network: SparseNetwork, samples: Samples | JoinedSamples) -> DataSet:
+        """Training data on the method's device, ready for many passes through a network."""
+        return network.prepare(samples.to(self.device), self.cache_bytes)
+
+    def prepare_both(self, network: SparseNetwork, task: Task) -> tuple[DataSet, DataSet]:
+        """A task's training and validation images; they share the memory by their number."""
+        train, validation = task.train.to(self.device), task.validation.to(self.device)
+        for_train = self.cache_bytes * len(train) // (len(train) + len(validation))
+        return (
+            network.prepare(train, for_train),
+            network.prepare(validation, self.cache_bytes - for_train),
+        )
+
+    # Prediction.
+
+    def network_for(self, task: TaskInfo | None) -> SparseNetwork:
+        """The network that predicts a task.
+
+        Raises:
+            NotLearnedError: There is none yet.
+        """
+        return self.network
+
+    @torch.no_grad()
     def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:
         """Classes of images.
 
@@ -314,52 +312,25 @@ class Method(ABC):
         Raises:
             NotLearnedError: This method cannot predict that task yet.
         """
+        classes = self.choices(task)
+        return self.class_mask(classes).predict(self.network_for(task).eval()(images))
 
+    @torch.no_grad()
     def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """How well the classes of :meth:`choices` suit images: the soft-max is their probability.
+        """Scores of the classes in :meth:`choices`; their soft-max gives probabilities.
 
         Returns:
-            ``(batch, classes)`` float32; :meth:`predict` names the class of the highest.
+            ``(batch, classes)`` float32; :meth:`predict` returns the class of the highest.
 
         Raises:
             NotLearnedError: As in :meth:`predict`.
-            ConfigError: This method gives classes alone.
+            ConfigError: The method predicts in a way of its own, without scores.
         """
-        raise ConfigError(f"method '{self.name}' gives classes alone, no scores; use predict")
-
-    @abstractmethod
-    def state(self) -> MethodState:
-        """What it takes to go on elsewhere, between two tasks."""
-
-    @abstractmethod
-    def load_state(self, state: MethodState) -> None:
-        """Takes over a state that ``state`` gave, when ``learned`` lists the tasks it is of.
-
-        Raises:
-            FormatError: The state does not fit this method or its network.
-        """
-
-    @abstractmethod
-    def census(self) -> Census:
-        """Counts units and connections as they stand."""
-
-    def prepare(self, network: SparseNetwork, samples: Samples | JoinedSamples) -> DataSet:
-        """Training data on the method's device, ready for many passes through a network."""
-        return network.prepare(samples.to(self.device), self.cache_bytes)
-
-    def prepare_both(self, network: SparseNetwork, task: Task) -> tuple[DataSet, DataSet]:
-        """A task's training and validation images, which share the memory by their number."""
-        train, validation = task.train.to(self.device), task.validation.to(self.device)
-        for_train = self.cache_bytes * len(train) // (len(train) + len(validation))
-        return (
-            network.prepare(train, for_train),
-            network.prepare(validation, self.cache_bytes - for_train),
-        )
-
-    @property
-    def classes_seen(self) -> tuple[int, ...]:
-        """The classes of all tasks learned, in rising order."""
-        return tuple(sorted({label for task in self.learned for label in task.classes}))
+        if type(self).predict is not Method.predict:  # whose scores the logits need not be
+            raise ConfigError(f"method '{self.name}' has no scores, only classes; use predict")
+        classes = self.choices(task)
+        logits: Tensor = self.network_for(task).eval()(images)
+        return logits[:, list(classes)]
 
     def choices(self, task: TaskInfo | None) -> tuple[int, ...]:
         """The classes a prediction may name."""
@@ -371,6 +342,23 @@ class Method(ABC):
             raise NotLearnedError("nothing has been learned yet; call learn first")
         return self.classes_seen
 
+    @property
+    def classes_seen(self) -> tuple[int, ...]:
+        """The classes of all tasks learned, in rising order."""
+        return tuple(sorted({label for task in self.learned for label in task.classes}))
+
+    # What it refuses.
+
+    def check_paths(self, classes: Iterable[int]) -> None:
+        """Whether the fresh network can learn a task at all.
+
+        Raises:
+            ConfigError: No path leads from the input to any of its outputs.
+        """
+        outputs = tuple(classes)
+        if set(outputs) <= set(self.unreached):
+            raise ConfigError(_without_path(self, outputs, self.seed))
+
     def check(self, task: Task, earlier: Sequence[TaskInfo]) -> None:
         """Whether this method could learn ``task`` after the ``earlier`` ones.
 
@@ -378,101 +366,14 @@ class Method(ABC):
             ScenarioError: It has classes seen before or new ones, one class, or too few images.
             CapacityError: Its images or classes do not fit the network.
         """
-        if task.train.shape != self.problem.input_shape:
-            raise CapacityError(
-                f"task {task.name}: images of shape {task.train.shape} do not fit the network, "
-                f"which was built for {self.problem.input_shape}; all tasks must share one shape"
-            )
-        if max(task.classes) >= self.problem.outputs:
-            raise CapacityError(
-                f"task {task.name} has class {max(task.classes)}, but the network has outputs 0 to "
-                f"{self.problem.outputs - 1}; build it with more classes"
-            )
-        if len(task.classes) < 2:
-            raise ScenarioError(f"task {task.name} has one class; a task needs at least two")
-        for part in ("train", "validation"):
-            if len(getattr(task, part)) == 0:
-                raise ScenarioError(
-                    f"task {task.name} has no {part} images, which decide when to stop; "
-                    "pass a validation share above 0, such as 0.1"
-                )
-        self._check_classes(task, earlier)
-
-    def _check_classes(self, task: Task, earlier: Sequence[TaskInfo]) -> None:
-        """Whether a task has the classes that a task to come must have."""
-        seen = {label for info in earlier for label in info.classes}
-        again, incremental = sorted(seen & set(task.classes)), self.config.incremental
-        if again and (incremental == "class" or not self.shares_classes):
-            fix = (
-                f"tasks that share their classes are learned with {_told('domain')}"
-                if incremental == "class" and "domain" in self.incremental
-                else "give each task outputs of its own"
-            )
-            raise ScenarioError(
-                f"task {task.name} has classes seen before ({', '.join(map(str, again))}), which "
-                f"method '{self.name}' cannot learn again; {fix}"
-            )
-        if incremental == "domain" and earlier and set(task.classes) != seen:
-            raise ScenarioError(
-                f"task {task.name} has other classes than the tasks before; with "
-                f"{_told('domain')} all tasks share theirs; pass {_told('class')} for new ones"
-            )
-
-
-def _told(incremental: str) -> str:
-    """How one says what a task adds."""
-    return either(f"incremental='{incremental}'", f"--incremental {incremental}")
-
-
-def count(
-    networks: Mapping[str, SparseNetwork],
-    stable: Mapping[str, Tensor] | None = None,
-    owed: Mapping[str, int] | None = None,
-    storage: Mapping[str, int] | None = None,
-) -> Census:
-    """The census of some networks.
-
-    Args:
-        networks: By the prefix of their layers' names, such as ``"task0/"``, or ``""``.
-        stable: Stable units per group, ``(units,)`` bool, where the method has any.
-        owed: Connections per layer that found no place, where the method counts them.
-        storage: Bytes kept beside the networks, where the method keeps any.
-    """
-    groups = {}
-    if stable is not None:
-        topology = networks[""].topology
-        groups = {
-            group.name: (int(stable[group.name].sum()), group.size) for group in topology.hidden
-        }
-    layers = {
-        prefix + name: (layer.live_count, layer.frozen_count, layer.position_count)
-        for prefix, network in networks.items()
-        for name, layer in network.layers.items()
-    }
-    return Census(
-        groups,
-        layers,
-        dict(owed or {}),
-        sum(network.live_count() for network in networks.values()),
-        sum(network.position_count() for network in networks.values()),
-        dict(storage or {}),
-        sum(network.stored_bytes() for network in networks.values()),
-    )
+        check_fit(task, self.problem)
+        check_classes(self, task, earlier)
 
 
 def network_state(network: SparseNetwork, prefix: str = "network.") -> dict[str, Tensor]:
     """Copies of a network's tensors under ``prefix``, on the CPU."""
     return {
         prefix + name: value.detach().cpu().clone() for name, value in network.state_dict().items()
-    }
-
-
-def take_tensors(state: MethodState, prefix: str) -> dict[str, Tensor]:
-    """The tensors of a state whose names begin with ``prefix``, without it."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state.tensors.items()
-        if name.startswith(prefix)
     }
 
 
@@ -493,20 +394,6 @@ def load_network(method: Method, state: MethodState, prefix: str = "network.") -
         text = " ".join(str(error).split())
         raise FormatError(f"the saved values do not fit the network: {text}") from None
     return network.to(method.device)
-
-
-def load_stable(state: MethodState, prefix: str, network: SparseNetwork) -> dict[str, Tensor]:
-    """The sets of stable units in a state, per group, ``(units,)`` bool.
-
-    Raises:
-        FormatError: They do not fit the network.
-    """
-    stable, expected = take_tensors(state, prefix), network.topology.no_units()
-    if {name: (units.shape, units.dtype) for name, units in stable.items()} != {
-        name: (units.shape, units.dtype) for name, units in expected.items()
-    }:
-        raise FormatError("the sets of stable units do not fit the network's groups")
-    return stable
 
 
 def draw_network(method: Method, seed: int) -> SparseNetwork:

@@ -2,28 +2,28 @@
 
 Golkar, Kagan and Cho, "Continual Learning via Neural Pruning", 2019, arXiv 1903.04476.
 
-With S the stable units so far (inputs among them), a task is learned so:
+With S the stable units so far (inputs among them), a task is learned in three steps:
 
 1. Train every plastic value with the loss  cross-entropy + l1 * sum |w|.
-2. Measure the mean activation a_u of each hidden unit u over the training set, after ReLU (for a
-   channel summed over the positions of its map). At a threshold theta the units that are kept are
+2. Measure the mean activation a_u of each hidden unit u over the training set, after ReLU (of a
+   channel, the sum over its map). At a threshold theta the active units are
 
        A(theta) = S + {u : a_u > theta} + the outputs of all classes seen.
 
-   theta rises from 0 by ``threshold_step``, one threshold for all layers, as long as the network
-   whose connections into A from outside A are cut has
+   Raise theta from 0 by ``threshold_step``, one threshold for all layers, as long as the network
+   without the connections from outside A into A has
 
        accuracy >= accuracy of the trained network - margin      (on the validation set).
 
 3. With A of the last theta that passed: cut these connections, freeze all connections within A and
-   the biases of A, let S = A, and draw every other weight anew.
+   the biases of A, let S = A, and draw every other weight again.
 
-What a stable unit computes depends on stable units alone and never changes again, so what was
-learned is never forgotten. A later task may read stable units: connections from them into free
-units and into outputs of its own stay plastic. What is cut does not grow again elsewhere.
+What a stable unit computes depends on stable units alone and never changes, so nothing learned is
+forgotten. A later task may read stable units: connections from them into free units and into
+outputs of its own stay plastic. No connection grows in place of one that is cut.
 
 Differences from the paper and from the code of its published comparison (Gurbuz and Dovrolis 2022,
-arXiv 2206.09117), whose settings the presets name:
+arXiv 2206.09117), whose settings the presets use:
 - Frozen values do not count in the penalty. There they add a constant to the loss.
 - There the logits of other tasks' classes are multiplied by 0 and stay in the soft-max; here they
   are left out.
@@ -31,43 +31,30 @@ arXiv 2206.09117), whose settings the presets name:
   must pass. If not even theta = 0 passes, all units are kept.
 - There the new weights are always drawn with ``restart_init=fan_out`` over all positions; here as
   ``restart_init`` and the network's ``fan`` say.
-- A theta that leaves the same units as the one before is not tried again, which changes no result.
+- A theta that leaves the same units as the one before is not tried, which changes no result.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from nispa.base.config import setting, settings
-from nispa.base.seeding import stream
-from nispa.data.tasks import Task, TaskInfo
+from nispa.data.tasks import Task
 from nispa.errors import FormatError
-from nispa.methods.base import (
-    Census,
-    Learning,
-    LearnReport,
-    Method,
-    MethodState,
-    PhaseEnd,
-    PhaseStart,
-    count,
-    draw_network,
-    load_network,
-    load_stable,
-    network_state,
-)
-from nispa.methods.epochs import KeepConfig
-from nispa.network.models import DataSet, SparseNetwork, restart_plastic
+from nispa.methods.base import Learning, LearnReport, Method, PhaseEnd, PhaseStart
+from nispa.methods.epochs import KeepConfig, stop_reason
+from nispa.methods.parts import Network, StableUnits
+from nispa.methods.stable import freeze_stable, hidden_share, is_frozen, with_outputs
+from nispa.network.models import DataSet, SparseNetwork
 from nispa.network.topology import Topology, UnitSets, complement, live_between
 from nispa.training.fit import (
     EVALUATION_BATCH,
     ClassMask,
-    accuracy,
     falling_rate,
     fit,
     make_optimiser,
@@ -96,13 +83,13 @@ class ClnpConfig(KeepConfig):
         aliases=("theta_step",),
     )
     restart_init: Literal["fan_in", "fan_out"] = setting(
-        "fan_in", "Kaiming-normal mode of the weights drawn anew after each task"
+        "fan_in", "Kaiming-normal mode of the weights drawn again after each task"
     )
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """The units to keep, and what that costs.
+    """Units to keep, and the accuracy that is left.
 
     Attributes:
         active: Units per group, ``(units,)`` bool, all stable ones and inputs among them.
@@ -117,61 +104,52 @@ class Clnp(Method):
     """Task-incremental CLNP.
 
     Attributes:
-        stable: Which units are stable, per group, ``(units,)`` bool; inputs always are, outputs of
-            the classes learned are.
+        stable: S, per group, ``(units,)`` bool; inputs always are stable, and so are the outputs of
+            the classes learned.
     """
 
     name = "clnp"
     config_class = ClnpConfig
+    carries = (Network(), StableUnits("stable", "mask.", "masks"))
     shares_classes = False
     config: ClnpConfig
-
-    def start(self) -> None:
-        """A network of plastic units."""
-        self.network = draw_network(self, self.seed)
-        self.stable = self.network.topology.no_units()
+    stable: dict[str, Tensor]
 
     def learn_task(self, task: Task) -> Learning:
         """Trains with the penalty, prunes as far as the margin allows, freezes what is left."""
         started = time.perf_counter()
-        train, validation = self.prepare_both(self.network, task)
-        classes, full = self._classes(task.classes), self._stable_share == 1.0
-        optimiser = make_optimiser(self.config, self.network.parameters())
-        yield PhaseStart(1, self.config.epochs, stable_share=self._stable_share)
+        network, config = self.network, self.config
+        train, validation = self.prepare_both(network, task)
+        classes, share = self.class_mask(task.classes), hidden_share(network.topology, self.stable)
+        optimiser = make_optimiser(config, network.parameters())
+        penalty = self._penalty if config.l1 else None
+        yield PhaseStart(1, config.epochs, stable_share=share)
         result = yield from fit(
-            self.network,
-            network_step(
-                self.network,
-                classes.loss,
-                optimiser,
-                self._penalty if self.config.l1 else None,
-            ),
+            network,
+            network_step(network, classes.loss, optimiser, penalty),
             train,
-            epochs=self.config.epochs,
-            batch_size=self.config.batch_size,
-            order=lambda epoch: stream(self.seed, "batches", task.index, epoch),
-            validate=lambda: accuracy(self.network, classes.predict, validation),
-            keep=self.config.keep,
-            patience=self.config.patience,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            order=self.shuffle(task),
+            validate=self.validator(network, classes, validation),
+            keep=config.keep,
+            patience=config.patience,
             optimiser=optimiser,
-            rates=falling_rate(self.config),
+            rates=falling_rate(config),
         )
         assert result.accuracy is not None  # a task without validation images is refused
+        # Step 2: the smallest A within the margin.
         pruning = self._prune(task, classes, train, validation, result.accuracy)
-        dropped = cut(self.network, pruning.active)
-        self._settle(pruning.active, task.index)
+        dropped = cut(network, pruning.active)
+        self.stable = pruning.active
+        freeze_stable(network, self.stable)  # step 3: S = A
+        self.redraw_plastic(task, config.restart_init)
+        kept = {group.name: int(self.stable[group.name].sum()) for group in network.topology.hidden}
         yield PhaseEnd(
-            1,
-            pruning.accuracy,
-            time.perf_counter() - started,
-            kept={
-                group.name: int(self.stable[group.name].sum())
-                for group in self.network.topology.hidden
-            },
-            dropped=dropped,
+            1, pruning.accuracy, time.perf_counter() - started, kept=kept, dropped=dropped
         )
-        stop = "epochs" if result.epochs == self.config.epochs else "patience"
-        return LearnReport(1, result.samples, None, "capacity" if full else stop)
+        stop = "capacity" if share == 1.0 else stop_reason(result, config)
+        return LearnReport(1, result.samples, None, stop)
 
     def _penalty(self) -> Tensor:
         """``l1`` times the sum of all absolute plastic values, biases included."""
@@ -186,112 +164,55 @@ class Clnp(Method):
         validation: DataSet,
         trained_accuracy: float,
     ) -> Pruning:
-        """Raises the threshold until accuracy falls by more than the margin; cuts nothing yet."""
-        self.network.eval()
-        total = self.network.activity(images for images, _ in train.batches(EVALUATION_BATCH))
+        """Raises theta until accuracy falls by more than the margin; the network stays whole."""
+        network, topology = self.network, self.network.topology
+        validate = self.validator(network, classes, validation)
+        network.eval()
+        total = network.activity(images for images, _ in train.batches(EVALUATION_BATCH))
         levels = {
             name: activation_levels(sums / len(train), self.config.threshold_step)
             for name, sums in total.items()
         }
-        trained = {name: value.clone() for name, value in self.network.state_dict().items()}
-        found = Pruning(self._with_outputs(self._every_unit(), task.classes), trained_accuracy)
+        trained = {name: value.clone() for name, value in network.state_dict().items()}
+        every = {group.name: torch.ones(group.size, dtype=torch.bool) for group in topology.hidden}
+        best = Pruning(
+            with_outputs(topology, {**self.stable, **every}, task.classes), trained_accuracy
+        )
         for level in self._steps(levels):
-            active = active_units(self.network.topology, levels, self.stable, level)
-            active = self._with_outputs(active, task.classes)
-            cut(self.network, active)
-            reached = accuracy(self.network, classes.predict, validation)
-            self.network.load_state_dict(trained)
-            assert reached is not None
-            if reached < trained_accuracy - self.config.margin / 100:
+            active = active_units(topology, levels, self.stable, level)
+            active = with_outputs(topology, active, task.classes)
+            cut(network, active)
+            accuracy = validate()
+            network.load_state_dict(trained)  # each threshold cuts the whole network, not the last
+            assert accuracy is not None
+            if accuracy < trained_accuracy - self.config.margin / 100:
                 break
-            found = Pruning(active, reached)
-        return found
+            best = Pruning(active, accuracy)
+        return best
 
     def _steps(self, levels: UnitSets) -> list[int]:
-        """The numbers of the thresholds at which the set of active units is another."""
+        """The thresholds, in steps, at which a unit that is not stable becomes inactive.
+
+        Between two of them the same units are active. Stable units stay whatever their activation.
+        """
         free = [levels[name][~self.stable[name]] for name in levels]
         return sorted({0, *torch.cat(free).tolist()})
 
-    def _settle(self, active: UnitSets, task: int) -> None:
-        """Makes the active units stable, freezes what joins them, draws all else anew."""
-        self.stable = dict(active)
-        patterns = self.network.patterns()
-        settled = live_between(self.network.topology, patterns, self.stable, self.stable)
-        for name, layer in self.network.layers.items():
-            layer.freeze(settled[name], self.stable[layer.spec.target])
-        restart_plastic(
-            self.network,
-            self.config.restart_init,
-            self.network_config.fan,
-            seed=self.seed,
-            task=task,
-            gain=self.network_config.gain,
-        )
-
-    @torch.no_grad()
-    def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """Classes of images; see :class:`Method`."""
-        self.network.eval()
-        return self._classes(self.choices(task)).predict(self.network(images))
-
-    @torch.no_grad()
-    def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """Logits of the classes that compete; see :class:`Method`."""
-        self.network.eval()
-        logits: Tensor = self.network(images)
-        return logits[:, list(self.choices(task))]
-
-    def state(self) -> MethodState:
-        """The network and the stable units."""
-        stable = {f"mask.{name}": units.clone() for name, units in self.stable.items()}
-        return MethodState(network_state(self.network) | stable, {})
-
-    def load_state(self, state: MethodState) -> None:
-        """Takes over a state; see :class:`Method`."""
-        network = load_network(self, state)
-        stable = load_stable(state, "mask.", network)
-        if not is_settled(network, stable):
+    def check_parts(self, parts: dict[str, Any]) -> None:
+        """Exactly the connections between stable units, and their biases, are frozen."""
+        if not is_frozen(parts["network"], parts["stable"]):
             raise FormatError("what is frozen is not what joins the stable units")
-        self.network, self.stable = network, stable
-
-    def census(self) -> Census:
-        """Stable units and connections; see :class:`Method`."""
-        masks = sum(units.nbytes for units in self.stable.values())
-        return count({"": self.network}, self.stable, storage={"masks": masks})
-
-    def _classes(self, classes: tuple[int, ...]) -> ClassMask:
-        return ClassMask(classes, self.problem.outputs, "slice", self.device)
-
-    def _with_outputs(self, units: UnitSets, classes: tuple[int, ...]) -> dict[str, Tensor]:
-        """``units`` and the outputs of ``classes``."""
-        output = units[self.network.topology.output.name].clone()
-        output[list(classes)] = True
-        return {**units, self.network.topology.output.name: output}
-
-    def _every_unit(self) -> dict[str, Tensor]:
-        """All hidden units, and the outputs that are stable."""
-        hidden = {
-            group.name: torch.ones(group.size, dtype=torch.bool)
-            for group in self.network.topology.hidden
-        }
-        return {**self.stable, **hidden}
-
-    @property
-    def _stable_share(self) -> float:
-        hidden = self.network.topology.hidden
-        stable = sum(int(self.stable[group.name].sum()) for group in hidden)
-        return stable / sum(group.size for group in hidden)
 
 
 def activation_levels(mean: Tensor, step: float) -> Tensor:
-    """How many steps the threshold must rise until each unit is no longer active.
+    """The number of steps after which the threshold reaches each unit's mean activation.
 
-    A unit is active at the threshold ``k * step`` if its mean activation lies above it, that is, if
-    its level ``ceil(mean / step)`` does not lie at or below ``k``.
+    A unit is active at the threshold ``k * step`` if its mean activation is larger, that is, if its
+    level ``ceil(mean / step)`` exceeds ``k``.
 
     Args:
         mean: Mean activation per unit, ``(units,)`` float64, none negative.
-        step: By how much the threshold rises.
+        step: Step of the threshold.
 
     Returns:
         ``(units,)`` int64; 0 for a unit that is never active.
@@ -302,12 +223,12 @@ def activation_levels(mean: Tensor, step: float) -> Tensor:
 def active_units(
     topology: Topology, levels: UnitSets, stable: UnitSets, level: int
 ) -> dict[str, Tensor]:
-    """Stable units and the hidden units that are active at the threshold number ``level``.
+    """Stable units and the hidden units that are active at the threshold ``level * step``.
 
     Args:
         topology: The network's structure.
-        levels: What :func:`activation_levels` gives, per hidden group.
-        stable: Units that are stable, per group, ``(units,)`` bool.
+        levels: Result of :func:`activation_levels`, per hidden group.
+        stable: Stable units per group, ``(units,)`` bool.
         level: The threshold in steps.
     """
     active = {name: units.clone() for name, units in stable.items()}
@@ -317,7 +238,7 @@ def active_units(
 
 
 def cut(network: SparseNetwork, active: UnitSets) -> dict[str, int]:
-    """Removes every connection from a unit that is not active into one that is.
+    """Removes every connection from an inactive into an active unit.
 
     Returns:
         How many connections each layer lost.
@@ -328,18 +249,3 @@ def cut(network: SparseNetwork, active: UnitSets) -> dict[str, int]:
         nothing = torch.zeros(0, dtype=torch.int64)
         layer.rewire(patterns[name] & ~removed[name], nothing, torch.zeros(0, *layer.spec.kernel))
     return {name: int(connections.sum()) for name, connections in removed.items()}
-
-
-def is_settled(network: SparseNetwork, stable: UnitSets) -> bool:
-    """Whether nothing free feeds a stable unit, and what is frozen is what stable units rely on."""
-    topology, patterns = network.topology, network.patterns()
-    foreign = live_between(topology, patterns, complement(stable), stable)
-    within = live_between(topology, patterns, stable, stable)
-    return all(
-        not bool(foreign[name].any())
-        and torch.equal(layer.frozen, within[name])
-        and torch.equal(
-            layer.frozen_bias_index.cpu(), stable[layer.spec.target].nonzero().squeeze(1)
-        )
-        for name, layer in network.layers.items()
-    )

@@ -1,4 +1,4 @@
-"""DER: hold the logits of remembered samples to what they were when these were stored.
+"""DER: keep the logits of remembered samples near those stored with them.
 
 Buzzega et al. 2020, "Dark Experience for General Continual Learning: a Strong, Simple Baseline",
 arXiv 2004.07211, Algorithm 1. The memory is a reservoir of samples x with logits z. For each batch
@@ -6,20 +6,20 @@ arXiv 2004.07211, Algorithm 1. The memory is a reservoir of samples x with logit
 
     L = cross-entropy(h(X), Y) + alpha * mean over (x, z) in M' of |h(x) - z|^2 / outputs
     theta <- theta - rate * gradient of L
-    every x of X is offered to the reservoir with z = h(x), as it was before that update
+    every x of X is offered to the reservoir with z = h(x) from before that update
 
 Differences from the paper and its code:
-- The paper writes the squared distance; the division by the number of outputs is its code's, for
-  which its values of alpha were chosen.
-- The cross-entropy tells a sample from the classes seen so far (``class``) or from those of its own
-  task (``task``); the published one from all classes, those to come among them. The logits that are
-  held are those of all outputs, as published.
-- Images are augmented only where the scenario says so, remembered ones never.
+- The paper writes the squared distance; its code divides by the number of outputs, and its values
+  of alpha belong to the code.
+- The cross-entropy is over the classes seen so far (``class``) or those of the sample's own task
+  (``task``); the published one is over all classes, later ones included. The logits that are held
+  are those of all outputs, as published.
+- Images are augmented only if the scenario says so, remembered ones never.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
 from nispa.data.tasks import Task
 from nispa.methods.base import Learning
+from nispa.methods.parts import Network, SampleMemory
 from nispa.methods.replay import Replay, ReplayConfig
 from nispa.training.fit import Batch, Term, gradient_of
 
@@ -45,14 +46,11 @@ class Der(Replay):
 
     name = "der"
     config_class = DerConfig
+    carries = (Network(), SampleMemory("logits"))
     config: DerConfig
 
-    def extras(self) -> Mapping[str, tuple[int, ...]]:
-        """Logits lie beside each sample."""
-        return {"logits": (self.problem.outputs,)}
-
     def learn_task(self, task: Task) -> Learning:
-        """Trains on the task, held by the memory, which the task's own samples join."""
+        """Trains on the task and the memory, which takes up the task's samples as they pass."""
         train = task.train.to(self.device)
         new, held = self.competing(task).loss, self.held(task)
         optimiser = self.fresh_optimiser()
@@ -71,10 +69,10 @@ class Der(Replay):
             self.memory.offer(train, batch.index, task.index, generator, logits=torch.cat(before))
             return loss
 
-        return self.train_by(step, task, self.prepare(self.network, train))
+        return self.rehearse_by(step, task, self.prepare(self.network, train))
 
     def held(self, task: Task) -> Callable[[Batch], list[Term]]:
-        """What is added to the loss of a batch while ``task`` is learned."""
+        """From a batch to the terms that the memory adds to its loss while ``task`` is learned."""
 
         def terms(batch: Batch) -> list[Term]:
             drawn = self.recall(task, batch, self.config.memory_batch)

@@ -5,8 +5,8 @@ draw M'' from the memory
 
     L++ = L + beta * mean over (x, y) in M'' of cross-entropy(h(x), y)
 
-Differences from the paper and its code: those of DER. A sample of M'' is told from the classes that
-the samples of the batch are told from; with ``task``, from those of its own task.
+Differences from the paper and its code: those of DER. For a sample of M'' the same classes compete
+as for the batch; with ``task``, those of its own task.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Derpp(Der):
     config: DerppConfig
 
     def held(self, task: Task) -> Callable[[Batch], list[Term]]:
-        """What is added to the loss of a batch while ``task`` is learned."""
+        """From a batch to the terms that the memory adds to its loss while ``task`` is learned."""
         logits_held, old = super().held(task), self.rehearsed(task)
 
         def terms(batch: Batch) -> list[Term]:

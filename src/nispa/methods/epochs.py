@@ -1,4 +1,4 @@
-"""A task learned in one go: so many epochs with early stopping. What the plain methods share."""
+"""A task learned in one go: a number of epochs, with early stopping."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ from torch import Tensor, nn
 from nispa.base.config import setting, settings
 from nispa.methods.base import Learning, LearnReport, MethodConfig, PhaseEnd, PhaseStart
 from nispa.network.models import DataSet, SparseNetwork
-from nispa.training.fit import Loss, Step, falling_rate, fit, make_optimiser, network_step
+from nispa.training.fit import (
+    FitResult,
+    Loss,
+    Step,
+    falling_rate,
+    fit,
+    make_optimiser,
+    network_step,
+)
 from nispa.training.pausing import Carried
 
 
 @settings
 class EpochsConfig(MethodConfig):
-    """Settings of methods that train a task in one go."""
+    """Settings of methods that learn a task in one go."""
 
     epochs: int = setting(20, "epochs of training per task, at most", ge=1, le=1_000_000)
     patience: int | None = setting(
@@ -27,12 +35,12 @@ class EpochsConfig(MethodConfig):
 
 
 Keep = Literal["best", "last"]
-"""Which epoch's values stay, that of the best validation accuracy or the last one."""
+"""The epoch whose values stay: the one with the best validation accuracy, or the last."""
 
 
 @settings
 class KeepConfig(EpochsConfig):
-    """Settings of those that may keep another epoch than the last."""
+    """Settings of methods that may keep the values of another epoch than the last."""
 
     keep: Keep = setting(
         "best", "epoch whose values stay: of the best validation accuracy, or the last"
@@ -48,15 +56,15 @@ def learn_in_epochs(
     order: Callable[[int], torch.Generator],
     penalty: Callable[[], Tensor] | None = None,
 ) -> Learning:
-    """Trains with a fresh optimiser.
+    """Trains on a loss with a fresh optimiser.
 
     Args:
-        network: What learns.
+        network: The network to train.
         loss: Mean loss of some samples, from logits ``(n, outputs)`` and labels ``(n,)``.
-        train: What it learns from.
-        validate: Fraction right on the validation set.
+        train: The training images.
+        validate: Returns the fraction right on the validation images.
         config: How long, and with which optimiser.
-        order: From the epoch's number to the stream that shuffles it.
+        order: From an epoch's number to the stream that shuffles it.
         penalty: A scalar of the network's values, added to the loss of each batch.
     """
     optimiser = make_optimiser(config, network.parameters())
@@ -78,14 +86,14 @@ def learn_by_steps(
     """Trains with a step of the method's own.
 
     Args:
-        network: What learns, or what holds it with all else that an epoch to keep puts back.
-        step: One update of it.
-        train: What it learns from.
-        validate: Fraction right on the validation set.
+        network: The network, or a module that holds it and whatever else an epoch to keep restores.
+        step: One update.
+        train: The training images.
+        validate: Returns the fraction right on the validation images.
         config: How long.
-        order: From the epoch's number to the stream that shuffles it.
-        optimiser: What ``step`` updates with.
-        keep: The epoch of the best validation accuracy, or the last one.
+        order: From an epoch's number to the stream that shuffles it.
+        optimiser: The optimiser that ``step`` uses.
+        keep: The epoch whose values stay.
         carried: What else ``step`` changes.
     """
     started = time.perf_counter()
@@ -105,5 +113,9 @@ def learn_by_steps(
         rates=falling_rate(config),
     )
     yield PhaseEnd(1, result.accuracy, time.perf_counter() - started)
-    stop = "epochs" if result.epochs == config.epochs else "patience"
-    return LearnReport(1, result.samples, None, stop)
+    return LearnReport(1, result.samples, None, stop_reason(result, config))
+
+
+def stop_reason(result: FitResult, config: EpochsConfig) -> str:
+    """Why a fit ended: ``"epochs"`` or ``"patience"``."""
+    return "epochs" if result.epochs == config.epochs else "patience"

@@ -1,4 +1,4 @@
-"""ER: learn each batch together with one drawn from a reservoir of all that came before.
+"""ER: learn each batch together with one drawn from a reservoir of all earlier samples.
 
 Chaudhry et al. 2019, "On Tiny Episodic Memories in Continual Learning", arXiv 1902.10486; the
 reservoir is that of Riemer et al. 2019, arXiv 1810.11910. For each batch B
@@ -8,10 +8,10 @@ reservoir is that of Riemer et al. 2019, arXiv 1810.11910. For each batch B
     every sample of B is offered to the reservoir
 
 Differences from the paper, which sees each sample once:
-- Several epochs may be trained. Each offers its samples anew, as common implementations do, so a
-  sample may be in memory more than once, and each pass counts for the reservoir.
-- In the paper each task has outputs of its own. Here ``incremental`` says what competes; with
-  ``class``, the classes seen so far, and not those to come.
+- Training may take several epochs. Each offers its samples again, as in common implementations, so
+  the memory may hold a sample more than once, and each pass counts for the reservoir.
+- In the paper each task has outputs of its own. Here ``incremental`` decides which classes compete;
+  with ``class``, those seen so far, but no later ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from nispa.base.seeding import stream
 from nispa.data.tasks import Task
 from nispa.methods.base import Learning
-from nispa.methods.replay import Replay, ReplayConfig, together
+from nispa.methods.replay import Replay, ReplayConfig, with_remembered
 from nispa.training.fit import Batch, batch_update
 
 
@@ -33,15 +33,15 @@ class Er(Replay):
     config: ReplayConfig
 
     def learn_task(self, task: Task) -> Learning:
-        """Trains on the task and on what is remembered, which the task's own samples join."""
+        """Trains on the task and the memory, which takes up the task's samples as they pass."""
         train = task.train.to(self.device)
         update = batch_update(self.network, self.rehearsed(task), self.fresh_optimiser())
 
         def step(batch: Batch) -> Tensor:
             drawn = self.recall(task, batch, self.config.memory_batch)
-            loss = update(*together(batch, task, drawn))
+            loss = update(*with_remembered(batch, task, drawn))
             generator = stream(self.seed, "reservoir", task.index, batch.epoch, batch.number)
             self.memory.offer(train, batch.index, task.index, generator)
             return loss
 
-        return self.train_by(step, task, train)
+        return self.rehearse_by(step, task, train)

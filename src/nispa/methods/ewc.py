@@ -8,19 +8,19 @@ Kirkpatrick et al. 2017, arXiv 1612.00796. After task t, with N samples x_n of i
 where theta_t are the values after task t and y_n is the model's own choice among the outputs that
 compete while the task is learned. Gradients are squared sample by sample, never over a batch.
 
-The terms of all tasks are kept as one, which is the same function of theta: squares around several
-anchors are one square around their weighted mean, and what does not depend on theta,
+The terms of all tasks are kept as one, which is the same function of theta: squares around two
+anchors add up to one square around their weighted mean, plus a constant,
 
     F (theta - m)^2 + f (theta - a)^2
         = (F + f) (theta - m')^2 + F f / (F + f) (a - m)^2,  m' = m + f / (F + f) (a - m).
 
 So time and memory do not grow with the number of tasks.
 
-Differences from the paper: no factor of a half (``strength`` is half the paper's lambda); the
-Fisher information proper is an expectation over all labels that the model might give, this one
-takes the likeliest label alone, as in the published comparison.
-Differences from the published comparison: that keeps every term on its own, and the last epoch
-(``keep=last``); here the best one is kept unless told otherwise.
+Differences from the paper: no factor of one half (``strength`` is half the paper's lambda). The
+true Fisher information is an expectation over the model's labels; this one takes only the likeliest
+label, as in the published comparison.
+Differences from the published comparison: it stores every term separately, and keeps the last epoch
+(``keep=last``); by default, the best one is kept here.
 """
 
 from __future__ import annotations
@@ -71,23 +71,23 @@ class Ewc(Regularised):
         return report
 
     def add_term(self, fisher: Values) -> None:
-        """Adds a penalty around the values of now to those before."""
+        """Merges the penalty around the current values with those of earlier tasks."""
         values = copies(self.plastic())
         if not self.importance:
             self.hold(fisher)
             return
-        anchor, offset = {}, self.offset
-        for name, before in self.importance.items():
+        importance, anchor, offset = {}, {}, self.offset
+        for name, before in self.importance.items():  # F, f, m and a of the module's text
             total = before + fisher[name]
             share = torch.where(total > 0, fisher[name] / total, 0.0)
             moved = values[name] - self.anchor[name]
             offset += float((before * share * moved.square()).sum())
             anchor[name] = torch.lerp(self.anchor[name], values[name], share)
-            fisher[name] = total
-        self.hold(fisher, anchor, offset)
+            importance[name] = total
+        self.hold(importance, anchor, offset)
 
     def fisher(self, task: Task, train: DataSet) -> Values:
-        """The Fisher information's diagonal on some samples of the task."""
+        """Diagonal of the Fisher information, estimated on ``samples`` images of the task."""
         classes = self.competing(task)
 
         def own_choice(logits: Tensor, labels: Tensor) -> Tensor:
@@ -101,6 +101,6 @@ class Ewc(Regularised):
         chosen = chosen[: self.config.samples].to(self.device)
         for index in chosen.split(1):
             gradients(*train.batch(index))
-            found = gradients_of(values.values())
-            torch._foreach_addcmul_(list(total.values()), found, found, value=1 / len(chosen))
+            gradient = gradients_of(values.values())
+            torch._foreach_addcmul_(list(total.values()), gradient, gradient, value=1 / len(chosen))
         return total

@@ -4,13 +4,13 @@ Schwarz et al. 2018, arXiv 1805.06370. After task t, with the Fisher information
 
     Omega <- gamma Omega + F_t,  theta* <- theta_t
 
-``gamma`` below 1 forgets old tasks gracefully. EWC's own sum holds each task's values where that
+A ``gamma`` below 1 forgets old tasks gracefully. EWC's sum holds each task's values where that
 task left them; here all are held where the last task left them.
 
 Differences from the paper: only its consolidation is here, not its two networks (progress and
-compress). Each F_t counts as it is measured, so that tasks with larger gradients weigh more. No
-factor of a half. Differences from the published comparison: its code has ``gamma`` 1 and no
-published run of this method; the rest as in ``ewc``.
+compress). Each F_t counts as measured, so tasks with larger gradients weigh more. No factor of one
+half. Differences from the published comparison: its code has ``gamma`` 1, and no published run uses
+this method; otherwise as in ``ewc``.
 """
 
 from __future__ import annotations
@@ -30,14 +30,18 @@ class EwcOnlineConfig(EwcConfig):
 
 
 class EwcOnline(Ewc):
-    """One penalty whose importances run along."""
+    """One penalty with running importances."""
 
     name = "ewc-online"
     config_class = EwcOnlineConfig
     config: EwcOnlineConfig
 
     def add_term(self, fisher: Values) -> None:
-        """Lets the importances before decay and adds the new ones, around the values of now."""
-        for name, before in self.importance.items():
-            fisher[name] += self.config.gamma * before
-        self.hold(fisher)
+        """Lets earlier importances decay and adds the new ones, around the current values."""
+        gamma = self.config.gamma
+        self.hold(
+            {
+                name: new + gamma * self.importance[name] if self.importance else new
+                for name, new in fisher.items()
+            }
+        )

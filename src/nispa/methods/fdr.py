@@ -1,28 +1,26 @@
-"""FDR (function distance regularisation): on remembered images, outputs stay what they were.
+"""FDR (function distance regularisation): keep the outputs for remembered images.
 
-Benjamin et al. 2019, arXiv 1805.08289, hold a network near the function that it was, in place of
-near its values. When a task has been learned, some of its images are remembered together with the
-network's soft-max outputs p_i for them. While a later task is learned, the loss of a batch is
+Benjamin et al. 2019, arXiv 1805.08289, hold a network near its earlier function instead of near its
+earlier values. After each task, some of its images are stored together with the network's soft-max
+outputs p_i for them. While a later task is learned, the loss of a batch is
 
     L + alpha / n sum_i | softmax(f(x_i)) - p_i |_2
 
-over n samples drawn from memory: the mean of the Euclidean distance between output and record. The
-labels of remembered samples are not used. A record stays as it was made.
+over n samples drawn from memory: the mean Euclidean distance between output and record. The labels
+of remembered samples are not used. A record never changes.
 
-Where tasks have outputs of their own, a sample's soft-max goes over those of its task; otherwise
-over those of all classes seen, and a class that came after a record has probability 0 in it.
+If tasks have outputs of their own, a sample's soft-max is over those of its task; otherwise over
+those of all classes seen, and a class newer than a record has probability 0 in it.
 
 Differences from the paper: it estimates an L2 distance of functions as the root of the mean squared
-distance over its working memory; the mean of distances is how libraries know the method (Mammoth,
-after Buzzega et al. 2020, arXiv 2004.07211). Differences from that library: it takes two steps of
-the optimiser for each batch, one for the loss and one for the distance, whose weight ``alpha`` it
-reads and does not use; its soft-max goes over all outputs, those of classes to come included. Here
-the memory is shared equally among all classes of all tasks.
+distance over its working memory; libraries use the mean of distances (Mammoth, after Buzzega et al.
+2020, arXiv 2004.07211). Differences from that library: it takes two steps of the optimiser for each
+batch, one for the loss and one for the distance, and ignores the distance's weight ``alpha``; its
+soft-max is over all outputs, even those of later classes. Here the memory is shared equally among
+all classes of all tasks.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -31,6 +29,7 @@ from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
 from nispa.data.tasks import Task
 from nispa.methods.base import Learning
+from nispa.methods.parts import Network, SampleMemory
 from nispa.methods.replay import Replay, ReplayConfig
 from nispa.training.fit import EVALUATION_BATCH, Batch, Step, Term, Ways, gradient_of
 
@@ -43,21 +42,18 @@ class FdrConfig(ReplayConfig):
 
 
 class Fdr(Replay):
-    """Plain training, with outputs on remembered images held."""
+    """Plain training that keeps the outputs for remembered images."""
 
     name = "fdr"
     config_class = FdrConfig
+    carries = (Network(), SampleMemory("outputs"))
     balanced = True
     config: FdrConfig
 
-    def extras(self) -> Mapping[str, tuple[int, ...]]:
-        """Probabilities of all outputs, for each sample."""
-        return {"outputs": (self.problem.outputs,)}
-
     def learn_task(self, task: Task) -> Learning:
-        """Trains near the function that was, then records what it has become."""
+        """Trains near the earlier function, then records the new one on images of the task."""
         train = self.prepare(self.network, task.train)
-        report = yield from self.train_by(self.step(task), task, train)
+        report = yield from self.rehearse_by(self.step(task), task, train)
         self.remember(task)
         return report
 
@@ -83,7 +79,7 @@ class Fdr(Replay):
 
     @torch.no_grad()
     def remember(self, task: Task) -> None:
-        """Takes images of the task into memory, with the outputs for them as they are now."""
+        """Stores images of the task with their current outputs."""
         chance = stream(self.seed, "memory", task.index)
         new = self.memory.balance(task.train.to(self.device), task.index, chance)
         head = self.heads(task)[task.index]
@@ -91,18 +87,6 @@ class Fdr(Replay):
         for part in self.memory.batches(EVALUATION_BATCH, new):
             outputs = probabilities(self.network(part.images), head)
             self.memory.write("outputs", part.index, outputs)
-
-    def heads(self, task: Task) -> Tensor:
-        """What a sample's soft-max goes over, by the place of its task, ``(places, outputs)``."""
-        infos = [*self.learned, task.info]
-        everything = {label for info in infos for label in info.classes}
-        own = self.config.incremental == "task"
-        heads = torch.zeros(
-            max(info.index for info in infos) + 1, self.problem.outputs, dtype=torch.bool
-        )
-        for info in infos:
-            heads[info.index, sorted(info.classes if own else everything)] = True
-        return heads.to(self.device)
 
 
 def probabilities(logits: Tensor, head: Tensor) -> Tensor:
@@ -116,13 +100,13 @@ def probabilities(logits: Tensor, head: Tensor) -> Tensor:
 
 
 def distance(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Mean Euclidean distance between the probabilities now and those of a record.
+    """Mean Euclidean distance between current and recorded probabilities.
 
     Args:
         logits: ``(n, outputs)``.
         wanted: ``(n, 2, outputs)`` float32: the record, and 1 for each output of the sample's head.
     """
     record, head = wanted.unbind(dim=1)
-    # Of a distance of 0 PyTorch takes the gradient 0, which is among the right ones.
+    # At distance 0, PyTorch's gradient of the norm is 0, which is a valid subgradient.
     moved: Tensor = torch.linalg.vector_norm(probabilities(logits, head > 0) - record, dim=1)
     return moved.mean()

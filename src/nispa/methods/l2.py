@@ -6,8 +6,8 @@ The simplest quadratic penalty, and the one that Kirkpatrick et al. 2017 (arXiv 
 EWC with.
 
 Differences from the published comparison: its code has this agent, but no published run uses it.
-There as here all values count, those of outputs of tasks to come included, which are thus held to
-their first values while they are learned.
+In both, all values count, even those of outputs that later tasks will use; these are held to their
+initial values until then.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class L2Config(RegularisedConfig):
 
 
 class L2(Regularised):
-    """Importance 1 for all."""
+    """Importance 1 for every value."""
 
     name = "l2"
     config_class = L2Config
     config: L2Config
 
     def learn_task(self, task: Task) -> Learning:
-        """Trains on the task, then holds every value where it is now."""
+        """Trains on the task, then holds every value where it is."""
         train = self.prepare(self.network, task.train)
         report = yield from self.train(task, train)
         self.hold({name: torch.ones_like(value) for name, value in self.plastic().items()})

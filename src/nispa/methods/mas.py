@@ -7,10 +7,10 @@ Aljundi et al. 2018, arXiv 1711.09601. After a task, over the batches b of its t
 
 with z the outputs that compete while the task is learned. It needs no labels.
 
-Differences from the paper: that takes the gradient of each sample's squared length (the sum over
-outputs) and averages sizes; ``together=1`` does so here, up to the number of outputs. The gradient
-over a batch is what the published comparison takes, and the default: most samples agree in sign, so
-the two differ little but in scale. The published comparison keeps the last epoch (``keep=last``).
+Differences from the paper: it averages the absolute gradient of each sample's squared output norm;
+``together=1`` does that here, up to the number of outputs. By default the gradient is over a batch,
+as in the published comparison: most samples agree in sign, so the two differ mainly in scale. The
+published comparison keeps the last epoch (``keep=last``).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Mas(Regularised):
     config: MasConfig
 
     def learn_task(self, task: Task) -> Learning:
-        """Trains on the task, then adds the sensitivity on it to that before."""
+        """Trains on the task, then adds its sensitivities to the importances."""
         train = self.prepare(self.network, task.train)
         report = yield from self.train(task, train)
         importance = self.sensitivity(task, train)
@@ -60,7 +60,7 @@ class Mas(Regularised):
         return report
 
     def sensitivity(self, task: Task, train: DataSet) -> Values:
-        """How strongly the squared outputs for the task's images answer to each value."""
+        """Sensitivity of the squared outputs to each value, averaged over the task's images."""
         outputs = self.competing(task).classes
 
         def size(logits: Tensor, labels: Tensor) -> Tensor:
@@ -75,6 +75,6 @@ class Mas(Regularised):
         batches = chosen.split(self.config.together or self.config.batch_size)
         for index in batches:
             gradients(*train.batch(index))
-            found = torch._foreach_abs(gradients_of(values.values()))
-            torch._foreach_add_(list(total.values()), found, alpha=1 / len(batches))
+            size_of = torch._foreach_abs(gradients_of(values.values()))
+            torch._foreach_add_(list(total.values()), size_of, alpha=1 / len(batches))
         return total

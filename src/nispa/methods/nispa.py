@@ -1,7 +1,7 @@
 """NISPA: stable units, plastic units, and connections that move from one to the other.
 
 Gurbuz and Dovrolis, "NISPA: Neuro-Inspired Stability-Plasticity Adaptation for Continual Learning
-in Sparse Networks", ICML 2022, arXiv 2206.09117.
+in Sparse Networks", ICML 2022, arXiv 2206.09117, section 3.
 
 A network of fixed density learns a task in phases t = 1, 2, ... of ``epochs_per_phase`` epochs.
 After each phase the units that hold the share tau(t) of each layer's activation become candidates;
@@ -11,8 +11,8 @@ elsewhere, into plastic units. Tau falls, so fewer and fewer units carry the tas
     acc(t) < max(acc(1), ..., acc(t - 1)) - accuracy_drop   or   tau(t) <= tau_min.
 
 Then the network returns to the end of phase t - 1. The candidates that it was trained with become
-stable, all connections between stable units are frozen, every other weight is drawn anew. What a
-stable unit computes never changes again, so what was learned is never forgotten.
+stable, all connections between stable units are frozen, every other weight is drawn again. What a
+stable unit computes never changes again, so nothing learned is forgotten.
 
 Differences from the paper. Its text and its code leave these open or differ; each is a setting, and
 the preset ``paper`` chooses the published behaviour:
@@ -35,8 +35,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -44,46 +45,42 @@ from torch.nn import functional
 
 from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
-from nispa.data.tasks import Task, TaskInfo
-from nispa.errors import FormatError
+from nispa.data.tasks import Task
 from nispa.mechanism.grow import GROWTH_RULES, PUBLISHED_NAMES, growth_rule, growth_values
 from nispa.mechanism.rewire import Rewiring, rewire
 from nispa.mechanism.schedule import SCHEDULES, TAU_MIN, check_schedule, tau
 from nispa.mechanism.select import select_candidates, supported
 from nispa.methods.base import (
-    Census,
+    Event,
     Fitting,
     Learning,
     LearnReport,
     Method,
     MethodConfig,
-    MethodState,
+    Part,
     PhaseEnd,
     PhaseStart,
-    count,
-    draw_network,
-    load_network,
-    load_stable,
-    network_state,
 )
 from nispa.methods.epochs import Keep
-from nispa.network.models import DataSet, restart_plastic
+from nispa.methods.parts import Network, OwedConnections, StableUnits
+from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
+from nispa.network.models import DataSet, SparseNetwork
 from nispa.network.operations import purpose
-from nispa.network.topology import UnitSets, live_between
+from nispa.network.topology import Topology, UnitSets
 from nispa.training.fit import (
     EVALUATION_BATCH,
     ClassMask,
     Loss,
     Step,
-    accuracy,
     falling_rate,
     fit,
     make_optimiser,
     network_step,
 )
+from nispa.training.pausing import FitBegin, FitPause, FitState
 
 FEW_IMAGES = 200
-"""Validation images below which training images help to judge whether accuracy fell."""
+"""With fewer validation images, training images help to judge whether accuracy fell."""
 
 
 @settings
@@ -98,15 +95,15 @@ class NispaConfig(MethodConfig):
     )
     drop_errors: float = setting(
         0.0,
-        "a loss of accuracy counts only beyond so many standard errors of the difference, by the "
+        "a loss of accuracy counts only beyond so many standard errors of the difference, from the "
         "validation images that one phase has right and the other wrong",
         ge=0,
         le=100,
     )
     unit_share: float = setting(
         0.0,
-        "a task ends once it keeps at most this share of the plastic units, layers on average; 0 "
-        "never ends it so",
+        "a task ends once it keeps at most this share of the plastic units, averaged over layers; "
+        "0 never ends it so",
         ge=0,
         le=1,
     )
@@ -115,8 +112,8 @@ class NispaConfig(MethodConfig):
     )
     settle_epochs: int = setting(
         0,
-        "epochs that the network of the last good phase is trained on before its units become "
-        "stable",
+        "further epochs of training for the network of the last good phase, before its units "
+        "become stable",
         ge=0,
         le=1_000_000,
     )
@@ -133,7 +130,7 @@ class NispaConfig(MethodConfig):
     growth_init: Literal["normal", "uniform", "zero"] = setting(
         "normal", "values of new connections, like those of the layer or zero"
     )
-    restart: bool = setting(True, "draw plastic weights anew after each task")
+    restart: bool = setting(True, "draw plastic weights again after each task")
     restart_init: Literal["fan_in", "fan_out"] = setting(
         "fan_in", "Kaiming-normal mode of that draw"
     )
@@ -164,7 +161,7 @@ class _Phase:
         values: The network's state.
         kept: Stable units, candidates and the outputs of seen classes, per group.
         owed: Connections per layer that found no place.
-        tau: Share of activation the candidates were picked with; None in the first phase.
+        tau: Share of activation that selected the candidates; None in the first phase.
     """
 
     values: dict[str, Tensor]
@@ -175,69 +172,121 @@ class _Phase:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a phase came to.
+    """The result of a phase.
 
     Attributes:
         accuracy: Validation accuracy.
-        right: Which validation images it has right, ``(n,)`` bool; None if nothing asks.
+        right: Which validation images it has right, ``(n,)`` bool; None if ``drop_errors`` is 0.
     """
 
     accuracy: float
     right: Tensor | None
 
 
+@dataclass(frozen=True)
+class Phases:
+    """What :meth:`Nispa.learn_in_phases` is told of a task.
+
+    Attributes:
+        task: The task.
+        classes: The classes that compete while it is learned.
+        train: Its training images.
+        validation: Its validation images.
+        step: From the number of a phase (from 1) and its optimiser to one update.
+        validate: Returns the accuracy that chooses an epoch and ends the task.
+        rewire: Drops and grows connections, given the units to keep and a source of randomness.
+    """
+
+    task: Task
+    classes: ClassMask
+    train: DataSet
+    validation: DataSet
+    step: Callable[[int, torch.optim.Optimizer], Step]
+    validate: Callable[[], float | None]
+    rewire: Callable[[UnitSets, torch.Generator], dict[str, Rewiring]]
+
+
 class Nispa(Method):
     """Task-incremental NISPA.
 
     Attributes:
-        stable: Which units are stable, per group, ``(units,)`` bool; inputs always are, outputs of
-            the classes learned are.
+        stable: Stable units per group, ``(units,)`` bool; inputs always are stable, and so are the
+            outputs of the classes learned.
         owed: Connections per layer that were dropped and found no place.
     """
 
     name = "nispa"
     config_class = NispaConfig
+    carries: ClassVar[tuple[Part, ...]] = (
+        Network(),
+        StableUnits("stable", "stable."),
+        OwedConnections("owed"),
+    )
     shares_classes = False
     config: NispaConfig
-
-    def start(self) -> None:
-        """A network of plastic units."""
-        self.network = draw_network(self, self.seed)
-        self.topology = self.network.topology
-        self.stable = self.topology.no_units()
-        self.owed = dict.fromkeys(self.network.layers, 0)
+    stable: dict[str, Tensor]
+    owed: dict[str, int]
 
     def learn_task(self, task: Task) -> Learning:
         """Trains and rewires phase after phase, then makes the last good candidates stable."""
         train, validation = self.prepare_both(self.network, task)
-        kept, tau_kept = self._with_outputs(self.stable, task.classes), None
+        classes = self.class_mask(task.classes)
+        loss = self.loss(classes)
+        report, self.stable = yield from self.learn_in_phases(
+            Phases(
+                task,
+                classes,
+                train,
+                validation,
+                step=lambda t, optimiser: network_step(self.network, loss, optimiser),
+                validate=self.validator(self.network, classes, validation),
+                rewire=self.rewire,
+            )
+        )
+        freeze_stable(self.network, self.stable)
+        if self.config.restart:
+            self.redraw_plastic(task, self.config.restart_init)
+        return report
+
+    def learn_in_phases(
+        self, phases: Phases
+    ) -> Generator[
+        Event | FitBegin | FitPause, FitState | None, tuple[LearnReport, dict[str, Tensor]]
+    ]:
+        """Trains and rewires until accuracy falls or the schedule ends; undoes the last phase.
+
+        Returns:
+            The report, and the units that the network now relies on, per group, ``(units,)`` bool.
+        """
+        task, train = phases.task, phases.train
+        # The first phase has no candidates: the task may use every plastic unit.
+        kept, tau_kept = with_outputs(self.topology, self.stable, task.classes), None
         previous: _Phase | None = None
         best, samples = _Outcome(0.0, None), 0
 
         for t in itertools.count(1):
-            started = time.perf_counter()
-            yield PhaseStart(
-                t, self.config.epochs_per_phase, self._last_phase, tau_kept, self._share(kept)
-            )
-            result = yield from self._train(
-                task, t, train, validation, self.config.epochs_per_phase
-            )
+            started, epochs = time.perf_counter(), self.config.epochs_per_phase
+            share = hidden_share(self.topology, kept)
+            yield PhaseStart(t, epochs, last_phase(self.config), tau_kept, share)
+            result = yield from self._train(phases, t, epochs)
             assert result.accuracy is not None
             samples += result.samples
 
+            # acc(t) shows what the candidates of tau(t - 1) can do; tau(t) selects the next ones.
             tau_t = tau(self.config.schedule, t, self.config.k)
-            reached = _Outcome(result.accuracy, self._right(task, train, validation))
+            reached = _Outcome(result.accuracy, self._right(phases))
             stop = self._reason_to_stop(t, tau_t, reached, best, kept)
             if stop:
                 if stop == "unit_share":  # this phase is good: nothing to return to
-                    previous = _Phase(self._values(), kept, dict(self.owed), tau_kept)
+                    previous = _Phase(copied(self.network), kept, dict(self.owed), tau_kept)
                 yield PhaseEnd(t, result.accuracy, time.perf_counter() - started)
                 break
             best = reached if reached.accuracy > best.accuracy else best
-            previous = _Phase(self._values(), kept, dict(self.owed), tau_kept)
+            # Before it is rewired: rewiring cuts into what the network has just learned.
+            previous = _Phase(copied(self.network), kept, dict(self.owed), tau_kept)
 
             kept, tau_kept = self._select(train, task.classes, tau_t), tau_t
-            changes = self._rewire(kept, stream(self.seed, "growth", task.index, t))
+            changes = phases.rewire(kept, stream(self.seed, "growth", task.index, t))
             yield PhaseEnd(
                 t,
                 result.accuracy,
@@ -251,79 +300,58 @@ class Nispa(Method):
             )
 
         assert previous is not None  # check_schedule: no task ends before its third phase
-        self._return_to(previous)
+        self.network.load_state_dict(previous.values)  # of phase t - 1, pattern included
+        self.owed = previous.owed
         if epochs := self.config.settle_epochs:
             started, t = time.perf_counter(), t + 1
-            share = self._share(previous.kept)
+            share = hidden_share(self.topology, previous.kept)
             yield PhaseStart(t, epochs, t, previous.tau, share)
-            result = yield from self._train(task, t, train, validation, epochs)
+            result = yield from self._train(phases, t, epochs)
             samples += result.samples
             yield PhaseEnd(t, result.accuracy, time.perf_counter() - started)
-        self._settle(previous.kept, task.index)
-        return LearnReport(t, samples, previous.tau, stop)
+        return LearnReport(t, samples, previous.tau, stop), previous.kept
 
-    def _train(
-        self, task: Task, t: int, train: DataSet, validation: DataSet, epochs: int
-    ) -> Fitting:
-        """One phase of training with a fresh optimiser; ends with the values of one epoch."""
+    def _train(self, phases: Phases, t: int, epochs: int) -> Fitting:
+        """One phase of training with a fresh optimiser; then the epoch to keep is restored."""
         optimiser = make_optimiser(self.config, self.network.parameters())
         return fit(
             self.network,
-            self._step(task, t, optimiser),
-            train,
+            phases.step(t, optimiser),
+            phases.train,
             epochs=epochs,
             batch_size=self.config.batch_size,
-            order=lambda epoch: stream(self.seed, "batches", task.index, t, epoch),
-            validate=lambda: self._validate(task, validation),
+            order=self.shuffle(phases.task, t),
+            validate=phases.validate,
             keep=self.config.keep,
             optimiser=optimiser,
             rates=falling_rate(self.config),
         )
 
-    def _competing(self, task: Task) -> tuple[int, ...]:
-        """The classes that a sample of ``task`` is told from while the task is learned."""
-        return task.classes
-
-    def _step(self, task: Task, t: int, optimiser: torch.optim.Optimizer) -> Step:
-        """One update in phase ``t``."""
-        del t
-        return network_step(self.network, self._loss(self._competing(task)), optimiser)
-
-    def _validate(self, task: Task, validation: DataSet) -> float | None:
-        """The accuracy that chooses an epoch and ends the task."""
-        classes = self._class_mask(self._competing(task))
-        return accuracy(self.network, classes.predict, validation)
-
-    @property
-    def _freezes_outputs(self) -> bool:
-        """Whether what joins stable units to the outputs of seen classes is frozen, too."""
-        return True
-
     @torch.no_grad()
-    def _right(self, task: Task, train: DataSet, validation: DataSet) -> Tensor | None:
-        """Which validation images the network has right, ``(n,)`` bool; None if nothing asks.
+    def _right(self, phases: Phases) -> Tensor | None:
+        """Which validation images the network has right, ``(n,)`` bool; None if never asked for.
 
-        A few of them cannot show even a large loss. Then training images count, too: units that are
-        too few to fit them are too few.
+        A few images cannot show even a large loss. Then training images count, too: if the units
+        are too few to fit those, they are too few.
         """
         if not self.config.drop_errors:
             return None
-        asked = [validation] if len(validation) >= FEW_IMAGES else [validation, train]
+        few = len(phases.validation) < FEW_IMAGES
+        images_asked = [phases.validation, phases.train] if few else [phases.validation]
         self.network.eval()
-        predict = self._class_mask(self._competing(task)).predict
         with purpose("validation"):
             return torch.cat(
                 [
-                    predict(self.network(images)) == labels
-                    for images, labels in itertools.chain.from_iterable(
-                        part.batches(EVALUATION_BATCH) for part in asked
-                    )
+                    phases.classes.predict(self.network(images)) == labels
+                    for part in images_asked
+                    for images, labels in part.batches(EVALUATION_BATCH)
                 ]
             )
 
     def _reason_to_stop(
         self, t: int, tau_t: float, reached: _Outcome, best: _Outcome, kept: UnitSets
     ) -> str:
+        """Why the task ends in phase ``t``; empty if it goes on."""
         if t > self.config.min_phases:
             fell = reached.accuracy < best.accuracy - self.config.accuracy_drop / 100
             if fell and self._beyond_chance(reached, best):
@@ -338,29 +366,30 @@ class Nispa(Method):
         """Whether more images were lost than ``drop_errors`` standard errors of that number."""
         if reached.right is None or best.right is None:
             return True
+        # As in McNemar's test: lost - won has the standard error sqrt(lost + won).
         lost = int((best.right & ~reached.right).sum())
         won = int((reached.right & ~best.right).sum())
         return lost - won > self.config.drop_errors * math.sqrt(lost + won)
 
     def _within_share(self, kept: UnitSets) -> bool:
-        """Whether the task takes no more than its share of the plastic units, layers on average."""
+        """Whether the task takes at most ``unit_share`` of the plastic units, mean over layers."""
         taken = []
         for group in self.topology.hidden:
             free = ~self.stable[group.name]
             taken.append(int((kept[group.name] & free).sum()) / max(1, int(free.sum())))
         return sum(taken) / len(taken) <= self.config.unit_share
 
-    def _select(self, train: DataSet, classes: tuple[int, ...], tau_t: float) -> dict[str, Tensor]:
+    def _select(self, train: DataSet, classes: Iterable[int], tau_t: float) -> dict[str, Tensor]:
         """The units to keep from here on: stable ones, new candidates, outputs of seen classes."""
         self.network.eval()
         activity = self.network.activity(images for images, _ in train.batches(EVALUATION_BATCH))
         candidates = select_candidates(self.topology, activity, self.stable, tau_t)
-        kept = self._with_outputs(candidates, classes)
+        kept = with_outputs(self.topology, candidates, classes)
         if self.config.demote_unsupported:
             kept = supported(self.topology, self.network.patterns(), self.stable, kept)
         return kept
 
-    def _rewire(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
+    def rewire(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
         """Drops connections from plastic into kept units and grows as many elsewhere."""
         patterns = self.network.patterns()
         rule = growth_rule(self.config.growth)
@@ -380,98 +409,32 @@ class Nispa(Method):
             self.owed[name] = change.ungrown if self.config.carry_over else 0
         return changes
 
-    def _return_to(self, phase: _Phase) -> None:
-        """Makes the network what it was at the end of a phase."""
-        self.network.load_state_dict(phase.values)
-        self.owed = phase.owed
-
-    def _settle(self, kept: dict[str, Tensor], task: int) -> None:
-        """Makes what the network relies on stable and frozen."""
-        self.stable = kept
-        patterns = self.network.patterns()
-        settled = live_between(self.topology, patterns, self.stable, self.stable)
-        for name, layer in self.network.layers.items():
-            if self._freezes_outputs or layer.spec.target != self.topology.output.name:
-                layer.freeze(settled[name], self.stable[layer.spec.target])
-        if self.config.restart:
-            self._restart(task)
-
-    def _restart(self, task: int) -> None:
-        """Draws what is plastic anew."""
-        restart_plastic(
-            self.network,
-            self.config.restart_init,
-            self.network_config.fan,
-            seed=self.seed,
-            task=task,
-            gain=self.network_config.gain,
-        )
-
-    @torch.no_grad()
-    def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """Classes of images; see :class:`Method`."""
-        self.network.eval()
-        return self._class_mask(self.choices(task)).predict(self.network(images))
-
-    @torch.no_grad()
-    def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """Logits of the classes that compete; see :class:`Method`."""
-        self.network.eval()
-        logits: Tensor = self.network(images)
-        return logits[:, list(self.choices(task))]
-
-    def state(self) -> MethodState:
-        """The network, the stable units and what is owed."""
-        stable = {f"stable.{name}": units.clone() for name, units in self.stable.items()}
-        return MethodState(network_state(self.network) | stable, {"owed": dict(self.owed)})
-
-    def load_state(self, state: MethodState) -> None:
-        """Takes over a state; see :class:`Method`."""
-        network = load_network(self, state)
-        stable, owed = load_stable(state, "stable.", network), state.values.get("owed")
-        if not isinstance(owed, dict) or set(owed) != set(network.layers):
-            raise FormatError("'owed' does not name the network's layers")
-        if not all(type(number) is int and number >= 0 for number in owed.values()):
-            raise FormatError("'owed' must hold whole numbers")
-        self.network, self.topology, self.stable = network, network.topology, stable
-        self.owed = dict(owed)
-
-    def census(self) -> Census:
-        """Stable units and connections; see :class:`Method`."""
-        return count({"": self.network}, self.stable, self.owed)
-
-    def _class_mask(self, classes: tuple[int, ...]) -> ClassMask:
-        how = "zero" if self.config.other_logits == "zero" else "slice"
-        return ClassMask(classes, self.problem.outputs, how, self.device)
-
-    def _loss(self, classes: tuple[int, ...]) -> Loss:
-        """Mean cross-entropy of samples of ``classes``."""
-        if self.config.other_logits == "keep":
-            return functional.cross_entropy
-        return self._class_mask(classes).loss
-
-    def _values(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self.network.state_dict().items()}
-
-    def _with_outputs(self, units: UnitSets, classes: tuple[int, ...]) -> dict[str, Tensor]:
-        """``units`` and the outputs of ``classes``."""
-        output = units[self.topology.output.name].clone()
-        output[list(classes)] = True
-        return {**units, self.topology.output.name: output}
-
-    def _share(self, kept: UnitSets) -> float:
-        hidden = self.topology.hidden
-        return sum(int(kept[group.name].sum()) for group in hidden) / sum(g.size for g in hidden)
-
     @property
-    def _last_phase(self) -> int:
-        """The phase that ends a task at the latest."""
-        last = self.config.max_phases or _ENDLESS
-        phases = range(1, last)
-        ends = (
-            t for t in phases if tau(self.config.schedule, t, self.config.k) <= self.config.tau_min
-        )
-        return next(ends, last)
+    def topology(self) -> Topology:
+        """The network's groups and layers."""
+        return self.network.topology
+
+    def class_mask(self, classes: Iterable[int]) -> ClassMask:
+        """Loss and prediction among some of the classes, as ``other_logits`` says."""
+        how = "zero" if self.config.other_logits == "zero" else "slice"
+        return ClassMask(tuple(classes), self.problem.outputs, how, self.device)
+
+    def loss(self, classes: ClassMask) -> Loss:
+        """Mean cross-entropy of samples among which ``classes`` compete."""
+        return functional.cross_entropy if self.config.other_logits == "keep" else classes.loss
+
+
+def copied(network: SparseNetwork) -> dict[str, Tensor]:
+    """A copy of a network's state."""
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def last_phase(config: NispaConfig) -> int:
+    """The phase in which a task ends at the latest."""
+    last = config.max_phases or _ENDLESS
+    return next(
+        (t for t in range(1, last) if tau(config.schedule, t, config.k) <= config.tau_min), last
+    )
 
 
 _ENDLESS = 10_000

@@ -1,33 +1,33 @@
-"""NISPA-Replay: NISPA for classes that come task by task and are told apart without the task.
+"""NISPA-Replay: NISPA for classes that come task by task and are predicted without the task.
 
 Gurbuz and Dovrolis, "NISPA: Neuro-Inspired Stability-Plasticity Adaptation for Continual Learning
 in Sparse Networks", ICML 2022, arXiv 2206.09117: the class-incremental variant in its published
 code. Phases, candidates, dropping, growing and the stop rule are those of nispa.py. Besides,
 
-- a memory holds ``memory`` samples of the tasks before, equally many of each class, at random;
+- a memory holds ``memory`` samples of earlier tasks, equally many of each class, at random;
 - each step goes down the gradient of
 
       L = CE(new batch) + lambda CE(memory batch)
 
   over the classes seen so far, with ``replay_weight`` as lambda and batches of the same size;
-- the layer into the outputs is never frozen: the outputs of old classes must still learn to be
-  told from new ones. What a stable hidden unit computes never changes; logits do. As in NISPA, the
+- the layer into the outputs is never frozen: the outputs of old classes must still learn to differ
+  from new ones. What a stable hidden unit computes never changes; logits do. As in NISPA, the
   outputs of seen classes lose the connections from plastic units;
-- plastic values go on from where a task left them; nothing is drawn anew.
+- plastic values continue from where a task left them; nothing is drawn again.
 
-Candidates are picked by their activity on the new task's images, and its validation images, told
-from all classes seen, decide when the task ends.
+Candidates are selected by their activity on the new task's images. Its validation images, among all
+classes seen, decide when the task ends.
 
 Differences from the published code. Each is a setting, and the preset ``paper`` chooses the
 published behaviour; ``demote_unsupported``, ``revive_with_growth``, ``carry_over`` and the
 network's ``mask``, ``fan``, ``init``, ``bias`` are as in nispa.py. Besides:
-- ``other_logits``: there, outputs of classes to come are in the soft-max. Here they are left out.
+- ``other_logits``: there, outputs of later classes are in the soft-max. Here they are left out.
 - ``keep``: there, a phase ends with its last epoch; ``best`` takes the one that is best on the
   validation images.
-- ``validate``: there, these are the new task's alone; ``seen`` lets the memory count with them,
-  each class seen the same.
-- ``output_rewiring``: there, what the output of a seen class loses grows into those of classes to
-  come, so it may be left with few connections, and no output of a seen class ever reads a new
+- ``validate``: there, these are the new task's alone; ``seen`` adds the memory, so that each class
+  seen counts the same.
+- ``output_rewiring``: there, what the output of a seen class loses grows into those of later
+  classes, so it may be left with few connections, and no output of a seen class ever reads a new
   unit; with true it is brought up to its share again, from stable units and candidates.
 In both the memory takes training images only (there, those of validation too) and shares its size
 without a remainder (there, each class has ``memory // classes`` samples); a prediction names a
@@ -47,13 +47,24 @@ from nispa.base.seeding import stream
 from nispa.data.tasks import Task, TaskInfo
 from nispa.mechanism.grow import choose, growth_values
 from nispa.mechanism.rewire import Rewiring
-from nispa.methods.base import Census, Incremental, Learning, MethodState, count
+from nispa.methods.base import Incremental, Learning
 from nispa.methods.epochs import Keep
-from nispa.methods.nispa import Nispa, NispaConfig
-from nispa.methods.replay import check_size, load_memory, with_memory
+from nispa.methods.nispa import Nispa, NispaConfig, Phases
+from nispa.methods.parts import SampleMemory
+from nispa.methods.replay import check_size
+from nispa.methods.stable import freeze_stable
 from nispa.network.models import DataSet
 from nispa.network.topology import UnitSets, complement, live_between, source_columns
-from nispa.training.fit import EVALUATION_BATCH, Batch, Step, Term, Ways, gradient_of
+from nispa.training.fit import (
+    EVALUATION_BATCH,
+    Batch,
+    ClassMask,
+    Step,
+    Term,
+    Ways,
+    gradient_of,
+    network_step,
+)
 from nispa.training.memory import Memory
 
 
@@ -64,7 +75,7 @@ class NispaReplayConfig(NispaConfig):
     incremental: Incremental = setting("class", "what a task adds: new classes among all seen")
     restart: bool = setting(
         False,
-        "draw plastic weights anew after each task, but for those into outputs of seen classes",
+        "draw plastic weights again after each task, except those into outputs of seen classes",
     )
     memory: int = setting(
         1000,
@@ -78,7 +89,7 @@ class NispaReplayConfig(NispaConfig):
         5.0, "weight of the memory batch's loss beside the new batch's", ge=0, aliases=("lambda",)
     )
     output_rewiring: bool = setting(
-        False, "connections that an output loses grow again into it, from stable units"
+        False, "connections that an output loses grow into it again, from stable units"
     )
     validate: Literal["new", "seen"] = setting(
         "new", "accuracy counts the new task's validation images, or the memory with them"
@@ -97,36 +108,46 @@ class NispaReplay(Nispa):
 
     name = "nispa-replay"
     config_class = NispaReplayConfig
+    carries = (*Nispa.carries, SampleMemory())
     incremental = ("class",)
     config: NispaReplayConfig
-
-    def start(self) -> None:
-        """A network of plastic units and an empty memory."""
-        super().start()
-        self.memory = self._empty_memory()
+    memory: Memory
 
     def check(self, task: Task, earlier: Sequence[TaskInfo]) -> None:
-        """Whether the memory holds a sample of each class, too; see :class:`Method`."""
+        """Checks also that the memory has room for a sample of each class."""
         super().check(task, earlier)
         classes = sum(len(info.classes) for info in (*earlier, task.info))
         check_size(self.config.memory, classes, task)
 
     def learn_task(self, task: Task) -> Learning:
-        """Learns as NISPA does, held by the memory, which then takes samples of the task."""
-        train = task.train.to(self.device)
-        report = yield from super().learn_task(task)
-        self.memory.balance(train, task.index, stream(self.seed, "memory", task.index))
+        """Learns in NISPA's phases, with replay; then the memory takes samples of the task."""
+        train, validation = self.prepare_both(self.network, task)
+        classes = self.class_mask(sorted({*self.classes_seen, *task.classes}))
+        report, self.stable = yield from self.learn_in_phases(
+            Phases(
+                task,
+                classes,
+                train,
+                validation,
+                step=lambda t, optimiser: self.step(task, classes, t, optimiser),
+                validate=lambda: self.validate(task, classes, validation),
+                rewire=self.rewire_outputs if self.config.output_rewiring else self.rewire,
+            )
+        )
+        freeze_stable(self.network, self.stable, outputs=False)
+        if self.config.restart:
+            self.restart(task)
+        samples = task.train.to(self.device)
+        self.memory.balance(samples, task.index, stream(self.seed, "memory", task.index))
         return report
 
-    def _competing(self, task: Task) -> tuple[int, ...]:
-        return tuple(sorted({*self.classes_seen, *task.classes}))
-
-    def _step(self, task: Task, t: int, optimiser: torch.optim.Optimizer) -> Step:
-        """One update by a new batch and one from memory."""
-        weight = self.config.replay_weight
+    def step(
+        self, task: Task, classes: ClassMask, t: int, optimiser: torch.optim.Optimizer
+    ) -> Step:
+        """One update in phase ``t``, by a new batch and one from memory."""
+        loss, weight = self.loss(classes), self.config.replay_weight
         if not len(self.memory) or not weight:
-            return super()._step(task, t, optimiser)
-        loss = self._loss(self._competing(task))
+            return network_step(self.network, loss, optimiser)
 
         def remembered(logits: Tensor, wanted: Tensor) -> Tensor:
             return loss(logits, wanted[:, 0])
@@ -146,53 +167,32 @@ class NispaReplay(Nispa):
 
         return step
 
-    def _validate(self, task: Task, validation: DataSet) -> float | None:
-        """Accuracy on the new task; with the memory each class seen counts the same."""
-        new = super()._validate(task, validation)
+    def validate(self, task: Task, classes: ClassMask, validation: DataSet) -> float | None:
+        """Accuracy on the new task; with ``validate=seen`` the mean over all classes seen."""
+        new = self.validator(self.network, classes, validation)()
         if self.config.validate == "new" or new is None or not len(self.memory):
             return new
-        classes = self._class_mask(self._competing(task))
-        batches = self.memory.batches(EVALUATION_BATCH)
         with torch.no_grad():
             right = sum(
-                int((classes.predict(self.network(each.images)) == each.wanted[:, 0]).sum())
-                for each in batches
+                int((classes.predict(self.network(part.images)) == part.wanted[:, 0]).sum())
+                for part in self.memory.batches(EVALUATION_BATCH)
             )
         old, fresh = len(self.classes_seen), len(task.classes)
         return (old * right / len(self.memory) + fresh * new) / (old + fresh)
 
-    @property
-    def _freezes_outputs(self) -> bool:
-        return False
+    def rewire_outputs(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
+        """Rewires the network; connections that a kept output loses grow into that output again.
 
-    @torch.no_grad()
-    def _restart(self, task: int) -> None:
-        """Draws what is plastic anew, but for what the outputs of seen classes read."""
-        output = self.topology.output.name
-        heads = [self.network.layers[spec.name] for spec in self.topology.feeders(output)]
-        before = [(layer.weight.clone(), layer.bias.clone()) for layer in heads]
-        super()._restart(task)
-        seen = self.stable[output].to(self.device)
-        for layer, (weight, bias) in zip(heads, before, strict=True):
-            rows = seen[layer.plastic_index // layer.shape[1]]
-            layer.weight[rows] = weight[rows]
-            layer.bias[seen[layer.bias_index]] = bias[seen[layer.bias_index]]
-
-    def _rewire(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
-        if not self.config.output_rewiring:
-            return super()._rewire(kept, generator)
-        outputs = self._rewire_outputs(kept, generator)
-        changes = super()._rewire(kept, generator)
+        Each kept output is brought up to its share of the layer's connections, as far as there are
+        stable units and candidates that it does not read yet. What finds no place is owed.
+        """
+        outputs = self._regrow_outputs(kept, generator)
+        changes = self.rewire(kept, generator)
         for name, change in outputs.items():
             self.owed[name] = change.ungrown if self.config.carry_over else 0
         return changes | outputs
 
-    def _rewire_outputs(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
-        """Drops connections from plastic units into kept outputs and grows others into the same.
-
-        Each kept output is brought up to its share of the layer's connections, as far as stable
-        units and candidates are left that it does not read yet. What finds no place is owed.
-        """
+    def _regrow_outputs(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
         drops = live_between(self.topology, self.network.patterns(), complement(kept), kept)
         changes = {}
         for spec in self.topology.feeders(self.topology.output.name):
@@ -212,26 +212,20 @@ class NispaReplay(Nispa):
             values = growth_values(self.config.growth_init, remaining, len(new), generator)
             after.view(-1)[new] = True
             layer.rewire(after, new, values)
-            self.owed[spec.name] = 0  # or the layer's other outputs would grow them
+            self.owed[spec.name] = 0  # or rewire would grow them into the layer's other outputs
             none = torch.zeros(0, dtype=torch.int64)
             changes[spec.name] = Rewiring(after, none, new, int(drop.sum()), owed)
         return changes
 
-    def state(self) -> MethodState:
-        """What NISPA keeps, and the memory."""
-        return with_memory(super().state(), self.memory)
-
-    def load_state(self, state: MethodState) -> None:
-        """Takes over a state; see :class:`Method`."""
-        memory = self._empty_memory()
-        load_memory(self, memory, state)
-        super().load_state(state)
-        self.memory = memory
-
-    def census(self) -> Census:
-        """Stable units, connections and the bytes of the memory; see :class:`Method`."""
-        storage = {"memory": self.memory.bytes}
-        return count({"": self.network}, self.stable, self.owed, storage)
-
-    def _empty_memory(self) -> Memory:
-        return Memory(self.config.memory, self.problem.input_shape, self.device)
+    @torch.no_grad()
+    def restart(self, task: Task) -> None:
+        """Draws plastic values again, except those into outputs of seen classes."""
+        output = self.topology.output.name
+        heads = [self.network.layers[spec.name] for spec in self.topology.feeders(output)]
+        before = [(layer.weight.clone(), layer.bias.clone()) for layer in heads]
+        self.redraw_plastic(task, self.config.restart_init)
+        seen = self.stable[output].to(self.device)
+        for layer, (weight, bias) in zip(heads, before, strict=True):
+            rows = seen[layer.plastic_index // layer.shape[1]]
+            layer.weight[rows] = weight[rows]
+            layer.bias[seen[layer.bias_index]] = bias[seen[layer.bias_index]]

@@ -1,101 +1,114 @@
-"""A method with one network of fixed pattern: all that is not the algorithm."""
+"""A method with one network whose pattern stays: everything except the algorithm."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import nn
 from torch.nn import functional
 
-from nispa.data.tasks import Task, TaskInfo
-from nispa.methods.base import (
-    Census,
-    Incremental,
-    Method,
-    MethodState,
-    count,
-    draw_network,
-    load_network,
-    network_state,
-)
-from nispa.training.fit import ClassMask, Loss, make_optimiser
+from nispa.data.tasks import Task
+from nispa.methods.base import Incremental, Learning, Method, Part
+from nispa.methods.epochs import EpochsConfig, Keep, learn_by_steps
+from nispa.methods.parts import Network, plastic_values
+from nispa.network.models import DataSet
+from nispa.training.fit import ClassMask, Loss, Step, make_optimiser
+from nispa.training.pausing import Carried
 
 
 class OneNetwork(Method):
-    """Holds ``network``; a method built on it writes ``learn_task``.
+    """Carries ``network``; a subclass writes ``learn_task``.
 
     Attributes:
-        network: What learns.
-        optimiser: What the last fit updated with.
+        optimiser: The optimiser of the last fit.
     """
 
+    carries: ClassVar[tuple[Part, ...]] = (Network(),)
     incremental: ClassVar[tuple[Incremental, ...]] = ("task", "class", "domain")
-
-    def start(self) -> None:
-        """A fresh network."""
-        self.network = draw_network(self, self.seed)
-
-    @torch.no_grad()
-    def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """Classes of images; see :class:`Method`."""
-        self.network.eval()
-        return self._classes(self.choices(task)).predict(self.network(images))
-
-    @torch.no_grad()
-    def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """Logits of the classes that compete; see :class:`Method`."""
-        self.network.eval()
-        logits: Tensor = self.network(images)
-        return logits[:, list(self.choices(task))]
-
-    def state(self) -> MethodState:
-        """The network."""
-        return MethodState(network_state(self.network), {})
-
-    def load_state(self, state: MethodState) -> None:
-        """Takes over a state; see :class:`Method`."""
-        self.network = load_network(self, state)
-
-    def census(self) -> Census:
-        """Connections; see :class:`Method`."""
-        return count({"": self.network})
+    config: EpochsConfig
 
     def fresh_optimiser(self) -> torch.optim.Optimizer:
-        """A new optimiser over plastic values, ``optimiser`` from here on."""
+        """A new optimiser of the plastic values, also kept as ``optimiser``."""
         self.optimiser = make_optimiser(self.config, self.network.parameters())
         return self.optimiser
 
-    def competing(self, task: Task) -> ClassMask:
-        """The outputs that a sample of ``task`` is scored against while the task is learned.
+    def train_by(
+        self,
+        step: Step,
+        task: Task,
+        train: DataSet,
+        keep: Keep,
+        *,
+        holder: nn.Module | None = None,
+        carried: Sequence[Carried] = (),
+    ) -> Learning:
+        """Trains the network on a task with a step of the method's own.
 
-        Its own, as if each task had a head, or those of all classes seen with it.
+        Args:
+            step: One update, by ``optimiser``.
+            task: The task; its validation images are told from all classes that compete.
+            train: Its training images, or more than these.
+            keep: The epoch whose values stay.
+            holder: A module that holds the network and whatever else an epoch to keep restores.
+            carried: What else the step changes.
+        """
+        validation = task.validation.to(self.device)
+        return learn_by_steps(
+            self.network if holder is None else holder,
+            step,
+            train,
+            self.validator(self.network, self.competing(task), validation),
+            self.config,
+            self.shuffle(task),
+            self.optimiser,
+            keep,
+            carried,
+        )
+
+    def plastic(self) -> dict[str, nn.Parameter]:
+        """The tensors of live plastic values, by name, without the empty ones."""
+        return plastic_values(self.network)
+
+    def competing(self, task: Task) -> ClassMask:
+        """The outputs that compete for a sample of ``task`` while the task is learned.
+
+        Its own, as if each task had a head, or those of all classes seen so far.
         """
         if self.config.incremental == "task":
-            return self._classes(task.classes)
-        return self._classes(tuple(sorted({*self.classes_seen, *task.classes})))
+            return self.class_mask(task.classes)
+        return self.class_mask(sorted({*self.classes_seen, *task.classes}))
 
     def rehearsed(self, task: Task) -> Loss:
         """The loss of samples of any task so far while ``task`` is learned.
 
         Returns:
-            Mean cross-entropy, from logits ``(n, outputs)`` and ``(n, 2)`` int64: the class of each
-            sample and the place of its task.
+            Mean cross-entropy, from logits ``(n, outputs)`` and ``(n, 2)`` int64: class and task of
+            each sample.
         """
         if self.config.incremental != "task":
             competing = self.competing(task)
             return lambda logits, wanted: competing.loss(logits, wanted[:, 0])
-        places = {info.index: info.classes for info in (*self.learned, task.info)}
-        own = torch.zeros(max(places) + 1, self.problem.outputs, dtype=torch.bool)
-        for place, classes in places.items():
-            own[place, list(classes)] = True
-        own = own.to(self.device)
+        heads = self.heads(task)
 
-        def loss(logits: Tensor, wanted: Tensor) -> Tensor:
-            heads = logits.masked_fill(~own[wanted[:, 1]], -torch.inf)
-            return functional.cross_entropy(heads, wanted[:, 0])
+        def loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            head = logits.masked_fill(~heads[wanted[:, 1]], -torch.inf)
+            return functional.cross_entropy(head, wanted[:, 0])
 
         return loss
 
-    def _classes(self, classes: tuple[int, ...]) -> ClassMask:
-        return ClassMask(classes, self.problem.outputs, "slice", self.device)
+    def heads(self, task: Task) -> torch.Tensor:
+        """The outputs that compete for samples of each task up to ``task``, ``(tasks, outputs)``.
+
+        With outputs of its own a task's classes, otherwise all classes seen so far.
+        """
+        infos = [*self.learned, task.info]
+        seen = {label for info in infos for label in info.classes}
+        own_heads = self.config.incremental == "task"
+        heads = torch.zeros(
+            max(info.index for info in infos) + 1, self.problem.outputs, dtype=torch.bool
+        )
+        for info in infos:
+            heads[info.index, sorted(info.classes if own_heads else seen)] = True
+        return heads.to(self.device)

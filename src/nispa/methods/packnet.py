@@ -1,49 +1,47 @@
-"""PackNet: each task keeps the largest of the weights that are still free, and frees the others.
+"""PackNet: each task keeps the largest of the free weights and frees the others.
 
 Mallya and Lazebnik, "PackNet: Adding Multiple Tasks to a Single Network by Iterative Pruning", CVPR
-2018, arXiv 1711.05769.
+2018, arXiv 1711.05769, section 3.
 
 The network has a pool of connections, its first pattern. Task number t (from 0) is learned so:
 
 1. Train all free connections; those of tasks 0 to t - 1 are frozen and take part.
 2. In each hidden layer free the share ``prune`` of the connections just trained, those of the
-   smallest magnitude:  owner(c) = t for the others. Only hidden layers are pruned.
+   smallest magnitude; the others get the owner t. Only hidden layers are pruned.
 3. Train the connections of task t again for ``retrain_epochs`` at a smaller step size, without the
    freed ones; then freeze them. The freed ones wait for the next task.
 
-To predict task t the network has the connections with owner <= t and no others. These never change,
-and neither do the biases: those of hidden units are frozen after the first task, as in the paper.
-So the logits of a task are the same, bit for bit, whatever is learned later.
+Task t is predicted with the connections whose owner is at most t, and no others. These never
+change, and neither do the biases: those of hidden units are frozen after the first task, as in the
+paper. So the logits of a task stay the same, bit for bit, whatever is learned later.
 
-The head is no part of the pool, as in the paper, where each data set has a classifier of its own:
+The head is not part of the pool, as in the paper, where each data set has a classifier of its own:
 the connections into a task's outputs, with these outputs' biases, are all trained with the task,
 never pruned, and frozen at its end.
 
 Differences from the paper and from the published code:
 - A connection into a convolution is a whole kernel and is kept or freed as one, by the sum of its
   absolute weights; the paper frees single weights. For Linear layers the two are the same.
-- The paper begins with a network trained on ImageNet. Here the first task begins with random
+- The paper starts from a network trained on ImageNet. Here the first task starts from random
   values.
-- The published code prunes after every task but the last. Here there is always another one to come.
+- The published code prunes after every task but the last. Here there is always a next one.
 - Best epochs are chosen by validation images; the published code looks at the test set.
-- Where the network's density is below 1, the pool is that sparse; what is not in it is never live.
+- With a density below 1, the pool is that sparse; connections outside it are never live.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from nispa.base.config import setting, settings
-from nispa.base.seeding import stream
 from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import ConfigError, FormatError, NotLearnedError
 from nispa.methods.base import (
-    Census,
     Fitting,
     Learning,
     LearnReport,
@@ -51,26 +49,14 @@ from nispa.methods.base import (
     MethodState,
     PhaseEnd,
     PhaseStart,
-    count,
-    draw_network,
     load_network,
-    network_state,
-    take_tensors,
 )
-from nispa.methods.epochs import KeepConfig
-from nispa.network.models import DataSet, SparseNetwork, empty_network, restart_plastic
+from nispa.methods.epochs import KeepConfig, stop_reason
+from nispa.methods.parts import ConnectionOwners, Derived, Network
+from nispa.network.models import DataSet, SparseNetwork
+from nispa.network.taskmasks import Owners
 from nispa.network.topology import Patterns
-from nispa.training.fit import (
-    ClassMask,
-    accuracy,
-    falling_rate,
-    fit,
-    make_optimiser,
-    network_step,
-)
-
-OWNER = torch.int16
-"""Type of the place of the task that a frozen connection belongs to."""
+from nispa.training.fit import falling_rate, fit, make_optimiser, network_step
 
 
 @settings
@@ -80,14 +66,14 @@ class PackNetConfig(KeepConfig):
     prune: tuple[float, ...] = setting(
         (0.5, 0.75),
         "share of its free connections that each hidden layer frees again: after the first task, "
-        "the second, ...; the last share holds for all that follow",
+        "the second, ...; the last share holds for all later tasks",
     )
     retrain_epochs: int = setting(
         10, "epochs of training after the pruning, at most", ge=0, le=1_000_000
     )
     retrain_rate: float = setting(0.1, "factor on the learning rate after the pruning", gt=0, le=1)
     free_values: Literal["zero", "draw"] = setting(
-        "zero", "what freed weights start the next task with: 0 (published), or drawn anew"
+        "zero", "initial values of freed weights in the next task: 0 (published), or drawn again"
     )
 
     def __post_init__(self) -> None:
@@ -99,73 +85,64 @@ class PackNetConfig(KeepConfig):
             )
 
     def share(self, place: int) -> float:
-        """The share freed after the task at ``place`` in the sequence, from 0."""
+        """The share freed after task number ``place``, from 0."""
         return self.prune[min(place, len(self.prune) - 1)]
 
 
 class PackNet(Method):
     """Task-incremental PackNet.
 
-    Between two tasks the frozen connections of hidden layers belong to a task each, and the plastic
-    ones are free.
+    Between two tasks, every frozen connection belongs to a task and every plastic one is free.
 
     Attributes:
-        tasks: Places in the scenario of the tasks learned, in the order of learning.
-        owner: Per layer, for each frozen connection in order of position, the place in ``tasks`` of
-            the task it belongs to; ``(frozen,)`` int16 on the CPU.
+        owners: The task of each frozen connection.
     """
 
     name = "packnet"
     config_class = PackNetConfig
+    carries = (Network(), ConnectionOwners("owners", "masks"), Derived("_view"))
     shares_classes = False
     task_agnostic = False
     config: PackNetConfig
-
-    def start(self) -> None:
-        """A network of free connections."""
-        self.network = draw_network(self, self.seed)
-        self.tasks: list[int] = []
-        self.owner = {name: torch.zeros(0, dtype=OWNER) for name in self.network.layers}
-        self._view: tuple[int, SparseNetwork] | None = None
+    owners: Owners
+    _view: tuple[int, SparseNetwork] | None  # the task last predicted, and its network
 
     def learn_task(self, task: Task) -> Learning:
-        """Trains what is free, frees most of it again, trains and freezes the rest."""
-        place, pool = len(self.tasks), self.network.patterns()
-        train, validation = self.prepare_both(self.network, task)
-        something_free = any(
-            len(self.network.layers[name].weight) for name in hidden_layers(self.network)
-        )
-        phases = 2 if self.config.retrain_epochs and something_free else 1
+        """Trains all free connections, frees most of them again, trains and freezes the rest."""
+        network, config, pool = self.network, self.config, self.network.patterns()
+        train, validation = self.prepare_both(network, task)
+        validate = self.validator(network, self.class_mask(task.classes), validation)
+        something_free = any(len(network.layers[name].weight) for name in hidden_layers(network))
+        phases = 2 if config.retrain_epochs and something_free else 1
 
         started = time.perf_counter()
-        yield PhaseStart(1, self.config.epochs, phases)
-        result = yield from self._train(task, 1, train, validation, self.config)
-        freed = self._prune(self.config.share(place))
-        left = accuracy(self.network, self._classes(task.classes).predict, validation)
-        yield PhaseEnd(1, left, time.perf_counter() - started, dropped=freed)
+        yield PhaseStart(1, config.epochs, phases)
+        result = yield from self._train(task, 1, train, validation, config)
+        freed = self._prune(config.share(len(self.owners.tasks)))  # step 2
+        yield PhaseEnd(1, validate(), time.perf_counter() - started, dropped=freed)
 
-        stop = "epochs" if result.epochs == self.config.epochs else "patience"
-        phase, samples = 1, result.samples
+        # Step 3: with freed connections dead, not 0, so that training cannot revive them.
+        stop, phase, samples = stop_reason(result, config), 1, result.samples
         if phases == 2 and any(freed.values()):
             started, phase = time.perf_counter(), 2
-            yield PhaseStart(2, self.config.retrain_epochs, phases)
+            yield PhaseStart(2, config.retrain_epochs, phases)
             slower = dataclasses.replace(
-                self.config,
-                epochs=self.config.retrain_epochs,
-                learning_rate=self.config.learning_rate * self.config.retrain_rate,
+                config,
+                epochs=config.retrain_epochs,
+                learning_rate=config.learning_rate * config.retrain_rate,
             )
             result = yield from self._train(task, 2, train, validation, slower)
             samples += result.samples
             yield PhaseEnd(2, result.accuracy, time.perf_counter() - started)
         self._claim(task)
-        self._release(pool, task.index)
+        self._release(pool, task)
         return LearnReport(phase, samples, None, stop if something_free else "capacity")
 
     def _train(
         self, task: Task, phase: int, train: DataSet, validation: DataSet, config: PackNetConfig
     ) -> Fitting:
-        """One fit with a fresh optimiser; ends with the values of its best epoch."""
-        classes = self._classes(task.classes)
+        """One fit with a fresh optimiser; then the epoch to keep is restored."""
+        classes = self.class_mask(task.classes)
         optimiser = make_optimiser(config, self.network.parameters())
         return fit(
             self.network,
@@ -173,8 +150,8 @@ class PackNet(Method):
             train,
             epochs=config.epochs,
             batch_size=config.batch_size,
-            order=lambda epoch: stream(self.seed, "batches", task.index, phase, epoch),
-            validate=lambda: accuracy(self.network, classes.predict, validation),
+            order=self.shuffle(task, phase),
+            validate=self.validator(self.network, classes, validation),
             keep=config.keep,
             patience=config.patience,
             optimiser=optimiser,
@@ -190,63 +167,40 @@ class PackNet(Method):
         freed = {}
         for name in hidden_layers(self.network):
             layer = self.network.layers[name]
+            # A kernel's size is that of all its weights: it is kept or freed as one.
             weights = layer.weight.detach().cpu().view(-1, layer.weights_each)
-            gone = layer.plastic_index.cpu()[smallest(weights.abs().sum(1), share)]
+            freed_index = layer.plastic_index.cpu()[smallest(weights.abs().sum(1), share)]
             pattern, nothing = layer.pattern, torch.zeros(0, dtype=torch.int64)
-            pattern.view(-1)[gone] = False
+            pattern.view(-1)[freed_index] = False
             layer.rewire(pattern, nothing, torch.zeros(0, *layer.spec.kernel))
-            freed[name] = len(gone)
+            freed[name] = len(freed_index)
         return freed
 
     def _claim(self, task: Task) -> None:
-        """Freezes what the task trained and enters its name."""
-        output = self.network.topology.output
+        """Freezes the connections that the task trained and makes it their owner."""
+        layers, output = self.network.layers, self.network.topology.output
         outputs = torch.zeros(output.size, dtype=torch.bool)
         outputs[list(task.classes)] = True
-        for name, layer in self.network.layers.items():
+        before = {name: layer.frozen_index.cpu() for name, layer in layers.items()}
+        for layer in layers.values():
+            # Of the head the task's rows only: other outputs belong to later tasks.
             every = torch.ones(layer.shape[0], dtype=torch.bool)
             rows = every if layer.spec.target != output.name else outputs
-            before = layer.frozen_index.cpu()
             layer.freeze(rows.unsqueeze(1).expand(layer.shape), rows)
-            after = layer.frozen_index.cpu()
-            owner = torch.full((len(after),), len(self.tasks), dtype=OWNER)
-            owner[torch.isin(after, before)] = self.owner[name]  # both in order of position
-            self.owner[name] = owner
-        self.tasks.append(task.index)
+        now = {name: layer.frozen_index.cpu() for name, layer in layers.items()}
+        self.owners.claim(task.index, before, now)
 
-    def _release(self, pool: Patterns, task: int) -> None:
-        """Gives the connections of the pool that no task owns to the next one."""
+    def _release(self, pool: Patterns, task: Task) -> None:
+        """Makes the connections of the pool that no task owns live again, for the next task."""
         for name in hidden_layers(self.network):
             layer = self.network.layers[name]
             free = (pool[name] & ~layer.pattern).flatten().nonzero().squeeze(1)
             layer.rewire(pool[name], free, torch.zeros(len(free), *layer.spec.kernel))
         if self.config.free_values == "draw":
-            restart_plastic(
-                self.network,
-                self.network_config.init,
-                self.network_config.fan,
-                seed=self.seed,
-                task=task,
-                gain=self.network_config.gain,
-            )
+            self.redraw_plastic(task, self.network_config.init)
 
-    @torch.no_grad()
-    def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """Classes of images; see :class:`Method`."""
-        classes = self.choices(task)
-        assert task is not None  # choices refuses None
-        return self._classes(classes).predict(self.network_of(task)(images))
-
-    @torch.no_grad()
-    def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """Logits of the task's classes; see :class:`Method`."""
-        classes = self.choices(task)
-        assert task is not None  # choices refuses None
-        logits: Tensor = self.network_of(task)(images)
-        return logits[:, list(classes)]
-
-    def network_of(self, task: TaskInfo) -> SparseNetwork:
-        """The network of one task: what it owns and what tasks before it own, and nothing else.
+    def network_for(self, task: TaskInfo | None) -> SparseNetwork:
+        """The network of one task: its connections and those of earlier tasks.
 
         The logits of the task's classes are the same after any later task. Those of other classes
         mean nothing.
@@ -254,61 +208,33 @@ class PackNet(Method):
         Raises:
             NotLearnedError: That task has not been learned.
         """
-        if task.index not in self.tasks:
+        assert task is not None  # refused by choices
+        if task.index not in self.owners.tasks:
             raise NotLearnedError(f"the task with classes {task.classes} has not been learned yet")
-        place = self.tasks.index(task.index)
-        if self._view is None or self._view[0] != place:
-            self._view = place, self._restricted(place)
+        if self._view is None or self._view[0] != task.index:
+            self._view = task.index, self._restricted(task.index)
         return self._view[1].eval()
 
-    def _restricted(self, place: int) -> SparseNetwork:
-        """A copy of the network with the connections of the tasks up to ``place`` only."""
-        values = dict(self.network.state_dict())
+    def _restricted(self, task: int) -> SparseNetwork:
+        """A copy of the network with the connections of the tasks up to ``task`` only.
+
+        It has no plastic weights, since free connections belong to no task.
+        """
+        values = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         paths = {module: path for path, module in self.network.named_modules()}
-        for name, layer in self.network.layers.items():
-            own, path = (self.owner[name] <= place).to(self.device), paths[layer]
-            values[f"{path}.weight"] = layer.weight.detach()[:0]
-            values[f"{path}.plastic_index"] = layer.plastic_index[:0]
-            values[f"{path}.frozen_weight"] = layer.frozen_weight[own]
-            values[f"{path}.frozen_index"] = layer.frozen_index[own]
-        problem = self.problem
-        view = empty_network(self.network_config, problem.input_shape, problem.outputs)
-        view = view.to(self.device)
-        view.load_state_dict(values)
-        return view
+        for name, owned in self.owners.of(task, earlier=True).items():
+            layer, owned = self.network.layers[name], owned.to(self.device)
+            path = paths[layer]
+            values[f"network.{path}.weight"] = layer.weight.detach()[:0]
+            values[f"network.{path}.plastic_index"] = layer.plastic_index[:0]
+            values[f"network.{path}.frozen_weight"] = layer.frozen_weight[owned]
+            values[f"network.{path}.frozen_index"] = layer.frozen_index[owned]
+        return load_network(self, MethodState(values, {}))
 
-    def state(self) -> MethodState:
-        """The network, and which task each frozen connection belongs to."""
-        masks = {f"mask.{name}": owner.clone() for name, owner in self.owner.items()}
-        return MethodState(network_state(self.network) | masks, {"tasks": list(self.tasks)})
-
-    def load_state(self, state: MethodState) -> None:
-        """Takes over a state; see :class:`Method`."""
-        tasks = state.values.get("tasks")
-        if not isinstance(tasks, list) or not all(type(task) is int for task in tasks):
-            raise FormatError("'tasks' must list the tasks learned")
-        if len(set(tasks)) != len(tasks):
-            raise FormatError("'tasks' names a task twice")
-        network, owner = load_network(self, state), take_tensors(state, "mask.")
-        if set(owner) != set(network.layers):
-            raise FormatError("the owners of connections do not fit the network's layers")
-        for name, layer in network.layers.items():
-            places = owner[name]
-            if places.dtype != OWNER or places.shape != (layer.frozen_count,):
-                raise FormatError(f"layer {name}: each frozen connection must have one owner")
-            if len(places) and not 0 <= int(places.min()) <= int(places.max()) < len(tasks):
-                raise FormatError(f"layer {name}: a connection's owner is not a task learned")
-        if not is_packed(network, bool(tasks)):
+    def check_parts(self, parts: dict[str, Any]) -> None:
+        """The right connections and biases are frozen."""
+        if not is_packed(parts["network"], bool(parts["owners"].tasks)):
             raise FormatError("what is frozen does not fit the tasks learned")
-        self.network, self.tasks, self.owner, self._view = network, list(tasks), owner, None
-
-    def census(self) -> Census:
-        """Connections; see :class:`Method`. Those that are live and not frozen are free."""
-        masks = sum(owner.nbytes for owner in self.owner.values())
-        return count({"": self.network}, storage={"masks": masks})
-
-    def _classes(self, classes: tuple[int, ...]) -> ClassMask:
-        return ClassMask(classes, self.problem.outputs, "slice", self.device)
 
 
 def hidden_layers(network: SparseNetwork) -> list[str]:
@@ -318,23 +244,23 @@ def hidden_layers(network: SparseNetwork) -> list[str]:
 
 
 def smallest(sizes: Tensor, share: float) -> Tensor:
-    """The places of the smallest ``share`` of some magnitudes, but for one at least.
+    """Indices of the smallest ``share``; at least one size is not among them.
 
     Args:
-        sizes: ``(n,)``, none negative. Of equal ones the first go first.
+        sizes: ``(n,)``, none negative. Among equal ones, the first count as smaller.
         share: In [0, 1).
 
     Returns:
-        ``(round(share * n),)`` int64, or one fewer if these are all.
+        ``(round(share * n),)`` int64, or one fewer if that is all.
     """
     count = min(round(share * len(sizes)), max(0, len(sizes) - 1))
     return sizes.argsort(stable=True)[:count]
 
 
 def is_packed(network: SparseNetwork, learned: bool) -> bool:
-    """Whether what is frozen is what PackNet freezes.
+    """Whether exactly the right biases and output connections are frozen.
 
-    Biases of hidden units are frozen once anything was learned; outputs are frozen with all their
+    Biases of hidden units are frozen after the first task; outputs are frozen with all their
     connections or not at all.
 
     Args:

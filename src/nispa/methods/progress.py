@@ -1,7 +1,6 @@
-"""What learning looks like from Python: one line that lives, on a terminal or in a notebook.
+"""Progress of learning from Python: one line that changes, on a terminal or in a notebook.
 
-It comes only where learning takes longer than about a second, and never into a file or a pipe
-unless it was asked for.
+It appears once learning has taken about a second, and goes to a file or a pipe only on request.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ AFTER_S = 1.0
 """Seconds of learning before anything is shown."""
 
 EVERY_S = 0.1
-"""Seconds between two changes of the line, at least."""
+"""Least seconds between two changes of the line."""
 
 
 class Place(Protocol):
-    """Somewhere to show a line."""
+    """A place that shows one line."""
 
     def show(self, text: str) -> None:
-        """Puts a line in the place of the one before."""
+        """Replaces the line."""
 
     def close(self) -> None:
-        """The last line stays."""
+        """Leaves the last line as it is."""
 
 
 class Terminal:
@@ -48,11 +47,11 @@ class Terminal:
         self._live.start()
 
     def show(self, text: str) -> None:
-        """See :class:`Place`."""
+        """Replaces the line."""
         self._live.update(Text(text, overflow="ellipsis", no_wrap=True), refresh=True)
 
     def close(self) -> None:
-        """See :class:`Place`."""
+        """Leaves the last line as it is."""
         self._live.stop()
 
 
@@ -64,7 +63,7 @@ class Notebook:
         self._handle: Any = None
 
     def show(self, text: str) -> None:
-        """See :class:`Place`."""
+        """Replaces the output."""
         content = {"text/plain": text}
         if self._handle is None:
             self._handle = self._display(content, raw=True, display_id=True)
@@ -72,32 +71,32 @@ class Notebook:
             self._handle.update(content, raw=True)
 
     def close(self) -> None:
-        """See :class:`Place`."""
+        """Nothing to do: the output stays."""
 
 
 class Plain:
-    """A line of a file or a pipe: the last one only, since none can be taken back."""
+    """A line of a file or a pipe: only the last one, since none can be replaced."""
 
     def __init__(self) -> None:
         self._text = ""
 
     def show(self, text: str) -> None:
-        """See :class:`Place`."""
+        """Remembers the line."""
         self._text = text
 
     def close(self) -> None:
-        """See :class:`Place`."""
+        """Writes the last line."""
         if self._text:
             sys.stderr.write(f"{self._text}\n")
             self._text = ""
 
 
 def find_place(wanted: bool | None) -> Callable[[], Place] | None:
-    """What makes the place for a line; None where there is to be none.
+    """A function that makes the place for a line; None for no line.
 
     Args:
-        wanted: True for a line whatever there is, False for none, None for one where somebody looks
-            on: on a terminal or in a notebook.
+        wanted: True for a line anywhere, False for none, None for one on a terminal or in a
+            notebook.
     """
     if wanted is False:
         return None
@@ -110,7 +109,7 @@ def find_place(wanted: bool | None) -> Callable[[], Place] | None:
 
 
 def _notebook_display() -> Callable[..., Any] | None:
-    """IPython's way to show something in a notebook, where this is one."""
+    """IPython's ``display`` in a notebook, otherwise None."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if getattr(shell, "kernel", None) is None:  # none, or one on a terminal
         return None
@@ -121,7 +120,7 @@ def _notebook_display() -> Callable[..., Any] | None:
 
 
 class Progress:
-    """Where the learning of a task stands, put together from its events, and shown."""
+    """Shows how far the learning of a task has come, from its events."""
 
     def __init__(
         self,
@@ -129,12 +128,12 @@ class Progress:
         wanted: bool | None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """At the start of a task.
+        """A task that begins now.
 
         Args:
-            title: What is learned.
-            wanted: See :func:`find_place`.
-            clock: Seconds since some moment.
+            title: The task's title.
+            wanted: As in :func:`find_place`.
+            clock: Seconds since a fixed moment.
         """
         self._title, self._make, self._clock = title, find_place(wanted), clock
         self._place: Place | None = None
@@ -153,7 +152,7 @@ class Progress:
                 self._place.close()
 
     def update(self, event: Event | FitBegin | FitPause) -> None:
-        """Takes note of an event, and shows it if the time has come."""
+        """Records an event, and shows it if the last change is long enough ago."""
         if isinstance(event, PhaseStart):
             self._phase, self._epoch = event, 0
         elif isinstance(event, EpochEnd):
@@ -180,7 +179,7 @@ class Progress:
         return f"{self._title}: {', '.join(parts)}"
 
     def _facts(self) -> list[str]:
-        """Validation accuracy, time, and what is stable: the last is cut off first."""
+        """Validation accuracy, time, stable share: a narrow terminal cuts off the last first."""
         reached = "-" if self._validation is None else f"{100 * self._validation:.1f} %"
         facts = [f"validation {reached}"]
         seconds = self._clock() - self._started

@@ -1,16 +1,16 @@
 """Plain rehearsal: as many remembered samples as new ones in every step.
 
-The plainest baseline with a memory. It holds samples of the tasks before this one, the same number
-of each class, drawn at random when a task ends. With a memory, for each batch B
+The simplest baseline with a memory. The memory holds samples of earlier tasks, equally many of each
+class, drawn at random when a task ends. For each batch B
 
     M' = as many samples as B has, drawn from the memory
     theta <- theta - rate * gradient of the mean loss over B and M' together
 
-and without one, in the first task, M' is empty. A sample is drawn twice in a step only where the
-memory holds fewer samples than B, three times only where all others were drawn twice, and so on.
+In the first task M' is empty. If the memory is smaller than B, its samples are repeated equally
+often, up to one.
 
-There is no one publication; this is what comparisons call rehearsal or naive rehearsal, where old
-samples are mixed one to one into the data of the new task.
+There is no single publication; comparisons call this rehearsal or naive rehearsal: old samples are
+mixed one to one into the data of the new task.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from nispa.base.seeding import stream
 from nispa.data.tasks import Task
 from nispa.methods.base import Learning
-from nispa.methods.replay import MemoryConfig, Replay, together
+from nispa.methods.replay import MemoryConfig, Replay, with_remembered
 from nispa.training.fit import Batch, batch_update
 from nispa.training.memory import Remembered
 
@@ -36,19 +36,19 @@ class Rehearsal(Replay):
     balanced = True
 
     def learn_task(self, task: Task) -> Learning:
-        """Trains on the task and on what is remembered; then remembers some of the task."""
+        """Trains on the task and the memory, then stores samples of the task."""
         train = task.train.to(self.device)
         update = batch_update(self.network, self.rehearsed(task), self.fresh_optimiser())
 
         def step(batch: Batch) -> Tensor:
-            return update(*together(batch, task, self.as_many(task, batch)))
+            return update(*with_remembered(batch, task, self.as_many(task, batch)))
 
-        report = yield from self.train_by(step, task, train)
+        report = yield from self.rehearse_by(step, task, train)
         self.memory.balance(train, task.index, stream(self.seed, "memory", task.index))
         return report
 
     def as_many(self, task: Task, batch: Batch) -> Remembered:
-        """As many remembered samples as a batch has new ones; none while there are none."""
+        """As many remembered samples as a batch has new ones; none from an empty memory."""
         generator = stream(self.seed, "memory batch", task.index, batch.epoch, batch.number)
         held = len(self.memory)
         rounds = math.ceil(len(batch) / held) if held else 1

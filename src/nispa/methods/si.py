@@ -9,12 +9,12 @@ value moved over the whole task,
 
     Omega_i <- max(0, Omega_i + omega_i / (Delta_i^2 + damping)),  theta* <- the values now.
 
-For small steps without a penalty, sum_i omega_i is how much the loss fell. Where the best epoch's
-values are put back, so is the path up to it.
+For small steps without a penalty, sum_i omega_i is how much the loss fell. When the best epoch's
+values are restored, so is the path up to it.
 
-Differences from the paper: it does not say what becomes of a negative sum, which moves against the
-gradient make; its authors' code cuts it at 0, as here. Differences from the published comparison:
-that does not cut, and keeps the last epoch (``keep=last``), with the path of all.
+Differences from the paper: it does not say what to do with a negative sum, which arises from moves
+against the gradient; its authors' code clips it at 0, as here. Differences from the published
+comparison: it does not clip, and it keeps the last epoch (``keep=last``) with the whole path.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class SiConfig(RegularisedConfig):
         hint="0: finetune",
     )
     damping: float = setting(
-        0.1, "what is added to squared moves before dividing by them", gt=0, aliases=("xi",)
+        0.1, "added to squared moves before dividing by them", gt=0, aliases=("xi",)
     )
 
 
 class Travelled(nn.Module):
-    """A network and the path of its values: one module, so that both are put back together."""
+    """A network and the path of its values in one module, so that both are restored together."""
 
     def __init__(self, network: SparseNetwork, values: Sequence[Tensor]) -> None:
         """A path of length zero for some of the network's values."""
@@ -72,27 +72,29 @@ class Si(Regularised):
     config: SiConfig
 
     def learn_task(self, task: Task) -> Learning:
-        """Trains on the task and adds up its path, then weighs it."""
-        begun = copies(self.plastic())
-        travelled = Travelled(self.network, list(begun.values()))
+        """Trains on the task, summing its path, then turns the path into importances."""
+        start = copies(self.plastic())
+        travelled = Travelled(self.network, list(start.values()))
         train = self.prepare(self.network, task.train)
-        report = yield from self.train_by(self.step(task, travelled), task, train, travelled)
-        self.hold(self.weigh(begun, travelled.path))
+        report = yield from self.train_by(
+            self.step(task, travelled), task, train, self.config.keep, holder=travelled
+        )
+        self.hold(self.weigh(start, travelled.path))
         return report
 
-    def weigh(self, begun: Values, path: Sequence[Tensor]) -> Values:
-        """The importances, with those of a task that began at ``begun`` and went a path."""
+    def weigh(self, start: Values, path: Sequence[Tensor]) -> Values:
+        """All importances, after a task that began at ``start`` and took a path."""
         importance: Values = {}
-        for (name, value), gone in zip(self.plastic().items(), path, strict=True):
-            moved = value.detach() - begun[name]
-            importance[name] = gone / (moved.square() + self.config.damping)
+        for (name, value), omega in zip(self.plastic().items(), path, strict=True):
+            moved = value.detach() - start[name]
+            importance[name] = omega / (moved.square() + self.config.damping)
             if self.importance:
                 importance[name] += self.importance[name]
             importance[name].clamp_(min=0)
         return importance
 
     def step(self, task: Task, travelled: Travelled) -> Step:
-        """An update under the penalty that adds to the path."""
+        """An update under the penalty that also extends the path."""
         optimiser = self.fresh_optimiser()
         gradients = batch_gradients(self.network, self.competing(task).loss)
         values = list[Tensor](self.plastic().values())
@@ -102,13 +104,14 @@ class Si(Regularised):
         def step(batch: Batch) -> Tensor:
             with torch.enable_grad():
                 loss = gradients(batch.images, batch.labels)
-            own = gradients_of(values)
+            loss_gradient = gradients_of(values)
             before = [value.clone() for value in values]
-            if penalty is not None:
-                own = [each.clone() for each in own]
+            if penalty is not None:  # which is added to these very tensors
+                loss_gradient = [gradient.clone() for gradient in loss_gradient]
                 loss = loss + penalty.add()
             optimiser.step()
-            torch._foreach_addcmul_(path, own, torch._foreach_sub(values, before), value=-1.0)
+            move = torch._foreach_sub(values, before)
+            torch._foreach_addcmul_(path, loss_gradient, move, value=-1.0)
             return loss
 
         return step

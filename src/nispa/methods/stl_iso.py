@@ -1,6 +1,6 @@
 """Single-task learning at equal size: all tasks' networks together have NISPA's live connections.
 
-As ``stl``, with the density divided by the number of tasks, which must therefore be known.
+Like ``stl``, with the density divided by the number of tasks, which must therefore be known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nispa.network.models import NetworkConfig
 
 
 class StlIso(Stl):
-    """One network per task, each with its share of the live connections."""
+    """One network per task, each with an equal share of the live connections."""
 
     name = "stl-iso"
 
@@ -30,7 +30,7 @@ class StlIso(Stl):
         seed: int,
         device: torch.device | None = None,
     ) -> None:
-        """Raises ConfigError where the number of tasks is not known; see :class:`Method`."""
+        """Raises ConfigError if the number of tasks is unknown."""
         if problem.tasks is None:
             raise ConfigError("stl-iso divides the density by the number of tasks; pass tasks=")
         share = replace(network, density=network.density / problem.tasks)

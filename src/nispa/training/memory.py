@@ -1,9 +1,9 @@
 """A memory of samples of earlier tasks, for methods that rehearse.
 
-At most ``size`` samples lie in one buffer on the method's device: images as stored (bytes where the
-data set has bytes), labels, the place of each sample's task, and further values per sample that a
-method names (its logits, say). Which samples stay is decided by one of three policies; a memory
-keeps to one of them for life:
+One buffer on the method's device holds at most ``size`` samples: images as stored (bytes if the
+data set has bytes), labels, the number of each sample's task, and further values per sample that a
+method names (such as logits). One of three policies decides which samples stay; a memory keeps to
+one:
 
 - :meth:`Memory.offer`, the reservoir (Vitter 1985, "Random sampling with a reservoir", Algorithm
   R): after n samples each of them is kept with probability min(1, size / n), whatever the tasks.
@@ -11,9 +11,9 @@ keeps to one of them for life:
 - :meth:`Memory.herd`: the same number of each class, those whose mean is nearest to the class's
   (Rebuffi et al. 2017, "iCaRL", arXiv 1611.07725, Algorithms 4 and 5).
 
-The last two share the size so: of ``groups`` classes, each may have ``size // groups`` samples, and
-the first ``size % groups`` of them, by task and number, one more. A class that comes again in
-another task counts as a class of that task, and what a class cannot fill stays free.
+The last two divide the size among ``groups`` classes: each may have ``size // groups`` samples, and
+the first ``size % groups`` of them, by task and number, one more. A class that returns in another
+task counts as a class of that task. Room that a class cannot fill stays empty.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nispa.data.tasks import Form, Samples
 from nispa.errors import FormatError
 
 Choice = Callable[[Tensor, int], Tensor]
-"""From the places of some samples, ``(n,)`` int64, to those that stay: so many at most."""
+"""From indices of samples, ``(n,)`` int64, and a number to at most so many indices that stay."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Remembered:
 
     Attributes:
         images: ``(n, channels, height, width)`` float32, as the network sees them.
-        wanted: ``(n, 2)`` int64: class and place of the task of each.
-        extras: What else is known of each, ``(n, ...)`` float32 by name.
-        index: Their places in the memory, ``(n,)`` int64.
+        wanted: ``(n, 2)`` int64: class and task of each.
+        extras: Further values of each, ``(n, ...)`` float32 by name.
+        index: Their positions in the memory, ``(n,)`` int64.
     """
 
     images: Tensor
@@ -58,9 +58,9 @@ class Memory:
     """At most ``size`` samples of earlier tasks.
 
     Attributes:
-        size: How many samples there may be.
-        offered: How many were offered to the reservoir so far.
-        form: How the stored pixels become what the network sees.
+        size: Number of samples, at most.
+        offered: Number of samples offered to the reservoir so far.
+        form: How stored pixels become the network's input.
     """
 
     def __init__(
@@ -73,15 +73,15 @@ class Memory:
         """An empty memory.
 
         Args:
-            size: How many samples there may be.
+            size: Number of samples, at most.
             shape: Channels, height and width of an image.
             device: Where to keep them.
             extras: Shape of each further value per sample, by name, such as
-                ``{"logits": (outputs,)}``; they are float32 and zero until given.
+                ``{"logits": (outputs,)}``; they are float32, and zero until set.
         """
         self.size, self.offered, self.form = size, 0, Form()
         self._device, self._count = device, 0
-        # Rows are added as samples come: a size may be far more than there will ever be.
+        # Rows are added as samples come: the size may far exceed the number of samples.
         self._images = torch.zeros((0, *shape), dtype=torch.uint8, device=device)
         self._labels = torch.zeros(0, dtype=torch.int64, device=device)
         self._places = torch.zeros(0, dtype=torch.int64, device=device)
@@ -99,15 +99,15 @@ class Memory:
 
     @property
     def places(self) -> Tensor:
-        """Place of each sample's task, ``(len,)`` int64."""
+        """Number of each sample's task, ``(len,)`` int64."""
         return self._places[: self._count]
 
     @property
     def bytes(self) -> int:
-        """Bytes of what is kept, the filled part of the buffer."""
+        """Bytes of the samples, the filled part of the buffer."""
         return sum(kept[: self._count].nbytes for kept in self._buffers().values())
 
-    # What stays.
+    # Policies.
 
     def offer(
         self, samples: Samples, index: Tensor, place: int, generator: torch.Generator, **extras: Any
@@ -115,16 +115,17 @@ class Memory:
         """Offers samples to the reservoir, one after the other.
 
         Args:
-            samples: What they are taken from, on the memory's device.
-            index: Which ones, ``(n,)`` int64.
-            place: Place of their task.
-            generator: For the decisions; ``n`` numbers are drawn from it.
+            samples: The data set they belong to, on the memory's device.
+            index: Their indices in it, ``(n,)`` int64.
+            place: Number of their task.
+            generator: Source of ``n`` random numbers.
             extras: Further values of each sample, ``(n, ...)`` by name.
         """
         number = torch.arange(self.offered, self.offered + len(index))
         drawn = torch.rand(len(index), dtype=torch.float64, generator=generator)
         slots = torch.where(number < self.size, number, (drawn * (number + 1)).long())
-        # Of samples that fall into the same slot, the last one stays.
+        # Algorithm R: sample number k (from 0) gets a slot below k + 1 at random, and stays if the
+        # memory has that slot. Of samples with the same slot, the last one stays.
         last = {slot: nth for nth, slot in enumerate(slots.tolist()) if slot < self.size}
         self.offered += len(index)
         if last:
@@ -135,17 +136,17 @@ class Memory:
         self._count = min(self.offered, self.size)
 
     def balance(self, samples: Samples, place: int, generator: torch.Generator) -> Tensor:
-        """Makes room for the classes of a task and fills it with samples of them, at random.
+        """Makes room for the classes of a task and fills it with random samples of them.
 
-        What is too much of an older class leaves at random.
+        Surplus samples of older classes are removed at random.
 
         Args:
             samples: All samples of the task, on the memory's device.
-            place: Place of the task.
-            generator: For both draws.
+            place: Number of the task.
+            generator: Source of randomness for both.
 
         Returns:
-            Where the new samples lie in the memory, ``(n,)`` int64.
+            Positions of the new samples in the memory, ``(n,)`` int64.
         """
 
         def any_of(index: Tensor, most: int) -> Tensor:
@@ -155,17 +156,17 @@ class Memory:
         return self._share(samples, place, any_of, any_of)
 
     def herd(self, samples: Samples, features: Tensor, place: int) -> Tensor:
-        """Makes room for the classes of a task and fills it with what is nearest to their means.
+        """Makes room for the classes of a task and fills it by :func:`herding`.
 
-        Older classes keep the first of their order.
+        Older classes keep the first samples of their order.
 
         Args:
             samples: All samples of the task, on the memory's device.
-            features: What the network makes of each of them, ``(samples, features)``.
-            place: Place of the task.
+            features: The network's features of each of them, ``(samples, features)``.
+            place: Number of the task.
 
         Returns:
-            Where the new samples lie in the memory, ``(n,)`` int64, each class in its order.
+            Positions of the new samples in the memory, ``(n,)`` int64, each class in its order.
         """
 
         def first_of(index: Tensor, most: int) -> Tensor:
@@ -177,29 +178,30 @@ class Memory:
         return self._share(samples, place, first_of, nearest_of)
 
     def _share(self, samples: Samples, place: int, old: Choice, new: Choice) -> Tensor:
-        """Shares the size among all classes, and chooses among the old and the new samples."""
-        coming = [(place, label) for label in samples.labels.unique().tolist()]
-        groups = [*self.groups(), *coming]
+        """Divides the size among all classes, and chooses among the old and the new samples."""
+        new_groups = [(place, label) for label in samples.labels.unique().tolist()]
+        groups = [*self.groups(), *new_groups]
         if len(set(groups)) < len(groups):
             raise ValueError(f"the memory has samples of task {place} already")
         room = {
             group: self.size // len(groups) + (rank < self.size % len(groups))
             for rank, group in enumerate(sorted(groups))
         }
-        stay = [old(self.select(label, of), room[of, label]) for of, label in self.groups()]
-        self._keep(torch.cat(stay) if stay else torch.zeros(0, dtype=torch.int64))
-        come = [
-            new((samples.labels == label).nonzero().squeeze(1), room[place, label])
-            for _, label in coming
-        ]
-        index = torch.cat(come)
+        kept = [old(self.select(label, of), room[of, label]) for of, label in self.groups()]
+        self._keep(torch.cat(kept) if kept else torch.zeros(0, dtype=torch.int64))
+        index = torch.cat(
+            [
+                new((samples.labels == label).nonzero().squeeze(1), room[place, label])
+                for _, label in new_groups
+            ]
+        )
         where = torch.arange(self._count, self._count + len(index), device=self._device)
         self._put(where, samples, index, place, {})
         self._count += len(index)
         return where
 
     def groups(self) -> list[tuple[int, int]]:
-        """Place of the task and class of all samples, each pair once, in rising order."""
+        """Task and class of all samples, each pair once, in rising order."""
         return sorted(set(zip(self.places.tolist(), self.labels.tolist(), strict=True)))
 
     def _keep(self, index: Tensor) -> None:
@@ -217,7 +219,7 @@ class Memory:
         place: int,
         extras: Mapping[str, Tensor],
     ) -> None:
-        """Writes the samples at ``index`` over what lies at ``where``."""
+        """Writes the samples at ``index`` to the positions ``where``."""
         if len(where):
             self._make_room(1 + int(where.max()))
         self._images[where] = self._in_form(samples, index)
@@ -227,7 +229,7 @@ class Memory:
             kept[where] = extras[name].to(kept) if name in extras else 0.0
 
     def _make_room(self, count: int) -> None:
-        """Lets the buffers hold ``count`` samples at least, and twice as many as before."""
+        """Makes the buffers long enough for ``count`` samples, and at least twice as long."""
         before = len(self._labels)
         if count <= before:
             return
@@ -238,7 +240,7 @@ class Memory:
         self._extras = {name: _longer(kept, rows) for name, kept in self._extras.items()}
 
     def _in_form(self, samples: Samples, index: Tensor) -> Tensor:
-        """Images as the buffer keeps them; the first samples decide, others make it float32."""
+        """Images as the buffer keeps them: in the first samples' form, float32 once forms mix."""
         if self._count == 0:
             self.form = samples.form
             self._images = torch.zeros_like(self._images, dtype=samples.images.dtype)
@@ -251,17 +253,17 @@ class Memory:
         """Sets a further value, ``(n, ...)``, of the samples at ``index``."""
         self._extras[name][index] = values.to(self._extras[name])
 
-    # What is read.
+    # Reading.
 
     def draw(
         self, count: int, generator: torch.Generator, among: Tensor | None = None
     ) -> Remembered:
-        """Some samples at random, each at most once: ``count``, or all where there are fewer.
+        """Random samples, each at most once: ``count``, or all if there are fewer.
 
         Args:
-            count: How many.
-            generator: For the draw.
-            among: Places to draw from, such as those of ``select``; None draws from all.
+            count: Number of samples.
+            generator: Source of randomness.
+            among: Positions to draw from, such as those of ``select``; None draws from all.
         """
         total = self._count if among is None else len(among)
         index = torch.randperm(total, generator=generator)[:count].to(self._device)
@@ -283,7 +285,7 @@ class Memory:
             yield self.take(places[start : start + size])
 
     def select(self, label: int | None = None, place: int | None = None) -> Tensor:
-        """Where the samples of a class, of a task, or of both lie: ``(n,)`` int64, rising."""
+        """Positions of the samples of a class, of a task, or of both, ``(n,)`` int64, rising."""
         chosen = torch.ones(self._count, dtype=torch.bool, device=self._device)
         if label is not None:
             chosen &= self.labels == label
@@ -291,14 +293,14 @@ class Memory:
             chosen &= self.places == place
         return chosen.nonzero().squeeze(1)
 
-    # What is saved.
+    # Saving.
 
     def _buffers(self) -> dict[str, Tensor]:
         own = {"images": self._images, "labels": self._labels, "places": self._places}
         return own | self._extras
 
     def state(self, prefix: str = "memory.") -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Copies of what is kept as tensors under ``prefix``, and JSON values."""
+        """Copies of the samples as tensors under ``prefix``, and JSON values."""
         tensors = {
             prefix + name: kept[: self._count].cpu().clone()
             for name, kept in self._buffers().items()
@@ -310,16 +312,16 @@ class Memory:
     def load(
         self, tensors: Mapping[str, Tensor], values: Any, outputs: int, prefix: str = "memory."
     ) -> None:
-        """Takes over what ``state`` gave, of a memory of the same size and shapes.
+        """Restores what ``state`` returned, of a memory of the same size and shapes.
 
         Args:
-            tensors: Among them those under ``prefix``.
+            tensors: Those under ``prefix``, and any others.
             values: The JSON values.
-            outputs: Labels must lie below.
-            prefix: Of the tensors' names.
+            outputs: Upper bound of the labels, exclusive.
+            prefix: Beginning of the tensors' names.
 
         Raises:
-            FormatError: Something is missing or does not fit; the memory is as it was.
+            FormatError: Something is missing or does not fit. Nothing has changed.
         """
         found = {
             name.removeprefix(prefix): tensor
@@ -362,12 +364,12 @@ class Memory:
 
 
 def _longer(kept: Tensor, rows: int) -> Tensor:
-    """A copy with zeros behind, up to ``rows`` rows."""
+    """A copy with zeros appended, ``rows`` rows long."""
     return torch.cat([kept, kept.new_zeros(rows - len(kept), *kept.shape[1:])])
 
 
 def _form(values: Any, channels: int) -> Form:
-    """The form in JSON values; a ValueError or TypeError where they hold none."""
+    """The form in JSON values; raises ValueError or TypeError if they hold none."""
     scale = float(values["scale"])
     mean, std = (
         None if values[name] is None else tuple(float(part) for part in values[name])
@@ -382,21 +384,21 @@ def _form(values: Any, channels: int) -> Form:
 
 
 def herding(features: Tensor, count: int) -> Tensor:
-    """Samples in the order in which their mean follows the mean of all (iCaRL, Algorithm 4).
+    """Samples in an order in which their mean stays near the mean of all (iCaRL, Algorithm 4).
 
-    With phi the features at length 1 and mu their mean at length 1, the k-th sample is the one that
-    brings the mean of the first k nearest to mu. As all phi are of length 1, it has the largest
+    With phi the normalised features and mu their normalised mean, the k-th sample is the one that
+    brings the mean of the first k nearest to mu. As every phi has length 1, it has the largest
 
         phi . (k mu - sum of the phi before it)
 
-    No sample is taken twice, and the mean of the first k is not brought to length 1.
+    No sample is chosen twice, and the mean of the first k is not normalised.
 
     Args:
         features: ``(n, features)``.
-        count: How many to pick, at most.
+        count: How many to choose, at most.
 
     Returns:
-        Rows in order, ``(min(n, count),)`` int64; of equals the first.
+        Rows in order, ``(min(n, count),)`` int64; of equal ones the first.
     """
     phi = functional.normalize(features.double(), dim=1)
     mu = functional.normalize(phi.mean(0), dim=0)
