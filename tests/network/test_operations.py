@@ -106,7 +106,9 @@ BY_HAND = PerSample(2 * 12, 2 * 8, 2 * (2 + 1))
 
 
 @PATHS
-@pytest.mark.parametrize("between", [(), (nn.Tanh(),), (nn.Dropout(0.5), nn.BatchNorm1d(3))])
+@pytest.mark.parametrize(
+    "between", [(), (nn.Tanh(),), (nn.Dropout(0.5), nn.LayerNorm(3, elementwise_affine=False))]
+)
 def test_by_hand(path: str, between: tuple[nn.Module, ...], on: Paths) -> None:
     """The same numbers on every path, also where plain modules stand between sparse layers."""
     on(path)

@@ -203,7 +203,7 @@ def test_inference_counts_no_work_that_is_done_once(tmp_path: Path) -> None:
 def test_a_method_without_networks_of_ours_is_not_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nispa.network.models.current", lambda: None)
+    monkeypatch.setattr("nispa.network.sparse_network.current", lambda: None)
     task = costs_of("finetune", tmp_path / "run", epochs=1).per_task[0]
     assert (task.inference_operations, task.operations) == (None, None)
 

@@ -44,6 +44,11 @@ class Segment:
     layers: list[tuple[int, SparseLayer]] = field(default_factory=list)
     measured: bool = False
 
+    @property
+    def ends_flat_without_linear(self) -> bool:
+        """Whether its output must be flattened after the last link: no Linear layer does so."""
+        return self.flat and bool(self.links) and self.links[-1].kind != LINEAR
+
     def take(self, module: nn.Module) -> bool:
         """Adds a module if the chain can hold it."""
         if hooked(module) or not self._link(module):

@@ -94,6 +94,10 @@ class SparseLayer(nn.Module):
         """Number of weights of one connection (9 for a 3 x 3 kernel)."""
         return math.prod(self.spec.kernel)
 
+    def values(self) -> tuple[Tensor, ...]:
+        """Every tensor that it stores: values and positions, plastic and frozen."""
+        return tuple(getattr(self, name) for name in _STATE)
+
     def _mark(self, index: Tensor) -> Tensor:
         marks = torch.zeros(self.position_count, dtype=torch.bool)
         marks[index.cpu()] = True
