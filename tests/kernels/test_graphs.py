@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nispa.base.config import build
 from nispa.kernels import adam, dense, dispatch, graphs
-from nispa.kernels.dense import Full
+from nispa.kernels.dense import FullTensor
 from nispa.kernels.reference import LiveValues, to_dense
 from nispa.network.models import NetworkConfig, SparseNetwork, build_network
 from nispa.network.operations import Ledger, count_updates, counting
@@ -99,7 +99,7 @@ def play(
 ) -> Player:
     player = Player(network, optimiser)
     monkeypatch.setattr(graphs, "capture", player.capture)
-    monkeypatch.setattr(graphs, "aside", lambda work, device: work())
+    monkeypatch.setattr(graphs, "on_side_stream", lambda work, device: work())
     monkeypatch.setattr(training, "_on_gpu", lambda network: True)
     return player
 
@@ -206,7 +206,7 @@ def values_of(plastic: list[int], fixed: list[int], shape: tuple[int, ...]) -> L
 
 
 def test_a_full_tensor_is_written_anew_where_the_pattern_or_the_size_is_another() -> None:
-    full = Full()
+    full = FullTensor()
     for live in (
         values_of([0, 3], [5], (2, 3)),
         values_of([1, 3], [4], (2, 3)),
@@ -223,7 +223,7 @@ def test_a_full_tensor_is_written_anew_where_the_pattern_or_the_size_is_another(
 
 
 def test_a_full_tensor_serves_inside_and_outside_inference_mode() -> None:
-    full, live = Full(), values_of([0, 3], [5], (2, 3))
+    full, live = FullTensor(), values_of([0, 3], [5], (2, 3))
     with torch.inference_mode():
         assert torch.equal(full(live), to_dense(live))
     full(live).sum().backward()
@@ -232,7 +232,7 @@ def test_a_full_tensor_serves_inside_and_outside_inference_mode() -> None:
 
 
 def test_a_full_tensor_of_kernels_lies_pixel_by_pixel() -> None:
-    full, live = Full(), values_of([0, 3], [5], (2, 3))
+    full, live = FullTensor(), values_of([0, 3], [5], (2, 3))
     kernels = live._replace(plastic=nn.Parameter(torch.rand(2, 3, 3)), frozen=torch.rand(1, 3, 3))
     found = full(kernels)
     assert torch.equal(found, to_dense(kernels))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nispa.kernels import dispatch
-from nispa.kernels.dispatch import CONVOLUTION, LINEAR, POOL
+from nispa.kernels.links import CONVOLUTION, LINEAR, POOL
 from nispa.network.activity import total_activity, unit_activity
 from nispa.network.fusion import segments
 from nispa.network.layers import SparseConv2d, SparseLayer, SparseLinear, Units

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nispa.kernels.dispatch import Feed, Given
+from nispa.kernels.dispatch import CachedBatch, CachedData
 
 
 class DataSet(Protocol):
@@ -32,17 +32,17 @@ class DataSet(Protocol):
 class Prepared:
     """A data set as compiled kernels read it, for one network until what is frozen changes."""
 
-    feed: Feed
+    cached: CachedData
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, index: Tensor) -> tuple[Given, Tensor]:
+    def batch(self, index: Tensor) -> tuple[CachedBatch, Tensor]:
         """Rows that stand for the images at ``index``, ``(n,)`` int64, and their labels."""
-        return Given(self.feed, index), self.labels[index]
+        return CachedBatch(self.cached, index), self.labels[index]
 
-    def batches(self, size: int) -> Iterator[tuple[Given, Tensor]]:
+    def batches(self, size: int) -> Iterator[tuple[CachedBatch, Tensor]]:
         """All in order, at most ``size`` at a time."""
         for index in torch.arange(len(self)).split(size):
             yield self.batch(index)

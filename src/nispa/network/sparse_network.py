@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nispa.errors import ConfigError
-from nispa.kernels.dispatch import Chain, Compiled, Given
+from nispa.kernels.dispatch import Chain, Compiled, Images
 from nispa.network.activity import total_activity, unit_activity
 from nispa.network.fusion import Segment, hooked, segments
 from nispa.network.layers import SparseConv2d, SparseLayer, Units
@@ -87,7 +87,7 @@ class SparseNetwork(nn.Module):
                         "of nispa.network.layers"
                     )
 
-    def forward(self, images: Tensor | Given) -> Tensor:
+    def forward(self, images: Images) -> Tensor:
         """Logits of every output, ``(batch, channels, height, width)`` to ``(batch, outputs)``."""
         if self.precision != "bfloat16":
             with _rounding(self.precision):
@@ -99,7 +99,7 @@ class SparseNetwork(nn.Module):
         self._count(images, logits)
         return logits
 
-    def _count(self, images: Tensor | Given, logits: Tensor) -> None:
+    def _count(self, images: Images, logits: Tensor) -> None:
         """Enters a forward pass into the ledger, and the backward pass when it comes."""
         ledger = current()
         if ledger is None:
@@ -126,7 +126,7 @@ class SparseNetwork(nn.Module):
             self._costs[into_input] = known
         return known[1]
 
-    def _run(self, images: Tensor | Given) -> Tensor:
+    def _run(self, images: Images) -> Tensor:
         x = images
         if isinstance(x, Tensor) and self._wants_channels_last(x.device) and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -157,7 +157,7 @@ class SparseNetwork(nn.Module):
 
     def gradients(
         self,
-        images: Tensor | Given,
+        images: Images,
         labels: Tensor,
         loss: Callable[[Tensor, Tensor], Tensor],
         *,
@@ -219,8 +219,8 @@ class SparseNetwork(nn.Module):
             return samples
         batches = (images for images, _ in samples.batches(chain.at_a_time()))
         marks = self._segments()[0].marks.values()
-        feed = chain.feed(batches, len(samples), budget, marks)
-        return samples if feed is None else Prepared(feed, samples.labels)
+        cached = chain.cache(batches, len(samples), budget, marks)
+        return samples if cached is None else Prepared(cached, samples.labels)
 
     def _ready(self, samples: DataSet, budget: int) -> DataSet:
         """For a GPU: the data set scaled and laid out, if that fits a budget of bytes."""
@@ -232,7 +232,7 @@ class SparseNetwork(nn.Module):
             parts = (images.permute(0, 2, 3, 1) for images in parts)
         return Ready(torch.cat(list(parts)), samples.labels, channels_last)
 
-    def activity(self, batches: Iterable[Tensor | Given]) -> dict[str, Tensor]:
+    def activity(self, batches: Iterable[Images]) -> dict[str, Tensor]:
         """Total activation of each hidden group's units over a data set, ``(units,)`` float64.
 
         Args:
@@ -259,7 +259,7 @@ class SparseNetwork(nn.Module):
             )
             return {group: total.cpu() for group, total in totals.items()}
 
-    def _counted(self, batches: Iterable[Tensor | Given]) -> Iterator[Tensor | Given]:
+    def _counted(self, batches: Iterable[Images]) -> Iterator[Images]:
         """Passes batches on and enters each into the ledger, as :meth:`forward` would."""
         for images in batches:
             ledger = current()
@@ -267,7 +267,7 @@ class SparseNetwork(nn.Module):
                 ledger.forward(len(images), self.per_sample(), learning=False)
             yield images
 
-    def _whole(self, images: Tensor | Given) -> Chain | None:
+    def _whole(self, images: Images) -> Chain | None:
         """The network as one chain, or None if it is not one."""
         first, *more = self._segments()
         if more or hooked(self.body) or hooked(self) or self.precision != "float32":
