@@ -48,7 +48,6 @@ class SparseLayer(nn.Module):
             shape: Rows (target units) and columns (source features) of its pattern.
         """
         super().__init__()
-        assert math.prod(shape) < 2**31, "positions must fit int32"
         self.spec = spec
         self.shape = shape
         self.changes = self.places = 0
@@ -228,7 +227,8 @@ class SparseLayer(nn.Module):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name in _POSITIONS:
+        fits = self.position_count <= 2**31  # every network of nispa's own
+        for name in _POSITIONS if fits else ():
             destination[prefix + name] = destination[prefix + name].to(torch.int32)
 
     def _load_from_state_dict(
