@@ -18,7 +18,7 @@ from nispa.kernels.reference import LiveValues, to_dense
 from nispa.network.models import NetworkConfig, SparseNetwork, build_network
 from nispa.network.operations import Ledger, count_updates, counting
 from nispa.network.topology import live_between
-from nispa.training import fit as training
+from nispa.training import steps
 from nispa.training.fit import Batch, OptimiserConfig, make_optimiser, network_step
 
 from ..methods.toy import NETWORKS
@@ -100,7 +100,7 @@ def play(
     player = Player(network, optimiser)
     monkeypatch.setattr(graphs, "capture", player.capture)
     monkeypatch.setattr(graphs, "on_side_stream", lambda work, device: work())
-    monkeypatch.setattr(training, "_on_gpu", lambda network: True)
+    monkeypatch.setattr(steps, "_on_gpu", lambda network: True)
     return player
 
 
@@ -141,7 +141,7 @@ def test_recorded_steps_are_the_steps_one_by_one(
 def test_a_replay_leaves_gradients_and_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of("mlp")
     play(monkeypatch, network, make_optimiser(OptimiserConfig(), network.parameters()))
-    gradients = training.batch_gradients(network, functional.cross_entropy)
+    gradients = steps.batch_gradients(network, functional.cross_entropy)
     for number in range(1, 5):
         gradients(batch(8, number).images, batch(8, number).labels)
         found = [values.grad for values in network.parameters() if values.numel()]

@@ -56,6 +56,10 @@ class CachedBatch:
         return len(self.index)
 
 
+Images = Tensor | CachedBatch
+"""Images, ``(batch, channels, height, width)`` or ``(batch, features)``, or rows of cached data."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """Columns of cached rows that fill channels of a buffer.

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nispa.kernels import dense, reference
-from nispa.kernels.cached import CachedBatch, CachedData
-from nispa.kernels.chain import Chain, Images
+from nispa.kernels.cached import CachedBatch, CachedData, Images
+from nispa.kernels.chain import Chain
 from nispa.kernels.dense import FullTensor
 from nispa.kernels.links import ConvolutionLink, LinearLink, Link, PoolLink, Shape, WeightedLink
 from nispa.kernels.native import library
