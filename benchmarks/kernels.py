@@ -17,6 +17,7 @@ import ctypes
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,9 +32,9 @@ from benchmarks.timing import (
     product,
 )
 from nispa.kernels.chain import Chain
+from nispa.kernels.links import ConvolutionLink, WeightedLink
 from nispa.kernels.native import Library, library
 from nispa.kernels.reference import LiveValues
-from nispa.kernels.structure import CONVOLUTION, Link
 from nispa.network.fusion import segments
 from nispa.network.models import SparseNetwork
 
@@ -84,13 +85,13 @@ def _add_passes(
     images = min(chain.at_a_time(), case.batch)
     operations = {}
     for number, link in enumerate(whole.links):
-        if link.kind != CONVOLUTION or link.weight is None:
+        if not isinstance(link, ConvolutionLink):
             continue
         into, out = chain.buffers[number], chain.buffers[number + 1]
         size = (into.channels, into.height, into.width)
         live = len(link.weight.plastic_index) * link.weights_each
         name = whole_name(network, number)
-        bare = link._replace(relu=False)  # so that copying is the same call
+        bare = replace(link, relu=False)  # so that copying is the same call
         for which, call in _passes(found, bare, size, images).items():
             work[f"{name} {which}"] = call
             if which != "copy" and (number or which != "input gradient"):
@@ -103,12 +104,12 @@ def _add_passes(
 def whole_name(network: SparseNetwork, number: int) -> str:
     """The layer behind link ``number`` of the network's chain; pools are links, too."""
     (whole,) = segments(network.body)
-    before = sum(link.weight is not None for link in whole.links[:number])
+    before = sum(isinstance(link, WeightedLink) for link in whole.links[:number])
     return list(network.layers)[before]
 
 
 def _passes(
-    found: Library, link: Link, shape: tuple[int, int, int], images: int
+    found: Library, link: ConvolutionLink, shape: tuple[int, int, int], images: int
 ) -> dict[str, Callable[[], object]]:
     """The three passes of one convolution, and the copying that comes with the last two."""
     threads = torch.get_num_threads()
@@ -146,10 +147,9 @@ def _passes(
     return dict(zip((*PASSES, "copy"), calls, strict=True))
 
 
-def _all_frozen(link: Link) -> Link:
+def _all_frozen(link: ConvolutionLink) -> ConvolutionLink:
     """The same layer with nothing left to learn."""
-    weight, bias = link.live
-    return link._replace(weight=_freeze(weight), bias=_freeze(bias))
+    return replace(link, weight=_freeze(link.weight), bias=_freeze(link.bias))
 
 
 def _freeze(live: LiveValues) -> LiveValues:

@@ -99,8 +99,8 @@ def check_losses(
 
 def kept_bytes(contestant: Contestant) -> int:
     """Memory of the prepared data set; 0 if there is none."""
-    feed = getattr(contestant.data, "feed", None)
-    return 0 if feed is None else int(feed.nbytes)
+    cached = getattr(contestant.data, "cached", None)
+    return 0 if cached is None else int(cached.nbytes)
 
 
 def best_masked(seconds: dict[str, float]) -> str:

@@ -287,7 +287,7 @@ def test_a_strangers_file_is_held_to_its_size(saved: Path, tmp_path: Path) -> No
         Learner.load(out)
 
     def outside(header: dict[str, Any], tensors: dict[str, Any]) -> None:
-        tensors["network.body.1.plastic_index"][0] = 10**12
+        tensors["network.body.1.plastic_index"][0] = 2**31 - 1
 
     rewrite(saved, out, outside)
     with pytest.raises(FormatError, match="outside the layer"):

@@ -19,12 +19,12 @@ from torch.nn import functional
 
 from nispa.kernels import native
 from nispa.kernels.chain import Chain
+from nispa.kernels.links import ConvolutionLink, LinearLink, Link, PoolLink, WeightedLink
 from nispa.kernels.native import Library
 from nispa.kernels.reference import LiveValues
-from nispa.kernels.structure import CONVOLUTION, LINEAR, POOL, Link
 
 REQUIRE = "NISPA_REQUIRE_KERNELS"
-POOL_LINK = Link(POOL)
+POOL_LINK = PoolLink()
 EXACT = 2**24
 """Float32 holds every whole number up to this one."""
 
@@ -109,7 +109,7 @@ def link(
     stride: int = 1,
     padding: int = 0,
     whole: bool = True,
-) -> Link:
+) -> WeightedLink:
     """A random layer, a convolution where there is a kernel. All units have a bias."""
     live, frozen = (
         torch.rand(rows, columns, generator=generator) < share
@@ -118,14 +118,11 @@ def link(
     frozen_bias = torch.rand(rows, generator=generator) < pattern.frozen_bias
     weight = numbers((rows, columns, *kernel), generator, whole=whole)
     bias = numbers((rows,), generator, whole=whole)
-    return Link(
-        CONVOLUTION if kernel else LINEAR,
+    values = (
         live_values(live, frozen, weight),
         live_values(torch.ones(rows, dtype=torch.bool), frozen_bias, bias),
-        relu,
-        stride,
-        padding,
     )
+    return ConvolutionLink(*values, relu, stride, padding) if kernel else LinearLink(*values, relu)
 
 
 def shape_of(x: Tensor) -> tuple[int, int, int]:
@@ -147,13 +144,13 @@ PATTERNS = {
 }
 
 
-def conv(rows: int, columns: int, side: int = 3, seed: int = 0, **options: Any) -> Link:
+def conv(rows: int, columns: int, side: int = 3, seed: int = 0, **options: Any) -> WeightedLink:
     return link(
         rows, columns, seeded(seed), PATTERNS["mixed"], kernel=(side, side), **options
     )  # fmt: skip
 
 
-def full(rows: int, columns: int, seed: int = 0, **options: Any) -> Link:
+def full(rows: int, columns: int, seed: int = 0, **options: Any) -> WeightedLink:
     return link(rows, columns, seeded(seed), Pattern(0.3, 0.4, 0.4), **options)
 
 
@@ -254,11 +251,12 @@ def run_dense(links: Sequence[Link], x: Tensor, leaves: Sequence[Tensor]) -> Ten
     """Plain PyTorch through dense weights and biases."""
     places = iter(leaves)
     for each in links:
-        if each.kind == POOL:
+        if isinstance(each, PoolLink):
             x = functional.max_pool2d(x, 2)
-        elif each.kind == LINEAR:
+        elif isinstance(each, LinearLink):
             x = functional.linear(x.flatten(1), next(places), next(places))
         else:
+            assert isinstance(each, ConvolutionLink)
             x = functional.conv2d(x, next(places), next(places), each.stride, each.padding)
         x = functional.relu(x) if each.relu else x
     return x
@@ -288,11 +286,12 @@ def largest_sum(links: Sequence[Link], x: Tensor, upstream: Tensor) -> float:
     seen = [x]
     for each in links:
         here = seen[-1]
-        if each.kind == POOL:
+        if isinstance(each, PoolLink):
             here = 4 * functional.avg_pool2d(here, 2)
-        elif each.kind == LINEAR:
+        elif isinstance(each, LinearLink):
             here = functional.linear(here.flatten(1), next(places), next(places))
         else:
+            assert isinstance(each, ConvolutionLink)
             here = functional.conv2d(here, next(places), next(places), each.stride, each.padding)
         seen.append(here)
     gradients = torch.autograd.grad(

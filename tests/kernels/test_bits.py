@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from nispa.kernels.chain import Chain
+from nispa.kernels.links import Link, WeightedLink
 from nispa.kernels.native import Library
 from nispa.kernels.reference import LiveValues
-from nispa.kernels.structure import Link
 from tests.kernels.links import (
     POOL_LINK,
     Pattern,
@@ -166,13 +167,13 @@ def test_freezing_changes_no_output(kernels: Library, make: Make) -> None:
     chain = Chain(kernels, links, shape_of(x))
     for share in (0.05, 0.1, 0.3, 0.5, 1.0):  # of what is left: more and more is frozen
         for number, each in enumerate(links):
-            if each.weight is not None and each.bias is not None:
+            if isinstance(each, WeightedLink):
                 chosen = [
                     torch.rand(len(live.plastic), generator=generator) < share
                     for live in (each.weight, each.bias)
                 ]
                 weight, bias = freeze(each.weight, chosen[0]), freeze(each.bias, chosen[1])
-                links[number] = each._replace(weight=weight, bias=bias)
+                links[number] = replace(each, weight=weight, bias=bias)
         chain.update(links)
         assert torch.equal(outputs(chain, x), expected)
         assert torch.equal(outputs(Chain(kernels, links, shape_of(x)), x), expected)
@@ -196,7 +197,7 @@ def test_constant_units_stay_through_any_training(kernels: Library, make: Make) 
     x = numbers((21, *shape), seeded(1), whole=False)
     constant = torch.ones(shape[0], dtype=torch.bool)
     for number, each in enumerate(links):
-        if each.weight is None or each.bias is None:
+        if not isinstance(each, WeightedLink):
             continue
         rows, columns = each.weight.shape
         fed = constant.repeat_interleave(columns // len(constant))
@@ -208,7 +209,7 @@ def test_constant_units_stay_through_any_training(kernels: Library, make: Make) 
         values = numbers((*live.shape, *each.weight.plastic.shape[1:]), seeded(7), whole=False)
         weight = live_values(live, kept, values)
         bias = freeze(each.bias, constant)
-        links[number] = each._replace(weight=weight, bias=bias)
+        links[number] = replace(each, weight=weight, bias=bias)
     generator = seeded(3)
 
     def constants(links: Sequence[Link]) -> list[Tensor]:
@@ -221,13 +222,13 @@ def test_constant_units_stay_through_any_training(kernels: Library, make: Make) 
     before = constants(links)
     for _ in range(3):
         for number, each in enumerate(links):
-            if each.weight is None or each.bias is None:
+            if not isinstance(each, WeightedLink):
                 continue
             rows, columns = each.weight.shape
             changing = (torch.arange(rows) >= rows // 2)[:, None].expand(rows, columns)
             weight = keep_frozen(each.weight, changing, generator)
             learned = numbers((len(each.bias.plastic),), generator, whole=False).requires_grad_()
-            links[number] = each._replace(weight=weight, bias=each.bias._replace(plastic=learned))
+            links[number] = replace(each, weight=weight, bias=each.bias._replace(plastic=learned))
         for one, other in zip(before, constants(links), strict=True):
             assert torch.equal(one, other)
     assert all(bool(each.any()) for each in before)

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from nispa.kernels import chain as chain_module
 from nispa.kernels.chain import Chain
+from nispa.kernels.links import ConvolutionLink, LinearLink
 from nispa.kernels.native import Library
-from nispa.kernels.structure import CONVOLUTION, LINEAR, Link
 from nispa.training.fit import ClassMask
 from tests.kernels.links import (
     CHAINS,
@@ -109,10 +109,10 @@ def test_rows_and_columns_without_a_connection(kernels: Library) -> None:
     )
     no, generator = torch.zeros(4, dtype=torch.bool), seeded()
     bias = live_values(~no, ~no & torch.tensor([False, True, False, False]), torch.arange(1.0, 5.0))
-    dense = Link(LINEAR, live_values(live, frozen, numbers((4, 4), generator)), bias)
+    dense = LinearLink(live_values(live, frozen, numbers((4, 4), generator)), bias)
     check(kernels, [dense], numbers((5, 4), generator))
     values = numbers((4, 4, 3, 3), generator)
-    layer = Link(CONVOLUTION, live_values(live, frozen, values), bias, padding=1)
+    layer = ConvolutionLink(live_values(live, frozen, values), bias, padding=1)
     check(kernels, [layer], numbers((5, 4, 5, 6), generator))
 
 
@@ -294,7 +294,7 @@ def test_parts_of_an_uneven_batch_weigh_by_their_images(
         torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1).bool(), torch.ones(1, 1)
     )
     bias = live_values(torch.ones(1, dtype=torch.bool), torch.zeros(1).bool(), torch.zeros(1))
-    chain = Chain(compiled, [Link(LINEAR, weight, bias)], (1, 1, 1))
+    chain = Chain(compiled, [LinearLink(weight, bias)], (1, 1, 1))
     count = chain.at_a_time() + 1
     x = torch.zeros(count, 1)
     x[-1] = count

@@ -15,11 +15,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nispa.kernels import chain as chain_module
+from nispa.kernels import cached
+from nispa.kernels.cached import CachedBatch
 from nispa.kernels.chain import Chain
-from nispa.kernels.feeds import Given
+from nispa.kernels.links import ConvolutionLink, Link, PoolLink, WeightedLink
 from nispa.kernels.native import Library
-from nispa.kernels.structure import CONVOLUTION, POOL, Link
 from tests.kernels.links import (
     EXACT,
     POOL_LINK,
@@ -63,15 +63,15 @@ class Case:
 
 
 def describe(each: Link) -> str:
-    if each.weight is None or each.bias is None:
+    if not isinstance(each, WeightedLink):
         return "pool"
-    name = "conv" if each.kind == CONVOLUTION else "linear"
+    name = "conv" if isinstance(each, ConvolutionLink) else "linear"
     kernel = tuple(each.weight.plastic.shape[1:])
     counts = [len(values) for live in each.live for values in (live.plastic, live.frozen)]
-    return (
-        f"{name} {each.weight.shape} {kernel} stride {each.stride} padding {each.padding} "
-        f"relu {each.relu} plastic, frozen {counts}"
+    how = (
+        f"stride {each.stride} padding {each.padding}" if isinstance(each, ConvolutionLink) else ""
     )
+    return f"{name} {each.weight.shape} {kernel} {how} relu {each.relu} plastic, frozen {counts}"
 
 
 @st.composite
@@ -203,18 +203,18 @@ def test_many_random_chains(case: Case) -> None:
 def test_random_feeds(case: Case, data: st.DataObject) -> None:
     """What is kept of constant units changes no bit, whatever is kept."""
     chain = Chain(library_of(case), case.links, shape_of(case.x))
-    worth, chain_module.WORTH_KEEPING = chain_module.WORTH_KEEPING, 0
+    worth, cached.WORTH_KEEPING = cached.WORTH_KEEPING, 0
     try:
         count = len(case.x)
         pixels = 4 * case.x.numel()
-        feed = chain.feed(case.x.split(7), count, pixels + data.draw(st.integers(0, 99)) * count)
+        feed = chain.cache(case.x.split(7), count, pixels + data.draw(st.integers(0, 99)) * count)
     finally:
-        chain_module.WORTH_KEEPING = worth
+        cached.WORTH_KEEPING = worth
     assert feed is not None
     size = data.draw(st.integers(1, 40))
     index = torch.randint(count, (size,), generator=seeded(size))
     found = []
-    for images in (case.x[index], Given(feed, index)):
+    for images in (case.x[index], CachedBatch(feed, index)):
         workspace = chain.forward(images)
         output = chain.output(workspace, size)
         into = [torch.full_like(values, 3.0) for values in chain.parameters()]
@@ -236,11 +236,12 @@ def test_cases_are_of_every_kind() -> None:
     @given(case=cases())
     def collect(case: Case) -> None:
         for number, each in enumerate(case.links):
-            kinds.add({CONVOLUTION: "conv", POOL: "pool"}.get(each.kind, "linear"))
+            kinds.add({ConvolutionLink: "conv", PoolLink: "pool"}.get(type(each), "linear"))
             kinds.add(f"layer {number}")
-            if each.weight is not None:
+            if isinstance(each, WeightedLink):
                 some = bool(len(each.weight.plastic)), bool(len(each.weight.frozen))
                 kinds.add({(True, True): "mixed", (False, False): "empty"}.get(some, "pure"))
+            if isinstance(each, ConvolutionLink):
                 kinds.add(f"stride {each.stride}")
         kinds.add(f"threads {case.threads}")
 

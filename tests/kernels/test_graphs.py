@@ -13,12 +13,12 @@ from torch.nn import functional
 
 from nispa.base.config import build
 from nispa.kernels import adam, dense, dispatch, graphs
-from nispa.kernels.dense import Full
+from nispa.kernels.dense import FullTensor
 from nispa.kernels.reference import LiveValues, to_dense
 from nispa.network.models import NetworkConfig, SparseNetwork, build_network
 from nispa.network.operations import Ledger, count_updates, counting
 from nispa.network.topology import live_between
-from nispa.training import fit as training
+from nispa.training import steps
 from nispa.training.fit import Batch, OptimiserConfig, make_optimiser, network_step
 
 from ..methods.toy import NETWORKS
@@ -99,8 +99,8 @@ def play(
 ) -> Player:
     player = Player(network, optimiser)
     monkeypatch.setattr(graphs, "capture", player.capture)
-    monkeypatch.setattr(graphs, "aside", lambda work, device: work())
-    monkeypatch.setattr(training, "_on_gpu", lambda network: True)
+    monkeypatch.setattr(graphs, "on_side_stream", lambda work, device: work())
+    monkeypatch.setattr(steps, "_on_gpu", lambda network: True)
     return player
 
 
@@ -141,7 +141,7 @@ def test_recorded_steps_are_the_steps_one_by_one(
 def test_a_replay_leaves_gradients_and_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of("mlp")
     play(monkeypatch, network, make_optimiser(OptimiserConfig(), network.parameters()))
-    gradients = training.batch_gradients(network, functional.cross_entropy)
+    gradients = steps.batch_gradients(network, functional.cross_entropy)
     for number in range(1, 5):
         gradients(batch(8, number).images, batch(8, number).labels)
         found = [values.grad for values in network.parameters() if values.numel()]
@@ -206,7 +206,7 @@ def values_of(plastic: list[int], fixed: list[int], shape: tuple[int, ...]) -> L
 
 
 def test_a_full_tensor_is_written_anew_where_the_pattern_or_the_size_is_another() -> None:
-    full = Full()
+    full = FullTensor()
     for live in (
         values_of([0, 3], [5], (2, 3)),
         values_of([1, 3], [4], (2, 3)),
@@ -223,7 +223,7 @@ def test_a_full_tensor_is_written_anew_where_the_pattern_or_the_size_is_another(
 
 
 def test_a_full_tensor_serves_inside_and_outside_inference_mode() -> None:
-    full, live = Full(), values_of([0, 3], [5], (2, 3))
+    full, live = FullTensor(), values_of([0, 3], [5], (2, 3))
     with torch.inference_mode():
         assert torch.equal(full(live), to_dense(live))
     full(live).sum().backward()
@@ -232,7 +232,7 @@ def test_a_full_tensor_serves_inside_and_outside_inference_mode() -> None:
 
 
 def test_a_full_tensor_of_kernels_lies_pixel_by_pixel() -> None:
-    full, live = Full(), values_of([0, 3], [5], (2, 3))
+    full, live = FullTensor(), values_of([0, 3], [5], (2, 3))
     kernels = live._replace(plastic=nn.Parameter(torch.rand(2, 3, 3)), frozen=torch.rand(1, 3, 3))
     found = full(kernels)
     assert torch.equal(found, to_dense(kernels))

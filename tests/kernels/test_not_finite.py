@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nispa.kernels.chain import Chain
+from nispa.kernels.links import ConvolutionLink, LinearLink, Link
 from nispa.kernels.native import Library
-from nispa.kernels.structure import CONVOLUTION, Link
 from tests.kernels.links import (
     POOL_LINK,
     Pattern,
@@ -112,7 +112,7 @@ def test_relu_and_pool_keep_nan(kernels: Library) -> None:
     one = torch.ones(1, 1, dtype=torch.bool)
     weight = live_values(one, ~one, torch.ones(1, 1, 1, 1))
     bias = live_values(one[0], ~one[0], torch.zeros(1))
-    layer = Link(CONVOLUTION, weight, bias, relu=True)
+    layer = ConvolutionLink(weight, bias, relu=True)
     for place in range(4):
         image = torch.tensor([-1.0, 2.0, -3.0, 4.0])
         image[place] = math.nan
@@ -126,7 +126,9 @@ def test_dead_connections_carry_nothing(kernels: Library) -> None:
     """Unlike a dense weight's 0 * NaN: what is not connected cannot be harmed."""
     live = torch.tensor([[True, False], [False, True]])
     bias = live_values(torch.ones(2, dtype=torch.bool), ~live[0] & live[0], torch.zeros(2))
-    chain = Chain(kernels, [Link(1, live_values(live, ~live, torch.ones(2, 2)), bias)], (2, 1, 1))
+    chain = Chain(
+        kernels, [LinearLink(live_values(live, ~live, torch.ones(2, 2)), bias)], (2, 1, 1)
+    )
     found = run_chain(chain, torch.tensor([[math.nan, 3.0]]), torch.ones(1, 2))
     assert found.output[0, 0].isnan()
     assert found.output[0, 1] == 3

@@ -4,16 +4,17 @@ import functools
 import gc
 import math
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from nispa.kernels import chain as chain_module
+from nispa.kernels import workspace
 from nispa.kernels.chain import Chain
+from nispa.kernels.links import Link
 from nispa.kernels.native import Library
-from nispa.kernels.structure import Link
 from tests.kernels.links import (
     CHAINS,
     Pattern,
@@ -98,7 +99,6 @@ def test_a_changed_frozen_value_is_noticed_or_does_not_matter(compiled: Library)
     x, above = numbers((6, 5), seeded()).requires_grad_(), torch.ones(6, 4)
     expected = answer([layer], x, above).input_gradient
     output = chain(x)
-    assert layer.weight is not None
     layer.weight.frozen.mul_(2)
     expect_or_notice(output, x, above, expected)
 
@@ -106,7 +106,6 @@ def test_a_changed_frozen_value_is_noticed_or_does_not_matter(compiled: Library)
 def test_values_moved_in_memory_are_noticed_or_do_not_matter(compiled: Library) -> None:
     """As ``module.double().float()`` moves them: PyTorch does not count that as a change."""
     layer = link(64, 64, seeded(), Pattern(1.0))
-    assert layer.weight is not None
     chain = Chain(compiled, [layer], (64, 1, 1), True)
     x, above = numbers((6, 64), seeded()).requires_grad_(), torch.ones(6, 64)
     expected = answer([layer], x, above).input_gradient
@@ -147,11 +146,10 @@ def test_a_pattern_changed_in_place_is_noticed(compiled: Library) -> None:
     """As loading a state of equal size does."""
     layer = link(2, 3, seeded(), Pattern(1.0))
     live = torch.tensor([[1, 0, 0], [0, 1, 0]], dtype=torch.bool)
-    layer = layer._replace(weight=live_values(live, ~live, torch.ones(2, 3)))
+    layer = replace(layer, weight=live_values(live, ~live, torch.ones(2, 3)))
     chain = Chain(compiled, [layer], (3, 1, 1))
     x = torch.tensor([[1.0, 10.0, 100.0]])
     before = chain(x).detach()
-    assert layer.weight is not None
     layer.weight.plastic_index.copy_(torch.tensor([2, 3]))
     chain.update([layer])
     assert (chain(x).detach() - before).tolist() == [[99.0, -9.0]]
@@ -221,13 +219,13 @@ def test_the_default_type_does_not_matter(
     torch.set_default_dtype(dtype)
     try:
         chain = Chain(compiled, links, (2, 11, 9))
-        room = chain_module._Workspace(chain, 2).activations
+        room = workspace.Workspace(chain, 2).activations
         assert room.dtype == torch.float32  # or the kernels would write past its end
         with torch.no_grad():
             found = chain(x)
         again = run_chain(chain, x, torch.ones(18, 3))
         value = chain.gradients(x, labels, lambda logits, _: logits.mean())
-        feed = chain.feed([x], 18, 10**6)
+        feed = chain.cache([x], 18, 10**6)
     finally:
         torch.set_default_dtype(before)
     assert found.dtype == again.output.dtype == value.dtype == torch.float32
@@ -243,7 +241,7 @@ def test_the_default_device_does_not_matter(compiled: Library) -> None:
     chain, links, x = small_chain(compiled)
     expected = answer(links, x, torch.ones(18, 3)).output
     with torch.device("meta"):
-        room = chain_module._Workspace(chain, 2).activations
+        room = workspace.Workspace(chain, 2).activations
         assert room.device.type == "cpu"  # or the kernels would write nowhere
         with torch.no_grad():
             found = chain(x)

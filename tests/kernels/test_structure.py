@@ -12,21 +12,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from nispa.kernels import chain as chain_module
+from nispa.kernels import cached
+from nispa.kernels.cached import CachedBatch, CachedData, Candidate, FrozenSnapshot, candidates
 from nispa.kernels.chain import Chain
-from nispa.kernels.feeds import Constants, Feed, Given
+from nispa.kernels.links import ConvolutionLink, LinearLink, Link, WeightedLink
 from nispa.kernels.native import Library
-from nispa.kernels.structure import CONVOLUTION, LINEAR, Link, PoolStructure
+from nispa.kernels.structure import PoolStructure
 from tests.kernels.links import POOL_LINK, live_values
 
 
-def drawn(rows: list[str], biases: str, *, relu: bool = True, kernel: int = 0) -> Link:
+def drawn(rows: list[str], biases: str, *, relu: bool = True, kernel: int = 0) -> WeightedLink:
     """A layer of ones, biases zero: ``p`` is plastic, ``f`` frozen, ``.`` not connected."""
     marks = np.array([list(row) for row in rows])
     side = (kernel, kernel) if kernel else ()
     bias = np.array(list(biases))
-    return Link(
-        CONVOLUTION if kernel else LINEAR,
+    values = (
         live_values(
             torch.from_numpy(marks != "."),
             torch.from_numpy(marks == "f"),
@@ -37,9 +37,10 @@ def drawn(rows: list[str], biases: str, *, relu: bool = True, kernel: int = 0) -
             torch.from_numpy(bias == "f"),
             torch.zeros(len(bias)),
         ),
-        relu,
-        padding=kernel // 2,
     )
+    if kernel:
+        return ConvolutionLink(*values, relu, padding=kernel // 2)
+    return LinearLink(*values, relu)
 
 
 def mlp() -> list[Link]:
@@ -142,14 +143,18 @@ def test_nothing_plastic_means_no_work_backward(compiled: Library) -> None:
 # Feeds.
 
 
-def parts_of(feed: Feed | None) -> list[tuple[int, list[int], int, int]]:
+def parts_of(feed: CachedData | None) -> list[tuple[int, list[int], int, int]]:
     assert feed is not None
-    return [(part.buffer, part.channels.tolist(), part.start, part.width) for part in feed.parts]
+    return [(part.buffer, part.channels.tolist(), part.start, part.width) for part in feed.columns]
 
 
-def computed_of(feed: Feed | None) -> list[list[int] | None]:
+def computed_of(feed: CachedData | None) -> list[list[int] | None]:
     assert feed is not None
-    return [None if rows is None else rows.tolist() for rows in feed.computed]
+    return [None if rows is None else rows.tolist() for rows in feed.computed_rows]
+
+
+def found_in(chain: Chain) -> list[Candidate]:
+    return candidates(chain.links, chain.structures, chain.buffers, ())
 
 
 def five_images() -> Tensor:
@@ -160,10 +165,12 @@ def test_constant_units_are_kept_best_worth_first(
     compiled: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Worth, 2 operations a connection over 4 bytes a unit: 4/8, 4/4 and 2/4."""
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     chain = Chain(compiled, mlp(), (3, 1, 1))
-    assert [stage.worth for stage in chain._stages(())] == [1.0, 0.5, 0.5]
-    feed = chain.feed([five_images()], 5, 10**6)
+    assert [
+        stage.worth for stage in candidates(chain.links, chain.structures, chain.buffers, ())
+    ] == [1.0, 0.5, 0.5]
+    feed = chain.cache([five_images()], 5, 10**6)
     pixels = (0, [0, 1, 2], 0, 3)
     assert parts_of(feed) == [pixels, (2, [0], 3, 1), (1, [0, 3], 4, 2), (3, [1], 6, 1)]
     assert computed_of(feed) == [[1, 2], [1, 2], [0]]
@@ -183,16 +190,16 @@ def test_a_budget_takes_what_fits(
     numbers_each: int,
     buffers: list[int] | None,
 ) -> None:
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     chain = Chain(compiled, mlp(), (3, 1, 1))
-    feed = chain.feed([five_images()], 5, 4 * 5 * numbers_each)
-    assert (feed and [part.buffer for part in feed.parts]) == buffers
+    feed = chain.cache([five_images()], 5, 4 * 5 * numbers_each)
+    assert (feed and [part.buffer for part in feed.columns]) == buffers
     if feed is not None and buffers is not None:
         assert feed.nbytes <= 4 * 5 * numbers_each
-        kept = [rows is not None for rows in feed.computed]
+        kept = [rows is not None for rows in feed.computed_rows]
         assert kept == [number + 1 in buffers for number in range(3)]
     if numbers_each == 4:
-        just_less = chain.feed([five_images()], 5, 4 * 5 * 4 - 1)
+        just_less = chain.cache([five_images()], 5, 4 * 5 * 4 - 1)
         assert parts_of(just_less) == [(0, [0, 1, 2], 0, 3)]
 
 
@@ -204,10 +211,10 @@ def test_what_a_pool_makes_of_a_constant_channel_is_kept_instead_of_it(compiled:
         drawn(["p" * 12], "p"),
     ]
     chain = Chain(compiled, links, (5, 4, 4))
-    (stage,) = chain._stages(())
+    (stage,) = found_in(chain)
     assert (stage.links, stage.buffer, stage.width) == ((0, 1), 2, 2 * 4)
     assert stage.worth == 2 * (1 + 5) * 9 * 16 / (4 * 2 * 4)
-    feed = chain.feed([torch.ones(1, 5, 4, 4)], 1, 10**6)
+    feed = chain.cache([torch.ones(1, 5, 4, 4)], 1, 10**6)
     assert parts_of(feed) == [(0, [0, 1, 2, 3, 4], 0, 80), (2, [0, 1], 80, 8)]
     assert computed_of(feed) == [[2], [2], None]
     assert feed is not None  # a window within the image has 9 pixels, one at its corner 4
@@ -218,7 +225,7 @@ def test_where_the_pool_reads_is_kept_if_others_read_it_too(compiled: Library) -
     """Worth: 2 * 5 * 9 operations for each pixel, over its 4 bytes."""
     links = [drawn(["fffff", "pffff"], "ff", kernel=3), POOL_LINK, drawn(["p" * 8], "p")]
     chain = Chain(compiled, links, (5, 4, 4))
-    feed = chain.feed([torch.ones(1, 5, 4, 4)], 1, 10**6, marked=[1])
+    feed = chain.cache([torch.ones(1, 5, 4, 4)], 1, 10**6, marked=[1])
     assert parts_of(feed) == [(0, [0, 1, 2, 3, 4], 0, 80), (1, [0], 80, 16)]
     assert computed_of(feed) == [[1], None, None]
     assert feed is not None
@@ -233,13 +240,13 @@ def test_a_pool_is_computed_at_once_unless_it_takes_kept_channels(
     links = [drawn(["fffff", "pffff"], "ff", kernel=3), POOL_LINK, drawn(["p" * 8], "p")]
     chain = Chain(compiled, links, (5, 4, 4))
     images = torch.rand(3, 5, 4, 4, generator=torch.Generator().manual_seed(0))
-    feed = chain.feed([images], 3, 10**6, marked=marked)
+    feed = chain.cache([images], 3, 10**6, marked=marked)
     assert chain.pools_next(0, None)
     assert chain.pools_next(0, feed) is at_once
     assert not chain.pools_next(1, feed)
     assert not chain.pools_next(2, feed)
     assert feed is not None
-    given = Given(feed, torch.arange(3))
+    given = CachedBatch(feed, torch.arange(3))
     for every in (False, True):
         workspace = chain.forward(given, every=every)
         assert torch.equal(chain.output(workspace, 3), chain(images))
@@ -249,7 +256,6 @@ def test_a_pool_is_computed_at_once_unless_it_takes_kept_channels(
 def test_before_a_pool_computed_at_once_lies_which_is_the_largest(compiled: Library) -> None:
     """One channel in, its own weight 1, so that each pixel comes out as it is."""
     layer = drawn(["p"], "p", kernel=3)
-    assert layer.weight is not None
     with torch.no_grad():
         layer.weight.plastic.zero_()[0, 1, 1] = 1.0
     chain = Chain(compiled, [layer, POOL_LINK], (1, 4, 6))
@@ -268,7 +274,7 @@ def test_what_is_sooner_computed_is_not_kept(
 ) -> None:
     """A unit of 20 connections saves 40 operations for 4 bytes, 10 for each."""
     links = [drawn(["f" * connections + "." * (20 - connections), "p" * 20], "fp")]
-    feed = Chain(compiled, links, (20, 1, 1)).feed([torch.ones(2, 20)], 2, 10**6)
+    feed = Chain(compiled, links, (20, 1, 1)).cache([torch.ones(2, 20)], 2, 10**6)
     assert len(parts_of(feed)) == 1 + kept
     assert computed_of(feed) == [[1] if kept else None]
 
@@ -277,20 +283,20 @@ def test_what_is_kept_is_not_computed_again(
     kernels: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frozen values of constant units become NaN behind the feed's back: nobody reads them."""
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
-    monkeypatch.setattr(Constants, "hold", lambda *_: True)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(FrozenSnapshot, "matches", lambda *_: True)
     links = mlp()
     chain = Chain(kernels, links, (3, 1, 1))
     images, labels = five_images(), torch.zeros(5)
-    feed = chain.feed([images], 5, 10**6)
+    feed = chain.cache([images], 5, 10**6)
     assert feed is not None
-    given = Given(feed, torch.tensor([3, 0, 4]))
+    given = CachedBatch(feed, torch.tensor([3, 0, 4]))
 
     def loss(logits: Tensor, _labels: Tensor) -> Tensor:
         return logits.square().mean()
 
     workspace = chain.forward(given)
-    rows = [(layer.row_count, layer.mixed_row_count) for layer in workspace.layers]
+    rows = [(layer.pure_row_count, layer.mixed_row_count) for layer in workspace.layers]
     assert rows == [(1, 1), (2, 0), (0, 1)]
     chain.give_back(workspace)
     outputs, losses, gradients = [], [], []
@@ -301,7 +307,7 @@ def test_what_is_kept_is_not_computed_again(
         for values in chain.parameters():
             values.grad = None
         for each, places in zip(links, ([0, 1], [0, 1], [1]), strict=True):
-            assert each.weight is not None
+            assert isinstance(each, WeightedLink)
             each.weight.frozen[places] = math.nan
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(losses[0], losses[1])
@@ -319,21 +325,21 @@ def test_what_is_kept_is_not_computed_again(
 def test_a_feed_gives_the_rows_asked_for(kernels: Library, index: Tensor) -> None:
     chain = Chain(kernels, mlp(), (3, 1, 1))
     images = torch.arange(120.0).view(40, 3)
-    feed = chain.feed(images.split(7), 40, 10**6)
+    feed = chain.cache(images.split(7), 40, 10**6)
     assert feed is not None
     with torch.no_grad():
-        assert torch.equal(chain(Given(feed, index)), chain(images[index]))
+        assert torch.equal(chain(CachedBatch(feed, index)), chain(images[index]))
 
 
 def test_a_feed_no_longer_used_is_let_go(compiled: Library) -> None:
     """A task's data set must not stay behind while the next one is learned."""
     chain = Chain(compiled, mlp(), (3, 1, 1))
     images = torch.ones(100, 3)
-    feed = chain.feed([images], 100, 10**6)
+    feed = chain.cache([images], 100, 10**6)
     assert feed is not None
     with torch.no_grad():
         for count in (100, 5):
-            chain(Given(feed, torch.arange(count)))
+            chain(CachedBatch(feed, torch.arange(count)))
     gone = weakref.ref(feed)
     del feed
     gc.collect()

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from torch.nn import functional
 
 from nispa.kernels import native
 from nispa.kernels.chain import Chain
+from nispa.kernels.links import Link, WeightedLink
 from nispa.kernels.native import Library
 from nispa.kernels.reference import LiveValues
-from nispa.kernels.structure import Link
 from tests.kernels.links import (
     LARGE,
     Answer,
@@ -51,15 +52,17 @@ def normal_nets() -> dict[str, tuple[tuple[int, ...], list[Link]]]:
     """The nets of LARGE, with numbers whose sums depend on their order."""
     generator, made = seeded(), {}
     for name, (shape, links) in LARGE.items():
-        drawn = [each._replace(weight=normal(each.weight, generator)) for each in links]
+        drawn: list[Link] = []
+        for each in links:
+            if isinstance(each, WeightedLink):
+                each = replace(each, weight=normal(each.weight, generator))
+            drawn.append(each)
         made[name] = (shape, drawn)
     return made
 
 
-def normal(live: LiveValues | None, generator: torch.Generator) -> LiveValues | None:
+def normal(live: LiveValues, generator: torch.Generator) -> LiveValues:
     """Normal numbers at the same places."""
-    if live is None:
-        return None
     plastic, frozen = (
         numbers(values.shape, generator, whole=False) for values in (live.plastic, live.frozen)
     )

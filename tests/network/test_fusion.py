@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nispa.kernels import dispatch
-from nispa.kernels.dispatch import CONVOLUTION, LINEAR, POOL
+from nispa.kernels.links import CONVOLUTION, LINEAR, POOL
 from nispa.network.activity import total_activity, unit_activity
 from nispa.network.fusion import segments
 from nispa.network.layers import SparseConv2d, SparseLayer, SparseLinear, Units
@@ -69,6 +69,11 @@ def conv(name: str, rows: int, columns: int, **options: Any) -> SparseConv2d:
 
 def linear(name: str, rows: int, columns: int) -> SparseLinear:
     return filled(SparseLinear(spec(name), (rows, columns)))
+
+
+def norm(kind: Callable[..., nn.Module], channels: int) -> nn.Module:
+    """A batch norm without parameters and buffers, which a network would refuse."""
+    return kind(channels, affine=False, track_running_stats=False)
 
 
 def network(*modules: nn.Module) -> SparseNetwork:
@@ -188,8 +193,8 @@ BODIES: dict[str, tuple[Make, list[list[int]]]] = {
     "no flatten": (lambda: [linear("f1", 4, 5), nn.ReLU(), nn.Flatten()], [[L]]),
     "batch norms": (
         lambda: [
-            *(conv("c1", 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
-            *(linear("f1", 4, 18), nn.BatchNorm1d(4), nn.ReLU(), linear("f2", 3, 4)),
+            *(conv("c1", 3, 2), norm(nn.BatchNorm2d, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+            *(linear("f1", 4, 18), norm(nn.BatchNorm1d, 4), nn.ReLU(), linear("f2", 3, 4)),
         ],
         [[C], [], [], [], [L], [], [], [L]],
     ),

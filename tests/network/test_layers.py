@@ -454,8 +454,8 @@ def set_to(name: str, *values: float, dtype: torch.dtype | None = None) -> Damag
         (set_to("plastic_index", 4, 4), "names a position twice"),
         (set_to("frozen_index", 4), "names a position twice"),  # plastic and frozen at once
         (set_to("plastic_index", 4, 0), "plastic_index must rise"),
-        (set_to("plastic_index", 0, 4, dtype=torch.int32), "must be a vector of int64"),
-        (set_to("frozen_index", 2, dtype=torch.float32), "must be a vector of int64"),
+        (set_to("plastic_index", 0, 4, dtype=torch.int16), "must be a vector of int32 or"),
+        (set_to("frozen_index", 2, dtype=torch.float32), "must be a vector of int32 or"),
         (set_to("plastic_index", 0), "weight and plastic_index do not fit"),
         (set_to("frozen_weight", 1, 2), "frozen_weight and frozen_index do not fit"),
         (set_to("weight", 1, 3, dtype=torch.float64), "weight must be torch.float32"),
@@ -464,7 +464,7 @@ def set_to(name: str, *values: float, dtype: torch.dtype | None = None) -> Damag
         (set_to("bias_index", 1), "names a position twice"),
         (lambda state: (set_to("bias")(state), set_to("bias_index")(state)), "1 biases for 2"),
         (lambda state: state.pop("frozen_bias"), "frozen_bias is missing"),
-        (lambda state: state.update(plastic_index=torch.tensor([[0, 4]])), "vector of int64"),
+        (lambda state: state.update(plastic_index=torch.tensor([[0, 4]])), "vector of int32"),
         (lambda state: state.update(weight=torch.ones(2, 3, 3)), "do not fit each other"),
     ],
 )
@@ -477,6 +477,25 @@ def test_a_damaged_state_is_refused_and_changes_nothing(damage: Damage, message:
     with pytest.raises(RuntimeError, match=message):
         layer.load_state_dict(state)
     assert all(torch.equal(layer.state_dict()[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("same_sizes", [True, False])
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+def test_positions_are_saved_in_four_bytes_and_read_in_four_or_eight(
+    kind: torch.dtype, same_sizes: bool
+) -> None:
+    """States from before positions were int32 hold int64."""
+    layer = by_hand()
+    state = layer.state_dict()
+    names = [name for name in state if name.endswith("_index")]
+    assert len(names) == 4
+    assert {state[name].dtype for name in names} == {torch.int32}
+    other = by_hand() if same_sizes else linear_layer(*layer.shape)
+    other.load_state_dict(state | {name: state[name].to(kind) for name in names})
+    for name in names:
+        assert getattr(other, name).dtype == torch.int64  # as PyTorch indexes with
+        assert torch.equal(getattr(other, name), getattr(layer, name))
+    assert torch.equal(other.dense_weight(), layer.dense_weight())
 
 
 def test_the_state_of_a_wider_layer_is_refused() -> None:

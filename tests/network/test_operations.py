@@ -16,6 +16,7 @@ from nispa.data.tasks import Samples
 from nispa.errors import FormatError
 from nispa.kernels import dispatch
 from nispa.kernels.chain import Chain
+from nispa.kernels.links import WeightedLink
 from nispa.network.layers import SparseConv2d, SparseLinear, Units
 from nispa.network.models import NetworkConfig, SparseNetwork, build_network
 from nispa.network.operations import (
@@ -106,7 +107,9 @@ BY_HAND = PerSample(2 * 12, 2 * 8, 2 * (2 + 1))
 
 
 @PATHS
-@pytest.mark.parametrize("between", [(), (nn.Tanh(),), (nn.Dropout(0.5), nn.BatchNorm1d(3))])
+@pytest.mark.parametrize(
+    "between", [(), (nn.Tanh(),), (nn.Dropout(0.5), nn.LayerNorm(3, elementwise_affine=False))]
+)
 def test_by_hand(path: str, between: tuple[nn.Module, ...], on: Paths) -> None:
     """The same numbers on every path, also where plain modules stand between sparse layers."""
     on(path)
@@ -383,7 +386,7 @@ def test_what_kernels_go_over_is_what_is_counted(network: SparseNetwork) -> None
         network(images)
     forward = weights = inputs = 0
     for link, structure, out in zip(chain.links, chain.structures, chain.buffers[1:], strict=True):
-        if link.weight is None:
+        if not isinstance(link, WeightedLink):
             continue
         each = 2 * link.weights_each * out.pixels
         forward += each * int(structure.live_per_row.sum())  # type: ignore[union-attr]

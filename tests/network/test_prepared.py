@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nispa.data.tasks import JoinedSamples, Samples, Task
-from nispa.kernels import chain as chain_module
-from nispa.kernels import dispatch
-from nispa.kernels.dispatch import Given
+from nispa.kernels import cached, chain, dispatch
+from nispa.kernels.dispatch import CachedBatch
 from nispa.methods.base import Problem
 from nispa.methods.epochs import EpochsConfig
 from nispa.methods.finetune import Finetune
@@ -54,7 +53,7 @@ CONFIGS = {
     ),
 }
 NETWORKS = pytest.mark.parametrize("name", CONFIGS)
-CACHES = pytest.mark.parametrize("cache", [1, chain_module.CACHE], ids=["small", "large"])
+CACHES = pytest.mark.parametrize("cache", [1, chain.CACHE], ids=["small", "large"])
 
 
 @pytest.fixture(autouse=True)
@@ -155,12 +154,12 @@ def assert_bits(found: list[Tensor], expected: list[Tensor]) -> None:
 def test_prepared_data_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, name: str, cache: int, kind: str
 ) -> None:
-    monkeypatch.setattr(chain_module, "CACHE", cache)
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(chain, "CACHE", cache)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     network, samples = stable_network(name), DATA[kind]()
     prepared = network.prepare(samples, PLENTY)
     assert isinstance(prepared, Prepared)
-    assert len(prepared.feed.parts) > 3
+    assert len(prepared.cached.columns) > 3
     assert len(prepared) == len(samples) == 70
     assert torch.equal(prepared.labels, samples.labels)
     shuffled = torch.randperm(70, generator=seeded(4))
@@ -175,7 +174,7 @@ def test_prepared_data_give_the_same_bits(
 def test_training_on_prepared_data_gives_the_same_network(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     samples = DATA["rows, normalised"]()
     networks = [stable_network(name), stable_network(name)]
     sets = [samples, networks[1].prepare(samples, PLENTY)]
@@ -204,12 +203,12 @@ def test_training_on_prepared_data_gives_the_same_network(
 def test_nothing_or_everything_stable(
     monkeypatch: pytest.MonkeyPatch, name: str, share: float
 ) -> None:
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     network, samples = stable_network(name, share), DATA["pixels"]()
     prepared = network.prepare(samples, PLENTY)
     assert isinstance(prepared, Prepared)
     hidden = len(network.topology.hidden)
-    assert len(prepared.feed.parts) == (1 if share == 0 else 1 + hidden)
+    assert len(prepared.cached.columns) == (1 if share == 0 else 1 + hidden)
     index = torch.arange(69, -1, -3)
     images, wanted = samples.batch(index)
     given, _ = prepared.batch(index)
@@ -220,26 +219,26 @@ def test_nothing_or_everything_stable(
 def test_a_small_budget_keeps_fewer_parts_or_none(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     network, samples = stable_network(name), DATA["pixels"]()
     pixels = 4 * 70 * 216
     most = network.prepare(samples, PLENTY)
     assert isinstance(most, Prepared)
     found = []
-    for budget in range(pixels, most.feed.nbytes + 1, 70 * 16):
+    for budget in range(pixels, most.cached.nbytes + 1, 70 * 16):
         prepared = network.prepare(samples, budget)
         assert isinstance(prepared, Prepared)
-        assert prepared.feed.nbytes <= budget
-        found.append(len(prepared.feed.parts))
+        assert prepared.cached.nbytes <= budget
+        found.append(len(prepared.cached.columns))
         index = torch.arange(17)
         with torch.no_grad():
             expected = network(samples.batch(index)[0])
             assert torch.equal(network(prepared.batch(index)[0]), expected)
     assert found[0] == 1
     assert len(set(found)) > 2
-    exactly = network.prepare(samples, most.feed.nbytes)
+    exactly = network.prepare(samples, most.cached.nbytes)
     assert isinstance(exactly, Prepared)
-    assert len(exactly.feed.parts) == len(most.feed.parts)
+    assert len(exactly.cached.columns) == len(most.cached.columns)
     for budget in (pixels - 1, 1, 0, -1):
         assert network.prepare(samples, budget) is samples
 
@@ -319,7 +318,7 @@ def test_a_prepared_set_lives_as_long_as_it_is_used(name: str) -> None:
     assert isinstance(prepared, Prepared)
     for index in (torch.arange(64), torch.arange(6)):
         network.gradients(*prepared.batch(index), functional.cross_entropy)
-    rows = weakref.ref(prepared.feed.rows)
+    rows = weakref.ref(prepared.cached.rows)
     del prepared
     stabilise(network, 0.7)
     other = network.prepare(DATA["permuted"](), PLENTY)
@@ -333,7 +332,7 @@ def test_a_prepared_set_that_holds_no_longer_is_refused_or_right(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Units that were constant when it was prepared get new connections that learn."""
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     network, samples = stable_network(name), DATA["pixels"]()
     prepared = network.prepare(samples, PLENTY)
     for layer in network.layers.values():
@@ -353,7 +352,7 @@ def test_a_prepared_set_that_holds_no_longer_is_refused_or_right(
 
 def test_other_frozen_values_at_the_same_place_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """As new memory may lie where old memory lay."""
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     network, samples = by_hand()
     memory = np.array([2.0], dtype=np.float32)
     first = network.layers["f1"]
@@ -373,7 +372,7 @@ def test_a_prepared_set_of_a_network_used_otherwise_meanwhile(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Passes over plain images, other prepared sets and other batch sizes come between."""
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     network, samples, others = stable_network(name), DATA["pixels"](), DATA["permuted"]()
     sets = [(samples, network.prepare(samples, PLENTY)), (others, network.prepare(others, PLENTY))]
     for turn in range(8):
@@ -398,8 +397,8 @@ def expected_activity(network: SparseNetwork, batches: Iterator[Tensor]) -> dict
 def test_activity_is_what_observing_gives(
     monkeypatch: pytest.MonkeyPatch, name: str, cache: int, share: float
 ) -> None:
-    monkeypatch.setattr(chain_module, "CACHE", cache)
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(chain, "CACHE", cache)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     network, samples = stable_network(name, share), DATA["joined"]()
     prepared = network.prepare(samples, PLENTY)
     assert isinstance(prepared, Prepared)
@@ -434,11 +433,11 @@ def by_hand() -> tuple[SparseNetwork, Samples]:
 
 def test_activity_and_gradients_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Units: 2, 0, 8 and 0, 2, 0. Logits: 6, 10, 24. The loss is their mean."""
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     network, samples = by_hand()
     prepared = network.prepare(samples, PLENTY)
     assert isinstance(prepared, Prepared)
-    assert prepared.feed.rows.tolist() == [[1, 2], [-2, 0], [4, 8]]
+    assert prepared.cached.rows.tolist() == [[1, 2], [-2, 0], [4, 8]]
     for data in (samples, prepared):
         images, wanted = data.batch(torch.arange(3))
         assert network.activity([images])["a"].tolist() == [10, 2]
@@ -464,7 +463,7 @@ def test_activity_of_nothing() -> None:
 
 def test_marks_before_a_pool_with_constant_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A prepared set holds what the pool makes of them; the units are what goes in."""
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     conv = SparseConv2d(ConnectionLayer("c1", "input", "a", kernel=(3, 3)), (4, 3), padding=1)
     conv.connect(torch.ones(4, 3, dtype=torch.bool), torch.randn(12, 3, 3, generator=seeded()))
     head = SparseLinear(ConnectionLayer("f1", "a", "output", block=16), (5, 64))
@@ -490,7 +489,7 @@ def test_marks_before_a_pool_with_constant_channels(monkeypatch: pytest.MonkeyPa
 def test_gradients_are_those_of_plain_pytorch(
     monkeypatch: pytest.MonkeyPatch, name: str, cache: int
 ) -> None:
-    monkeypatch.setattr(chain_module, "CACHE", cache)
+    monkeypatch.setattr(chain, "CACHE", cache)
     network = stable_network(name)
     other = copy.deepcopy(network).double()
     images, wanted = DATA["pixels"]().batch(torch.arange(70))
@@ -640,7 +639,7 @@ def test_a_given_batch_is_split_without_loss() -> None:
     prepared = network.prepare(samples, PLENTY)
     assert isinstance(prepared, Prepared)
     given, _ = prepared.batch(torch.arange(50, 0, -1))
-    assert isinstance(given, Given)
+    assert isinstance(given, CachedBatch)
     parts = given.split(16)
     assert [len(part) for part in parts] == [16, 16, 16, 2]
     assert torch.cat([part.index for part in parts]).tolist() == list(range(50, 0, -1))
@@ -655,7 +654,7 @@ def test_a_network_made_here_is_one_chain() -> None:
 def test_training_and_validation_images_share_the_memory(
     monkeypatch: pytest.MonkeyPatch, validation: int
 ) -> None:
-    monkeypatch.setattr(chain_module, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(cached, "WORTH_KEEPING", 0)
     network = stable_network("mlp")
     samples = Samples(pool(70), labels(70), scale=1 / 255)
     held_back = samples.subset(torch.arange(validation))
@@ -665,13 +664,13 @@ def test_training_and_validation_images_share_the_memory(
     most = network.prepare(samples, PLENTY)
     assert isinstance(most, Prepared)
     kept, pixels = [], 4 * 70 * 216
-    for budget in (pixels, (pixels + most.feed.nbytes) // 2, most.feed.nbytes):
+    for budget in (pixels, (pixels + most.cached.nbytes) // 2, most.cached.nbytes):
         method.cache_bytes = budget
         prepared = [images for images in method.prepare_both(network, task) if len(images)]
-        feeds = [images.feed for images in prepared if isinstance(images, Prepared)]
+        feeds = [images.cached for images in prepared if isinstance(images, Prepared)]
         assert sum(len(images) for images in prepared) == 70
         assert len(feeds) == len(prepared)
         assert sum(feed.nbytes for feed in feeds) <= budget
-        kept.append({len(feed.parts) for feed in feeds})
+        kept.append({len(feed.columns) for feed in feeds})
     assert [len(each) for each in kept] == [1, 1, 1]  # an image of either set keeps the same
     assert min(kept[0]) < min(kept[1]) < min(kept[2])

@@ -161,9 +161,9 @@ def test_what_a_run_says_by_hand(tmp_path: Path) -> None:
     size = sum(
         value.nbytes for value in decode(tmp_path / "run" / NETWORK)[0].state().tensors.values()
     )
-    assert size == 12 * live  # a float32 and its position, an int64
+    assert size == 8 * live  # a float32 and its position, an int32
     for task in made.per_task:
-        assert (task.live, task.model_bytes) == (live, 12 * live)
+        assert (task.live, task.model_bytes) == (live, 8 * live)
         assert task.inference_operations == 2 * connections
         # 72 images in 9 batches and 8 for validation, twice; no gradient into the pixels.
         assert task.operations == {
@@ -191,7 +191,7 @@ def test_inference_is_that_of_what_predicts(tmp_path: Path) -> None:
     live = [sum(layer.live for layer in task.connections.values()) for task in made.per_task]
     assert live == [312, 624, 936]
     assert [task.inference_operations for task in made.per_task] == [2 * 312] * 3
-    assert [task.model_bytes for task in made.per_task] == [12 * 346, 24 * 346, 36 * 346]
+    assert [task.model_bytes for task in made.per_task] == [8 * 346, 16 * 346, 24 * 346]
 
 
 def test_inference_counts_no_work_that_is_done_once(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_inference_counts_no_work_that_is_done_once(tmp_path: Path) -> None:
 def test_a_method_without_networks_of_ours_is_not_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nispa.network.models.current", lambda: None)
+    monkeypatch.setattr("nispa.network.sparse_network.current", lambda: None)
     task = costs_of("finetune", tmp_path / "run", epochs=1).per_task[0]
     assert (task.inference_operations, task.operations) == (None, None)
 

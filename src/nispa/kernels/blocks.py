@@ -1,9 +1,9 @@
 """Layers that follow each other, as they run fastest on a GPU.
 
 A convolution, its bias, ReLU and max-pool are one block. ReLU and the sum with a bias come after
-the pool, on a quarter of the pixels: both keep the order of numbers, so every number that comes out
-is the same. What flows back to the layer before, the gradient of weights and that of biases are
-computed side by side: each alone is too small for a GPU.
+the pool, on a quarter of the pixels: both keep the order of numbers, so every result is the same.
+The three gradients of a block (of its input, weights, biases) are computed at the same time, since
+each alone is too small for a GPU.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.kernels.dense import Full, Written
-from nispa.kernels.structure import CONVOLUTION, POOL, Link
+from nispa.kernels.dense import Filled, FullTensor
+from nispa.kernels.links import ConvolutionLink, Link, PoolLink, WeightedLink
 
 MANY = 4096
-"""Inputs of a Linear layer from which on a product is faster by itself than with a sum in it."""
+"""Inputs of a Linear layer from which a product is faster without the sum with biases in it."""
 
-_HALVES = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+_POOL = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+"""Window, stride, padding and dilation of a 2 x 2 max-pool, and whether sizes round up."""
 
 
 def run(
-    links: Sequence[Link], layers: Sequence[tuple[Full, Full] | None], x: Tensor
+    links: Sequence[Link], layers: Sequence[tuple[FullTensor, FullTensor] | None], x: Tensor
 ) -> tuple[Tensor, list[int]]:
     """Runs layers.
 
@@ -36,26 +37,27 @@ def run(
         x: ``(batch, features)`` or ``(batch, channels, height, width)``.
 
     Returns:
-        What comes out, and how many outputs one unit of each layer has for one image.
+        The output, and how many outputs one unit of each layer has for one image.
     """
-    places = []
-    pooled = False
-    for link, layer, follows in zip(links, layers, [*links[1:], None], strict=True):
-        if layer is None or link.weight is None or link.bias is None:
+    places: list[int] = []
+    pooled = False  # whether the convolution before has run the pool that comes next
+    for link, layer, following in zip(links, layers, [*links[1:], None], strict=True):
+        if layer is None:
             x = x if pooled else functional.max_pool2d(x, 2)
             places.append(math.prod(x.shape[2:]))
             pooled = False
             continue
-        live = link.weight, link.bias
-        learning = [each.plastic if len(each.plastic) else each.plastic.detach() for each in live]
-        written = [full.write(each) for full, each in zip(layer, live, strict=True)]
-        if link.kind == CONVOLUTION:
-            pooled = follows is not None and follows.kind == POOL
-            seen: list[int] = []
-            x = _Convolution.apply(x, *learning, written, link, pooled, seen)  # type: ignore[no-untyped-call]
-            places += seen
+        assert isinstance(link, WeightedLink)
+        filled = [tensor.fill(live) for tensor, live in zip(layer, link.live, strict=True)]
+        # Autograd needs the plastic values as inputs. Empty ones need no gradient.
+        plastic = [
+            live.plastic if len(live.plastic) else live.plastic.detach() for live in link.live
+        ]
+        if isinstance(link, ConvolutionLink):
+            pooled = isinstance(following, PoolLink)
+            x = _Convolution.apply(x, *plastic, filled, link, pooled, places)  # type: ignore[no-untyped-call]
         else:
-            x = _Product.apply(x.flatten(1), *learning, written, link.relu)  # type: ignore[no-untyped-call]
+            x = _Product.apply(x.flatten(1), *plastic, filled, link.relu)  # type: ignore[no-untyped-call]
             places.append(1)
     return x, places
 
@@ -69,53 +71,57 @@ class _Convolution(torch.autograd.Function):
         x: Tensor,
         _weight: Tensor,
         _bias: Tensor,
-        written: Sequence[Written],
-        link: Link,
+        filled: Sequence[Filled],
+        link: ConvolutionLink,
         pooled: bool,
         places: list[int],
     ) -> Tensor:
-        weight, bias = written
-        ctx.written, ctx.link, ctx.pooled, ctx.came = written, link, pooled, x.dtype
+        weight, bias = filled
+        ctx.filled, ctx.link, ctx.pooled, ctx.input_dtype = filled, link, pooled, x.dtype
         x = x.to(weight.full.dtype)
-        wide = functional.conv2d(x, weight.full, None, link.stride, link.padding)
-        places.append(math.prod(wide.shape[2:]))
-        where, out = wide, wide
+        unpooled = functional.conv2d(x, weight.full, None, link.stride, link.padding)
+        places.append(math.prod(unpooled.shape[2:]))
+        largest, out = unpooled, unpooled
         if pooled:
-            out, where = torch.ops.aten.max_pool2d_with_indices(wide, *_HALVES)
+            out, largest = torch.ops.aten.max_pool2d_with_indices(unpooled, *_POOL)
         out.add_(bias.full.to(out.dtype).view(-1, 1, 1))
         if link.relu:
             out.relu_()
-        ctx.save_for_backward(x, wide, where, out)
+        ctx.save_for_backward(x, unpooled, largest, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, wide, where, out = ctx.saved_tensors
-        weight, bias = ctx.written
-        flow = gradients[0]
+        x, unpooled, largest, out = ctx.saved_tensors
+        weight = ctx.filled[0].full
+        gradient = gradients[0]
         if out.is_contiguous(memory_format=torch.channels_last):
-            flow = flow.contiguous(memory_format=torch.channels_last)
+            gradient = gradient.contiguous(memory_format=torch.channels_last)
         if ctx.link.relu:
-            flow = torch.ops.aten.threshold_backward(flow, out, 0)
-        narrow = flow
+            gradient = torch.ops.aten.threshold_backward(gradient, out, 0)
+        wide = gradient
         if ctx.pooled:
-            flow = torch.ops.aten.max_pool2d_with_indices_backward(flow, wide, *_HALVES, where)
-        kind = torch.promote_types(flow.dtype, torch.float32)
-        sides = [ctx.link.stride] * 2, [ctx.link.padding] * 2, [1, 1], False, [0, 0], 1
-
-        def back(*wanted: bool) -> Sequence[Tensor]:
-            found: Sequence[Tensor] = torch.ops.aten.convolution_backward(
-                flow, x, weight.full, None, *sides, wanted
+            wide = torch.ops.aten.max_pool2d_with_indices_backward(
+                gradient, unpooled, *_POOL, largest
             )
-            return found
+        how = [ctx.link.stride] * 2, [ctx.link.padding] * 2, [1, 1], False, [0, 0], 1
 
-        wanted = ctx.needs_input_grad[:3]
-        found = side_by_side(
+        def convolve_back(number: int) -> Tensor:
+            """One of the three gradients of a convolution."""
+            wanted = [number == each for each in range(3)]
+            result: Tensor = torch.ops.aten.convolution_backward(
+                wide, x, weight, None, *how, wanted
+            )[number]
+            return result
+
+        dtype = torch.promote_types(gradient.dtype, torch.float32)
+        found = _three_gradients(
+            ctx,
             x.device,
-            (lambda: back(True, False, False)[0].to(ctx.came)) if wanted[0] else None,
-            (lambda: weight.taken(back(False, True, False)[1])) if wanted[1] else None,
-            # Each image by itself first, all images at once.
-            (lambda: bias.taken(narrow.sum((2, 3), dtype=kind).sum(0))) if wanted[2] else None,
+            lambda: convolve_back(0),
+            lambda: convolve_back(1),
+            # Each image by itself first, then all images: shorter sums, so less rounding.
+            lambda: gradient.sum((2, 3), dtype=dtype).sum(0),
         )
         return *found, None, None, None, None
 
@@ -129,11 +135,11 @@ class _Product(torch.autograd.Function):
         x: Tensor,
         _weight: Tensor,
         _bias: Tensor,
-        written: Sequence[Written],
+        filled: Sequence[Filled],
         relu: bool,
     ) -> Tensor:
-        weight, bias = written
-        ctx.written, ctx.relu, ctx.came = written, relu, x.dtype
+        weight, bias = filled
+        ctx.filled, ctx.relu, ctx.input_dtype = filled, relu, x.dtype
         x = x.to(weight.full.dtype)
         if x.shape[1] < MANY:
             out = torch.addmm(bias.full.to(x.dtype), x, weight.full.t())
@@ -147,43 +153,72 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, out = ctx.saved_tensors
-        weight, bias = ctx.written
-        flow = gradients[0].contiguous()
+        weight = ctx.filled[0].full
+        gradient = gradients[0].contiguous()
         if ctx.relu:
-            flow = torch.ops.aten.threshold_backward(flow, out, 0)
-        kind = torch.promote_types(flow.dtype, torch.float32)
-        wanted = ctx.needs_input_grad[:3]
-        found = side_by_side(
+            gradient = torch.ops.aten.threshold_backward(gradient, out, 0)
+        dtype = torch.promote_types(gradient.dtype, torch.float32)
+        found = _three_gradients(
+            ctx,
             x.device,
-            (lambda: (flow @ weight.full).to(ctx.came)) if wanted[0] else None,
-            (lambda: weight.taken(flow.t() @ x)) if wanted[1] else None,
-            (lambda: bias.taken(flow.sum(0, dtype=kind))) if wanted[2] else None,
+            lambda: gradient @ weight,
+            lambda: gradient.t() @ x,
+            lambda: gradient.sum(0, dtype=dtype),
         )
         return *found, None, None
 
 
-def side_by_side(device: torch.device, *works: Callable[[], Tensor] | None) -> list[Tensor | None]:
-    """What several works give, each on a stream of its own where the device has streams."""
+def _three_gradients(
+    ctx: Any,
+    device: torch.device,
+    of_input: Callable[[], Tensor],
+    of_weight: Callable[[], Tensor],
+    of_bias: Callable[[], Tensor],
+) -> list[Tensor | None]:
+    """Those gradients of a block that are needed: its input's, and those of its plastic values.
+
+    Args:
+        ctx: Of the block's autograd function.
+        device: Where to compute.
+        of_input: Computes the gradient of the input.
+        of_weight: Computes that of the full weight.
+        of_bias: Computes that of all biases.
+    """
+    weight, bias = ctx.filled
+    works = (
+        lambda: of_input().to(ctx.input_dtype),
+        lambda: weight.plastic_gradient(of_weight()),
+        lambda: bias.plastic_gradient(of_bias()),
+    )
+    needed = zip(works, ctx.needs_input_grad, strict=False)
+    return at_the_same_time(device, *(work if need else None for work, need in needed))
+
+
+def at_the_same_time(
+    device: torch.device, *works: Callable[[], Tensor] | None
+) -> list[Tensor | None]:
+    """The results of several works, each on a CUDA stream of its own; on the CPU in turn."""
     if device.type != "cuda":
         return [None if work is None else work() for work in works]
     here = torch.cuda.current_stream(device)
     streams = _streams.setdefault(device, [])
-    found: list[Tensor | None] = [None] * len(works)
+    results: list[Tensor | None] = [None] * len(works)
+    # The first one runs on the current stream, and is launched last: the others can start at once.
     for number, work in enumerate(works):
         if number == 0 or work is None:
             continue
         if len(streams) < number:
             streams += [torch.cuda.Stream(device) for _ in range(number - len(streams))]
         stream = streams[number - 1]
-        stream.wait_stream(here)
+        stream.wait_stream(here)  # for what the work reads
         with torch.cuda.stream(stream):
-            found[number] = work()
+            results[number] = work()
     if works[0] is not None:
-        found[0] = works[0]()
+        results[0] = works[0]()
     for number, work in enumerate(works[1:]):
         if work is not None:
             here.wait_stream(streams[number])
-    return found
+    return results
 
 
 _streams: dict[torch.device, list[torch.cuda.Stream]] = {}

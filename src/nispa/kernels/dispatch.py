@@ -1,8 +1,8 @@
 """Chooses the kernels that layers run on, and can say which and why.
 
 Compiled kernels run float32 on the CPU, where a library for this processor was installed. All else
-(other types, an empty batch, autocast) runs on the reference, which is plain PyTorch. So it is on a
-GPU, over full weights that are kept from pass to pass (:mod:`nispa.kernels.dense`).
+(other types, an empty batch, autocast) runs on the reference, which is plain PyTorch. A GPU runs
+plain PyTorch, too, over full weights that are kept from pass to pass (:mod:`nispa.kernels.dense`).
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from torch import Tensor
 from torch.nn import functional
 
 from nispa.kernels import dense, reference
+from nispa.kernels.cached import CachedBatch, CachedData, Images
 from nispa.kernels.chain import Chain
-from nispa.kernels.dense import Full
-from nispa.kernels.feeds import Feed, Given
+from nispa.kernels.dense import FullTensor
+from nispa.kernels.links import ConvolutionLink, LinearLink, Link, PoolLink, Shape, WeightedLink
 from nispa.kernels.native import library
 from nispa.kernels.reference import LiveValues, to_dense
-from nispa.kernels.structure import CONVOLUTION, LINEAR, POOL, Link, Shape
 
 __all__ = [
-    "CONVOLUTION",
-    "LINEAR",
-    "POOL",
+    "CachedBatch",
+    "CachedData",
     "Chain",
     "Compiled",
-    "Feed",
-    "Given",
+    "ConvolutionLink",
+    "Images",
     "KernelChoice",
+    "LinearLink",
     "Link",
     "LiveValues",
+    "PoolLink",
+    "WeightedLink",
     "conv2d",
     "in_use",
     "linear",
@@ -59,30 +61,33 @@ def in_use() -> KernelChoice:
 
 
 class Compiled:
-    """What is kept of one module from call to call. A copy of the module starts without.
+    """Memory that a module's passes use again from call to call. A copy of a module starts without.
 
     Attributes:
-        latest: The chain that was asked for last, where somebody keeps track of it.
-        weight: The full weight of a layer on a GPU; ``bias`` likewise.
+        weight: The full weight of a layer on a GPU.
+        bias: Its full biases.
+        latest: The chain of the last pass, for whoever asks whether it is another one now.
     """
 
     def __init__(self) -> None:
-        self.weight, self.bias = Full(), Full()
+        self.weight, self.bias = FullTensor(), FullTensor()
         self._chains: dict[tuple[Any, ...], Chain] = {}
         self.latest: Chain | None = None
 
+    # Chains hold addresses and libraries, which must be neither copied nor saved.
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
         return Compiled()
 
     def __reduce__(self) -> tuple[type[Compiled], tuple[()]]:
         return Compiled, ()
 
-    def chain(self, links: Sequence[Link], x: Tensor | Given) -> Chain | None:
+    def chain(self, links: Sequence[Link], x: Images) -> Chain | None:
         """A chain for these links and this input, or None where the reference must run.
 
         Args:
-            links: Layers that feed each other.
-            x: ``(batch, features)`` or ``(batch, channels, height, width)``, or rows of a feed.
+            links: Layers that follow each other.
+            x: ``(batch, features)`` or ``(batch, channels, height, width)``, or rows of cached
+                data.
         """
         kernels, _ = library()
         if kernels is None or not links:
@@ -91,14 +96,14 @@ class Compiled:
             return None
         if len(x) == 0:
             return None
-        if isinstance(x, Given):
-            shape, gradient = x.feed.shape, False
+        if isinstance(x, CachedBatch):
+            shape, gradient = x.data.shape, False
         else:
             shape = (*x.shape[1:], 1, 1)[:3]
             gradient = x.requires_grad and torch.is_grad_enabled()
         if not _runs_here(links, x) or not _fits(links, shape):
             return None
-        key = (shape, gradient, *(_form(link) for link in links))
+        key = (shape, gradient, *(link.form for link in links))
         chain = self._chains.get(key)
         if chain is None:
             chain = self._chains[key] = Chain(kernels, links, shape, gradient)
@@ -107,12 +112,8 @@ class Compiled:
         return chain if chain.sorted else None
 
 
-def _form(link: Link) -> tuple[Any, ...]:
-    size = None if link.weight is None else (link.weight.shape, link.kernel)
-    return link.kind, link.relu, link.stride, link.padding, size
-
-
-def _runs_here(links: Sequence[Link], x: Tensor | Given) -> bool:
+def _runs_here(links: Sequence[Link], x: Images) -> bool:
+    """Whether the kernels can read all values: float32, contiguous, on the CPU, no autocast."""
     if torch.is_autocast_enabled("cpu") or (isinstance(x, Tensor) and not _readable(x)):
         return False
     for link in links:
@@ -140,7 +141,7 @@ def linear(x: Tensor, weight: LiveValues, bias: LiveValues, compiled: Compiled) 
     """Linear layer, ``(..., in_features)`` to ``(..., out_features)``."""
     if x.dim() > 1:
         flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        chain = compiled.chain([Link(LINEAR, weight, bias)], flat)
+        chain = compiled.chain([LinearLink(weight, bias)], flat)
         if chain is not None:
             return chain(flat).view(*x.shape[:-1], weight.shape[0])
     if dense.keeps(weight.plastic):
@@ -158,7 +159,7 @@ def conv2d(
 ) -> Tensor:
     """Convolution, ``(batch, in, height, width)`` to ``(batch, out, height', width')``."""
     if x.dim() == 4:
-        link = Link(CONVOLUTION, weight, bias, stride=stride, padding=padding)
+        link = ConvolutionLink(weight, bias, stride=stride, padding=padding)
         chain = compiled.chain([link], x)
         if chain is not None:
             return chain(x)

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 Compute = Callable[..., Tensor]
-"""From tensors to a detached one; it may replace the ``grad`` of parameters and update values."""
+"""From tensors to a detached one; it may set the ``grad`` of parameters and update their values."""
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 _Shape = tuple[tuple[torch.Size, torch.dtype], ...]
 
 
 class Recorded:
     """A computation on tensors, recorded at its second call with a shape and replayed from then on.
 
-    What is computed must be the same every time: only the tensors given and the values of
-    parameters may change, and those in place.
+    The computation must be the same every time: only the arguments and the values of parameters
+    may change, and values in place. A graph holds addresses, not tensors.
     """
 
     def __init__(
@@ -46,11 +46,13 @@ class Recorded:
         self._graphs: dict[_Shape, _Graph | None] = {}
 
     def __call__(self, *given: Tensor) -> Tensor:
-        """What ``compute`` gives, and leaves as the ``grad`` of the parameters."""
-        shape = tuple((each.shape, each.dtype) for each in given)
-        if shape not in self._graphs:  # libraries set themselves up outside a graph
+        """The result of ``compute``, which sets the ``grad`` of the parameters as usual."""
+        shape = tuple((tensor.shape, tensor.dtype) for tensor in given)
+        # The first call is not recorded: libraries set themselves up in it, which must not become
+        # part of a graph. So a shape that never comes again is never recorded, either.
+        if shape not in self._graphs:
             self._graphs[shape] = None
-            return aside(lambda: self._compute(*given), given[0].device)
+            return on_side_stream(lambda: self._compute(*given), given[0].device)
         graph = self._graphs[shape]
         if graph is None:
             graph = self._graphs[shape] = _Graph(self._compute, given, self._parameters)
@@ -66,27 +68,29 @@ class _Graph:
         self, compute: Compute, given: Sequence[Tensor], parameters: Sequence[nn.Parameter]
     ) -> None:
         self._parameters = parameters
-        self._given = [each.clone() for each in given]
-        for values in parameters:  # so that the graph has gradients of its own
+        self._inputs = [tensor.clone() for tensor in given]
+        for values in parameters:  # so that the graph makes gradient tensors of its own
             values.grad = None
-        self._found, self._replay = capture(lambda: compute(*self._given), self._given[0].device)
+        device = self._inputs[0].device
+        self._result, self._replay = capture(lambda: compute(*self._inputs), device)
         self._gradients = [values.grad for values in parameters]
 
     def replay(self, given: Sequence[Tensor]) -> Tensor:
-        for mine, each in zip(self._given, given, strict=True):
-            mine.copy_(each)
+        for own, tensor in zip(self._inputs, given, strict=True):
+            own.copy_(tensor)
         self._replay()
         for values, gradient in zip(self._parameters, self._gradients, strict=True):
             values.grad = gradient
-        torch.autograd.graph.increment_version(self._parameters)  # which a replay does not
-        return self._found.clone()
+        # A replay changes values without counting it; whoever compares versions must notice.
+        torch.autograd.graph.increment_version(self._parameters)
+        return self._result.clone()
 
 
 def capture(work: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:
     """Records ``work`` without doing it.
 
     Returns:
-        The memory of what it gives, and what does it all again.
+        The memory of its result, and a function that runs the graph.
     """
     pool, graph = _pool(device), torch.cuda.CUDAGraph()
 
@@ -97,24 +101,30 @@ def capture(work: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, C
         finally:
             graph.capture_end()
 
-    return aside(record, device), graph.replay
+    return on_side_stream(record, device), graph.replay
 
 
-def aside(work: Callable[[], Found], device: torch.device) -> Found:
-    """Does something on the stream where graphs are recorded, and lets the current one wait."""
+def on_side_stream(work: Callable[[], Result], device: torch.device) -> Result:
+    """Runs ``work`` on the stream where graphs are recorded, and lets the current stream wait."""
     with torch.cuda.device(device):
         here = torch.cuda.current_stream()
-        stream = _kept(_streams, here.device, torch.cuda.Stream)
+        stream = _once(_streams, here.device, torch.cuda.Stream)
         stream.wait_stream(here)
         with torch.cuda.stream(stream):
-            found = work()
+            result = work()
         here.wait_stream(stream)
-    return found
+    return result
 
 
 @dataclass(frozen=True)
 class _Pool:
-    """Memory that all graphs of a device share, and a graph of nothing that keeps it open."""
+    """Memory that all graphs of a device share.
+
+    Attributes:
+        handle: The pool, for ``capture_begin``.
+        graph: A graph of nothing, which keeps the pool open while no other graph is left.
+        held: The tensor that this graph writes.
+    """
 
     handle: Any
     graph: torch.cuda.CUDAGraph
@@ -122,7 +132,7 @@ class _Pool:
 
 
 def _pool(device: torch.device) -> Any:
-    return _kept(_pools, device, lambda: aside(_open_pool, device)).handle
+    return _once(_pools, device, lambda: on_side_stream(_open_pool, device)).handle
 
 
 def _open_pool() -> _Pool:
@@ -138,7 +148,8 @@ _streams: dict[torch.device, Any] = {}
 _pools: dict[torch.device, Any] = {}
 
 
-def _kept(found: dict[torch.device, Any], device: torch.device, make: Callable[[], Any]) -> Any:
-    if device not in found:
-        found[device] = make()
-    return found[device]
+def _once(made: dict[torch.device, Any], device: torch.device, make: Callable[[], Any]) -> Any:
+    """The one thing of its kind for a device, made when it is asked for first."""
+    if device not in made:
+        made[device] = make()
+    return made[device]

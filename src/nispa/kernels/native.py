@@ -25,13 +25,18 @@ CHOICE = "NISPA_KERNELS"
 _HERE = Path(__file__).parent
 
 
+# The structures below are those of the C++ source, field by field in the same order: the names may
+# differ, the order may not. Each field is 8 bytes wide. What a pointer leads to is kept alive by
+# whoever wrote it there.
+
+
 class Rows(ctypes.Structure):
     """Live connections row by row; see ``layout.hpp``."""
 
     _fields_ = (
-        ("start", ctypes.c_void_p),
-        ("source", ctypes.c_void_p),
-        ("value", ctypes.c_void_p),
+        ("start", ctypes.c_void_p),  # int32: row r has connections start[r] to start[r + 1]
+        ("source", ctypes.c_void_p),  # int32: the channel, or place, that each reads
+        ("value", ctypes.c_void_p),  # float32: a weight, or a kernel, each
     )
 
 
@@ -43,7 +48,7 @@ class Image(ctypes.Structure):
         ("channels", ctypes.c_int64),
         ("height", ctypes.c_int64),
         ("width", ctypes.c_int64),
-        ("pad", ctypes.c_int64),
+        ("pad", ctypes.c_int64),  # width of the zero border
     )
 
 
@@ -51,7 +56,7 @@ class Biases(ctypes.Structure):
     """Biases of some units; see ``chain.cpp``."""
 
     _fields_ = (
-        ("unit", ctypes.c_void_p),
+        ("unit", ctypes.c_void_p),  # int64, the tensor of positions itself
         ("value", ctypes.c_void_p),
         ("count", ctypes.c_int64),
     )
@@ -61,49 +66,54 @@ class Merged(ctypes.Structure):
     """Frozen and plastic connections in one order; see ``chain.cpp``."""
 
     _fields_ = (
-        ("rows", Rows),
-        ("origin", ctypes.c_void_p),
+        ("rows", Rows),  # whose values are room that the kernels copy into
+        ("origin", ctypes.c_void_p),  # place among the plastic values, or -1 - place among frozen
         ("count", ctypes.c_int64),
     )
 
 
 class Layer(ctypes.Structure):
-    """One layer of a chain; see ``chain.cpp``."""
+    """One layer of a chain; see ``chain.cpp``. Row lists are those of ``structure.py``."""
 
     _fields_ = (
+        # What it is.
         ("kind", ctypes.c_int64),
-        ("relu", ctypes.c_int64),
-        ("input_relu", ctypes.c_int64),
-        ("height", ctypes.c_int64),
-        ("width", ctypes.c_int64),
+        ("relu", ctypes.c_int64),  # whether its output has passed a ReLU
+        ("input_relu", ctypes.c_int64),  # and its input: backward then masks the gradient
+        ("kernel_height", ctypes.c_int64),
+        ("kernel_width", ctypes.c_int64),
         ("stride", ctypes.c_int64),
         ("padding", ctypes.c_int64),
-        ("pools", ctypes.c_int64),
-        ("into_buffer", Image),
-        ("out_buffer", Image),
+        ("pool_follows", ctypes.c_int64),  # with the same rows: both can be computed at once
+        # What it reads and writes. Backward writes gradients over the activations.
+        ("input", Image),
+        ("output", Image),
+        # Its values, where the layer stores them.
         ("frozen", Rows),
         ("plastic", Rows),
         ("frozen_bias", Biases),
         ("plastic_bias", Biases),
-        ("bias", ctypes.c_void_p),
-        ("rows", ctypes.c_void_p),
-        ("place", ctypes.c_void_p),
-        ("row_count", ctypes.c_int64),
+        ("bias_scratch", ctypes.c_void_p),  # room for all biases in order
+        # Forward: rows whose connections are of one kind, then rows of both.
+        ("pure_rows", ctypes.c_void_p),
+        ("pure_places", ctypes.c_void_p),  # where their output goes
+        ("pure_row_count", ctypes.c_int64),
         ("mixed", Merged),
         ("mixed_rows", ctypes.c_void_p),
-        ("mixed_place", ctypes.c_void_p),
+        ("mixed_places", ctypes.c_void_p),
         ("mixed_row_count", ctypes.c_int64),
+        # Backward: the gradient of inputs, then that of values.
         ("back", Merged),
-        ("into", ctypes.c_void_p),
-        ("into_place", ctypes.c_void_p),
-        ("into_count", ctypes.c_int64),
-        ("learning", ctypes.c_void_p),
-        ("learning_count", ctypes.c_int64),
+        ("needed_inputs", ctypes.c_void_p),
+        ("needed_input_places", ctypes.c_void_p),
+        ("needed_input_count", ctypes.c_int64),
+        ("plastic_rows", ctypes.c_void_p),
+        ("plastic_row_count", ctypes.c_int64),
         ("plastic_count", ctypes.c_int64),
         ("weight_gradient", ctypes.c_void_p),
         ("bias_gradient", ctypes.c_void_p),
-        ("weight_part", ctypes.c_void_p),
-        ("bias_part", ctypes.c_void_p),
+        ("weight_parts", ctypes.c_void_p),  # a convolution's sums, slab by slab
+        ("bias_parts", ctypes.c_void_p),
     )
 
 
@@ -123,6 +133,8 @@ class Library:
             OSError: It does not load here.
         """
         loaded = ctypes.CDLL(str(path))
+        # The functions are described in ``cpp/chain.cpp``; the last argument of those that compute
+        # is the number of threads.
         size, pointer = ctypes.c_int64, ctypes.c_void_p
         self.fill = _function(
             loaded, "nispa_fill", [pointer, pointer, size, pointer, size, pointer, size, size]
@@ -134,6 +146,7 @@ class Library:
             loaded, "nispa_backward", [pointer, size, size, pointer, pointer, size, size]
         )
         use_threads = _function(loaded, "nispa_use_threads", [pointer, pointer, pointer])
+        # A library left from before a change of ``Layer`` would read other fields than were meant.
         if _function(loaded, "nispa_layer_fields", [], size)() != ctypes.sizeof(Layer) // 8:
             raise OSError(f"{path.name} was compiled from another version of its source")
         self.lanes: int = _function(loaded, "nispa_lanes", [], size)()
@@ -152,7 +165,10 @@ def _function(
 
 
 def _openmp() -> tuple[tuple[Any, Any, Any] | None, str]:
-    """PyTorch's OpenMP: fork, number of this thread, size of the team; and its name."""
+    """PyTorch's OpenMP: fork, number of this thread, size of the team; and its name.
+
+    A second runtime would start threads of its own, which compete with PyTorch's for the cores.
+    """
     names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
     bundled = sorted(
         path
@@ -170,7 +186,7 @@ def _openmp() -> tuple[tuple[Any, Any, Any] | None, str]:
 
 
 def _supported(isa: str) -> bool:
-    """Whether this processor has the instructions."""
+    """Whether this processor, and the operating system, can run an instruction set."""
     capability = torch.backends.cpu.get_cpu_capability()
     if isa == "avx512":
         return capability == "AVX512"
@@ -180,14 +196,14 @@ def _supported(isa: str) -> bool:
 
 
 def compiled(isa: str) -> Path | None:
-    """Where the library of an instruction set lies, or None if it was not compiled."""
+    """Path of the library for an instruction set, or None if it was not compiled."""
     path = _HERE / f"_live_{isa}{'.dll' if os.name == 'nt' else '.so'}"
     return path if path.is_file() else None
 
 
 @functools.cache
 def library() -> tuple[Library | None, str]:
-    """The kernels for this processor, or None; and the reason, in words."""
+    """The fastest kernels that this processor can run, or None; and the reason, in words."""
     wanted = os.environ.get(CHOICE, "")
     if wanted == "reference":
         return None, f"{CHOICE}=reference"

@@ -33,7 +33,11 @@ class LiveValues(NamedTuple):
 
 
 class _Scatter(torch.autograd.Function):
-    """Dense from live values; the gradient returns to the plastic ones alone."""
+    """Writes live values into a dense tensor; the gradient returns to the plastic ones alone.
+
+    One operation with a backward pass of its own, which gathers the gradients at plastic positions
+    and computes nothing for the others.
+    """
 
     @staticmethod
     def forward(ctx: Any, plastic: Tensor, live: LiveValues) -> Tensor:

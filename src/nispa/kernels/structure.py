@@ -1,92 +1,42 @@
 """Index arrays of a chain, derived from the patterns of its layers and the shape of its input.
 
 They say which rows and connections the kernels visit, so they are built once for each pattern and
-not for each batch. A *row* is a target unit (a feature, or an output channel of a convolution). A
-*place* is a position in a slab of activations, counted in vectors; see ``cpp/layout.hpp``.
+not for each batch. Three words are used throughout:
+
+- a *row* is a target unit: a feature of a Linear layer, or an output channel of a convolution;
+- an *input* is what a connection reads: a feature of a Linear layer, or a channel;
+- a *place* is where it lies in a slab of activations, counted in vectors; see ``cpp/layout.hpp``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nispa.kernels.links import (
+    ConvolutionLink,
+    LinearLink,
+    Link,
+    Shape,
+    WeightedLink,
+    shapes_through,
+)
 from nispa.kernels.native import Merged
-from nispa.kernels.reference import LiveValues
-
-CONVOLUTION, LINEAR, POOL = range(3)
-"""Kinds of links; ``cpp/chain.cpp`` has the same numbers."""
 
 Ints = NDArray[np.int32]
-Shape = tuple[int, int, int]
-"""Channels, height and width of the activations of one image."""
-
-
-class Link(NamedTuple):
-    """One layer of a chain.
-
-    Attributes:
-        kind: ``CONVOLUTION``, ``LINEAR`` or ``POOL`` (max-pool of 2 x 2 with stride 2).
-        weight: Live weights, ``(target, source)``; None for a pool.
-        bias: Live biases, ``(target,)``; None for a pool.
-        relu: Whether a ReLU follows.
-        stride: Of a convolution.
-        padding: Of a convolution.
-    """
-
-    kind: int
-    weight: LiveValues | None = None
-    bias: LiveValues | None = None
-    relu: bool = False
-    stride: int = 1
-    padding: int = 0
-
-    @property
-    def live(self) -> tuple[LiveValues, ...]:
-        """Weights and biases; empty for a pool."""
-        return () if self.weight is None or self.bias is None else (self.weight, self.bias)
-
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        """Height and width of a convolution's kernel; empty for other links."""
-        return () if self.weight is None else tuple(self.weight.plastic.shape[1:])
-
-    @property
-    def weights_each(self) -> int:
-        """Weights of one connection: 1, or the size of a kernel. A pool has none."""
-        return 0 if self.kind == POOL else math.prod(self.kernel)
-
-    def accepts(self, shape: Shape) -> bool:
-        """Whether the link can read activations of this shape and leaves at least one pixel."""
-        channels, height, width = shape
-        if self.weight is not None:
-            features = channels * height * width if self.kind == LINEAR else channels
-            if features != self.weight.shape[1]:
-                return False
-        return min(self.output_shape(shape)[1:]) >= 1
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """The shape of what the link computes from activations of ``shape``."""
-        channels, height, width = shape
-        if self.weight is None:
-            return channels, height // 2, width // 2
-        if self.kind == LINEAR:
-            return self.weight.shape[0], 1, 1
-        rows, columns = self.kernel
-        return (
-            self.weight.shape[0],
-            (height + 2 * self.padding - rows) // self.stride + 1,
-            (width + 2 * self.padding - columns) // self.stride + 1,
-        )
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """Activations between two links: channels, height, width, and the width of a zero border."""
+    """Activations between two links: channels, height, width, and the width of a zero border.
+
+    A convolution reads the border as its padding, so that its inner loop needs no test for edges.
+    """
 
     channels: int
     height: int
@@ -100,7 +50,7 @@ class Buffer:
 
     @property
     def vectors(self) -> int:
-        """Places of a slab, including the border."""
+        """Places of a slab, border included."""
         return self.channels * (self.height + 2 * self.pad) * (self.width + 2 * self.pad)
 
     def places(self) -> Ints:
@@ -113,18 +63,17 @@ class Buffer:
 
 def buffers_of(links: Sequence[Link], input_shape: Shape) -> list[Buffer]:
     """The buffers before, between and after the links, with the borders that convolutions read."""
-    shapes = [input_shape]
-    for link in links:
-        shapes.append(link.output_shape(shapes[-1]))
+    shapes = shapes_through(links, input_shape)
     pads = [0] * len(shapes)
     for number, link in enumerate(links):
-        if link.kind != CONVOLUTION:
+        if not isinstance(link, ConvolutionLink):
             continue
+        # Forward reads as far beyond the edge of its input as it is padded.
         pads[number] = max(pads[number], link.padding)
         if link.stride == 1:
             # Backward slides the flipped kernel over the output's gradient, which lies in the
             # output's buffer: it reads as far beyond the edge as the kernel is larger than its
-            # padding.
+            # padding. With a larger stride the kernels take another way, without a border.
             reach = max(link.kernel) - 1 - link.padding
             pads[number + 1] = max(pads[number + 1], reach)
     return [Buffer(*shape, pad) for shape, pad in zip(shapes, pads, strict=True)]
@@ -134,7 +83,8 @@ class RowConnections:
     """The plastic, or the frozen, connections of a layer, row by row.
 
     Attributes:
-        sorted: Whether the positions rise, as the kernels require.
+        sorted: Whether the positions rise, as the kernels require. A layer keeps them so; live
+            values made by hand may not.
         start: Row r has the connections ``start[r]`` to ``start[r + 1]``, ``(rows + 1,)``.
         source: Channel or place that each connection reads, ``(count,)``.
         count: Number of connections.
@@ -148,6 +98,11 @@ class RowConnections:
         self.start = np.searchsorted(row, np.arange(rows + 1)).astype(np.int32)
         self.source = source
         self.count = len(position)
+
+    @property
+    def per_row(self) -> Ints:
+        """Number of connections of each row, ``(rows,)``."""
+        return np.diff(self.start)
 
 
 class MergedConnections:
@@ -187,11 +142,11 @@ class MergedConnections:
 
 
 class Structure:
-    """Index arrays of one layer.
+    """Index arrays of one layer with weights.
 
     A row *varies* if its value can change while the layer learns: it has a plastic bias or
     connection, or reads a varying row of the layer before. All other rows are constant; they get no
-    gradient, and what they compute for a data set can be kept.
+    gradient, and what they compute for a data set can be cached.
 
     Attributes:
         plastic, frozen: Connections of each kind, by row.
@@ -201,15 +156,14 @@ class Structure:
         live_per_row: Live connections of each row, ``(targets,)``.
         pure_rows: Rows whose connections are all plastic or all frozen.
         mixed_rows: Rows with connections of both kinds.
-        mixed: Connections of the mixed rows, sorted by source. Merging the two kinds keeps the
-            order of a sum, and so its bits, when a connection is frozen.
-        needed_inputs: Inputs (channels, or features of a Linear layer) that need a gradient.
+        mixed: Connections of the mixed rows, sorted by source.
+        needed_inputs: Inputs that need a gradient.
         needed_input_places: Their places.
-        back: Connections from needed inputs into varying rows, by input: what the gradient flows
-            along.
+        back: Connections from needed inputs into varying rows, by input: the gradient flows along
+            these.
     """
 
-    def __init__(self, link: Link, into: Buffer, needed: NDArray[np.bool_]) -> None:
+    def __init__(self, link: WeightedLink, into: Buffer, needed: Bools) -> None:
         """Sorts the connections.
 
         Args:
@@ -217,47 +171,55 @@ class Structure:
             into: Its input.
             needed: Which channels of the input need a gradient, ``(channels,)``.
         """
-        weight, bias = link.live
-        targets, columns = weight.shape
-        linear = link.kind == LINEAR
-        # A Linear layer reads single features, which lie apart from each other where the buffer
-        # has a border; a convolution reads whole channels.
-        places = into.places() if linear else np.arange(into.channels, dtype=np.int32)
-        input_needed = np.repeat(needed, into.pixels) if linear else needed
+        targets, columns = link.weight.shape
+        if isinstance(link, LinearLink):
+            # A Linear layer reads single features. They lie apart where the buffer has a border.
+            # All features of a channel need a gradient, or none.
+            place_of_input, input_needed = into.places(), np.repeat(needed, into.pixels)
+        else:
+            # A convolution reads whole channels: the place is the channel's number.
+            place_of_input, input_needed = np.arange(into.channels, dtype=np.int32), needed
 
-        positions = [index.numpy() for index in (weight.plastic_index, weight.frozen_index)]
+        # Row and input of each connection, plastic ones first.
+        positions = [
+            index.numpy() for index in (link.weight.plastic_index, link.weight.frozen_index)
+        ]
         rows, inputs = zip(*(np.divmod(position, columns) for position in positions), strict=True)
         plastic, frozen = self.plastic, self.frozen = [
-            RowConnections(position, row, places[source], targets)
+            RowConnections(position, row, place_of_input[source], targets)
             for position, row, source in zip(positions, rows, inputs, strict=True)
         ]
+        row, source = np.concatenate(rows), np.concatenate(inputs)
+        place = np.concatenate([plastic.source, frozen.source])
+        # The code of ``MergedConnections.origin``.
+        origin = np.concatenate([np.arange(plastic.count), -1 - np.arange(frozen.count)])
 
-        # Which rows vary: those that learn, and those that read an input that varies.
+        # Which rows learn, and which vary: those that learn or read an input that varies.
         varies = np.zeros(targets, dtype=bool)
         varies[rows[0]] = True
-        varies[bias.plastic_index.numpy()] = True
+        varies[link.bias.plastic_index.numpy()] = True
         self.plastic_rows = np.flatnonzero(varies).astype(np.int32)
-        row, source = np.concatenate(rows), np.concatenate(inputs)
         varies[row[input_needed[source]]] = True
         self.needs_gradient = varies
         self.varying_rows = np.flatnonzero(varies).astype(np.int32)
 
-        # Forward.
-        self.live_per_row = np.diff(frozen.start) + np.diff(plastic.start)
-        mixed = (np.diff(frozen.start) > 0) & (np.diff(plastic.start) > 0)
+        # Forward. A pure row reads its values where the layer stores them. The values of a mixed
+        # row are copied together in the order of their sources: summed kind by kind, the sum would
+        # change its bits whenever a connection is frozen.
+        self.live_per_row = frozen.per_row + plastic.per_row
+        mixed = (frozen.per_row > 0) & (plastic.per_row > 0)
         self.pure_rows = np.flatnonzero(~mixed).astype(np.int32)
         self.mixed_rows = np.flatnonzero(mixed).astype(np.int32)
-        place = np.concatenate([plastic.source, frozen.source])
-        origin = np.concatenate([np.arange(plastic.count), -1 - np.arange(frozen.count)])
         chosen = mixed[row]
         order = np.argsort(row[chosen] * columns + source[chosen])
         self.mixed = MergedConnections(
             row[chosen], place[chosen], origin[chosen], targets, link.weights_each, order
         )
 
-        # Backward.
+        # Backward, with rows and inputs in exchanged roles. Connections into constant rows carry
+        # no gradient, and those from inputs that need none are left out.
         self.needed_inputs = np.flatnonzero(input_needed).astype(np.int32)
-        self.needed_input_places = places[self.needed_inputs]
+        self.needed_input_places = place_of_input[self.needed_inputs]
         chosen = varies[row] & input_needed[source]
         order = np.argsort(source[chosen] * targets + row[chosen])
         self.back = MergedConnections(
@@ -271,8 +233,35 @@ class Structure:
 
 
 class PoolStructure:
-    """Channels of a pool, which passes on what it is given: all of them, and those that vary."""
+    """Index arrays of a pool, whose rows are its inputs.
 
-    def __init__(self, needed: NDArray[np.bool_]) -> None:
+    Attributes:
+        pure_rows: All channels.
+        varying_rows, needed_inputs: The channels that vary.
+    """
+
+    def __init__(self, needed: Bools) -> None:
         self.pure_rows = np.arange(len(needed), dtype=np.int32)
         self.needed_inputs = self.varying_rows = np.flatnonzero(needed).astype(np.int32)
+
+
+def structures_of(
+    links: Sequence[Link], buffers: Sequence[Buffer], input_needed: bool
+) -> list[Structure | PoolStructure]:
+    """The index arrays of each link, from the input on, since a row may vary with its inputs.
+
+    Args:
+        links: The layers.
+        buffers: Those before, between and after them.
+        input_needed: Whether a gradient flows into the chain's input.
+    """
+    needed = np.full(buffers[0].channels, input_needed)
+    structures: list[Structure | PoolStructure] = []
+    for link, into in zip(links, buffers[:-1], strict=True):
+        if isinstance(link, WeightedLink):
+            structure = Structure(link, into, needed)
+            structures.append(structure)
+            needed = structure.needs_gradient
+        else:
+            structures.append(PoolStructure(needed))
+    return structures

@@ -39,12 +39,12 @@ from nispa.network.initialise import FanMode
 from nispa.network.models import (
     DataSet,
     NetworkConfig,
+    NetworkSpec,
     SparseNetwork,
-    build_network,
-    empty_network,
     restart_plastic,
 )
-from nispa.training.fit import ClassMask, OptimiserConfig, accuracy
+from nispa.training.fit import OptimiserConfig, accuracy
+from nispa.training.losses import ClassMask
 
 CACHE_BYTES = 2**29
 """Memory for the prepared data of one task, unless a run says otherwise."""
@@ -370,6 +370,12 @@ class Method(ABC):
         check_classes(self, task, earlier)
 
 
+def network_spec(method: Method) -> NetworkSpec:
+    """What the method's networks are drawn from, or loaded into."""
+    problem = method.problem
+    return NetworkSpec(method.network_config, problem.input_shape, problem.outputs)
+
+
 def network_state(network: SparseNetwork, prefix: str = "network.") -> dict[str, Tensor]:
     """Copies of a network's tensors under ``prefix``, on the CPU."""
     return {
@@ -383,11 +389,10 @@ def load_network(method: Method, state: MethodState, prefix: str = "network.") -
     Raises:
         FormatError: The tensors do not fit the network.
     """
-    problem = method.problem
     tensors = take_tensors(state, prefix)
     if not tensors:  # before anything is built: a header may promise what the file does not hold
         raise FormatError(f"the saved values of '{prefix}' are missing")
-    network = empty_network(method.network_config, problem.input_shape, problem.outputs)
+    network = network_spec(method).empty()
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -397,27 +402,28 @@ def load_network(method: Method, state: MethodState, prefix: str = "network.") -
 
 
 def draw_network(method: Method, seed: int) -> SparseNetwork:
-    """The method's network with first values drawn from ``seed``."""
-    problem = method.problem
-    network = build_network(method.network_config, problem.input_shape, problem.outputs, seed=seed)
+    """The method's network with first values drawn from ``seed``.
+
+    Raises:
+        ConfigError: No output has a path from the input.
+    """
+    network = network_spec(method).draw(seed)
     method.unreached = network.unreached()
-    if len(method.unreached) == problem.outputs:
+    if len(method.unreached) == method.problem.outputs:
         raise ConfigError(_without_path(method, method.unreached, seed))
     return network.to(method.device)
 
 
 def _without_path(method: Method, outputs: Sequence[int], seed: int) -> str:
     """Says that outputs of a fresh network cannot be reached, and with which density they can."""
-    config, problem = method.network_config, method.problem
-    density, left = config.density, len(outputs)
+    spec = network_spec(method)
+    density, left = spec.config.density, len(outputs)
     while left:  # all of them are reached at 1 at the latest
         density = min(1.0, float(f"{1.5 * density:.2g}"))
-        denser = replace(config, density=density)
-        drawn = build_network(denser, problem.input_shape, problem.outputs, seed=seed)
-        left = len(drawn.unreached())
+        left = len(spec.at_density(density).draw(seed).unreached())
     named = ", ".join(map(str, outputs[:10])) + (" and more" if len(outputs) > 10 else "")
     return (
-        f"density={config.density:g} leaves {len(outputs)} of {problem.outputs} outputs ({named}) "
-        "without a path from the input, so that their classes cannot be told apart; "
+        f"density={spec.config.density:g} leaves {len(outputs)} of {spec.outputs} outputs "
+        f"({named}) without a path from the input, so that their classes cannot be told apart; "
         f"density={density:g} reaches all of them"
     )

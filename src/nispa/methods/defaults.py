@@ -11,12 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Shape = tuple[int, int, int]
+from nispa.network.models import ARCHITECTURES, Shape
 
 CONVNET_FROM = 16
 """Pixels of the shorter side from which on images get convolutions."""
-SMALL_MAP = 12
-"""Pixels of a side down to which pairs of convolutions and a pool reduce an image, or below."""
 ROOMS, MOST_WIDE = 30.0, 3.0
 """See :func:`width`."""
 MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 100, 1000, 5
@@ -25,11 +23,6 @@ PHASES_IN_ONE = 8
 """How many phases' epochs a task gets where it is learned in one go."""
 LEAST_PHASES, PUBLISHED_K = 7, 30.0
 """Phases after which a task may end, with the published schedule."""
-RATES = {
-    "convnet": {"adam": 0.001, "adamw": 0.001, "sgd": 0.05, "adadelta": 1.0},
-    "mlp": {"adam": 0.01, "adamw": 0.01, "sgd": 0.1, "adadelta": 1.0},
-}
-"""Where each optimiser's learning rate falls from, within each fit, by architecture."""
 
 
 @dataclass(frozen=True)
@@ -81,27 +74,13 @@ def network(kind: str, input_shape: Shape, outputs: int, tasks: int | None) -> d
     """The network's settings.
 
     Args:
-        kind: ``"convnet"`` or ``"mlp"``.
+        kind: Name of the architecture.
         input_shape: Channels, height and width of an image.
         outputs: See :func:`width`.
         tasks: See :func:`width`.
     """
-    factor = width(outputs, tasks)
-
-    def wide(units: int) -> int:
-        return 8 * round(units * factor / 8)
-
-    if kind == "mlp":
-        return {"architecture": kind, "hidden": (wide(400),) * 3, "density": 0.2}
-    channels, side = [64, 64, 128, 128], max(input_shape[1:]) // 4
-    while side > SMALL_MAP and len(channels) < 10:
-        channels, side = [*channels, 128, 128], side // 2
-    return {
-        "architecture": kind,
-        "channels": tuple(wide(each) for each in channels),
-        "fc": (wide(1024),),
-        "density": round(0.1 / factor, 3),  # each unit reads as many others whatever the width
-    }
+    suggested = ARCHITECTURES[kind].suggest(input_shape, width(outputs, tasks))
+    return {"architecture": kind, **suggested}
 
 
 def memory(outputs: int) -> int:
@@ -136,7 +115,7 @@ def unit_share(facts: Facts) -> float:
 
 
 RULES: Mapping[str, Callable[[Facts], Any]] = {
-    "learning_rate": lambda facts: RATES[facts.kind][facts.optimiser],
+    "learning_rate": lambda facts: ARCHITECTURES[facts.kind].learning_rates[facts.optimiser],
     "batch_size": batch_size,
     "decay": lambda _: "linear",
     "keep": lambda _: "last",

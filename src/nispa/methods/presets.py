@@ -32,8 +32,9 @@ from nispa.methods.published import (
     SCENARIO_BENCHMARKS,
     TUNED,
     Values,
+    benchmark_with,
 )
-from nispa.network.models import UNPOOLED, NetworkConfig
+from nispa.network.models import ARCHITECTURES, UNPOOLED, NetworkConfig
 
 
 def preset_names() -> dict[str, str]:
@@ -177,20 +178,21 @@ def resolve(
     return settings
 
 
-ONLY = {"mlp": ("hidden",), "convnet": ("channels", "kernel_size", "pool_every", "pool_to", "fc")}
-"""Settings that only one architecture has."""
-
-
 def _implied(given: Values) -> dict[str, Any]:
     """The architecture that the settings given speak of, where it is not given itself.
 
     Raises:
         ConfigError: A setting is given that the architecture does not have.
     """
-    meant = {name: kind for kind, names in ONLY.items() for name in names if name in given}
+    meant = {
+        name: kind
+        for kind, architecture in ARCHITECTURES.items()
+        for name in architecture.own_settings()
+        if name in given
+    }
     chosen = str(given.get("architecture", next(iter(meant.values()), "")))
     for name, kind in meant.items():
-        if kind != chosen and chosen in ONLY:
+        if kind != chosen and chosen in ARCHITECTURES:
             other = next((each for each, its in meant.items() if its == chosen), "architecture")
             raise ConfigError(
                 f"{name} is a setting of architecture={kind}, but {other} asks for "
@@ -212,9 +214,9 @@ def _derived(
     architecture. Every method gets the same optimiser.
     """
     kind = str(for_network.get("architecture", defaults.architecture(input_shape)))
-    if kind not in ONLY:
+    if kind not in ARCHITECTURES:
         return {}, {}  # refused where the network's settings are built
-    benchmark = BENCHMARKS["cifar10" if kind == "convnet" else "efmnist"]
+    benchmark = benchmark_with(kind)
     network = {
         **defaults.network(kind, input_shape, *planned),
         **benchmark.networks.get(method, {}),

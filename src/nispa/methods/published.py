@@ -14,8 +14,10 @@ that the published learning rate was chosen for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from nispa.network.models import ARCHITECTURES
 
 Values = Mapping[str, Any]
 
@@ -261,6 +263,23 @@ BENCHMARKS: dict[str, Benchmark] = {
         _same(DENSE, {"density": 1.0}),
     ),
 }
+
+
+def benchmark_with(architecture: str) -> Benchmark:
+    """The first benchmark with an architecture; one that none has takes CIFAR-10's settings.
+
+    Sizes of another architecture are left out.
+    """
+    for benchmark in BENCHMARKS.values():
+        if benchmark.network["architecture"] == architecture:
+            return benchmark
+    nearest = BENCHMARKS["cifar10"]
+    foreign = ARCHITECTURES[nearest.network["architecture"]].own_settings()
+    networks = {
+        method: {name: value for name, value in values.items() if name not in foreign}
+        for method, values in nearest.networks.items()
+    }
+    return replace(nearest, networks=networks)
 
 
 @dataclass(frozen=True)

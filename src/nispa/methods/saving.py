@@ -24,6 +24,7 @@ from nispa.errors import FormatError, InputError
 from nispa.files import first_fault
 from nispa.methods.base import Method, MethodState, Problem
 from nispa.methods.presets import Settings, settings_of
+from nispa.network.models import NetworkSpec
 
 FORMAT = "nispa-learner/1"
 MAX_TASKS = 100_000
@@ -122,7 +123,8 @@ def read_learner(path: Path, device: str | torch.device = "cpu") -> Saved:
         raise FormatError(f"{path} has settings that this version does not know: {error}") from None
     shape = header.problem.input_shape
     problem = Problem(shape, header.problem.outputs, header.problem.tasks)
-    if _units(settings, problem) * _BYTES_EACH > path.stat().st_size:
+    network = NetworkSpec(settings.network, problem.input_shape, problem.outputs)
+    if network.units * _BIAS_BYTES > path.stat().st_size:
         raise FormatError(f"{path} is damaged: it is too small for the network it describes")
     _check_finite(path, tensors)
     method = make_method(settings, problem, seed=header.seed, device=device)
@@ -148,15 +150,8 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 _REACH = "reach"
 
-_BYTES_EACH = 4
-"""What a unit takes in a file at least: its bias."""
-
-
-def _units(settings: Settings, problem: Problem) -> int:
-    """Number of units that a network of these settings has at least."""
-    network = settings.network
-    hidden = network.hidden if network.architecture == "mlp" else (*network.channels, *network.fc)
-    return sum(hidden) + problem.outputs
+_BIAS_BYTES = 4
+"""What each unit takes in a file at least."""
 
 
 class _Part(BaseModel):

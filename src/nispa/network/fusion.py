@@ -1,21 +1,30 @@
 """Finds the layers of a module that compiled kernels can run as one chain.
 
-Only what is known to compute the same is fused: sparse layers, ReLU, the 2 x 2 max-pool, a flatten,
-unit marks. Any other module, or one with a hook, runs by itself, with chains before and after it.
+Only modules that are known to compute the same are fused: sparse layers, ReLU, the 2 x 2 max-pool,
+a flatten, unit marks. Any other module, or one with a hook, runs by itself, between chains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from nispa.kernels import dense
 from nispa.kernels.blocks import run
-from nispa.kernels.dense import Full
-from nispa.kernels.dispatch import CONVOLUTION, LINEAR, POOL, Chain, Compiled, Given, Link
+from nispa.kernels.dense import FullTensor
+from nispa.kernels.dispatch import (
+    Chain,
+    Compiled,
+    ConvolutionLink,
+    Images,
+    LinearLink,
+    Link,
+    PoolLink,
+    WeightedLink,
+)
 from nispa.network.layers import SparseConv2d, SparseLayer, SparseLinear, Units
 
 _KNOWN = (SparseLinear, SparseConv2d, Units, nn.Flatten, nn.ReLU, nn.MaxPool2d)
@@ -44,6 +53,11 @@ class Segment:
     layers: list[tuple[int, SparseLayer]] = field(default_factory=list)
     measured: bool = False
 
+    @property
+    def ends_flat_without_linear(self) -> bool:
+        """Whether its output must be flattened after the last link: no Linear layer does so."""
+        return self.flat and bool(self.links) and not isinstance(self.links[-1], LinearLink)
+
     def take(self, module: nn.Module) -> bool:
         """Adds a module if the chain can hold it."""
         if hooked(module) or not self._link(module):
@@ -68,26 +82,24 @@ class Segment:
         if not self.links:
             return False
         if isinstance(module, nn.ReLU):
-            if not self.positive and self.links[-1].kind != POOL:
-                self.links[-1] = self.links[-1]._replace(relu=True)
+            last = self.links[-1]
+            if not self.positive and isinstance(last, WeightedLink):
+                self.links[-1] = replace(last, relu=True)
                 self.positive = True
+            # After a pool of values that may be negative the ReLU runs by itself.
             return self.positive
         if isinstance(module, nn.MaxPool2d) and not self.flat and _halves(module):
-            self.links.append(Link(POOL))
+            self.links.append(PoolLink())
             return True
         return False
 
     def _layer(self, layer: SparseLayer) -> bool:
+        link: Link
+        weight, bias = layer.live_weight(), layer.live_bias()
         if isinstance(layer, SparseConv2d) and not self.flat:
-            link = Link(
-                CONVOLUTION,
-                layer.live_weight(),
-                layer.live_bias(),
-                stride=layer.stride,
-                padding=layer.padding,
-            )
+            link = ConvolutionLink(weight, bias, stride=layer.stride, padding=layer.padding)
         elif isinstance(layer, SparseLinear) and (self.flat or not self.links):
-            link = Link(LINEAR, layer.live_weight(), layer.live_bias())
+            link = LinearLink(weight, bias)
             self.flat = True
         else:
             return False
@@ -96,9 +108,9 @@ class Segment:
         self.positive = False
         return True
 
-    def chain(self, x: Tensor | Given, compiled: Compiled) -> Chain | None:
+    def chain(self, x: Images, compiled: Compiled) -> Chain | None:
         """The chain for an input, or None where its modules must run one by one."""
-        if isinstance(x, Tensor) and self.links and self.links[0].kind == LINEAR:
+        if isinstance(x, Tensor) and self.links and isinstance(self.links[0], LinearLink):
             starts_flat = not isinstance(self.modules[0], nn.Flatten)
             if x.dim() != 2 and starts_flat:
                 return None
@@ -110,13 +122,13 @@ class Segment:
         return chain
 
     def blocks(self, x: Tensor) -> Tensor | None:
-        """What comes out where full weights are kept, or None where modules run one by one."""
+        """The output where full weights are kept, or None where modules must run one by one."""
         if not self.layers or not dense.keeps(self.layers[0][1].weight):
             return None
-        flat = self.links[0].kind == LINEAR and not isinstance(self.modules[0], nn.Flatten)
+        flat = isinstance(self.links[0], LinearLink) and not isinstance(self.modules[0], nn.Flatten)
         if x.dim() != (2 if flat else 4):
             return None
-        full: list[tuple[Full, Full] | None] = [None] * len(self.links)
+        full: list[tuple[FullTensor, FullTensor] | None] = [None] * len(self.links)
         for number, layer in self.layers:
             full[number] = layer.compiled.weight, layer.compiled.bias
         x, places = run(self.links, full, x)
@@ -127,22 +139,25 @@ class Segment:
 
 
 def segments(body: nn.Module) -> list[Segment]:
-    """The modules of a sequence in chains as long as possible; any other module is one segment."""
+    """A sequence of modules cut into chains as long as possible.
+
+    A module that no chain can hold is a segment by itself, and so is a body that is no sequence.
+    """
     modules: Iterable[nn.Module] = body if type(body) is nn.Sequential else (body,)
-    found = [Segment()]
+    cut = [Segment()]
     for module in modules:
-        if found[-1].take(module):
+        if cut[-1].take(module):
             continue
-        fresh = Segment()
-        if fresh.take(module):
-            found.append(fresh)
+        following = Segment()
+        if following.take(module):
+            cut.append(following)
         else:
-            found += [Segment([module]), Segment()]
-    return [segment for segment in found if segment.modules]
+            cut += [Segment([module]), Segment()]
+    return [segment for segment in cut if segment.modules]
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether something listens to a module's passes."""
+    """Whether a hook listens to a module's passes, which a chain would not call."""
     return bool(
         _has_any_global_hook()
         or module._forward_hooks

@@ -94,6 +94,10 @@ class SparseLayer(nn.Module):
         """Number of weights of one connection (9 for a 3 x 3 kernel)."""
         return math.prod(self.spec.kernel)
 
+    def values(self) -> tuple[Tensor, ...]:
+        """Every tensor that it stores: values and positions, plastic and frozen."""
+        return tuple(getattr(self, name) for name in _STATE)
+
     def _mark(self, index: Tensor) -> Tensor:
         marks = torch.zeros(self.position_count, dtype=torch.bool)
         marks[index.cpu()] = True
@@ -215,7 +219,17 @@ class SparseLayer(nn.Module):
         self.weight = nn.Parameter(values[order].clone())
         self.changes += 1
 
-    # Loading: a layer takes the sizes it finds, after checking that they make sense.
+    # Saving and loading. Positions are int64 in memory, since PyTorch indexes with nothing smaller
+    # without a copy, and int32 in a state, where they are half as large. A state from before that
+    # holds int64. A layer takes the sizes it finds, after checking that they make sense.
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        fits = self.position_count <= 2**31  # every network of nispa's own
+        for name in _POSITIONS if fits else ():
+            destination[prefix + name] = destination[prefix + name].to(torch.int32)
 
     def _load_from_state_dict(
         self,
@@ -237,7 +251,8 @@ class SparseLayer(nn.Module):
             tensor = state_dict.get(prefix + name)
             if tensor is None or tensor.shape == getattr(self, name).shape:
                 continue  # of equal size: loaded in place, so that an optimiser stays valid
-            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.weight.device)
+            dtype = getattr(self, name).dtype
+            empty = torch.empty(tensor.shape, dtype=dtype, device=self.weight.device)
             if name in ("weight", "bias"):
                 setattr(self, name, nn.Parameter(empty))
             else:
@@ -257,8 +272,9 @@ class SparseLayer(nn.Module):
         ):
             frozen = f"frozen_{weight}"
             for values, places in ((weight, index), (frozen, positions)):
-                if state[places].dtype != torch.int64 or state[places].dim() != 1:
-                    return f"{places} must be a vector of int64"
+                known = state[places].dtype in (torch.int32, torch.int64)
+                if not known or state[places].dim() != 1:
+                    return f"{places} must be a vector of int32 or int64"
                 if state[values].dtype != self.weight.dtype:
                     return f"{values} must be {self.weight.dtype}, not {state[values].dtype}"
                 if state[values].shape != (len(state[places]), *kernel):
@@ -286,6 +302,7 @@ _STATE = (
     "frozen_bias",
     "frozen_bias_index",
 )
+_POSITIONS = tuple(name for name in _STATE if name.endswith("_index"))
 
 
 class SparseLinear(SparseLayer):

@@ -20,6 +20,7 @@ from nispa.errors import NotLearnedError
 from nispa.runs.identity import code_digest
 from nispa.kernels.dispatch import in_use
 from nispa.methods.base import LearnReport, Method, Problem, derive
+from nispa.network.models import NetworkSpec
 from nispa.network.operations import Ledger, counting
 from nispa.methods.presets import Settings
 from nispa.runs.record import (
@@ -107,12 +108,8 @@ def derived_line(scenario: Scenario, settings: Settings) -> str:
     tasks = _derived(scenario, settings)
     if not tasks:
         return ""
-    network = settings.network
-    shape = {"hidden": network.hidden}
-    if network.architecture == "convnet":
-        shape = {"channels": network.channels, "fc": network.fc}
-    known = {"architecture": network.architecture, **shape, "density": network.density}
-    return sentence(known, tasks)
+    network = NetworkSpec(settings.network, scenario.input_shape, scenario.outputs)
+    return sentence(network.describe(), tasks)
 
 
 def _notes(scenario: Scenario, method: Method) -> tuple[str, ...]:

@@ -13,18 +13,17 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nispa.base.config import setting, settings
 from nispa.errors import DivergedError
 from nispa.kernels.adam import Adam, AdamW
-from nispa.kernels.graphs import Recorded
-from nispa.network.models import DataSet, SparseNetwork
-from nispa.network.operations import Ledger, count_updates, counting, current, purpose
+from nispa.network.models import DataSet
+from nispa.network.operations import Ledger, count_updates, current, purpose
+from nispa.training.losses import ClassMask, CrossEntropy
 from nispa.training.pausing import (
     Carried,
     EpochEnd,
@@ -34,58 +33,64 @@ from nispa.training.pausing import (
     Progress,
     best_of,
 )
+from nispa.training.steps import (
+    Batch,
+    Loss,
+    Step,
+    Term,
+    Ways,
+    batch_gradients,
+    batch_of,
+    batch_update,
+    counted_once,
+    gradient_of,
+    gradient_step,
+    network_step,
+)
+
+__all__ = [
+    "EVALUATION_BATCH",
+    "PAUSE_S",
+    "Batch",
+    "ClassMask",
+    "CrossEntropy",
+    "FitResult",
+    "Loss",
+    "OptimiserConfig",
+    "Rates",
+    "Step",
+    "Term",
+    "Ways",
+    "accuracy",
+    "batch_gradients",
+    "batch_of",
+    "batch_update",
+    "counted_once",
+    "falling_rate",
+    "fit",
+    "gradient_of",
+    "gradient_step",
+    "make_optimiser",
+    "network_step",
+    "of_epoch",
+]
 
 PAUSE_S = 1.0
-"""Seconds between two places within an epoch where a fit may be left."""
+"""Seconds between two points within an epoch where a fit can be interrupted."""
 
 EVALUATION_BATCH = 512
 """Images per batch outside training, the same for all, so that logits compare bit by bit."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some images of the training set, in the order in which they were drawn.
-
-    Attributes:
-        images: What the data set's ``batch`` gives: ``(n, channels, height, width)`` float32, or
-            what stands for it in a prepared set.
-        labels: Their classes, ``(n,)`` int64.
-        index: Their places in the training set, ``(n,)`` int64.
-        epoch: Number of the epoch, from 1.
-        number: Number of the batch in its epoch, from 1.
-    """
-
-    images: Any
-    labels: Tensor
-    index: Tensor
-    epoch: int
-    number: int
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-
-def batch_of(data: DataSet, index: Tensor, epoch: int = 1, number: int = 1) -> Batch:
-    """The batch of the samples at ``index``, ``(n,)`` int64."""
-    return Batch(*data.batch(index), index, epoch, number)
-
-
 def of_epoch(data: DataSet, generator: torch.Generator) -> DataSet:
-    """What an epoch learns from: images that may vary are varied anew, from its stream."""
+    """The data of one epoch: with augmentation, freshly drawn from the epoch's stream."""
     vary: Callable[[torch.Generator], DataSet] | None = getattr(data, "for_epoch", None)
     return data if vary is None else vary(generator)
 
 
-Step = Callable[[Batch], Tensor]
-"""From a batch to its loss, a detached scalar, after updating the network."""
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""A mean over samples, from logits ``(n, outputs)`` and what they should be, ``(n, ...)``."""
-
-
 @settings
 class OptimiserConfig:
-    """How values are updated: shared by every method."""
+    """Settings of the optimiser, shared by every method."""
 
     optimiser: Literal["adam", "adamw", "sgd", "adadelta"] = setting(
         "adam", "update rule", aliases=("optimizer",)
@@ -104,7 +109,7 @@ class OptimiserConfig:
 def make_optimiser(
     config: OptimiserConfig, parameters: Iterable[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """A fresh optimiser over ``parameters``, less the empty ones, in one pass over each value."""
+    """A new optimiser over the parameters that are not empty, fused: one pass over each value."""
     learning = [parameter for parameter in parameters if parameter.numel()]
     rate, decay = config.learning_rate, config.weight_decay
     if not learning:  # a network without plastic values: every optimiser does nothing
@@ -124,11 +129,11 @@ def make_optimiser(
 
 
 Rates = Callable[[float], float]
-"""From the share of a fit that is over, in [0, 1), to the learning rate of the next step."""
+"""From the share of a fit that is done, in [0, 1), to the learning rate of the next step."""
 
 
 def falling_rate(config: OptimiserConfig) -> Rates | None:
-    """The learning rate as the fit goes on; None where it stays."""
+    """The schedule of the learning rate; None where it is constant."""
     if config.decay == "none":
         return None
     return lambda done: config.learning_rate * (1.0 - done)
@@ -136,7 +141,7 @@ def falling_rate(config: OptimiserConfig) -> Rates | None:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a whole fit came to: the accuracy of the epoch kept, its number, and images seen."""
+    """The result of a fit: accuracy and number of the kept epoch, epochs run, images seen."""
 
     accuracy: float | None
     epoch: int
@@ -162,19 +167,19 @@ def fit(
     """Trains for some epochs and leaves the network with the values of the epoch to keep.
 
     Args:
-        network: What ``step`` updates; its values are kept and put back.
+        network: The network that ``step`` updates; it ends with the values of the kept epoch.
         step: One update.
-        train: What to learn from.
+        train: The training set.
         epochs: How many passes over it, at most.
         batch_size: Images per step.
         order: From the epoch's number (from 1) to the stream that shuffles it.
-        validate: Fraction right on the validation set, or None where there is none.
+        validate: Accuracy on the validation set, or None if there is none.
         keep: The epoch of the best validation accuracy (the first of equals), or the last one.
         patience: Stop after so many epochs without a better accuracy; None never does.
-        optimiser: What ``step`` updates with: its moments are part of a saved state. None where
-            it updates without one; to leave one out would let a resumed fit take another course.
-        carried: What else ``step`` changes.
-        rates: The learning rate of ``optimiser`` as the fit goes on; None leaves it as it is.
+        optimiser: The optimiser of ``step``, if it has one: a resumed fit needs its moments to
+            take the same course.
+        carried: Other state that ``step`` changes.
+        rates: Schedule of the optimiser's learning rate; None leaves it constant.
 
     Raises:
         DivergedError: The loss is no longer a finite number.
@@ -254,190 +259,6 @@ def fit(
     return FitResult(last.validation_accuracy, last.epoch, last.epoch, samples)
 
 
-def gradient_step(loss: Callable[[Any, Tensor], Tensor], optimiser: torch.optim.Optimizer) -> Step:
-    """A step with any loss: the gradient of ``loss(images, labels)``, then the optimiser."""
-
-    def step(batch: Batch) -> Tensor:
-        optimiser.zero_grad(set_to_none=True)
-        value = loss(batch.images, batch.labels)
-        if value.requires_grad:  # nothing to do where every value is frozen
-            value.backward()
-            optimiser.step()
-        return value.detach()
-
-    return step
-
-
-def network_step(
-    network: SparseNetwork,
-    loss: Loss,
-    optimiser: torch.optim.Optimizer,
-    penalty: Callable[[], Tensor] | None = None,
-    pull: Callable[[], Tensor] | None = None,
-) -> Step:
-    """The fastest step, for a loss of logits and labels; see :func:`batch_update`."""
-    update = batch_update(network, loss, optimiser, penalty, pull)
-
-    def step(batch: Batch) -> Tensor:
-        return update(batch.images, batch.labels)
-
-    return step
-
-
-def batch_update(
-    network: SparseNetwork,
-    loss: Loss,
-    optimiser: torch.optim.Optimizer,
-    penalty: Callable[[], Tensor] | None = None,
-    pull: Callable[[], Tensor] | None = None,
-) -> Callable[[Any, Tensor], Tensor]:
-    """The fastest way to many updates by one loss that is a mean over samples.
-
-    Args:
-        network: What learns.
-        loss: From logits ``(n, outputs)`` and labels ``(n, ...)`` to a scalar.
-        optimiser: Over the network's values.
-        penalty: What is added to the loss whatever the batch: a scalar from the values themselves.
-        pull: The same, where it adds its own gradient to the ``grad`` of the values.
-
-    Returns:
-        From images and labels of a batch to its loss, detached, after the update.
-    """
-
-    def update(images: Any, labels: Tensor) -> Tensor:
-        value = network.gradients(images, labels, loss, reuse=True)
-        if penalty is not None:
-            more = penalty()
-            if more.requires_grad:  # not before there is something to hold on to
-                more.backward()
-            value = value + more.detach()
-        if pull is not None:
-            value = value + pull()
-        optimiser.step()
-        return value
-
-    if not _on_gpu(network):
-        return update
-
-    def updated() -> None:  # what listens to the optimiser's steps, such as a ledger
-        for hook in optimiser._optimizer_step_post_hooks.values():
-            hook(optimiser, (), {})
-
-    recorded = counted_once(network, Recorded(update, network.parameters(), updated))
-    device = next(network.parameters()).device
-    rates = [torch.zeros((), device=device) for _ in optimiser.param_groups]
-
-    def at_rate(images: Any, labels: Tensor) -> Tensor:  # a number would be recorded as it is
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            if group["lr"] is not rate:
-                group["lr"] = rate.fill_(group["lr"])
-        return recorded(images, labels)
-
-    return at_rate
-
-
-def batch_gradients(network: SparseNetwork, loss: Loss) -> Callable[[Any, Tensor], Tensor]:
-    """The fastest way to many gradients of one loss.
-
-    Returns:
-        From images and labels of a batch to its loss, detached. It makes the gradient the ``grad``
-        of every plastic value, and may write it over the one before.
-    """
-    return _gradients_by(network, loss, reuse=True)
-
-
-def _gradients_by(
-    network: SparseNetwork, loss: Loss, *, reuse: bool = False
-) -> Callable[[Any, Tensor], Tensor]:
-    def gradients(images: Any, labels: Tensor) -> Tensor:
-        return network.gradients(images, labels, loss, reuse=reuse)
-
-    if not _on_gpu(network):
-        return gradients
-    return counted_once(network, Recorded(gradients, network.parameters()))
-
-
-def _on_gpu(network: nn.Module) -> bool:
-    return next(network.parameters()).is_cuda
-
-
-def counted_once(
-    network: SparseNetwork, recorded: Callable[[Any, Tensor], Tensor]
-) -> Callable[[Any, Tensor], Tensor]:
-    """A way to gradients that counts as one pass of its batch, whatever it goes through."""
-
-    def replayed(images: Any, labels: Tensor) -> Tensor:
-        with counting(None):  # what warms up and records is no work of the method
-            value = recorded(images, labels)
-        ledger = current()
-        if ledger is not None:
-            cost = network.per_sample()
-            ledger.forward(len(labels), cost, learning=True)
-            ledger.backward(len(labels), cost)
-        return value
-
-    return replayed
-
-
-@dataclass(frozen=True)
-class Term:
-    """A part of a loss: some images, what their logits should be, how that is scored, its weight.
-
-    Attributes:
-        images: ``(n, channels, height, width)`` float32, or what stands for it.
-        wanted: What ``loss`` compares logits with, ``(n, ...)``: classes, or logits of before.
-        loss: A mean over samples.
-        weight: Its factor in the sum.
-    """
-
-    images: Any
-    wanted: Tensor
-    loss: Loss
-    weight: float = 1.0
-
-
-Ways = dict[Loss, Callable[[Any, Tensor], Tensor]]
-"""The fastest way to the gradients of each loss; see :func:`gradient_of`."""
-
-
-def gradient_of(network: SparseNetwork, terms: Sequence[Term], ways: Ways | None = None) -> Tensor:
-    """Makes the gradient of a weighted sum of terms the ``grad`` of every plastic value.
-
-    Each term is a pass of its own, so batches of any sizes and losses may be put together.
-
-    Args:
-        network: What learns.
-        terms: What is summed.
-        ways: Kept from step to step where the losses are the same functions each time, and each
-            another one; empty at first. It makes steps faster.
-
-    Returns:
-        The sum, a detached scalar.
-    """
-    values = [value for value in network.parameters() if value.numel()]
-    total = values[0].new_zeros(()) if values else torch.zeros(())
-    summed: list[Tensor] | None = None
-    assert ways is None or len({term.loss for term in terms}) == len(terms)  # they share memory
-    for term in terms:
-        if ways is None:
-            value = network.gradients(term.images, term.wanted, term.loss)
-        else:
-            if term.loss not in ways:
-                ways[term.loss] = _gradients_by(network, term.loss)
-            value = ways[term.loss](term.images, term.wanted)
-        total = total + term.weight * value
-        here = [torch.zeros_like(each) if each.grad is None else each.grad for each in values]
-        if term.weight != 1.0:
-            torch._foreach_mul_(here, term.weight)
-        if summed is None:
-            summed = here
-        else:
-            torch._foreach_add_(summed, here)
-    for value, gradient in zip(values, summed or [], strict=True):
-        value.grad = gradient
-    return total
-
-
 @torch.no_grad()
 def accuracy(
     network: nn.Module, predict: Callable[[Tensor], Tensor], samples: DataSet
@@ -456,64 +277,3 @@ def accuracy(
             for images, labels in samples.batches(EVALUATION_BATCH)
         )
     return int(right) / len(samples) if len(samples) else None
-
-
-class CrossEntropy:
-    """Mean cross-entropy among some of the outputs, with its gradient in closed form.
-
-    With p the soft-max of a sample's n logits and y its class, dL/dlogits = (p - onehot(y)) / n.
-    """
-
-    def __init__(self, classes: Tensor, mask: Tensor, how: str) -> None:
-        """See :class:`ClassMask`; ``mask`` is 1 for the outputs of ``classes``, else 0."""
-        self._how, self._classes, self._mask = how, classes, mask
-        self._place = torch.full_like(mask, -1, dtype=torch.int64)
-        self._place[classes] = torch.arange(len(classes), device=mask.device)
-
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean over ``(batch, outputs)`` logits and ``(batch,)`` classes."""
-        return functional.cross_entropy(*self._competing(logits, labels))
-
-    @torch.no_grad()
-    def value_and_gradient(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The same bits as from autograd, without its graph: a scalar, ``(batch, outputs)``."""
-        chosen, places = self._competing(logits, labels)
-        logs = torch.log_softmax(chosen, 1)
-        value = functional.nll_loss(logs, places)
-        slope = torch.zeros_like(logs).scatter_(1, places.unsqueeze(1), -1 / len(labels))
-        gradient = torch._log_softmax_backward_data(slope, logs, 1, logs.dtype)
-        if self._how == "zero":
-            return value, gradient * self._mask
-        return value, torch.zeros_like(logits).index_copy_(1, self._classes, gradient)
-
-    def _competing(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if self._how == "zero":
-            return logits * self._mask, labels
-        chosen = logits.index_select(1, self._classes)  # whose gradient is faster than indexing's
-        return chosen, self._place[labels]
-
-
-class ClassMask:
-    """Restricts logits to the classes of one task.
-
-    ``slice`` takes the logits of those classes alone. ``zero`` (published) multiplies the others by
-    0: they stay in the soft-max as e^0 and can win the arg-max when all the task's are negative.
-
-    Attributes:
-        loss: Mean cross-entropy of ``(batch, outputs)`` logits against ``(batch,)`` classes.
-    """
-
-    def __init__(
-        self, classes: tuple[int, ...], outputs: int, how: str, device: torch.device
-    ) -> None:
-        self.how = how
-        self.classes = torch.tensor(classes, device=device)
-        self.mask = torch.zeros(outputs, device=device)
-        self.mask[self.classes] = 1.0
-        self.loss = CrossEntropy(self.classes, self.mask, how)
-
-    def predict(self, logits: Tensor) -> Tensor:
-        """The class with the highest logit, ``(batch,)`` int64."""
-        if self.how == "zero":
-            return (logits * self.mask).argmax(dim=1)
-        return self.classes[logits[:, self.classes].argmax(dim=1)]
