@@ -14,7 +14,9 @@ from scipy import stats
 
 from nispa.errors import ConfigError, InputError, UnknownNameError
 from nispa.reading import compare as module
-from nispa.reading.compare import Comparison, Run, compare
+from nispa.reading.compare import Comparison, compare
+from nispa.reading.groups import Run
+from nispa.reading.samples import Pair
 from nispa.reading.statistics import (
     cohens_d_z,
     hedges_factor,
@@ -48,7 +50,7 @@ def runs(**accuracies: list[float]) -> list[Run]:
     ]
 
 
-def only(found: Comparison) -> module.Pair:
+def only(found: Comparison) -> Pair:
     (pair,) = found.pairs
     return pair
 

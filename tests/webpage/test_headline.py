@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from nispa.reading.compare import Run as Compared
 from nispa.reading.compare import compare
 from nispa.runs.record import Record, TaskEntry
 from nispa.webpage import Run, page
 from nispa.webpage.headline import headline
 from nispa.webpage.markup import render, tag
-from nispa.webpage.runs import problems_of, summary
+from nispa.webpage.problems import problems_of
 from tests.records import finetune, five_tasks, priced, record
 from tests.webpages import Page, harmless, made
 
@@ -159,7 +158,7 @@ def test_runs_of_different_kinds_stand_apart() -> None:
 
 def compared(records: list[Record]) -> dict[str, tuple[float, float]]:
     """The intervals that ``nispa compare`` has of the same runs."""
-    found = compare([Compared(f"run {k}", each) for k, each in enumerate(records)])
+    found = compare([Run(f"run {k}", each) for k, each in enumerate(records)])
     return {group.label: group.interval for group in found.groups if group.interval}
 
 
@@ -169,23 +168,23 @@ def compared(records: list[Record]) -> dict[str, tuple[float, float]]:
 def test_the_interval_is_that_of_compare_and_stays_within_bounds(values: tuple[float, ...]) -> None:
     runs = [reached(value, seed=seed) for seed, value in enumerate(values)]
     (problem,) = problems_of([Run(f"run {k}", each) for k, each in enumerate(runs)])
-    found = summary(problem.groups[0])
+    found = problem.groups[0].estimate
     assert found is not None
     assert found.interval is not None
     assert found.interval == pytest.approx(compared(runs)["nispa"], abs=1e-12)
     assert 0 <= found.interval[0] <= sum(values) / len(values) + 1e-12
     assert found.interval[1] <= 1
-    assert found.deviation is not None
+    assert found.sd is not None
     assert found.mean == pytest.approx(sum(values) / len(values))
 
 
 def test_no_interval_of_one_value() -> None:
     (problem,) = problems_of([Run("a", reached(0.5))])
-    found = summary(problem.groups[0])
+    found = problem.groups[0].estimate
     assert found is not None
-    assert (found.mean, found.deviation, found.interval) == (0.5, None, None)
+    assert (found.mean, found.sd, found.interval) == (0.5, None, None)
     (problem,) = problems_of([Run("a", reached(0.5, status="failed"))])
-    assert summary(problem.groups[0]) is None
+    assert problem.groups[0].estimate is None
 
 
 # One picture with a choice of axes

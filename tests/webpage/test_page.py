@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nispa.reading.phases import phases_of
 from nispa.runs.record import (
     DataEntry,
     Record,
@@ -26,8 +27,7 @@ from nispa.runs.record import (
 from nispa.webpage import Run, page
 from nispa.webpage.charts import COLOURS
 from nispa.webpage.markup import raw, render, tag
-from nispa.webpage.phases import phases_of
-from nispa.webpage.runs import problems_of
+from nispa.webpage.problems import problems_of
 from nispa.webpage.scales import Scale, rounded, short, spread
 from tests.records import COSTS, finetune, five_tasks, priced, record, twenty_tasks
 from tests.webpages import Page, harmless, made

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nispa.errors import FormatError, InputError, either
 from nispa.files import one_line, read_limited, shown, wording
-from nispa.reading.store import IMPORTED
+from nispa.reading.groups import IMPORTED
 from nispa.runs.record import (
     MAX_TASKS,
     Environment,

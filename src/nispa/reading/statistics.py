@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -60,6 +61,34 @@ def interval(
     ends = np.clip([sample.mean() - half, sample.mean() + half], low, high)
     first, last = ends.round(12) + 0.0  # a bound of 0 is 0, neither -1e-19 nor -0
     return float(first), float(last)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds: ``sd`` and ``interval`` are None for one value."""
+
+    count: int
+    mean: float
+    sd: float | None
+    interval: tuple[float, float] | None
+
+
+def estimate(values: ArrayLike, low: float = 0.0, *, level: float = 0.05) -> Estimate:
+    """Mean, standard deviation and interval of at least one value in ``[low, 1]``.
+
+    Every mean over seeds in a table, a page or a comparison comes from here.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    mean = float(sample.mean().round(12))
+    return Estimate(len(sample), mean, spread(sample), interval(sample, low, level=level))
+
+
+def mean_of_all(values: Iterable[float | None]) -> float | None:
+    """The mean; None if there is no value, or one is unknown."""
+    known = list(values)
+    if not known or None in known:
+        return None
+    return sum(value for value in known if value is not None) / len(known)
 
 
 def sign_flip_p(differences: ArrayLike) -> float:

@@ -7,7 +7,7 @@ one, which it names by its hash.
 
 from __future__ import annotations
 
-from nispa.webpage.document import MARK, MAX_BYTES, page
-from nispa.webpage.runs import MAX_RUNS, Run, find_runs, read_run, read_runs
+from nispa.reading.groups import Run, find_folders, read_run, read_runs
+from nispa.webpage.document import MARK, MAX_BYTES, MAX_RUNS, page
 
-__all__ = ["MARK", "MAX_BYTES", "MAX_RUNS", "Run", "find_runs", "page", "read_run", "read_runs"]
+__all__ = ["MARK", "MAX_BYTES", "MAX_RUNS", "Run", "find_folders", "page", "read_run", "read_runs"]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element
 
 from nispa.files import one_line
+from nispa.reading.groups import Run, as_text, flatten
 from nispa.runs.costs import KINDS, cost_of, task_operations
 from nispa.runs.metrics import Matrix, as_matrix, percent
 from nispa.runs.record import Record, TaskResult
@@ -15,7 +16,7 @@ from nispa.webpage.charts import Across, Series, Words, beside, lines
 from nispa.webpage.markup import Node, add, cell, folded, scroll, table, tag
 from nispa.webpage.names import classes_of, task_label, task_name
 from nispa.webpage.network import MAX_TASKS, chosen, connections, only, phases, units
-from nispa.webpage.runs import Run, settings_of, told
+from nispa.webpage.problems import told
 from nispa.webpage.scales import rounded
 
 MAX_SETTINGS = 200
@@ -217,7 +218,7 @@ def _count(value: int | None) -> str:
 
 
 def _settings(run: Run) -> Element:
-    pairs = list(settings_of(run))
+    pairs = [(name, as_text(value)) for name, value in flatten(run.record.config).items()]
     rows: list[list[Node]] = [[name, value] for name, value in pairs[:MAX_SETTINGS]]
     made = table(
         "Settings after presets and command line, defaults included",

@@ -10,14 +10,17 @@ from xml.etree.ElementTree import Element
 
 from nispa import __version__
 from nispa.files import one_line
+from nispa.reading.groups import Run
 from nispa.webpage import overview
 from nispa.webpage.details import details
 from nispa.webpage.headline import headline
 from nispa.webpage.markup import Node, add, raw, render, tag
-from nispa.webpage.runs import Problem, Run, problems_of, told
+from nispa.webpage.problems import Problem, problems_of, told
 
 MAX_BYTES = 5_000_000
 """What a page takes at most."""
+
+MAX_RUNS = 1_000
 
 MARK = "<!doctype html>\n<!-- report of nispa -->\n"  # how an earlier report is known
 

@@ -6,21 +6,13 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from nispa.files import one_line
+from nispa.reading.groups import Group, Run
+from nispa.reading.statistics import Estimate
 from nispa.runs import metrics
 from nispa.runs.metrics import percent
 from nispa.runs.record import Record
 from nispa.webpage.markup import Node, add, tag
-from nispa.webpage.runs import (
-    Group,
-    Problem,
-    Run,
-    Summary,
-    accuracy,
-    forgetting,
-    mean,
-    summary,
-    told,
-)
+from nispa.webpage.problems import Problem, told
 
 BOUNDS = frozenset({"joint", "stl", "stl-iso"})
 """Methods that keep all data or a network a task: bounds for the others, never the best of them."""
@@ -78,13 +70,13 @@ def _fill(record: Record) -> str:
 def _problem(problem: Problem) -> Element:
     record = problem.record
     line = tag("p", tag("strong", problem.label), f" ({told(record)}): ", class_="lead-in")
-    ranked = problem.counted
+    ranked = problem.ranked
     able = [group for group in ranked if not _is_bound(group)] or ranked
     given = sum(len(group.members) for group in problem.groups)
     if not able:
         return add(line, f"none of {_many(given, 'run')} has learned all tasks yet.")
     best = able[0]
-    found = summary(best)
+    found = best.estimate
     assert found is not None
     several = len(able) > 1
     methods = len({group.members[0][1].record.method for group in able})
@@ -93,13 +85,13 @@ def _problem(problem: Problem) -> Element:
     add(line, f"{', with' if several else ' reached'} a mean accuracy of ")
     add(line, tag("strong", f"{percent(found.mean)} %"))
     add(line, f" over {_many(len(record.tasks), 'task')} ({_how_sure(found)})")
-    lost = mean(forgetting(run) for _, run in best.counted)
+    lost = best.mean(lambda run: run.forgetting)
     add(line, f", forgetting {percent(lost)} points" if lost is not None else None, ". ")
     if several:
         add(line, _second(able[1], found))
     for group in ranked:
         if group not in able:
-            value = mean(accuracy(run) for _, run in group.counted)
+            value = group.mean(lambda run: run.accuracy)
             add(line, f"{group.label}, a bound, has {percent(value)} %. ")
     seeds = len({run.record.seed for group in ranked for _, run in group.counted})
     counted = sum(len(group.counted) for group in ranked)
@@ -112,15 +104,15 @@ def _is_bound(group: Group) -> bool:
     return method.rpartition(":")[2] in BOUNDS  # before it stands the tool of an imported run
 
 
-def _how_sure(found: Summary) -> str:
+def _how_sure(found: Estimate) -> str:
     if found.interval is None:
         return "one run, so no interval"
     low, high = map(percent, found.interval)
     return f"95 % interval {low} to {high}, {found.count} runs"
 
 
-def _second(group: Group, best: Summary) -> str:
-    found = summary(group)
+def _second(group: Group, best: Estimate) -> str:
+    found = group.estimate
     assert found is not None
     text = f"Next is {group.label} with {percent(found.mean)} % ({_how_sure(found)}); "
     if found.interval is None or best.interval is None:

@@ -7,12 +7,12 @@ from dataclasses import replace
 from xml.etree.ElementTree import Element
 
 from nispa.files import one_line
+from nispa.reading.groups import Run
+from nispa.reading.phases import Phase
 from nispa.runs.record import Record
 from nispa.webpage.charts import Across, Series, Strip, Words, beside, lines, strips
 from nispa.webpage.markup import Node, add, folded, table, tag
 from nispa.webpage.names import task_label, task_name
-from nispa.webpage.phases import Phase
-from nispa.webpage.runs import Run
 
 MAX_TASKS = 40  # more than that cannot be read; the record holds them all
 MAX_GROUPS = 12

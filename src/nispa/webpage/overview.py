@@ -8,6 +8,9 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from nispa.files import one_line
+from nispa.reading import cautions
+from nispa.reading.groups import Group, Run, as_text, flatten
+from nispa.reading.statistics import mean_of_all
 from nispa.runs.costs import KINDS
 from nispa.runs.metrics import METRICS, as_matrix, percent
 from nispa.runs.record import DataEntry, MetricValue
@@ -15,18 +18,7 @@ from nispa.webpage import capacity
 from nispa.webpage.charts import Across, Series, Spot, Words, beside, intervals, lines, scatter
 from nispa.webpage.markup import Node, add, cell, folded, table, tag
 from nispa.webpage.names import task_label, task_name
-from nispa.webpage.runs import (
-    Group,
-    Problem,
-    Run,
-    accuracy,
-    forgetting,
-    mean,
-    other_accuracy,
-    settings_of,
-    summary,
-    told,
-)
+from nispa.webpage.problems import Problem, other_accuracy, told
 from nispa.webpage.scales import rounded
 
 MAX_SPOTS = 30  # more groups than that cannot be told apart in a picture
@@ -119,7 +111,7 @@ def runs_table(runs: Sequence[Run], group_of: dict[int, int]) -> list[Node]:
                 cell(record.incremental),
                 str(record.seed),
                 cell(record.status),
-                percent(accuracy(run)),
+                percent(run.accuracy),
             ]
         )
     heads = ["", "run", "scenario", "method", "preset", "incremental", "seed", "status"]
@@ -174,7 +166,7 @@ def _named(places: Sequence[int], runs: Sequence[Run]) -> str:
 
 def side_by_side(problem: Problem, number: int) -> list[Node]:
     """A table of a problem's groups, and pictures where there is something to compare."""
-    counted = problem.counted
+    counted = problem.ranked
     groups = counted + [group for group in problem.groups if group not in counted]
     name = f"methods-{number}"
     rows = [_group_row(group) for group in groups]
@@ -184,6 +176,8 @@ def side_by_side(problem: Problem, number: int) -> list[Node]:
         heads.append(f"{other} (%)")
     caption = f"Accuracy, {told(problem.record)}: means over runs"
     made: list[Node] = [_of_groups(caption, heads, [r[: len(heads)] for r in rows], groups, name)]
+    records = [run.record for group in counted for _, run in group.counted]
+    made += [tag("p", f"⚠ {text}.", class_="warn") for text in cautions.of_tasks(records)]
     pictured = counted[:MAX_SPOTS]
     if sum(len(group.counted) for group in pictured) > 1:
         figures = [_intervals(pictured, number, name), _so_far(problem, pictured, number)]
@@ -215,14 +209,14 @@ def _best(shown: int, count: int) -> Node:
 
 def _costs(groups: Sequence[Group], number: int) -> list[Node]:
     """A table of what the groups of a problem cost, with what is known of any of them."""
-    means = {name: [_mean(group, _cost(name)) for group in groups] for name in COSTS}
+    means = {name: [group.mean(_cost(name)) for group in groups] for name in COSTS}
     known = [name for name in COSTS if any(value is not None for value in means[name])]
     if not known:
         return []
     rows: list[list[Node]] = [
         [
             cell(group.label, head=True),
-            percent(_mean(group, accuracy)),
+            percent(group.mean(lambda run: run.accuracy)),
             *(KINDS[name].text(means[name][place]) for name in known),
         ]
         for place, group in enumerate(groups)
@@ -235,18 +229,18 @@ def _cost(name: str) -> Value:
     return lambda run: run.cost(name)
 
 
-def _mean(group: Group, value: Value) -> float | None:
-    return mean(value(run) for _, run in group.counted)
-
-
 def _group_row(group: Group) -> list[Node]:
-    found = summary(group)
+    found = group.estimate
     row: list[Node] = [cell(group.label, head=True), _how_many(group)]
     row.append(percent(found.mean if found else None))
-    row.append(percent(found.deviation if found else None))
+    row.append(percent(found.sd if found else None))
     within = found.interval if found else None
     row.append(" to ".join(map(percent, within)) if within else "-")
-    return [*row, percent(_mean(group, forgetting)), percent(_mean(group, other_accuracy))]
+    return [
+        *row,
+        percent(group.mean(lambda run: run.forgetting)),
+        percent(group.mean(other_accuracy)),
+    ]
 
 
 def _how_many(group: Group) -> str:
@@ -263,8 +257,8 @@ def _short(group: Group) -> str:
 def _intervals(groups: Sequence[Group], number: int, name: str) -> Element:
     spots = []
     for group in groups:
-        runs = [(place, 0.0, 100 * (accuracy(run) or 0.0)) for place, run in group.counted]
-        found = summary(group)
+        runs = [(place, 0.0, 100 * (run.accuracy or 0.0)) for place, run in group.counted]
+        found = group.estimate
         if found:
             within = found.interval and (100 * found.interval[0], 100 * found.interval[1])
             label = one_line(group.label, 54)
@@ -295,8 +289,8 @@ def _scatter(groups: Sequence[Group], number: int, key: str) -> Element | None:
     spots, kind = [], KINDS[key]
     for group in groups:
         runs = [(place, run.cost(key), run) for place, run in group.counted]
-        known = [(k, x, 100 * (accuracy(run) or 0.0)) for k, x, run in runs if x is not None]
-        x, value = mean(x for _, x, _ in known), mean(value for _, _, value in known)
+        known = [(k, x, 100 * (run.accuracy or 0.0)) for k, x, run in runs if x is not None]
+        x, value = mean_of_all(x for _, x, _ in known), mean_of_all(y for _, _, y in known)
         if x is not None and value is not None:
             spots.append(Spot(group.number, _short(group), value, x=x, runs=known))
     if len(spots) < 2 or max(spot.x for spot in spots) <= 0:
@@ -316,7 +310,7 @@ def _so_far(problem: Problem, groups: Sequence[Group], number: int) -> Node:
     series, values = [], []
     for group in groups[:MAX_LINES]:
         curves = [_curve(run) for _, run in group.counted]
-        points = [mean(curve[task] for curve in curves) for task in range(tasks)]
+        points = [mean_of_all(curve[task] for curve in curves) for task in range(tasks)]
         values += [point for point in points if point is not None]
         series.append(Series(_short(group), points, group.number - 1, group.number))
     rows: list[list[Node]] = []
@@ -359,7 +353,10 @@ def _curve(run: Run) -> list[float | None]:
 def differing(problem: Problem) -> Node:
     """Settings that are not the same in all groups of a problem."""
     groups = problem.groups[:MAX_COLUMNS]
-    held = [dict(settings_of(group.members[0][1])) for group in groups]
+    held = [
+        {name: one_line(as_text(value), 120) for name, value in flatten(g.record.config).items()}
+        for g in groups
+    ]
     names = list(dict.fromkeys(name for settings in held for name in settings))
     found = [name for name in names if len({settings.get(name) for settings in held}) > 1]
     if not found:
@@ -397,9 +394,7 @@ def formulas(runs: Sequence[Run]) -> list[Node]:
     for name, label in (("acc", "accuracy"), ("forgetting", "forgetting")):
         rows.append([label, cell(METRICS[name].formula), cell(METRICS[name].source)])
     made = table("Numbers and their formulas", ["number", "formula", "source"], rows, texts=(1, 2))
-    off = [
-        run.name for run in runs if _disagrees(run.record.main_metrics.get("acc"), accuracy(run))
-    ]
+    off = [run.name for run in runs if _disagrees(run.record.main_metrics.get("acc"), run.accuracy)]
     if not off:
         return [made]
     shown = ", ".join(off[:MAX_LINES])
