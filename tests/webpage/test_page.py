@@ -28,7 +28,7 @@ from nispa.webpage import Run, page
 from nispa.webpage.charts import COLOURS
 from nispa.webpage.markup import raw, render, tag
 from nispa.webpage.problems import problems_of
-from nispa.webpage.scales import Scale, rounded, short, spread
+from nispa.webpage.scales import Scale, percent_range, scale_of, short
 from tests.records import COSTS, finetune, five_tasks, priced, record, twenty_tasks
 from tests.webpages import Page, harmless, made
 
@@ -415,18 +415,18 @@ def test_scales() -> None:
     linear = Scale(0, 10, 100, 200)
     assert (linear(0), linear(5), linear(99)) == (100, 150, 200)
     assert linear.ticks() == [0, 2, 4, 6, 8, 10]
-    log = spread([10, 1000, 0], 0, 100)
+    log = scale_of([10, 1000, 0], 0, 100)
     assert log.log
     assert log(0) == 0  # zero stands apart from the rest
     assert log(10) > 12
     assert log(100) == pytest.approx((log(10) + log(1000)) / 2)
     assert log.ticks()[0] == 0
-    assert not spread([5, 20], 0, 100).log
-    assert not spread([], 0, 100).log
-    assert rounded([27.0, 92.0]) == (20, 100)
-    assert rounded([91.0, 93.0]) == (90, 94)
-    assert rounded([100.0]) == (98, 100)
-    assert rounded([]) == (0, 100)
+    assert not scale_of([5, 20], 0, 100).log
+    assert not scale_of([], 0, 100).log
+    assert percent_range([27.0, 92.0]) == (20, 100)
+    assert percent_range([91.0, 93.0]) == (90, 94)
+    assert percent_range([100.0]) == (98, 100)
+    assert percent_range([]) == (0, 100)
     assert [short(v) for v in (0, 950, 1_500, 2e6, 3e9)] == ["0", "950", "1.5k", "2M", "3G"]
     assert [short(v) for v in (4e12, 5e15, 6e18)] == ["4T", "5P", "6E"]
 

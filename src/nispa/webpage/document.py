@@ -1,4 +1,4 @@
-"""The page as a whole: its head, its security policy, its sections, its size."""
+"""The whole page: head, security policy, sections, and a bound on its size."""
 
 from __future__ import annotations
 
@@ -18,30 +18,28 @@ from nispa.webpage.markup import Node, add, raw, render, tag
 from nispa.webpage.problems import Problem, problems_of, told
 
 MAX_BYTES = 5_000_000
-"""What a page takes at most."""
+"""Upper bound on the size of a page."""
 
 MAX_RUNS = 1_000
-
-MARK = "<!doctype html>\n<!-- report of nispa -->\n"  # how an earlier report is known
+MARK = "<!doctype html>\n<!-- report of nispa -->\n"  # by which an earlier report is recognised
 
 WORDS = (
-    ("stable", "kept for the tasks learned: connections into a stable unit are frozen"),
-    ("candidate", "picked after a phase to become stable; picked anew after the next phase"),
-    ("plastic", "free to learn; what is left of these is the network's capacity"),
+    ("stable", "needed by tasks already learned: connections into a stable unit are frozen"),
+    ("candidate", "picked after a phase to become stable; each phase picks again"),
+    ("plastic", "free to learn; the plastic units are the capacity left in the network"),
     ("frozen", "a connection whose value no longer changes"),
-    ("owed", "a connection that was dropped and found no place to grow"),
-    ("τ", "share of a layer's activation that the candidates must hold"),
+    ("owed", "a connection that was dropped without a place to grow elsewhere"),
+    ("τ", "share of a layer's activation that the candidates must carry"),
     ("told the task", "a prediction chooses among the outputs of one task, which it is told"),
     ("FLOP", "a multiplication or an addition in a pass through live connections; docs/cost.md"),
-    ("canonical", "the content is proven to be the published data set, bit for bit"),
+    ("canonical", "the content is the published data set, bit for bit"),
 )
 
 
 def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> bytes:
-    """The page of one run or many, as UTF-8.
+    """The page of one run or many, in UTF-8 and below :data:`MAX_BYTES`.
 
-    It stays below :data:`MAX_BYTES`: the pictures of single runs are left out from where they would
-    pass it, and the page says so.
+    Single runs that no longer fit are left out, and the page says from which on.
 
     Args:
         runs: At least one run.
@@ -111,7 +109,7 @@ def _title(runs: Sequence[Run]) -> str:
 
 
 def _stripes() -> Element:
-    """The pattern of candidates, for all pictures."""
+    """The fill pattern of candidates, shared by all charts."""
     box = tag("rect", width=5, height=5)
     line = tag("path", d="M-1 6L6 -1M-1 1L1 -1M4 6L6 4")
     pattern = tag("pattern", box, line, id="stripes", width=5, height=5)
@@ -129,7 +127,7 @@ def _top(runs: Sequence[Run], problems: Sequence[Problem], left_out: Sequence[st
     for number, (name, text) in enumerate(links):
         add(nav, " · " if number else None, tag("a", text, href=f"#{name}"))
     top = tag("header", tag("h1", _title(runs)), *headline(runs, problems))
-    return add(top, *overview.unread(left_out), *overview.alarms(runs), nav)
+    return add(top, *overview.alarms(runs, left_out), nav)
 
 
 def _overview(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
@@ -147,10 +145,10 @@ def _overview(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
         methods,
         tag(
             "p",
-            "Means over the runs that differ in nothing but the seed and learned all tasks; std "
-            "is the sample standard deviation; the interval of the mean is Student's, cut off at 0 "
-            "and 100 %. A result given twice counts once. Seconds compare only within one "
-            "environment.",
+            "Means over runs that differ only in the seed and learned all tasks; std is the sample "
+            "standard deviation; the interval of the mean is Student's, cut off at 0 and 100 %, as "
+            "in nispa compare. Of several runs with one seed the first counts. Seconds compare "
+            "only within one environment.",
             class_="note",
         ),
     )
