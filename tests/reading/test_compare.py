@@ -395,9 +395,7 @@ def test_what_hangs_on_the_seed_alone_does_not_split_a_group() -> None:
 
 
 def test_settings_of_the_scenario_that_differ() -> None:
-    found = compare(
-        [run("er", 0, acc, scenario=named(0, validation=acc)) for acc in (0.2, 0.1)],
-    )
+    found = compare([run("er", 0, acc, scenario=named(0, validation=acc)) for acc in (0.2, 0.1)])
     assert [group.label for group in found.groups] == ["er validation=0.2", "er validation=0.1"]
     assert said(found, "Settings of the scenario differ", "validation is 0.2 or 0.1")
 

@@ -13,15 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nispa.errors import FormatError, InputError
-from nispa.reading.exports import (
-    LONG,
-    as_csv,
-    as_latex,
-    as_parquet,
-    escape_latex,
-    long,
-    wide,
-)
+from nispa.reading.exports import LONG, as_csv, as_latex, as_parquet, escape_latex, long, wide
 from nispa.reading.imports import imported_record, read_matrix
 from nispa.reading.store import COLUMNS, Row, find_runs, summarise
 from nispa.runs.folder import RunFolder

@@ -173,9 +173,7 @@ def escape_latex(text: str) -> str:
 
 
 def as_latex(
-    runs: Sequence[Row],
-    values: Sequence[str] = ("accuracy", "forgetting"),
-    by: Sequence[str] = (),
+    runs: Sequence[Row], values: Sequence[str] = ("accuracy", "forgetting"), by: Sequence[str] = ()
 ) -> bytes:
     """A table of mean ± sample standard deviation over seeds, for the package booktabs.
 

@@ -59,7 +59,4 @@ def section(record: Record) -> list[Node]:
     if not rows:
         return [alarm]
     heads = ["layer", "plastic units left", "of", "%", "taken by the last task"]
-    return [
-        alarm,
-        table("Capacity left after the last task", [*heads, "tasks at that pace"], rows),
-    ]
+    return [alarm, table("Capacity left after the last task", [*heads, "tasks at that pace"], rows)]

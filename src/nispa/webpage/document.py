@@ -171,9 +171,6 @@ def _last(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
         tag("section", tag("h2", "Data", id="data"), overview.data_table(runs)),
         tag("section", tag("h2", "Environment", id="where"), overview.environments(runs)),
         tag(
-            "section",
-            tag("h2", "Words and formulas", id="words"),
-            *overview.formulas(runs),
-            words,
+            "section", tag("h2", "Words and formulas", id="words"), *overview.formulas(runs), words
         ),
     ]
