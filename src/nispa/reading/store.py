@@ -9,6 +9,7 @@ import contextlib
 import fnmatch
 import json
 import math
+import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -196,7 +197,7 @@ def _read(folder: str, settings: dict[str, Mapping[str, Value]], *, regular: boo
 
 
 def _quickly(file: str) -> Record | None:
-    """A sound record in half of the time that reading takes which explains every fault."""
+    """The record in half the time of :func:`read_record`; None if anything is wrong with it."""
     try:
         with open(file, "rb", buffering=0) as opened:  # noqa: PTH123 - faster than a Path
             data = opened.read(MAX_RECORD_BYTES)
@@ -214,23 +215,23 @@ def _unreadable(folder: str, problem: str) -> Row:
 
 _CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|!=|==|=|<|>)\s*(.*?)\s*", re.DOTALL)
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "<": lambda value, bound: value < bound,
-    "<=": lambda value, bound: value <= bound,
-    ">": lambda value, bound: value > bound,
-    ">=": lambda value, bound: value >= bound,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
 }
 
 
 def known_keys(runs: Iterable[Row]) -> set[str]:
-    """All columns, and every setting that one of the runs has."""
+    """All columns, and every setting of any of the runs."""
     return set(COLUMNS).union(*{tuple(run.settings) for run in runs})
 
 
 def check_keys(runs: Sequence[Row], keys: Iterable[str]) -> None:
-    """Whether each key is a column or a setting of one of the runs.
+    """Refuses keys that are neither a column nor a setting of the runs.
 
     Raises:
-        UnknownNameError: One is not.
+        UnknownNameError: One is neither.
     """
     known = known_keys(runs)
     for key in keys:
@@ -241,12 +242,12 @@ def check_keys(runs: Sequence[Row], keys: Iterable[str]) -> None:
 def choose(runs: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
     """The runs that meet all conditions, such as ``"method=ewc*"`` or ``"accuracy>=90%"``.
 
-    ``=`` and ``!=`` take shell-like patterns for texts, and ``none`` for what is not known; the
-    other signs compare numbers, or texts letter by letter. A run without a value is never less
-    or greater than anything.
+    ``=`` and ``!=`` take shell-like patterns for text, and ``none`` for an unknown value; the
+    other operators compare numbers, or texts letter by letter. An unknown value is neither less nor
+    greater than anything.
 
     Raises:
-        InputError: A condition cannot be understood.
+        InputError: A condition is malformed.
         UnknownNameError: It names neither a column nor a setting of the runs.
     """
     parsed = [_parse(condition) for condition in conditions]
@@ -304,7 +305,7 @@ def _same(text: str, number: float | None) -> Callable[[Value], bool]:
 
 
 def _number(key: str, sign: str, text: str) -> float | None:
-    """The number that a condition compares with; None where it is a text."""
+    """The number in a condition; None if it is a text."""
     kind = COLUMNS[key].kind if key in COLUMNS else None
     number = None
     with contextlib.suppress(ValueError):
@@ -325,9 +326,9 @@ def _number(key: str, sign: str, text: str) -> float | None:
 
 
 def arrange(runs: Sequence[Row], key: str) -> list[Row]:
-    """The runs by a column or setting, rising; falling with a leading ``-``.
+    """Sorts runs by a column or setting, in falling order with a leading ``-``.
 
-    Numbers come before texts, and runs without a value last either way.
+    Numbers come before texts. Runs without a value are last in either order.
 
     Raises:
         UnknownNameError: The key is neither a column nor a setting of the runs.
@@ -335,11 +336,11 @@ def arrange(runs: Sequence[Row], key: str) -> list[Row]:
     name = key.removeprefix("-")
     if runs:
         check_keys(runs, [name])
-    having = [run for run in runs if run.value(name) is not None]
-    lacking = [run for run in runs if run.value(name) is None]
+    known = [run for run in runs if run.value(name) is not None]
+    unknown = [run for run in runs if run.value(name) is None]
 
     def place(run: Row) -> tuple[bool, Any]:
         value = run.value(name)
         return isinstance(value, str), value
 
-    return sorted(having, key=place, reverse=key.startswith("-")) + lacking
+    return sorted(known, key=place, reverse=key.startswith("-")) + unknown
