@@ -12,8 +12,10 @@ from nispa.reading.compare import compare
 from nispa.reading.exports import as_latex
 from nispa.reading.groups import (
     IMPORTED,
+    MAX_SETTINGS,
     Run,
     find_folders,
+    flatten,
     group_runs,
     key_of,
     problem_of,
@@ -98,6 +100,44 @@ def test_seeds_that_draw_their_classes_are_averaged_everywhere() -> None:
     assert [len(group.counted) for group in problem.groups] == [3]
 
 
+def labelled(*changes: dict[str, Any]) -> list[str]:
+    runs = [Run(f"run {k}", record(**each)) for k, each in enumerate(changes)]
+    return [group.label for group in group_runs(runs)]
+
+
+def test_labels_say_no_more_than_they_must() -> None:
+    config = {"network": {"density": 0.2}, "method": {"seed": 1, "strength": 1}}
+    other = {"network": {"density": 0.1}, "method": {"seed": 2, "strength": 1}}
+    assert labelled(
+        {"method": "er"},
+        {"method": "ewc", "preset": None, "config": config},
+        {"method": "ewc", "config": config},
+        {"method": "ewc", "config": other},
+        {"method": "si", "incremental": "class"},
+        {"method": "si", "incremental": "domain"},
+    ) == [
+        "er",
+        "ewc no preset",
+        "ewc paper density=0.2",
+        "ewc paper density=0.1",
+        "si class-incremental",
+        "si domain-incremental",
+    ]
+
+
+def test_settings_of_one_name_keep_their_paths() -> None:
+    assert labelled(
+        {"config": {"a": {"rate": 1, "hidden": [4, 5]}, "b": {"rate": 2}}},
+        {"config": {"a": {"rate": 3, "hidden": [6]}, "b": {"rate": 4}}},
+    ) == ["nispa a.rate=1 hidden=4,5 b.rate=2", "nispa a.rate=3 hidden=6 b.rate=4"]
+
+
+def test_labels_that_are_cut_stay_different() -> None:
+    first, second = labelled(*({"config": {"word": "x" * 200 + end}} for end in "ab"))
+    assert second == f"{first} #2"
+    assert len(first) == 80
+
+
 # --- The same numbers ----------------------------------------------------------------------------
 
 
@@ -124,6 +164,17 @@ def test_page_comparison_and_table_agree(tmp_path: Path, values: tuple[float, ..
     assert f"95 % interval {low} to {high}" in text
     rows = [row for row in find_runs([tmp_path]) if not row.folder.endswith("b")]
     assert rf"{mean} \pm {deviation}" in as_latex(rows).decode()
+
+
+def test_settings_are_flat_and_bounded() -> None:
+    assert flatten({"a": {"b": {"c": [1, None, "x"]}}, "d": True, "e": 2**70, "f": {}}) == {
+        "a.b.c": "1,none,x",
+        "d": True,
+        "e": str(2**70),
+        "f": "{}",
+    }
+    assert flatten({"a\x1b": "b\n" + "c" * 300}) == {"a?": "b?" + "c" * 195 + "..."}
+    assert len(flatten({str(n): n for n in range(10_000)})) == MAX_SETTINGS
 
 
 # --- Finding and reading -------------------------------------------------------------------------

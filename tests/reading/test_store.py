@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nispa.errors import InputError, UnknownNameError
-from nispa.reading.groups import MAX_SETTINGS, Value, flatten
+from nispa.reading.groups import Value
 from nispa.reading.store import COLUMNS, Row, arrange, choose, find_runs, summarise
 from nispa.runs.folder import RunFolder
 from nispa.runs.record import measured
@@ -73,17 +73,6 @@ def test_the_matrix_that_counts_decides() -> None:
 def test_sums_that_no_table_holds_are_not_known() -> None:
     task = record().per_task[0].model_copy(update={"storage": {"a": 2**63 - 1, "b": 1}})
     assert summarise(record(per_task=[task]))["kept_bytes"] is None
-
-
-def test_settings_are_flat_and_bounded() -> None:
-    assert flatten({"a": {"b": {"c": [1, None, "x"]}}, "d": True, "e": 2**70, "f": {}}) == {
-        "a.b.c": "1,none,x",
-        "d": True,
-        "e": str(2**70),
-        "f": "{}",
-    }
-    assert flatten({"a\x1b": "b\n" + "c" * 300}) == {"a?": "b?" + "c" * 195 + "..."}
-    assert len(flatten({str(n): n for n in range(10_000)})) == MAX_SETTINGS
 
 
 def test_runs_are_found_in_nested_folders(root: Path) -> None:

@@ -234,10 +234,19 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group() -> None:
     assert problems[0].label != problems[1].label
 
 
-def test_a_result_given_twice_counts_once() -> None:
-    runs = [Run("a", record()), Run("b", record()), Run("c", record(seed=20))]
+def test_a_seed_given_twice_counts_once() -> None:
+    runs = [Run("a", record()), Run("b", record(version="0.2.0")), Run("c", record(seed=20))]
     (problem,) = problems_of(runs)
     assert [k for k, _ in problem.groups[0].counted] == [1, 3]
+
+
+def test_other_data_at_the_same_seed_are_told_of() -> None:
+    def own(letter: str) -> list[DataEntry]:
+        return [DataEntry(name="photos", canonical=None, sha256=letter * 64)]
+
+    text = made(record(data=own("1")), record(data=own("2"), method="ewc")).text
+    assert "Tasks or data differ between runs of the same seed: at seed 19" in text
+    assert "differ between runs" not in made(*(record(data=own("1"), seed=k) for k in (1, 2))).text
 
 
 def test_means_stand_on_the_page() -> None:
