@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,14 @@ def test_a_record_that_does_not_match_its_checksum_is_listed_as_damaged(root: Pa
     (row,) = (row for row in find_runs([root]) if row.location.endswith("a"))
     assert row.value("status") == "unreadable"
     assert "does not match its checksum" in str(row.value("problem"))
+
+
+def test_a_record_without_a_schema_is_not_nispas(root: Path) -> None:
+    file = root / "a" / "record.json"
+    content = json.loads(file.read_bytes())
+    file.write_text(json.dumps({key: content[key] for key in content if key != "schema"}))
+    (row,) = (row for row in find_runs([root]) if row.location.endswith("a"))
+    assert "is not a record of nispa" in str(row.value("problem"))
 
 
 def test_listing_writes_nothing(root: Path) -> None:

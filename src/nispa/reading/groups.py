@@ -194,7 +194,7 @@ def facts(record: Record) -> dict[str, str]:
 
 
 def labels(records: Sequence[Record]) -> list[str]:
-    """A short, unique label per group, from one record of each: as little as tells them apart."""
+    """A short, unique label per group, from one record of each."""
     every = [
         {
             "preset": record.preset or "no preset",

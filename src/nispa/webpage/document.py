@@ -47,7 +47,7 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> bytes:
     """
     alone = len(runs) == 1
     problems = problems_of(runs)
-    section = tag("section", tag("h2", "The run" if alone else "Each run", id="each"))
+    section = _section("each", "The run" if alone else "Each run")
     first = [] if alone else _overview(runs, problems)
     main = tag("main", *first, section, *_last(runs, problems))
     top = _top(runs, problems, left_out)
@@ -70,7 +70,7 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> bytes:
 
 
 def _head(runs: Sequence[Run]) -> Element:
-    style, script = _own("style.css"), _own("script.js")
+    style, script = _file("style.css"), _file("script.js")
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
@@ -91,7 +91,7 @@ def _head(runs: Sequence[Run]) -> Element:
     )
 
 
-def _own(name: str) -> str:
+def _file(name: str) -> str:
     return (files("nispa.webpage") / name).read_text(encoding="utf-8")
 
 
@@ -131,46 +131,35 @@ def _top(runs: Sequence[Run], problems: Sequence[Problem], left_out: Sequence[st
 
 
 def _overview(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
-    group_of = {
-        place: group.number
-        for problem in problems
-        for group in problem.groups
-        for place, _ in group.members
-    }
-    methods = tag("section", tag("h2", "Methods side by side", id="methods"))
+    groups = [group for problem in problems for group in problem.groups]
+    group_of = {place: group.number for group in groups for place, _ in group.members}
+    methods = _section("methods", "Methods side by side")
     for number, problem in enumerate(problems, start=1):
         add(methods, tag("h3", f"{problem.label} ({told(problem.record)})"))
         add(methods, *overview.side_by_side(problem, number))
-    add(
-        methods,
-        tag(
-            "p",
-            "Means over runs that differ only in the seed and learned all tasks; std is the sample "
-            "standard deviation; the interval of the mean is Student's, cut off at 0 and 100 %, as "
-            "in nispa compare. Of several runs with one seed the first counts. Seconds compare "
-            "only within one environment.",
-            class_="note",
-        ),
+    text = (
+        "Means over runs that differ only in the seed and learned all tasks; std is the sample "
+        "standard deviation; the interval of the mean is Student's, clipped to 0 and 100 %, as in "
+        "nispa compare. Of several runs with one seed the first counts. Seconds compare only "
+        "within one environment."
     )
-    return [
-        methods,
-        tag("section", tag("h2", "Runs", id="runs"), *overview.runs_table(runs, group_of)),
-    ]
+    add(methods, tag("p", text, class_="note"))
+    return [methods, _section("runs", "Runs", *overview.runs_table(runs, group_of))]
 
 
 def _last(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
-    found = [overview.differing(problem) for problem in problems]
     same = tag("p", "No two methods on the same tasks differ in a setting.")
-    tables = [made for made in found if made is not None] or [same]
-    settings = tag("section", tag("h2", "Settings that differ", id="settings"), *tables)
+    tables = [made for made in map(overview.differing, problems) if made is not None] or [same]
     words = tag("dl")
     for word, meaning in WORDS:
         add(words, tag("dt", word), tag("dd", meaning))
     return [
-        settings if len(runs) > 1 else None,
-        tag("section", tag("h2", "Data", id="data"), overview.data_table(runs)),
-        tag("section", tag("h2", "Environment", id="where"), overview.environments(runs)),
-        tag(
-            "section", tag("h2", "Words and formulas", id="words"), *overview.formulas(runs), words
-        ),
+        _section("settings", "Settings that differ", *tables) if len(runs) > 1 else None,
+        _section("data", "Data", overview.data_table(runs)),
+        _section("where", "Environment", overview.environments(runs)),
+        _section("words", "Words and formulas", *overview.formulas(runs), words),
     ]
+
+
+def _section(name: str, title: str, *content: Node) -> Element:
+    return tag("section", tag("h2", title, id=name), *content)
