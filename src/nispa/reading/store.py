@@ -95,10 +95,17 @@ class Row:
         return self.settings.get(key)
 
 
+METRICS = {"accuracy": "acc", "forgetting": "forgetting", "bwt": "bwt", "fwt": "fwt"}
+COSTS = (
+    *("kept_bytes", "model_bytes", "peak_bytes"),
+    *("train_s", "train_cpu_s", "eval_s", "eval_cpu_s"),
+)
+
+
 def summarise(record: Record) -> dict[str, Value]:
     """The columns of a record, but for its folder and its problems."""
-    metrics = {name: metric.value for name, metric in record.main_metrics.items()}
-    cost = cost_of(record)
+    cost, metrics = cost_of(record), record.main_metrics
+    untold = record.accuracy_matrix_task_agnostic or ()
     return {
         "scenario": _text(record.scenario.name),
         "method": _text(record.method),
@@ -106,27 +113,16 @@ def summarise(record: Record) -> dict[str, Value]:
         "seed": record.seed,
         "status": record.status,
         "incremental": record.incremental,
-        "accuracy": metrics.get("acc"),
-        "forgetting": metrics.get("forgetting"),
+        **{key: metrics[name].value for key, name in METRICS.items() if name in metrics},
         "parameters": cost.live,
-        "kept_bytes": cost.kept_bytes,
+        **{name: getattr(cost, name) for name in COSTS},
         "train_operations": _float(cost.train_operations),
-        "train_s": cost.train_s,
+        "inference_operations": _float(cost.inference_operations),
         "started": record.started,
         "finished": record.finished,
         "tasks": len(record.tasks),
-        "learned": max(
-            len(record.accuracy_matrix), len(record.accuracy_matrix_task_agnostic or ())
-        ),
-        "bwt": metrics.get("bwt"),
-        "fwt": metrics.get("fwt"),
+        "learned": max(len(record.accuracy_matrix), len(untold)),
         "samples": _total([task.samples_trained for task in record.per_task]),
-        "inference_operations": _float(cost.inference_operations),
-        "model_bytes": cost.model_bytes,
-        "train_cpu_s": cost.train_cpu_s,
-        "eval_s": cost.eval_s,
-        "eval_cpu_s": cost.eval_cpu_s,
-        "peak_bytes": cost.peak_bytes,
         "canonical": _canonical([data.canonical for data in record.data]),
         "device": _text(record.environment.device),
         "version": _text(record.version),

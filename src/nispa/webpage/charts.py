@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from xml.etree.ElementTree import Element
 
@@ -56,7 +56,7 @@ class Across:
         labels: Text per position.
         name: What the positions are.
         starts: Positions that begin a section, with its label.
-        right: Room on the right for the names of lines, in user units.
+        right: Room on the right, in user units; lines put their names there.
     """
 
     labels: Sequence[str]
@@ -111,11 +111,6 @@ class Spot:
     runs: Sequence[tuple[int, float, float]] = ()
 
 
-def room_for(names: Iterable[str]) -> float:
-    """Room on the right for the names of lines."""
-    return 22 + LETTER * max(map(len, names), default=0)
-
-
 # --- Lines ---------------------------------------------------------------------------------------
 
 
@@ -125,19 +120,12 @@ def lines(
     series: Sequence[Series],
     ends: tuple[float, float],
     unit: str,
-    tall: float = 210,
 ) -> Element:
-    """Lines over positions, each with its name at its right end.
-
-    Args:
-        words: Text of the chart.
-        across: The x axis, with room for the names.
-        series: The lines.
-        ends: Ends of the y axis.
-        unit: Unit of the y axis.
-        tall: Least height in user units, with one row of labels.
-    """
-    bottom = max(tall - BOTTOM, TOP + 6 + LINE * len(series))
+    """Lines over positions, each with its name at its right end; ``ends`` are of the y axis."""
+    across = replace(
+        across, right=22 + LETTER * max((len(line.name) for line in series), default=0)
+    )
+    bottom = max(180, TOP + 6 + LINE * len(series))
     scale = Scale(*ends, bottom, TOP + 6)
     return _over_positions(
         words,

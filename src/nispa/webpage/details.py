@@ -12,7 +12,7 @@ from nispa.runs.costs import KINDS, cost_of, task_operations
 from nispa.runs.metrics import Matrix, as_matrix, percent
 from nispa.runs.record import Cost, Record, TaskResult
 from nispa.webpage import capacity
-from nispa.webpage.charts import Across, Series, Words, lines, room_for
+from nispa.webpage.charts import Across, Series, Words, lines
 from nispa.webpage.markup import Node, add, cell, count, figure, folded, scroll, table, tag
 from nispa.webpage.names import classes_of, task_label, task_name
 from nispa.webpage.network import MAX_TASKS, connections, only, phases, spaced, units
@@ -121,8 +121,7 @@ def _over_time(record: Record, matrix: Matrix, heat: str, place: int) -> Element
         series.append(Series(task_name(record, j), points, look))
     title = "Accuracy of each task over time (%)"
     desc = f"One line per task, from when it was learned, with its name at its end. {_loss(matrix)}"
-    names = [line.name for line in series]
-    across = Across(names, "after task", right=room_for(names))
+    across = Across([line.name for line in series], "after task")
     ends = percent_range([v for line in series for v in line.values if v is not None])
     words = Words(f"time-{place}", title, desc, heat)
     return figure(title, lines(words, across, series, ends, "%"))

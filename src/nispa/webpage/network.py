@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from xml.etree.ElementTree import Element
 
 from nispa.files import one_line
 from nispa.reading.groups import Run
 from nispa.reading.phases import Phase
 from nispa.runs.record import Record
-from nispa.webpage.charts import Across, Series, Strip, Words, lines, room_for, strips
+from nispa.webpage.charts import Across, Series, Strip, Words, lines, strips
 from nispa.webpage.markup import Node, add, count, figure, folded, table, tag
 from nispa.webpage.names import task_label, task_name
 
@@ -180,13 +179,6 @@ def _phase_row(phase: Phase, groups: Sequence[str]) -> list[Node]:
     return row
 
 
-def _over_phases(
-    words: Words, across: Across, series: Sequence[Series], high: float, unit: str
-) -> Element:
-    across = replace(across, right=room_for(line.name for line in series))
-    return figure(words.title, lines(words, across, series, (0, high), unit))
-
-
 def _tau(shown: Sequence[Phase], across: Across, place: int, name: str) -> Element:
     words = Words(
         f"tau-{place}",
@@ -199,7 +191,7 @@ def _tau(shown: Sequence[Phase], across: Across, place: int, name: str) -> Eleme
         Series("τ", [phase.tau for phase in shown], 0),
         Series("validation", [phase.accuracy for phase in shown], 1),
     ]
-    return _over_phases(words, across, series, 1, "share")
+    return figure(words.title, lines(words, across, series, (0, 1), "share"))
 
 
 def _units_over_phases(
@@ -238,4 +230,4 @@ def _rewired(shown: Sequence[Phase], across: Across, place: int, name: str) -> N
         "Over all layers. As many grow as were dropped, except those without a place (owed).",
         name,
     )
-    return _over_phases(words, across, series, 1.05 * most / scale, unit)
+    return figure(words.title, lines(words, across, series, (0, 1.05 * most / scale), unit))

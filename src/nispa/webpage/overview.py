@@ -15,7 +15,7 @@ from nispa.runs.costs import KINDS
 from nispa.runs.metrics import METRICS, as_matrix, percent
 from nispa.runs.record import DataEntry
 from nispa.webpage import capacity
-from nispa.webpage.charts import Across, Series, Spot, Words, intervals, lines, room_for, scatter
+from nispa.webpage.charts import Across, Series, Spot, Words, intervals, lines, scatter
 from nispa.webpage.markup import Node, add, cell, figure, folded, listed, table, tag, warn
 from nispa.webpage.names import task_label, task_name
 from nispa.webpage.problems import Problem, other_accuracy, told
@@ -345,9 +345,9 @@ def _so_far(problem: Problem, groups: Sequence[Group], number: int) -> Node:
         for group, column in zip(shown, list(row)[1:], strict=True):
             column.set("data-group", str(group.number))
     names = [task_name(record, task) for task in tasks]
-    across = Across(names, "after task", right=room_for(line.name for line in series))
+    across = Across(names, "after task")
     ends = percent_range([v for line in series for v in line.values if v is not None])
-    chart = lines(words, across, series, ends, "%", tall=250)
+    chart = lines(words, across, series, ends, "%")
     return figure(title, chart, folded("As a table", made), _best(len(series), len(groups)))
 
 
