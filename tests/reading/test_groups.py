@@ -183,14 +183,17 @@ def test_settings_are_flat_and_bounded() -> None:
 def test_a_folder_stands_for_all_runs_below_it(tmp_path: Path) -> None:
     for name in ("b", "a", "sweep/c", ".hidden/d"):
         RunFolder.create(tmp_path / name, record())
-    found = find_folders([tmp_path, tmp_path / "a" / "record.json"], 4)
+    (tmp_path / "e").symlink_to(tmp_path / "sweep" / "c", target_is_directory=True)
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    found = find_folders([tmp_path, tmp_path / "a" / "record.json"], 5)
     assert [str(path.relative_to(tmp_path)) for path in found] == [
         "a",
         "b",
+        "e",
         "sweep/c",
         "a/record.json",
     ]
-    with pytest.raises(InputError, match="4 runs are more than 3; pass fewer"):
+    with pytest.raises(InputError, match="5 runs are more than 3; pass fewer"):
         find_folders([tmp_path, tmp_path / "a"], 3)
 
 

@@ -6,6 +6,7 @@ belong to one group if they differ in nothing but the seed and what the seed dec
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -322,7 +323,8 @@ def scan(root: str) -> tuple[dict[str, bool], dict[str, str]]:
 def find_folders(paths: Iterable[Path], most: int) -> list[Path]:
     """The folders (or records) of runs among ``paths``.
 
-    A folder without a record of its own stands for all runs below it, as :func:`scan` finds them.
+    A folder without a record stands for all runs below it, as :func:`scan` finds them, and for
+    links in it that lead to a run.
 
     Raises:
         InputError: ``paths`` is empty, or there are more than ``most`` runs.
@@ -331,10 +333,9 @@ def find_folders(paths: Iterable[Path], most: int) -> list[Path]:
     for path in paths:
         below: list[Path] = []
         if not os.path.lexists(path / RECORD) and _is_folder(path):
-            try:
-                below = sorted(path / name for name in scan(str(path))[0])
-            except InputError:
-                below = []  # reading it as a run says what is wrong
+            with contextlib.suppress(InputError, OSError):  # reading it as a run says what is wrong
+                linked = {file.parent for file in path.glob(f"*/{RECORD}")}
+                below = sorted(linked.union(path / name for name in scan(str(path))[0]))
         found += below or [path]
     if not found:
         raise InputError("no runs were given; pass at least one folder of a run")
