@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +29,7 @@ from nispa.learner import Learner
 from nispa.methods import METHODS
 from nispa.methods.saving import decode, encode
 from nispa.reading import store
+from nispa.reading.groups import flatten
 from nispa.reading.imports import read_matrix
 from nispa.reading.tables import render
 from nispa.runs.checkpoints import FOLDER, Checkpoints
@@ -122,7 +122,7 @@ def _show_record(path: Path) -> str:
     out = io.StringIO()
     found = read_record(path)
     Console(file=out, width=80).print(render(found))
-    return out.getvalue() + str(store.summarise(found)) + str(store.flatten(found.config))
+    return out.getvalue() + str(store.summarise(found)) + str(flatten(found.config))
 
 
 def _show_page(path: Path) -> bytes:
@@ -144,19 +144,6 @@ def _read_events(path: Path) -> list[dict[str, Any]]:
     run.cut_events(2)  # as a resume does
     run.read_events()
     return found
-
-
-def _index(folder: Path) -> Path:
-    for seed in range(3):
-        RunFolder.create(folder / f"run{seed}", record(seed=seed))
-    _read_index(folder / store.INDEX)
-    return folder / store.INDEX
-
-
-def _read_index(path: Path) -> Any:
-    with patch.object(store, "WORTH_AN_INDEX", 1):
-        runs = store.find_runs([path.parent])
-    return [(run.location, run.summary, run.settings) for run in runs]
 
 
 # Data.
@@ -310,7 +297,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("record without checksum, shown", _open_record, _show_record),
     Kind("record without checksum, page", _open_record, _show_page),
     Kind("events", _events, _read_events),
-    Kind("index", _index, _read_index, exact=True),
     Kind("idx", _idx(), _read_idx),
     Kind("idx.gz", _idx(_gzip), _read_idx, exact=True),
     Kind("EMNIST's gzip.zip", _emnist, _read_emnist, exact=True),

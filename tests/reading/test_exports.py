@@ -13,29 +13,38 @@ import pyarrow.parquet as pq
 import pytest
 
 from nispa.errors import FormatError, InputError
-from nispa.reading.exports import (
-    LONG,
-    as_csv,
-    as_latex,
-    as_parquet,
-    escape_latex,
-    long,
-    wide,
-)
+from nispa.reading.exports import LONG, as_csv, as_latex, as_parquet, escape_latex, long, wide
 from nispa.reading.imports import imported_record, read_matrix
-from nispa.reading.store import COLUMNS, Run, Summary, find_runs, summarise
+from nispa.reading.store import COLUMNS, Row, find_runs, summarise
 from nispa.runs.folder import RunFolder
-from nispa.runs.record import decode, encode, measured
+from nispa.runs.record import ScenarioEntry, decode, encode, measured
 from tests.records import record
 
+HALF = ScenarioEntry(name="split-digits", settings={"classes_per_task": 1})
 KINDS = {key: column.kind for key, column in COLUMNS.items()}
 
 
-def run(seed: int = 0, accuracy: float | None = 0.5, **changes: Any) -> Run:
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(seed: int = 0, accuracy: float | None = 0.5, **changes: Any) -> Row:
+    """A row of the table, with a record on disk that has its method, preset and settings."""
     values: dict[str, Any] = {"status": "complete", "scenario": "s", "incremental": "task"}
     values |= {"method": "ewc", "seed": seed, "accuracy": accuracy, "forgetting": 0.0}
     settings = changes.pop("settings", {})
-    return Run(f"runs/{seed}", Summary(**(values | changes)), settings)
+    values |= changes
+    names = {"seed": seed, "method": values["method"], "preset": values.get("preset")}
+    config = {key: {name: value} for key, (name, value) in nested(settings).items()}
+    folder = Path(f"runs-{len(list(Path().iterdir()))}")
+    RunFolder.create(folder, record(**names, config=config))
+    return Row(str(folder), values, settings)
+
+
+def nested(settings: dict[str, Any]) -> dict[str, tuple[str, Any]]:
+    """``{"m.lr": 1}`` as ``{"m": ("lr", 1)}``: a setting in each section is enough here."""
+    return {key.partition(".")[0]: (key.partition(".")[2], v) for key, v in settings.items()}
 
 
 def read_csv(data: bytes) -> list[list[str]]:
@@ -88,7 +97,7 @@ def test_the_long_form_has_a_row_per_measured_entry(tmp_path: Path) -> None:
     )
     RunFolder.create(tmp_path / "a", changed)
     (tmp_path / "gone").mkdir()
-    runs = [*find_runs([tmp_path]), Run(str(tmp_path / "gone"), Summary(status="complete"))]
+    runs = [*find_runs([tmp_path]), Row(str(tmp_path / "gone"), {"status": "complete"})]
     table, missed = long(runs)
     assert len(missed) == 1
     assert "gone holds no record.json" in missed[0]
@@ -170,6 +179,14 @@ def test_a_mean_is_over_seeds_alone() -> None:
     assert [line[:8] for line in rows(as_latex(mixed, by=["m.lr"]))[1:]] == ["ewc & 0.", "ewc & 0."]
     imported = [run(n, settings={"imported.file": str(n)}) for n in range(2)]
     assert rows(as_latex(imported))[1].startswith("ewc & 2 &")
+
+
+def test_other_data_or_tasks_are_not_averaged() -> None:
+    first, second = run(0), run(1)
+    changed = record(seed=1, method="ewc", preset=None, config={}, scenario=HALF)
+    RunFolder(second.location).write_record(changed)
+    with pytest.raises(InputError, match="differ in their data or the settings of the scenario"):
+        as_latex([first, second])
 
 
 def test_tables_that_cannot_be_made() -> None:
@@ -319,12 +336,12 @@ def test_an_imported_record_says_so_and_survives_the_disk(tmp_path: Path) -> Non
     assert (made.started, made.finished, made.parameters, made.cost) == (None,) * 4
     assert (made.tasks[0].train, made.tasks[0].test, made.environment.threads) == (None,) * 3
     assert made.status == "complete"
-    summary = summarise(made)
+    found = summarise(made)
     # by hand: (0.5 + 0.8) / 2, and 0.9 - 0.5
-    assert summary.accuracy == pytest.approx(0.65)
-    assert summary.forgetting == pytest.approx(0.4)
-    unknown = (summary.parameters, summary.kept_bytes, summary.train_s, summary.samples)
-    assert unknown == (None, None, None, None)
+    assert found["accuracy"] == pytest.approx(0.65)
+    assert found["forgetting"] == pytest.approx(0.4)
+    unknown = [found[name] for name in ("parameters", "kept_bytes", "train_s", "samples")]
+    assert unknown == [None] * 4
 
 
 def test_a_matrix_without_the_task_told_is_the_other_one(tmp_path: Path) -> None:
@@ -332,11 +349,11 @@ def test_a_matrix_without_the_task_told_is_the_other_one(tmp_path: Path) -> None
     made = imported_record(given, file="m", tool="t", method="m", seed=0, incremental="class")
     assert made.accuracy_matrix == ()
     assert made.main_matrix == ((0.9, None), (0.5, 0.8))
-    assert summarise(made).accuracy == pytest.approx(0.65)
+    assert summarise(made)["accuracy"] == pytest.approx(0.65)
 
 
 def test_a_matrix_that_ends_early_is_not_complete(tmp_path: Path) -> None:
     given = read_matrix(write(tmp_path / "m.csv", "0.9,0.1,0.1\n"))
     made = imported_record(given, file="m", tool="t", method="m", seed=0)
     assert made.status == "interrupted"
-    assert summarise(made).accuracy is None
+    assert summarise(made)["accuracy"] is None

@@ -89,9 +89,7 @@ def test_data_that_are_not_canonical_are_named() -> None:
 def test_a_run_cut_short_says_so_and_ends_with_its_last_task() -> None:
     full = five_tasks()
     value = five_tasks(
-        status="interrupted",
-        accuracy_matrix=full.accuracy_matrix[:3],
-        per_task=full.per_task[:3],
+        status="interrupted", accuracy_matrix=full.accuracy_matrix[:3], per_task=full.per_task[:3]
     )
     figure = draw(value)
     assert heading(figure)[1] == "interrupted after 3 of 5 tasks"

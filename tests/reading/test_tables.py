@@ -40,17 +40,18 @@ def lines(value: Record, width: int = 80) -> list[str]:
     return [line.rstrip() for line in show(value, width).splitlines()]
 
 
+def rows(value: Record, width: int = 80) -> list[list[str]]:
+    """The words of each line: cells without the blanks between columns."""
+    return [line.split() for line in show(value, width).splitlines()]
+
+
 def test_two_tasks_by_hand() -> None:
-    found = lines(record())
-    assert found[:6] == [
+    found = rows(record())
+    for line in (
         "split-digits, nispa, task-incremental (told the task), preset paper, seed 19",
         "Data: digits (canonical) [sha256 000000000000]",
-        "",
         "Accuracy on each task (%) after each task",
-        "after      1      2",
-        "───────────────────",
-    ]
-    for line in (
+        "after 1 2",
         "1 0-1   75.0   50.0",
         "2 2-3   62.5  100.0",
         "accuracy (acc)            81.25  mean of the last row",
@@ -67,7 +68,7 @@ def test_two_tasks_by_hand() -> None:
         "Parameters: 652 live of 2,940 positions (density 0.222)",
         "Started: 2022-06-18T09:30:00Z, finished: 2022-06-18T09:31:00Z",
     ):
-        assert line in found, line
+        assert line.split() in found, line
 
 
 def many_groups() -> Record:
@@ -94,7 +95,7 @@ HUGE = [
 
 
 def test_costs_by_hand() -> None:
-    found = lines(priced())
+    found = rows(priced())
     for line in (
         "task  train op. op./sample train CPU s eval CPU s model B peak B",
         "1 0-1     6.6 M      1.3 k         2.5        0.5   7.8 k  400 M",
@@ -103,7 +104,7 @@ def test_costs_by_hand() -> None:
         "Training operations: forward 8 M, weight gradients 2 M, updates 600 k, replay",
         "Evaluation took 0.75 s, all tasks together",
     ):
-        assert line in found
+        assert line.split() in found, line
     assert not any(line.startswith("Cost") for line in lines(record()))
 
 
@@ -137,10 +138,9 @@ def test_data_that_are_not_canonical_are_shouted() -> None:
 
 
 def test_twenty_tasks_fit_without_decimals() -> None:
-    found = lines(twenty_tasks())
-    last = "20    70 84 75 89 80 71 85 76 90 81 72 86 77 91 82 73 87 78 92 83"
-    assert last in found
-    assert "after  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15 16 17 18 19 20" in found
+    found = [" ".join(line) for line in rows(twenty_tasks())]
+    assert "20 70 84 75 89 80 71 85 76 90 81 72 86 77 91 82 73 87 78 92 83" in found
+    assert " ".join(["after", *map(str, range(1, 21))]) in found
 
 
 def test_more_tasks_than_columns_get_a_line_each() -> None:
@@ -150,8 +150,9 @@ def test_more_tasks_than_columns_get_a_line_each() -> None:
     tasks = twenty_tasks().tasks[:1] * count
     found = lines(twenty_tasks(tasks=tasks, accuracy_matrix=rows, per_task=[]))
     assert "Accuracy on each task (%); the whole matrix is in record.json" in found
-    assert " 1 0-1-2-3-4         50.00       37.50  -12.50" in found
-    assert "30 0-1-2-3-4         50.00       50.00    0.00" in found
+    cells = [line.split() for line in found]
+    assert ["1", "0-1-2-3-4", "50.00", "37.50", "-12.50"] in cells
+    assert ["30", "0-1-2-3-4", "50.00", "50.00", "0.00"] in cells
     wide = lines(twenty_tasks(tasks=tasks, accuracy_matrix=rows, per_task=[]), width=250)
     assert "Accuracy on each task (%) after each task" in wide
 
@@ -160,13 +161,13 @@ def test_a_method_without_stable_units_has_no_empty_tables() -> None:
     text = show(finetune())
     assert "Stable units" not in text
     assert "Connections" not in text
-    assert "5 fashion-mnist       1    -    540,000      3.0  -" in text
+    assert "5 fashion-mnist 1 - 540,000 3.0 -" in " ".join(text.split())
 
 
 def test_many_groups_get_a_line_each() -> None:
     found = lines(many_groups())
     assert "Stable units after the last task" in found
-    assert "block11      11  64    17%" in found
+    assert ["block11", "11", "64", "17%"] in rows(many_groups())
 
 
 def test_shares_never_round_to_all_or_nothing() -> None:
@@ -174,7 +175,7 @@ def test_shares_never_round_to_all_or_nothing() -> None:
     units |= {"c": UnitCount(stable=0, size=9), "d": UnitCount(stable=0, size=0)}
     task = TaskResult(phases=1, samples_trained=0, train_s=0, eval_s=0, stable_units=units)
     text = show(record(per_task=[task]))
-    assert "1 0-1  399 99%    1 1%  0 0%  0 -" in text
+    assert "1 0-1 399 99% 1 1% 0 0% 0 -" in " ".join(text.split())
 
 
 def test_a_layer_without_positions_has_no_density() -> None:
@@ -185,7 +186,7 @@ def test_a_layer_without_positions_has_no_density() -> None:
         eval_s=0,
         connections={"fc1": ConnectionCount(live=0, frozen=0, total=0)},
     )
-    assert "fc1       0   0        -       0            -" in show(record(per_task=[task]))
+    assert ["fc1", "0", "0", "-", "0", "-"] in rows(record(per_task=[task]))
 
 
 @pytest.mark.parametrize(
@@ -206,9 +207,8 @@ def test_zero_means_exactly_zero(value: float | None, text: str) -> None:
 
 
 def test_an_undefined_metric_is_a_dash() -> None:
-    assert "forgetting                   -  best earlier row minus last row" in lines(
-        without_metrics(record())
-    )
+    found = rows(without_metrics(record()))
+    assert ["forgetting", "-", "best", "earlier", "row", "minus", "last", "row"] in found
 
 
 def test_another_formula_is_shown_as_recorded() -> None:
@@ -219,14 +219,15 @@ def test_another_formula_is_shown_as_recorded() -> None:
 
 
 def test_accuracy_without_the_task_stands_beside_it() -> None:
-    rows = [[0.75, None], [0.25, 0.5]]
+    matrix = [[0.75, None], [0.25, 0.5]]
     other = {"acc": MetricValue(value=0.375, formula="f", source="s")}
-    value = record(accuracy_matrix_task_agnostic=rows, metrics_task_agnostic=other)
+    value = record(accuracy_matrix_task_agnostic=matrix, metrics_task_agnostic=other)
     found = lines(value)
     assert "Accuracy without knowing the task (%) after each task" in found
-    assert "2 2-3  25.0  50.0" in found
-    assert "accuracy (acc)                81.25    37.50  mean of the last row" in found
-    assert "forgetting                    12.50        -  best earlier row minus last row" in found
+    cells = rows(value)
+    assert ["2", "2-3", "25.0", "50.0"] in cells
+    assert ["accuracy", "(acc)", "81.25", "37.50", "mean", "of", "the", "last", "row"] in cells
+    assert ["forgetting", "12.50", "-", "best", "earlier", "row", "minus", "last", "row"] in cells
 
 
 def test_a_run_that_did_not_finish_says_so() -> None:

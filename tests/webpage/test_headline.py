@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pytest
-
-from nispa.reading.compare import Run as Compared
-from nispa.reading.compare import compare
+from nispa.reading.statistics import interval
+from nispa.runs.metrics import percent
 from nispa.runs.record import Record, TaskEntry
 from nispa.webpage import Run, page
 from nispa.webpage.headline import headline
 from nispa.webpage.markup import render, tag
-from nispa.webpage.runs import problems_of, summary
+from nispa.webpage.problems import problems_of
 from tests.records import finetune, five_tasks, priced, record
 from tests.webpages import Page, harmless, made
 
@@ -81,12 +79,11 @@ def test_the_best_method_with_its_interval() -> None:
     runs += [reached(value, seed=k, method="ewc") for k, value in enumerate((0.74, 0.76, 0.75))]
     (text,) = said(*runs)
     assert "split-digits, task-incremental (told the task): the best of 2 methods" in text
-    low, high = compared(runs)["er"]
-    interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}, 3 runs"
-    assert (
-        f"is er, with a mean accuracy of 94.00 % over 2 tasks ({interval}), forgetting 0.00 points."
-        in text
-    )
+    ends = interval([0.9, 0.95, 0.97])
+    assert ends is not None
+    low, high = map(percent, ends)
+    assert "is er, with a mean accuracy of 94.00 % over 2 tasks" in text
+    assert f"(95 % interval {low} to {high}, 3 runs), forgetting 0.00 points." in text
     assert "Next is ewc with 75.00 %" in text
     assert "the intervals lie apart" in text
     assert text.endswith("6 runs, 3 seeds.")
@@ -152,40 +149,6 @@ def test_runs_of_different_kinds_stand_apart() -> None:
         "methods-3",
     ]
     assert "different questions" not in made(reached(0.9), reached(0.8, method="er")).text
-
-
-# Intervals
-
-
-def compared(records: list[Record]) -> dict[str, tuple[float, float]]:
-    """The intervals that ``nispa compare`` has of the same runs."""
-    found = compare([Compared(f"run {k}", each) for k, each in enumerate(records)])
-    return {group.label: group.interval for group in found.groups if group.interval}
-
-
-@pytest.mark.parametrize(
-    "values", [(0.98, 1.0, 1.0), (0.0, 0.01, 0.0, 0.02), (0.5, 0.9), (0.7, 0.7, 0.7)]
-)
-def test_the_interval_is_that_of_compare_and_stays_within_bounds(values: tuple[float, ...]) -> None:
-    runs = [reached(value, seed=seed) for seed, value in enumerate(values)]
-    (problem,) = problems_of([Run(f"run {k}", each) for k, each in enumerate(runs)])
-    found = summary(problem.groups[0])
-    assert found is not None
-    assert found.interval is not None
-    assert found.interval == pytest.approx(compared(runs)["nispa"], abs=1e-12)
-    assert 0 <= found.interval[0] <= sum(values) / len(values) + 1e-12
-    assert found.interval[1] <= 1
-    assert found.deviation is not None
-    assert found.mean == pytest.approx(sum(values) / len(values))
-
-
-def test_no_interval_of_one_value() -> None:
-    (problem,) = problems_of([Run("a", reached(0.5))])
-    found = summary(problem.groups[0])
-    assert found is not None
-    assert (found.mean, found.deviation, found.interval) == (0.5, None, None)
-    (problem,) = problems_of([Run("a", reached(0.5, status="failed"))])
-    assert summary(problem.groups[0]) is None
 
 
 # One picture with a choice of axes

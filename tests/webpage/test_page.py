@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nispa.reading.phases import phases_of
 from nispa.runs.record import (
     DataEntry,
     Record,
@@ -26,9 +27,8 @@ from nispa.runs.record import (
 from nispa.webpage import Run, page
 from nispa.webpage.charts import COLOURS
 from nispa.webpage.markup import raw, render, tag
-from nispa.webpage.phases import phases_of
-from nispa.webpage.runs import problems_of
-from nispa.webpage.scales import Scale, rounded, short, spread
+from nispa.webpage.problems import problems_of
+from nispa.webpage.scales import Scale, percent_range, scale_of, short
 from tests.records import COSTS, finetune, five_tasks, priced, record, twenty_tasks
 from tests.webpages import Page, harmless, made
 
@@ -234,10 +234,19 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group() -> None:
     assert problems[0].label != problems[1].label
 
 
-def test_a_result_given_twice_counts_once() -> None:
-    runs = [Run("a", record()), Run("b", record()), Run("c", record(seed=20))]
+def test_a_seed_given_twice_counts_once() -> None:
+    runs = [Run("a", record()), Run("b", record(version="0.2.0")), Run("c", record(seed=20))]
     (problem,) = problems_of(runs)
     assert [k for k, _ in problem.groups[0].counted] == [1, 3]
+
+
+def test_other_data_at_the_same_seed_are_told_of() -> None:
+    def own(letter: str) -> list[DataEntry]:
+        return [DataEntry(name="photos", canonical=None, sha256=letter * 64)]
+
+    text = made(record(data=own("1")), record(data=own("2"), method="ewc")).text
+    assert "Tasks or data differ between runs of the same seed: at seed 19" in text
+    assert "differ between runs" not in made(*(record(data=own("1"), seed=k) for k in (1, 2))).text
 
 
 def test_means_stand_on_the_page() -> None:
@@ -415,18 +424,18 @@ def test_scales() -> None:
     linear = Scale(0, 10, 100, 200)
     assert (linear(0), linear(5), linear(99)) == (100, 150, 200)
     assert linear.ticks() == [0, 2, 4, 6, 8, 10]
-    log = spread([10, 1000, 0], 0, 100)
+    log = scale_of([10, 1000, 0], 0, 100)
     assert log.log
     assert log(0) == 0  # zero stands apart from the rest
     assert log(10) > 12
     assert log(100) == pytest.approx((log(10) + log(1000)) / 2)
     assert log.ticks()[0] == 0
-    assert not spread([5, 20], 0, 100).log
-    assert not spread([], 0, 100).log
-    assert rounded([27.0, 92.0]) == (20, 100)
-    assert rounded([91.0, 93.0]) == (90, 94)
-    assert rounded([100.0]) == (98, 100)
-    assert rounded([]) == (0, 100)
+    assert not scale_of([5, 20], 0, 100).log
+    assert not scale_of([], 0, 100).log
+    assert percent_range([27.0, 92.0]) == (20, 100)
+    assert percent_range([91.0, 93.0]) == (90, 94)
+    assert percent_range([100.0]) == (98, 100)
+    assert percent_range([]) == (0, 100)
     assert [short(v) for v in (0, 950, 1_500, 2e6, 3e9)] == ["0", "950", "1.5k", "2M", "3G"]
     assert [short(v) for v in (4e12, 5e15, 6e18)] == ["4T", "5P", "6E"]
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -21,7 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from nispa.reading.compare import Comparison, Group, Pair, Run
+    from nispa.reading.compare import Comparison
+    from nispa.reading.samples import Pair, Sample
 
 MAX_RUNS = 10_000
 WIDE = 140  # columns of a terminal that all costs need
@@ -76,10 +74,12 @@ def compare(
     if not runs:
         raise InputError("no runs given; pass their folders, such as: nispa compare runs/*")
     share = _share(level)
-    read = _read(runs)
-
     from nispa.reading.compare import compare as compared
+    from nispa.reading.groups import find_folders, read_runs
 
+    read, faults = read_runs(find_folders(runs, MAX_RUNS), events=False)
+    for fault in faults:
+        click.echo(f"nispa: warning: left out: {fault}", err=True)
     found = compared(read, metric, told=told, baseline=baseline, level=share)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=1, allow_nan=False))
@@ -101,48 +101,6 @@ def _share(text: str) -> float:
         ) from None
 
 
-def _read(paths: Sequence[Path]) -> list[Run]:
-    """The records, each called by its folder's name where that is unique."""
-    from nispa.reading.compare import Run
-    from nispa.runs.record import RECORD, read_record
-
-    records, folders = [], []
-    for path, given in _places(paths):
-        try:
-            records.append(read_record(path))
-        except InputError as error:
-            if given:
-                raise
-            click.echo(f"nispa: warning: left out: {error}", err=True)
-            continue
-        folders.append(path.parent if path.name == RECORD else path)
-    names = [folder.name or str(folder) for folder in folders]
-    met = Counter(names)
-    return [
-        Run(str(folder) if met[name] > 1 else name, record)
-        for folder, name, record in zip(folders, names, records, strict=True)
-    ]
-
-
-def _places(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
-    """Where the records lie, and whether each was given by itself.
-
-    A folder that holds no record stands for the runs that lie directly in it.
-    """
-    from nispa.runs.record import RECORD
-
-    found: list[tuple[Path, bool]] = []
-    for path in paths:
-        inside: list[Path] = []
-        if not os.path.lexists(path / RECORD):
-            with contextlib.suppress(OSError, ValueError):  # read_record says what is wrong
-                inside = sorted(part.parent for part in path.glob(f"*/{RECORD}"))
-        found += [(part, False) for part in inside] or [(path, True)]
-    if len(found) > MAX_RUNS:
-        raise InputError(f"{len(found):,} runs are more than {MAX_RUNS:,}; pass fewer")
-    return found
-
-
 def render(found: Comparison, width: int = 80) -> Iterable[RenderableType]:
     """The comparison as tables, complete at 80 columns; texts from records are never markup.
 
@@ -161,7 +119,7 @@ def render(found: Comparison, width: int = 80) -> Iterable[RenderableType]:
     yield Text(f"{metric.formula} ({metric.source})", style="dim")
     hold = f"{100 * (1 - found.level):g} %"
 
-    def problem(group: Group) -> str:
+    def problem(group: Sample) -> str:
         """What groups have in common that are compared with each other."""
         kind = f", {group.incremental}-incremental" if found.by_kind else ""
         return f"{group.scenario}{kind}"
@@ -201,7 +159,7 @@ def _table(first: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _group_table(groups: Sequence[Group], hold: str) -> Table:
+def _group_table(groups: Sequence[Sample], hold: str) -> Table:
     from rich.text import Text
 
     from nispa.runs.metrics import percent
@@ -226,7 +184,7 @@ COSTS = (
 )
 
 
-def _cost_tables(groups: Sequence[Group], width: int) -> Iterable[RenderableType]:
+def _cost_tables(groups: Sequence[Sample], width: int) -> Iterable[RenderableType]:
     """Means of what runs cost, in two tables so that they fit; nothing where none is known."""
     from rich.text import Text
 

@@ -34,10 +34,10 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
     be read are left out and named.
     """
     from nispa.files import shown, write_atomic
-    from nispa.webpage import find_runs, page, read_runs
+    from nispa.webpage import MAX_RUNS, find_folders, page, read_runs
 
     _check(out)
-    found, left_out = read_runs(find_runs(runs))
+    found, left_out = read_runs(find_folders(runs, MAX_RUNS))
     write_atomic(out, page(found, left_out))
     for fault in left_out:
         click.echo(f"left out: {fault}", err=True)

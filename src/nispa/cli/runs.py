@@ -14,7 +14,8 @@ from nispa.cli.options import settle, whole_number
 from nispa.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from nispa.reading.store import Run, Value
+    from nispa.reading.groups import Value
+    from nispa.reading.store import Row
 
 SHOWN = (
     "scenario",
@@ -97,7 +98,7 @@ def runs(
 
 def _found(
     folders: Sequence[Path], conditions: Sequence[str], columns: str | None
-) -> tuple[list[Run], list[Run], list[str]]:
+) -> tuple[list[Row], list[Row], list[str]]:
     """All runs, those that meet the conditions, and the columns asked for, all checked."""
     from nispa.reading.store import check_keys, choose, find_runs
 
@@ -115,7 +116,7 @@ def _found(
     return found, choose(found, conditions), list(dict.fromkeys(keys))
 
 
-def _json(runs: Sequence[Run], keys: Sequence[str] | None) -> str:
+def _json(runs: Sequence[Row], keys: Sequence[str] | None) -> str:
     from nispa.reading.store import COLUMNS
 
     lines = []
@@ -127,7 +128,7 @@ def _json(runs: Sequence[Run], keys: Sequence[str] | None) -> str:
     return "[\n" + ",\n".join(lines) + "\n]" if lines else "[]"
 
 
-def _table(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+def _table(runs: Sequence[Row], keys: Sequence[str]) -> list[str]:
     """A line per run, numbers to the right."""
     columns = []
     for key in keys:
@@ -141,7 +142,8 @@ def _table(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
 
 
 def _cell(key: str, value: Value) -> str:
-    from nispa.reading.store import COLUMNS, as_text
+    from nispa.reading.groups import as_text
+    from nispa.reading.store import COLUMNS
     from nispa.runs.metrics import percent
 
     if value is None:
@@ -156,10 +158,10 @@ def _cell(key: str, value: Value) -> str:
     return f"{value:,}" if kind == "whole" and key != "seed" else as_text(value)
 
 
-def _print_problems(runs: Sequence[Run]) -> None:
-    problems = [run for run in runs if run.summary.problem is not None]
+def _print_problems(runs: Sequence[Row]) -> None:
+    problems = [run for run in runs if run.value("problem") is not None]
     for run in problems[:MAX_PROBLEMS]:
-        click.echo(f"unreadable: {run.summary.problem}")
+        click.echo(f"unreadable: {run.value('problem')}")
     if len(problems) > MAX_PROBLEMS:
         click.echo(f"... and {len(problems) - MAX_PROBLEMS:,} more: --where status=unreadable")
 
@@ -225,26 +227,26 @@ def export(
 
 
 def _latex(
-    found: Sequence[Run], chosen: Sequence[Run], keys: Sequence[str], by: Sequence[str]
+    found: Sequence[Row], chosen: Sequence[Row], keys: Sequence[str], by: Sequence[str]
 ) -> tuple[bytes, str]:
     from nispa.reading.exports import as_latex
     from nispa.reading.store import check_keys
 
     check_keys(found, by)
-    complete = [run for run in chosen if run.summary.status == "complete"]
+    complete = [run for run in chosen if run.value("status") == "complete"]
     data = as_latex(complete, keys or ("accuracy", "forgetting"), by)
     if left_out := len(chosen) - len(complete):
         what = (
             "run that is not complete was" if left_out == 1 else "runs that are not complete were"
         )
         click.echo(f"{left_out:,} {what} left out", err=True)
-    if any(run.summary.canonical == "no" for run in complete):
+    if any(run.value("canonical") == "no" for run in complete):
         click.echo("not all of it was measured on canonical data; see column canonical", err=True)
     return data, f"{len(complete):,} runs"
 
 
 def _rows(
-    chosen: Sequence[Run], keys: Sequence[str], is_long: bool, ending: str
+    chosen: Sequence[Row], keys: Sequence[str], is_long: bool, ending: str
 ) -> tuple[bytes, str]:
     from nispa.reading.exports import LONG, as_csv, as_parquet, long, wide
     from nispa.reading.store import COLUMNS

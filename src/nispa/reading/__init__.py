@@ -1,1 +1,1 @@
-"""Runs that are done: found, compared, drawn, exported."""
+"""Read finished runs: find, group, compare, draw, export, import."""

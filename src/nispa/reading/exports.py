@@ -1,26 +1,23 @@
-"""Runs as files for other programs: CSV, Parquet, LaTeX.
+"""Export runs to CSV, Parquet and LaTeX.
 
-Records may be somebody else's: a text never becomes a formula of a spreadsheet nor a command of
-LaTeX.
+Records may come from anyone: no text becomes a spreadsheet's formula or a LaTeX command.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from nispa.errors import InputError, either
 from nispa.files import one_line, shown
-from nispa.reading.store import COLUMNS, IMPORTED, Run, Value, as_text
+from nispa.reading.groups import IMPORTED, Value, as_text, key_of
+from nispa.reading.statistics import mean_of_all, spread
+from nispa.reading.store import COLUMNS, Row
 from nispa.runs.metrics import percent
-from nispa.runs.record import (
-    Record,
-    read_record,
-)
+from nispa.runs.record import Record, read_record
 
 Table = dict[str, list[Value]]
 
@@ -45,16 +42,19 @@ LONG: dict[str, str] = {
 # --- Tables --------------------------------------------------------------------------------------
 
 
-def wide(runs: Sequence[Run], keys: Sequence[str] = tuple(COLUMNS)) -> Table:
-    """One row per run with the columns or settings ``keys``."""
+def wide(runs: Sequence[Row], keys: Sequence[str] = tuple(COLUMNS)) -> Table:
+    """A table with a row per run and a column per column or setting in ``keys``."""
     return {key: [run.value(key) for run in runs] for key in keys}
 
 
-def long(runs: Iterable[Run]) -> tuple[Table, list[str]]:
-    """One row per run, task learned and task measured (from 0), and which runs had to be left out.
+def long(runs: Iterable[Row]) -> tuple[Table, list[str]]:
+    """A table with a row per run, task learned and task measured (from 0).
 
     ``accuracy_told`` and ``accuracy_untold`` are fractions: the method was told the task, or not.
     Entries measured neither way have no row.
+
+    Returns:
+        The table, and for each record that can no longer be read what is wrong with it.
 
     Raises:
         InputError: The table would have more than 5,000,000 rows.
@@ -90,9 +90,9 @@ def _entries(record: Record) -> Iterable[list[Value]]:
 
 
 def as_csv(table: Table) -> bytes:
-    """A table as CSV in UTF-8: what is not known is empty, numbers read back to the same value.
+    """A table as CSV in UTF-8. Unknown values are empty; numbers read back to the same value.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    A text that a spreadsheet would run as a formula gets an apostrophe in front.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -110,9 +110,9 @@ def _cell(value: Value) -> str:
 
 
 def as_parquet(table: Table, kinds: Mapping[str, str]) -> bytes:
-    """A table as Parquet, typed by ``kinds`` (text, whole, number, share; None is null).
+    """A table as Parquet, typed by ``kinds`` (text, whole, number, share); None becomes null.
 
-    A column that has no kind is a setting: typed by its values, and text where they differ.
+    A column without a kind is a setting: its values decide, and mixed types become text.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -142,7 +142,7 @@ def _kind(values: Iterable[Value]) -> str:
 
 # --- LaTeX ---------------------------------------------------------------------------------------
 
-RISING = ("accuracy", "bwt", "fwt")  # of every other number the least is the best
+HIGHER_IS_BETTER = ("accuracy", "bwt", "fwt")  # lower is better for every other number
 HEADS = {
     "method": "Method",
     "preset": "Preset",
@@ -164,40 +164,40 @@ HEADS = {
 _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"{\char34}"}
-_LATEX |= {"[": "{[}", "]": "{]}", "*": "{*}"}  # after a line's end they would be read as options
+_LATEX |= {"[": "{[}", "]": "{]}", "*": "{*}"}  # at the start of a row they would be options
 
 
 def escape_latex(text: str) -> str:
-    """A text that LaTeX prints as it is; nothing in it is a command."""
+    """A text escaped so that LaTeX prints it literally."""
     return "".join(_LATEX.get(letter, letter) for letter in one_line(text))
 
 
 def as_latex(
-    runs: Sequence[Run],
-    values: Sequence[str] = ("accuracy", "forgetting"),
-    by: Sequence[str] = (),
+    runs: Sequence[Row], values: Sequence[str] = ("accuracy", "forgetting"), by: Sequence[str] = ()
 ) -> bytes:
     """A table of mean ± sample standard deviation over seeds, for the package booktabs.
 
-    A row per method and preset, and per value of the settings ``by``; a block per scenario, with
-    the best mean of each column in bold. Fractions become per cent. Only complete runs may come.
+    Args:
+        runs: Complete runs.
+        values: Columns to average; fractions become per cent, the best mean is bold.
+        by: Settings that get a row per value, beside method and preset.
 
     Raises:
-        InputError: There is no run; a value is no number; or runs of one row have the same seed or
-            differ in a setting, so that their mean would not be one over seeds.
+        InputError: There is no run; a column is not numeric; or a row's runs repeat a seed or
+            differ in more than the seed (see :func:`nispa.reading.groups.key_of`).
     """
     if not runs:
         raise InputError("no complete run is left for the table; see nispa runs")
     for key in values:
         if key not in COLUMNS or COLUMNS[key].kind == "text":
             raise InputError(f"a LaTeX table has means of numbers, not of '{key}'; leave it out")
-    presets = any(run.summary.preset is not None for run in runs)
+    presets = any(run.value("preset") is not None for run in runs)
     keys = ["method", *(["preset"] if presets else []), *by]
     blocks = _grouped(runs, ("scenario", "incremental"))
     width = len(keys) + 1 + len(values)
     heads = [HEADS.get(key) or escape_latex(key) for key in (*keys, "Seeds", *values)]
     lines = ["% Mean and sample standard deviation over seeds; needs \\usepackage{booktabs}."]
-    if any(run.summary.canonical == "no" for run in runs):
+    if any(run.value("canonical") == "no" for run in runs):
         lines.append("% Not all of this was measured on the canonical data: see nispa show.")
     lines.append(rf"\begin{{tabular}}{{{'l' * len(keys)}{'r' * (1 + len(values))}}}")
     lines += [r"\toprule", " & ".join(heads) + r" \\"]
@@ -211,18 +211,18 @@ def as_latex(
     return ("\n".join(lines) + "\n").encode()
 
 
-def _grouped(runs: Iterable[Run], keys: Sequence[str]) -> list[tuple[tuple[Value, ...], list[Run]]]:
-    def group(run: Run) -> tuple[Value, ...]:
+def _grouped(runs: Iterable[Row], keys: Sequence[str]) -> list[tuple[tuple[Value, ...], list[Row]]]:
+    def group(run: Row) -> tuple[Value, ...]:
         return tuple(run.value(key) for key in keys)
 
-    def place(run: Run) -> list[tuple[bool, bool, Any]]:
+    def place(run: Row) -> list[tuple[bool, bool, Any]]:
         values = group(run)
         return [(v is not None, isinstance(v, str), 0 if v is None else v) for v in values]
 
     return [(key, list(part)) for key, part in groupby(sorted(runs, key=place), group)]
 
 
-def _block(runs: Sequence[Run], keys: Sequence[str], values: Sequence[str]) -> Iterable[str]:
+def _block(runs: Sequence[Row], keys: Sequence[str], values: Sequence[str]) -> Iterable[str]:
     groups = _grouped(runs, keys)
     for names, group in groups:
         _only_seeds_differ(names, group, keys)
@@ -232,25 +232,22 @@ def _block(runs: Sequence[Run], keys: Sequence[str], values: Sequence[str]) -> I
         cells = ["--" if name is None else escape_latex(as_text(name)) for name in names]
         cells.append(str(len(group)))
         for column, chosen in zip(columns, best, strict=True):
-            cells.append(_mean_and_spread(*column[index], chosen))
+            cells.append(_mean_and_deviation(*column[index], chosen))
         yield " & ".join(cells) + r" \\"
 
 
-def _only_seeds_differ(names: Sequence[Value], group: Sequence[Run], keys: Sequence[str]) -> None:
-    """Refuses a group whose mean would be over something else than seeds."""
+def _only_seeds_differ(names: Sequence[Value], group: Sequence[Row], keys: Sequence[str]) -> None:
+    """Refuses runs whose mean would not be one over seeds."""
     label = ", ".join(as_text(name) for name in names if name is not None)
-    first = group[0]
-    seeds: dict[Value, Run] = {}
+    first, *others = group
+    if others:
+        rule = key_of(read_record(first.location))
+        for run in others:
+            if key_of(read_record(run.location)) != rule:
+                raise InputError(f"runs of {label} differ in {_difference(first, run, keys)}")
+    seeds: dict[Value, Row] = {}
     for run in group:
         twin = seeds.setdefault(run.value("seed"), run)
-        for key in sorted({*first.settings, *run.settings}):
-            ours, theirs = first.value(key), run.value(key)
-            if ours != theirs and not key.startswith(f"{IMPORTED}.") and key not in keys:
-                raise InputError(
-                    f"runs of {label} differ in {key} ({as_text(ours)} in {shown(first.folder)}, "
-                    f"{as_text(theirs)} in {shown(run.folder)}); give it a row each with "
-                    + either(f"by=[{key!r}], or choose", f"--by {key}, or choose with --where")
-                )
         if twin is not run:
             raise InputError(
                 f"two runs of {label} have seed {run.value('seed')}: {shown(twin.folder)} and "
@@ -258,10 +255,26 @@ def _only_seeds_differ(names: Sequence[Value], group: Sequence[Run], keys: Seque
             )
 
 
-Mean = tuple[str, str]  # mean and spread as they are shown
+def _difference(first: Row, second: Row, keys: Sequence[str]) -> str:
+    """The setting in which two runs differ, and what to do about it."""
+    for key in sorted({*first.settings, *second.settings}):
+        one, two = first.value(key), second.value(key)
+        if one != two and not key.startswith(f"{IMPORTED}.") and key not in keys:
+            return (
+                f"{key} ({as_text(one)} in {shown(first.folder)}, "
+                f"{as_text(two)} in {shown(second.folder)}); give it a row each with "
+                + either(f"by=[{key!r}], or choose", f"--by {key}, or choose with --where")
+            )
+    return (
+        f"their data or the settings of the scenario: {shown(first.folder)} and "
+        f"{shown(second.folder)}; choose one{either('', ' with --where')}"
+    )
 
 
-def _mean(group: Sequence[Run], key: str) -> Mean:
+Mean = tuple[str, str]  # mean and standard deviation as text
+
+
+def _mean(group: Sequence[Row], key: str) -> Mean:
     values = [run.value(key) for run in group]
     numbers = [float(value) for value in values if isinstance(value, (int, float))]
     if len(numbers) < len(values):
@@ -269,8 +282,8 @@ def _mean(group: Sequence[Run], key: str) -> Mean:
     show = percent if COLUMNS[key].kind == "share" else _grouped_digits
     if key.endswith("_operations"):
         show = _three_digits
-    spread = show(statistics.stdev(numbers)) if len(numbers) > 1 else ""
-    return show(statistics.fmean(numbers)), spread
+    mean, deviation = mean_of_all(numbers), spread(numbers)
+    return "" if mean is None else show(mean), "" if deviation is None else show(deviation)
 
 
 def _grouped_digits(value: float) -> str:
@@ -282,20 +295,20 @@ def _three_digits(value: float) -> str:
 
 
 def _best(key: str, column: Sequence[Mean]) -> str:
-    """The best mean as it is shown: equal texts are equally good."""
+    """The best mean as text: means that look equal are equally good."""
     means = [mean for mean, _ in column if mean]
-    pick: Callable[..., str] = max if key in RISING else min
+    pick: Callable[..., str] = max if key in HIGHER_IS_BETTER else min
     return pick(means, key=lambda mean: float(mean.replace(",", ""))) if len(means) > 1 else ""
 
 
-def _mean_and_spread(mean: str, spread: str, best: str) -> str:
+def _mean_and_deviation(mean: str, deviation: str, best: str) -> str:
     if not mean:
         return "--"
     shown_mean = rf"\mathbf{{{_digits(mean)}}}" if mean == best else _digits(mean)
-    return f"${shown_mean}$" if not spread else rf"${shown_mean} \pm {_digits(spread)}$"
+    return f"${shown_mean}$" if not deviation else rf"${shown_mean} \pm {_digits(deviation)}$"
 
 
 def _digits(text: str) -> str:
-    """A number in LaTeX's mathematics: ``1e-05`` and the commas of thousands."""
+    """A number in LaTeX's math mode, with its exponent and thousands separators."""
     base, _, exponent = text.replace(",", "{,}").partition("e")
     return rf"{base} \cdot 10^{{{int(exponent)}}}" if exponent else base

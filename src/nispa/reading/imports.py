@@ -1,6 +1,6 @@
-"""Accuracy matrices of other tools as runs.
+"""Import accuracy matrices of other tools as runs.
 
-Nothing in a file is executed: CSV is text, and NumPy's arrays are read without pickle.
+Nothing in a file is executed: CSV is text, and NumPy arrays are read without pickle.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nispa.errors import FormatError, InputError, either
 from nispa.files import one_line, read_limited, shown, wording
-from nispa.reading.store import IMPORTED
+from nispa.reading.groups import IMPORTED
 from nispa.runs.record import (
     MAX_TASKS,
     Environment,
@@ -37,20 +37,20 @@ from nispa.runs.record import (
 Matrix = NDArray[np.float64]
 
 MAX_MATRIX_BYTES = 32 * 2**20
-MAX_LINES = 4 * (MAX_TASKS + 1)  # empty ones included
-MAX_CELL = 400  # letters; numbers have a tenth, names of tasks may be long
+MAX_LINES = 4 * (MAX_TASKS + 1)  # empty lines included
+MAX_CELL = 400  # characters; numbers have a tenth, but names of tasks may be long
 
 
 @dataclass(frozen=True)
 class Imported:
-    """An accuracy matrix as read, and what had to be assumed.
+    """An accuracy matrix as read, and the assumptions made.
 
     Attributes:
-        matrix: ``(rows, tasks)`` fractions, ``[i][j]`` on task j after task i, NaN where missing.
-        names: A name per task; empty where the file has none.
+        matrix: ``(rows, tasks)`` fractions, ``[i][j]`` on task j after task i; NaN if missing.
+        names: A name per task; empty if the file has none.
         percent: Whether the file held per cent.
-        sha256: Of the file, 64 hexadecimal digits.
-        remarks: What a reader should know, a sentence each.
+        sha256: Hash of the file, 64 hexadecimal digits.
+        remarks: Assumptions and doubts, a sentence each.
     """
 
     matrix: Matrix
@@ -61,16 +61,16 @@ class Imported:
 
 
 def read_matrix(path: str | Path, *, rows: str = "after", array: str | None = None) -> Imported:
-    """An accuracy matrix from a ``.csv``, ``.npy`` or ``.npz`` file.
+    """Reads an accuracy matrix from a ``.csv``, ``.npy`` or ``.npz`` file.
 
     Args:
         path: The file; at most 32 MiB.
-        rows: ``"after"`` where row i was measured after task i, ``"task"`` where row j is task j.
-        array: Which array of an ``.npz`` file.
+        rows: ``"after"`` if row i was measured after task i, ``"task"`` if row j is task j.
+        array: Name of the array in an ``.npz`` file.
 
     Raises:
         InputError: There is no such file, or ``rows`` is unknown.
-        FormatError: It is not a matrix of accuracies, or contradicts ``rows``.
+        FormatError: The file holds no matrix of accuracies, or contradicts ``rows``.
     """
     path = Path(path)
     name = shown(path)
@@ -118,13 +118,13 @@ def _as_fractions(values: Matrix, name: str) -> tuple[Matrix, bool, str]:
 
 
 def _rows(rows: str) -> str:
-    """How the rows were said to lie, in the words of whoever said it."""
+    """The argument ``rows`` as the user gave it."""
     rows = one_line(rows)
     return either(f"rows={rows!r}", f"--rows {rows}")
 
 
 def _orientation(matrix: Matrix, name: str, rows: str) -> list[str]:
-    """Remarks on a matrix that may lie the wrong way round; refuses one that must."""
+    """Remarks on a matrix that may be transposed; refuses one that must be."""
     other = "task" if rows == "after" else "after"
     below, above = np.tril_indices_from(matrix, -1), np.triu_indices_from(matrix, 1)
     early, late = matrix[above], matrix[below]
@@ -138,7 +138,7 @@ def _orientation(matrix: Matrix, name: str, rows: str) -> list[str]:
     if not np.nan_to_num(late).any() and np.nan_to_num(early).any():
         return [
             "All accuracies after later tasks are 0, and those before a task was learned are not: "
-            f"if the matrix lies the other way round, pass {_rows(other)}."
+            f"if the matrix is transposed, pass {_rows(other)}."
         ]
     if early.size and not np.isnan(early).any() and not early.any():
         return [
@@ -153,7 +153,7 @@ MISSING = ("", "nan", "none", "null", "na", "n/a", "-")
 
 
 def _from_csv(data: bytes, name: str) -> tuple[Matrix, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """The numbers of a CSV file, and the names over its columns and before its rows."""
+    """The numbers of a CSV file, and the names of its columns and rows."""
     try:
         text = data.decode("utf-8-sig")
         first = text.partition("\n")[0]
@@ -165,7 +165,7 @@ def _from_csv(data: bytes, name: str) -> tuple[Matrix, tuple[tuple[str, ...], tu
             if max(map(len, line), default=0) > MAX_CELL:
                 long = one_line(max(line, key=len), 40)
                 raise FormatError(
-                    f"{name} holds '{long}' of more than {MAX_CELL} letters; write it shorter"
+                    f"{name} holds '{long}' of more than {MAX_CELL} letters; shorten it"
                 )
             if any(line):
                 lines.append([cell.strip() for cell in line])
@@ -186,9 +186,9 @@ def _from_csv(data: bytes, name: str) -> tuple[Matrix, tuple[tuple[str, ...], tu
 
 
 def _is_head(row: Sequence[str]) -> bool:
-    """Whether a first row names columns: texts alone, or a count beside something else.
+    """Whether a first row names columns: only texts, or numbers that count up.
 
-    One number among texts makes it a row of data, so that a slip of the pen is never passed over.
+    Other numbers among texts make it a row of data, so that a typing error is never ignored.
     """
     if _counts(row[1:]):
         return row[0] == "" or not _is_number(row[0])
@@ -196,7 +196,7 @@ def _is_head(row: Sequence[str]) -> bool:
 
 
 def _is_number(cell: str) -> bool:
-    """Whether a cell holds a number or says that one is missing."""
+    """Whether a cell holds a number or marks a missing one."""
     return cell.casefold() in MISSING or _NUMBER.fullmatch(cell) is not None
 
 
@@ -209,7 +209,7 @@ def _number(cell: str, name: str) -> float:
 
 
 def _counts(cells: Sequence[str]) -> bool:
-    """Whether cells number rows or columns, from 0 or from 1."""
+    """Whether cells count up from 0 or from 1."""
     return bool(cells) and any(
         list(cells) == [str(start + at) for at in range(len(cells))] for start in (0, 1)
     )
@@ -219,7 +219,7 @@ def _names(cells: Iterable[str]) -> tuple[str, ...]:
     return tuple(one_line(cell, 100) for cell in cells)
 
 
-# What zipfile raises, and NumPy, which reads the header of an array as a literal of Python.
+# Raised for damaged files by zipfile, and by NumPy, which parses an array's header as Python.
 _DAMAGED = (
     OSError,
     ValueError,
@@ -236,7 +236,7 @@ _DAMAGED = (
     zlib.error,
     zipfile.BadZipFile,
 )
-_MAX_HEADER_BYTES = 1_000  # that of a matrix has a tenth; a deeply nested one could take the stack
+_MAX_HEADER_BYTES = 1_000  # a matrix needs a tenth; deep nesting could overflow the stack
 
 
 def _from_numpy(data: bytes, name: str, array: str | None) -> Matrix:
@@ -251,7 +251,7 @@ def _from_numpy(data: bytes, name: str, array: str | None) -> Matrix:
 
 
 def _member(data: bytes, name: str, array: str | None) -> bytes:
-    """The bytes of the one array that is meant, unpacked up to a bound."""
+    """The bytes of the chosen array, unpacked up to a bound."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if array is None and len(members) == 1:
@@ -270,7 +270,7 @@ def _member(data: bytes, name: str, array: str | None) -> bytes:
 
 
 def _array(data: bytes, name: str) -> Matrix:
-    """A matrix from the bytes of an ``.npy`` file; its header is checked before memory is taken."""
+    """A matrix from the bytes of an ``.npy`` file, whose header is checked before allocating."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     readers: dict[tuple[int, int], Any] = {
@@ -278,7 +278,9 @@ def _array(data: bytes, name: str) -> Matrix:
         (2, 0): np.lib.format.read_array_header_2_0,
     }
     if version not in readers:
-        raise FormatError(f"{name} is in version {version[0]} of NumPy's format; save it anew")
+        raise FormatError(
+            f"{name} is in version {version[0]} of NumPy's format; save it as version 1 or 2"
+        )
     shape, _, dtype = readers[version](file, max_header_size=_MAX_HEADER_BYTES)
     if dtype.kind not in "iuf" or len(shape) != 2 or max(shape) > MAX_TASKS:
         raise FormatError(
@@ -300,21 +302,18 @@ def imported_record(
     incremental: str = "task",
     rows: str = "after",
 ) -> Record:
-    """A record for another tool's matrix, so that it stands in the same tables.
+    """A record of another tool's matrix, for the same tables as nispa's own runs.
 
-    The method is called ``TOOL:METHOD``, the environment says "imported", and the notes say
-    where it came from. What a matrix does not tell is None: samples, parameters, costs, threads
-    and times.
+    The method is called ``TOOL:METHOD``, the environment is "imported", and a note names the
+    source. Samples, parameters, costs, threads and times are unknown, so None.
     """
     from nispa import __version__
 
     tasks = given.matrix.shape[1]
-    names = (
-        given.names if len(given.names) == tasks else tuple(f"task {n + 1}" for n in range(tasks))
-    )
+    names = given.names if len(given.names) == tasks else ("",) * tasks
     untold = incremental != "task"
     matrix = as_rows(given.matrix)
-    whole = len(matrix) == tasks and None not in matrix[-1]
+    complete = len(matrix) == tasks and None not in matrix[-1]
     notes = [
         f"Imported from {one_line(file)} ({one_line(tool)}, {one_line(method)}), sha256 "
         f"{given.sha256}; nispa measured nothing of it.",
@@ -322,7 +321,7 @@ def imported_record(
     ]
     return Record(
         version=__version__,
-        status="complete" if whole else "interrupted",
+        status="complete" if complete else "interrupted",
         started=None,
         scenario=ScenarioEntry(name=scenario),
         data=(),

@@ -1,9 +1,9 @@
-"""The picture of a run: what each task scored over time, and what the network gave to it.
+"""The picture of a run: the accuracy of each task over time, and the units it made stable.
 
 Three panels: the accuracy matrix as a heat map; the share of stable units per hidden group after
-each task (where the method has such units); each task right after it was learned and at the end.
-Drawn from a record alone, without torch and without matplotlib's global state. One hue in steps of
-lightness, and blue against orange (Okabe and Ito): told apart with any colour vision, and in grey.
+each task (for methods that have them); each task right after it was learned and at the end. Drawn
+from a record alone, without torch and without matplotlib's global state. One hue in steps of
+lightness, and blue against orange (Okabe and Ito): distinct in any colour vision, and in grey.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from nispa.runs.record import Record
 BLUE, ORANGE, RED = "#0072B2", "#E69F00", "#B03A00"
 INK, GREY, PALE = "#222222", "#6B6B6B", "#E4E8EC"
 SHADES = LinearSegmentedColormap.from_list("shades", ["#EDF3F8", "#85B8DA", "#1268A3", "#093E6B"])
-MAX_NAMED_TASKS = 24  # beyond that, neither names nor numbers in the cells can be read
+MAX_NAMED_TASKS = 24  # more would leave neither names nor numbers readable
 MAX_GROUP_PANELS = 6
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture everywhere
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so pictures are the same everywhere
     "font.size": 10,
     "axes.edgecolor": GREY,
     "axes.labelcolor": GREY,
@@ -57,22 +57,20 @@ STYLE: dict[str, Any] = {
 def picture(record: Record) -> bytes:
     """The picture of a run as a PNG of 1,736 by 868 pixels.
 
-    The same record gives the same bytes with the same matplotlib, whatever the user's own settings
-    of matplotlib are.
+    A record gives the same bytes whatever the user's matplotlib settings, with one version of it.
     """
     with style.context(STYLE, after_reset=True), warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; a warning would help nobody.
+        # Names in a script that the font lacks are drawn as boxes; nobody can act on a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = draw(record)
         out = io.BytesIO()
-        FigureCanvasAgg(figure).print_figure(
-            out, format="png", dpi=140, metadata={"Software": None}
-        )
+        canvas = FigureCanvasAgg(figure)
+        canvas.print_figure(out, format="png", dpi=140, metadata={"Software": None})
     return out.getvalue()
 
 
 def draw(record: Record) -> Figure:
-    """The picture as a figure that belongs to no window and no global state."""
+    """The picture as a figure outside any window and global state."""
     with style.context(STYLE, after_reset=True):
         return _draw(record)
 
@@ -105,13 +103,11 @@ def _draw(record: Record) -> Figure:
 
 
 def _names(record: Record) -> list[str]:
-    """A label per task: its number, from 1, and its name where there is room."""
-    if len(record.tasks) > MAX_NAMED_TASKS:
-        return [str(number) for number in range(1, len(record.tasks) + 1)]
-    return [
-        f"{place + 1} · {one_line(record.title_of(place), 16)}"
-        for place in range(len(record.tasks))
-    ]
+    """A label per task: its number, from 1, and its name if there is room."""
+    tasks = range(len(record.tasks))
+    if len(tasks) > MAX_NAMED_TASKS:
+        return [str(index + 1) for index in tasks]
+    return [f"{index + 1} · {one_line(record.title_of(index), 16)}" for index in tasks]
 
 
 def _title(figure: Figure, record: Record) -> None:
@@ -145,24 +141,15 @@ def _title(figure: Figure, record: Record) -> None:
 
 
 def _heat_map(axes: Axes, matrix: Matrix, names: list[str]) -> None:
-    """Accuracy on each task (column) after each task (row); grey where it was not learned yet."""
+    """Accuracy on each task (column) after each task (row); uncoloured before it was learned."""
     tasks = len(matrix)
     axes.set_title("Accuracy (%) on each task, after each task")
     learned = np.tril(np.ones_like(matrix, dtype=bool)) & ~np.isnan(matrix)
     lowest = min(0.5, math.floor(matrix[learned].min() * 10) / 10) if learned.any() else 0.0
-    axes.imshow(
-        np.ma.masked_array(matrix, ~learned),
-        cmap=SHADES,
-        vmin=lowest,
-        vmax=1.0,
-        aspect="auto",
-        interpolation="nearest",
-        extent=(0.5, tasks + 0.5, tasks + 0.5, 0.5),
-    )
+    extent = (0.5, tasks + 0.5, tasks + 0.5, 0.5)
+    _shades(axes, np.ma.masked_array(matrix, ~learned), lowest, extent)
     axes.set_xlabel("accuracy on task")
     axes.set_ylabel("after task")
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
     if tasks > MAX_NAMED_TASKS:
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(10, integer=True))
@@ -191,21 +178,33 @@ def _heat_map(axes: Axes, matrix: Matrix, names: list[str]) -> None:
         )
 
 
+def _shades(
+    axes: Axes, values: Any, lowest: float, extent: tuple[float, float, float, float]
+) -> None:
+    """A matrix as an image from ``lowest`` (pale) to 1 (dark)."""
+    axes.imshow(
+        values, cmap=SHADES, vmin=lowest, vmax=1, aspect="auto", interpolation="nearest",
+        extent=extent,
+    )  # fmt: skip
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
 def _stable_shares(record: Record) -> dict[str, list[float]]:
-    """Share of stable units per group after each task; empty for methods without them."""
+    """Share of stable units per group after each task; empty if the method has none."""
     shares: dict[str, list[float]] = {}
     for index, task in enumerate(record.per_task):
         for group, count in task.stable_units.items():
-            before = shares.setdefault(group, [])
-            before.extend([math.nan] * (index - len(before)))
-            before.append(count.stable / count.size if count.size else 0.0)
+            values = shares.setdefault(group, [])
+            values.extend([math.nan] * (index - len(values)))
+            values.append(count.stable / count.size if count.size else 0.0)
     return shares
 
 
 def _stable_units(
     figure: Figure, place: SubplotSpec, record: Record, shares: dict[str, list[float]]
 ) -> None:
-    """A small panel of bars per group: stable units from below, plastic ones the rest."""
+    """A panel of bars per group: stable units from below, the pale rest is plastic."""
     tasks = len(record.tasks)
     if len(shares) > MAX_GROUP_PANELS:
         _many_groups(figure.add_subplot(place), shares, tasks)
@@ -221,7 +220,7 @@ def _stable_units(
         axes.set_ylim(0, 100)
         if tasks <= 6:
             axes.set_xticks(range(1, tasks + 1))
-        else:  # the ends stay inside the panel, or neighbours would run into each other
+        else:  # labels at the ends stay inside, clear of the next panel
             axes.set_xticks([1, (tasks + 1) // 2, tasks])
             first, _, last = axes.get_xticklabels()
             first.set_horizontalalignment("left")
@@ -241,22 +240,12 @@ def _size_of(record: Record, group: str) -> int:
 
 
 def _many_groups(axes: Axes, shares: dict[str, list[float]], tasks: int) -> None:
-    """One row per group where panels would be too small to read."""
+    """A row per group, when panels would be too small to read."""
     table = np.full((len(shares), tasks), np.nan)
     for row, values in zip(table, shares.values(), strict=True):
         row[: len(values)] = values
     axes.set_title("Stable units per group, after each task (dark: all)")
-    axes.imshow(
-        table,
-        cmap=SHADES,
-        vmin=0,
-        vmax=1,
-        aspect="auto",
-        interpolation="nearest",
-        extent=(0.5, tasks + 0.5, len(shares) - 0.5, -0.5),
-    )
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    _shades(axes, table, 0, (0.5, tasks + 0.5, len(shares) - 0.5, -0.5))
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
     if len(shares) <= 16:
         axes.set_yticks(range(len(shares)), [one_line(group, 12) for group in shares], fontsize=7)
@@ -273,37 +262,19 @@ def _learned_and_kept(axes: Axes, matrix: Matrix) -> None:
     learned = 100 * matrix.diagonal()
     rows = np.flatnonzero(~np.isnan(matrix).all(axis=1))
     end = np.full(tasks, np.nan)
-    if rows.size:  # of a run that was cut short: the last task that it learned
+    if rows.size:  # a run that was cut short ends with the last task it learned
         last = int(rows[-1])
         end[: last + 1] = 100 * matrix[last, : last + 1]
     axes.vlines(at, end, learned, color=GREY, linewidth=1.2, zorder=1)
     room = 9.5 if tasks <= 10 else 7.5 if tasks <= MAX_NAMED_TASKS else 3.5
     axes.plot(
-        at,
-        learned,
-        linestyle="none",
-        marker="o",
-        markersize=1.4 * room,
-        markerfacecolor="white",
-        markeredgecolor=ORANGE,
-        markeredgewidth=room / 5,
-        clip_on=False,
-        label="right after learning",
-    )
-    axes.plot(
-        at,
-        end,
-        linestyle="none",
-        marker="o",
-        markersize=0.65 * room,
-        color=BLUE,
-        clip_on=False,
-        label="at the end",
-    )
+        at, learned, "o", markersize=1.4 * room, markerfacecolor="white", markeredgecolor=ORANGE,
+        markeredgewidth=room / 5, clip_on=False, label="right after learning",
+    )  # fmt: skip
+    axes.plot(at, end, "o", markersize=0.65 * room, color=BLUE, clip_on=False, label="at the end")
     measured = np.concatenate([learned, end])
     measured = measured[~np.isnan(measured)]
-    low = math.floor((measured.min() - 4) / 10) * 10 if measured.size else 0
-    low = max(0, low)
+    low = max(0, math.floor((measured.min() - 4) / 10) * 10) if measured.size else 0
     axes.set_ylim(low - 0.04 * (100 - low), 100 + 0.06 * (100 - low))
     axes.set_xlim(0.4, tasks + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(MAX_NAMED_TASKS, integer=True, min_n_ticks=1))

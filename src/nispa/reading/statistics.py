@@ -1,4 +1,4 @@
-"""Statistics of the few numbers that seeds give: intervals, effect sizes, paired tests.
+"""Statistics of a few values, one per seed: intervals, effect sizes, paired tests.
 
 Sources:
     Student, "The Probable Error of a Mean", 1908 (intervals).
@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-FLIPS = 99_999  # drawn where there are too many to try them all
-EXACT_UP_TO = 20  # differences: 2^20 signs are a million sums
-ROUNDING = 1e-12  # metrics are means of shares: what lies closer together differs by rounding
-SEED = 20_220_618  # the same runs always give the same p
+FLIPS = 99_999  # random sign flips, if there are too many to try them all
+EXACT_UP_TO = 20  # differences: 2^20 sign flips are a million sums
+ROUNDING = 1e-12  # metrics are means of shares: a smaller difference is rounding
+SEED = 20_220_618  # fixed, so that the same runs always give the same p
 
 
 def spread(values: ArrayLike) -> float | None:
@@ -36,21 +37,21 @@ def spread(values: ArrayLike) -> float | None:
 def interval(
     values: ArrayLike, low: float = 0.0, high: float = 1.0, *, level: float = 0.05
 ) -> tuple[float, float] | None:
-    """Student's confidence interval of the mean, cut off where no mean can lie.
+    """Student's confidence interval of the mean, clipped to ``[low, high]``.
 
     ``mean - t s / sqrt(n)`` to ``mean + t s / sqrt(n)``: ``s`` is the sample standard deviation,
     ``t`` the ``1 - level / 2`` quantile of Student's t with ``n - 1`` degrees of freedom.
 
     Args:
         values: ``(n,)`` independent values in ``[low, high]``.
-        low: Least value that there can be.
-        high: Greatest value that there can be.
+        low: Least possible value.
+        high: Greatest possible value.
         level: Share of intervals that may miss the mean: 0.05 for 95 %.
 
     Returns:
         Its two ends; None for fewer than two values.
     """
-    from scipy.special import stdtrit  # SciPy takes its time: reports without intervals do without
+    from scipy.special import stdtrit  # slow to import, and not needed for a single run
 
     sample = np.asarray(values, dtype=np.float64)
     deviation = spread(sample)
@@ -62,14 +63,42 @@ def interval(
     return float(first), float(last)
 
 
-def sign_flip_p(differences: ArrayLike) -> float:
-    """Two-sided p that paired differences are centred on 0: their signs are flipped at random.
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds: ``sd`` and ``interval`` are None for one value."""
 
-    Up to 20 differences all 2^n signs are tried, so the p is exact; beyond, 99,999 random ones and
-    the observed one. Each test gives at least :func:`least_p`.
+    count: int
+    mean: float
+    sd: float | None
+    interval: tuple[float, float] | None
+
+
+def estimate(values: ArrayLike, low: float = 0.0, *, level: float = 0.05) -> Estimate:
+    """Mean, standard deviation and interval of at least one value in ``[low, 1]``.
+
+    Every mean over seeds in a table, a page or a comparison comes from here.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    mean = float(sample.mean().round(12))
+    return Estimate(len(sample), mean, spread(sample), interval(sample, low, level=level))
+
+
+def mean_of_all(values: Iterable[float | None]) -> float | None:
+    """The mean; None if there is no value, or one is unknown."""
+    known = list(values)
+    if not known or None in known:
+        return None
+    return sum(value for value in known if value is not None) / len(known)
+
+
+def sign_flip_p(differences: ArrayLike) -> float:
+    """Two-sided p of the sign-flip test that paired differences are centred on 0.
+
+    Exact up to 20 differences, from all 2^n sign flips; beyond, from 99,999 random ones and the
+    observed one. Never below :func:`least_p`.
 
     Args:
-        differences: ``(n,)``, at least one; fractions.
+        differences: ``(n,)`` fractions, at least one.
     """
     values = np.asarray(differences, dtype=np.float64)
     observed = abs(values.sum()) - ROUNDING
@@ -86,24 +115,24 @@ def sign_flip_p(differences: ArrayLike) -> float:
 
 
 def least_p(count: int) -> float:
-    """The least p that :func:`sign_flip_p` can give for ``count`` differences."""
+    """The smallest p that :func:`sign_flip_p` can give for ``count`` differences."""
     return 2 / 2**count if count <= EXACT_UP_TO else 1 / (1 + FLIPS)
 
 
 def seeds_needed(level: float, pairs: int = 1) -> int:
-    """Fewest common seeds with which Holm's correction over ``pairs`` can pass ``level``."""
+    """Fewest common seeds that can be significant at ``level`` after Holm over ``pairs``."""
     return math.ceil(math.log2(2 * pairs / level))
 
 
 def wilcoxon_p(differences: ArrayLike) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test; differences of 0 are left out, as he did.
+    """Two-sided p of Wilcoxon's signed-rank test without the differences of 0.
 
     Args:
-        differences: ``(n,)``; where all are 0, the p is 1.
+        differences: ``(n,)``; if all are 0, p is 1.
     """
     from scipy import stats
 
-    values = np.asarray(differences, dtype=np.float64).round(12)  # or ties would not be seen
+    values = np.asarray(differences, dtype=np.float64).round(12)  # so that ties are ties
     values = values[values != 0]
     if not len(values):
         return 1.0
@@ -116,7 +145,7 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction: the k-th smallest of m times m - k + 1, never decreasing.
 
     Args:
-        ps: The p of each test; None where there was no test, which then does not count.
+        ps: The p of each test; None for no test, which then does not count.
     """
     tested = sorted((p, place) for place, p in enumerate(ps) if p is not None)
     corrected: list[float | None] = [None] * len(ps)
@@ -128,17 +157,17 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
 
 
 def cohens_d_z(differences: ArrayLike) -> float | None:
-    """Mean of paired differences in units of their standard deviation; None where that is 0."""
+    """Mean of paired differences in units of their standard deviation; None if that is 0."""
     values = np.asarray(differences, dtype=np.float64)
     deviation = spread(values)
     return float(values.mean()) / deviation if deviation else None
 
 
 def hedges_factor(count: int) -> float | None:
-    """What d_z of ``count`` differences is multiplied by, so that it is right on average.
+    """The factor that makes d_z of ``count`` differences unbiased.
 
     With m = count - 1 degrees of freedom: gamma(m/2) / (sqrt(m/2) gamma((m-1)/2)), about
-    1 - 3 / (4m - 1). None below three differences, where d_z has no average.
+    1 - 3 / (4m - 1). None below three differences, for which d_z has no mean.
     """
     free = count - 1
     if free < 2:

@@ -1,7 +1,7 @@
 """A run's record as tables for a terminal: complete at 80 columns, readable without colour.
 
-Everything shown comes from the record, which may be a stranger's: texts are cut to one line, lose
-their control characters and are never read as markup.
+Records may come from anyone: texts are cut to one line, lose their control characters and are never
+read as markup.
 """
 
 from __future__ import annotations
@@ -32,17 +32,16 @@ HINTS = {
     "fwt": "before learning minus chance",
     "forgetting": "best earlier row minus last row",
 }
-ELSEWHERE = "; the whole matrix is in record.json"
 MAX_NOTES = 20
-MAX_NAMED = 50  # classes of a task, and tasks, whose names are shown
+MAX_NAMED = 50  # tasks, and classes of a task, that are named
 
 
 def render(record: Record, width: int = 80) -> RenderableType:
-    """What a run learned, kept and took, for ``rich.console.Console.print``.
+    """What a run learned, kept and cost, for ``rich.console.Console.print``.
 
     Args:
         record: The run.
-        width: Columns of the terminal; tables too wide for it take a more compact form.
+        width: Columns of the terminal; wider tables take a more compact form.
     """
     parts: list[RenderableType] = [_head(record), _data(record), *_classes(record)]
     told = _accuracy(record, "Accuracy on each task (%)", record.accuracy_matrix, width)
@@ -54,68 +53,26 @@ def render(record: Record, width: int = 80) -> RenderableType:
     parts += [Text(), _metrics(record)]
     if record.per_task:
         parts += [_title("Learning"), _learning(record), *_costs(record)]
-    parts += _stable_units(record, width)
-    parts += _connections(record)
-    parts.append(_size(record))
-    parts.append(_environment(record))
-    for note in record.notes[:MAX_NOTES]:
-        parts.append(Text("Note: " + one_line(note, 500)))
+    parts += [*_stable_units(record, width), *_connections(record)]
+    parts += [_size(record), _environment(record)]
+    parts += [Text("Note: " + one_line(note, 500)) for note in record.notes[:MAX_NOTES]]
     if len(record.notes) > MAX_NOTES:
         parts.append(Text(f"... and {len(record.notes) - MAX_NOTES} more notes in the record"))
     return Group(*parts)
 
 
-def _head(record: Record) -> Text:
-    words = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
-    told = record.main_matrix is record.accuracy_matrix
-    words.append(kind_in_words(record.incremental, told))
-    if record.preset:
-        words.append(f"preset {one_line(record.preset, 30)}")
-    words.append(f"seed {record.seed}")
-    text = Text(", ".join(words), style="bold")
-    if record.status == "complete":
-        return text
-    done = f"{len(record.accuracy_matrix)} of {len(record.tasks)} tasks"
-    return text.append(f"\n{record.status.upper()} after {done}", style="bold yellow")
-
-
-def _data(record: Record) -> Text:
-    lines = []
-    for data in record.data:
-        line = Text(f"Data: {one_line(data.name, 40)}")
-        if data.canonical:
-            line.append(" (canonical)")
-        elif data.canonical is None:
-            line.append(" (own data)")
-        else:
-            line.append(" ").append("NOT THE CANONICAL DATA", style="bold reverse red")
-        if data.note:
-            line.append(f": {one_line(data.note, 300)}")
-        lines.append(line.append(f" [sha256 {data.sha256[:12]}]", style="dim"))
-    return Text("\n").join(lines)
-
-
-def _classes(record: Record) -> list[RenderableType]:
-    """The classes of each task by name, where they have names that are no numbers."""
-    if all(name.isdigit() for name in record.class_names):
-        return []
-    lines = []
-    for index in range(min(len(record.tasks), MAX_NAMED)):
-        names = [one_line(name, 40) for name in record.classes_of(index)]
-        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-        lines.append(f"  {index + 1} {', '.join(names[:MAX_NAMED])}{more}")
-    if len(record.tasks) > MAX_NAMED:
-        lines.append(f"  ... and {len(record.tasks) - MAX_NAMED} more tasks")
-    return [Text("\n".join(["Classes:", *lines]))]
-
-
-def _table(gap: int = 2) -> Table:
-    """An empty table with ``gap`` blanks between columns (one of them is the box's own)."""
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
-
-
 def _title(text: str) -> Text:
     return Text(f"\n{text}", style="bold")
+
+
+def _table(first: str, *numbers: str | Text, gap: int = 2, width: int | None = None) -> Table:
+    """An empty table of a column of text and columns of numbers, ``gap`` blanks apart."""
+    # One of the blanks belongs to the box.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
+    table.add_column(first, no_wrap=True)
+    for head in numbers:
+        table.add_column(head, justify="right", no_wrap=True, min_width=width)
+    return table
 
 
 def _task(record: Record, index: int) -> str:
@@ -123,25 +80,72 @@ def _task(record: Record, index: int) -> str:
     return f"{index + 1:>{digits}} {one_line(record.title_of(index), 14)}"
 
 
+# --- What was run --------------------------------------------------------------------------------
+
+
+def _head(record: Record) -> Text:
+    told = record.main_matrix is record.accuracy_matrix
+    words = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
+    words.append(kind_in_words(record.incremental, told))
+    if record.preset:
+        words.append(f"preset {one_line(record.preset, 30)}")
+    text = Text(", ".join([*words, f"seed {record.seed}"]), style="bold")
+    if record.status == "complete":
+        return text
+    learned = f"{len(record.accuracy_matrix)} of {len(record.tasks)} tasks"
+    return text.append(f"\n{record.status.upper()} after {learned}", style="bold yellow")
+
+
+def _data(record: Record) -> Text:
+    lines = []
+    for data in record.data:
+        line = Text(f"Data: {one_line(data.name, 40)}")
+        if data.canonical is False:
+            line.append(" ").append("NOT THE CANONICAL DATA", style="bold reverse red")
+        else:
+            line.append(" (canonical)" if data.canonical else " (own data)")
+        if data.note:
+            line.append(f": {one_line(data.note, 300)}")
+        lines.append(line.append(f" [sha256 {data.sha256[:12]}]", style="dim"))
+    return Text("\n").join(lines)
+
+
+def _classes(record: Record) -> list[RenderableType]:
+    """The classes of each task, unless they have no names but numbers."""
+    if all(name.isdigit() for name in record.class_names):
+        return []
+    lines = ["Classes:"]
+    for index in range(min(len(record.tasks), MAX_NAMED)):
+        names = [one_line(name, 40) for name in record.classes_of(index)]
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        lines.append(f"  {index + 1} {', '.join(names[:MAX_NAMED])}{more}")
+    if len(record.tasks) > MAX_NAMED:
+        lines.append(f"  ... and {len(record.tasks) - MAX_NAMED} more tasks")
+    return [Text("\n".join(lines))]
+
+
+# --- Accuracy ------------------------------------------------------------------------------------
+
+
 def _accuracy(
     record: Record, title: str, rows: tuple[tuple[float | None, ...], ...], width: int
 ) -> list[RenderableType]:
-    """The accuracy matrix, or where it is too wide, each task when learned and at the end."""
+    """The accuracy matrix; if it is too wide, each task when learned and at the end."""
     if not rows:
         return [Text("\nNo task was measured yet.")]
     matrix = as_matrix(rows)
     tasks = len(matrix)
-    if tasks > width:  # no form of the matrix fits
-        return [_title(f"{title}{ELSEWHERE}"), _kept_table(record, matrix)]
-    label = max(len(_task(record, index)) for index in range(tasks))
-    number = len(str(tasks))
-    full = max([4, *(len(_cell(value, 1)) for value in matrix.flat)])
-    short = max([number, *(len(_cell(value, 0)) for value in matrix.flat)])
-    if label + tasks * (full + 2) <= width:
-        return [_title(f"{title} after each task"), _matrix_table(record, matrix, 1, full)]
-    if max(number, len("after")) + tasks * (short + 1) <= width:
-        return [_title(f"{title} after each task"), _matrix_table(record, matrix, 0, short)]
-    return [_title(f"{title}{ELSEWHERE}"), _kept_table(record, matrix)]
+    if tasks <= width:
+        label = max(len(_task(record, index)) for index in range(tasks))
+        number = len(str(tasks))
+        full = max([4, *(len(_cell(value, 1)) for value in matrix.flat)])
+        short = max([number, *(len(_cell(value, 0)) for value in matrix.flat)])
+        head = _title(f"{title} after each task")
+        if label + tasks * (full + 2) <= width:
+            return [head, _matrix_table(record, matrix, 1, full)]
+        if max(number, len("after")) + tasks * (short + 1) <= width:
+            return [head, _matrix_table(record, matrix, 0, short)]
+    return [_title(f"{title}; the whole matrix is in record.json"), _end_table(record, matrix)]
 
 
 def _cell(value: float, digits: int) -> str:
@@ -150,10 +154,8 @@ def _cell(value: float, digits: int) -> str:
 
 def _matrix_table(record: Record, matrix: Matrix, digits: int, width: int) -> Table:
     tasks = len(matrix)
-    table = _table(2 if digits else 1)
-    table.add_column("after", no_wrap=True)
-    for column in range(tasks):
-        table.add_column(str(column + 1), justify="right", no_wrap=True, min_width=width)
+    heads = (str(column + 1) for column in range(tasks))
+    table = _table("after", *heads, gap=2 if digits else 1, width=width)
     for row in range(tasks):
         cells = []
         for column, value in enumerate(matrix[row]):
@@ -165,45 +167,36 @@ def _matrix_table(record: Record, matrix: Matrix, digits: int, width: int) -> Ta
     return table
 
 
-def _kept_table(record: Record, matrix: Matrix) -> Table:
-    """For many tasks: one line each, instead of a matrix that no terminal holds."""
-    table = _table()
-    table.add_column("task", no_wrap=True)
-    for name in ("when learned", "at the end", "change"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _end_table(record: Record, matrix: Matrix) -> Table:
+    """A row per task, for more tasks than a matrix has room for."""
+    table = _table("task", "when learned", "at the end", "change")
     measured = [row for row in matrix if not all(map(math.isnan, row))]
     end = measured[-1] if measured else matrix[-1]
     for index in range(len(matrix)):
-        learned, kept = matrix[index, index], end[index]
-        change = kept - learned
+        change = end[index] - matrix[index, index]
+        text = "" if math.isnan(change) else percent(change, signed=True)
         table.add_row(
             Text(_task(record, index)),
-            _cell(learned, 2),
-            _cell(kept, 2),
-            Text(
-                "" if math.isnan(change) else percent(change, signed=True),
-                style="red" if change < 0 else "",
-            ),
+            _cell(matrix[index, index], 2),
+            _cell(end[index], 2),
+            Text(text, style="red" if change < 0 else ""),
         )
     return table
 
 
 def _metrics(record: Record) -> Table:
-    agnostic = record.metrics_task_agnostic
-    table = _table()
-    table.add_column("metric (%)", no_wrap=True)
-    table.add_column("task known" if agnostic else "value", justify="right", no_wrap=True)
-    if agnostic:
-        table.add_column("unknown", justify="right", no_wrap=True)
+    untold = record.metrics_task_agnostic
+    table = _table("metric (%)", *(("task known", "unknown") if untold else ("value",)))
     table.add_column("formula")
     for name, metric in record.metrics.items():
-        values = [_value(record.metrics, name)]
-        if agnostic:
-            values.append(_value(agnostic, name))
         known = name in HINTS and metric.formula == METRICS[name].formula
         formula = HINTS[name] if known else one_line(metric.formula, 100)
-        label = Text(LABELS.get(name, one_line(name, 24)))
-        table.add_row(label, *values, Text(formula, style="dim"))
+        table.add_row(
+            Text(LABELS.get(name, one_line(name, 24))),
+            _value(record.metrics, name),
+            *([_value(untold, name)] if untold else []),
+            Text(formula, style="dim"),
+        )
     return table
 
 
@@ -212,11 +205,11 @@ def _value(metrics: Mapping[str, MetricValue], name: str) -> Text:
     return Text(percent(value, signed=name in ("bwt", "fwt")), style="bold")
 
 
+# --- Learning and costs --------------------------------------------------------------------------
+
+
 def _learning(record: Record) -> Table:
-    table = _table()
-    table.add_column("task", no_wrap=True)
-    for name in ("phases", "tau", "samples", "train s"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = _table("task", "phases", "tau", "samples", "train s")
     table.add_column("stopped because", overflow="fold")
     for index, task in enumerate(record.per_task):
         table.add_row(
@@ -227,9 +220,9 @@ def _learning(record: Record) -> Table:
             f"{task.train_s:,.1f}",
             Text(one_line(task.stop_reason or "-", 80)),
         )
-    total = sum(task.train_s for task in record.per_task)
     samples = sum(task.samples_trained for task in record.per_task)
-    table.add_row("all", "", "", f"{samples:,}", f"{total:,.1f}", "", style="bold")
+    seconds = sum(task.train_s for task in record.per_task)
+    table.add_row("all", "", "", f"{samples:,}", f"{seconds:,.1f}", "", style="bold")
     return table
 
 
@@ -237,25 +230,21 @@ COST_HEADS = ("train op.", "op./sample", "train CPU s", "eval CPU s", "model B",
 
 
 def _costs(record: Record) -> list[RenderableType]:
-    """What each task cost, and what the operations were for; nothing where none of it is known."""
+    """The cost of each task, and the purposes of operations; nothing if unknown."""
     total = cost_of(record)
     if total.model_bytes is None and total.train_cpu_s is None:
         return []
-    table = _table(1)
-    table.add_column("task", no_wrap=True)
-    for name in COST_HEADS:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = _table("task", *COST_HEADS, gap=1)
     for index, task in enumerate(record.per_task):
-        cells = _cost_texts(task_operations(task), task)
-        table.add_row(Text(_task(record, index)), *cells)
+        table.add_row(Text(_task(record, index)), *_cost_texts(task_operations(task), task))
     table.add_row("all", *_cost_texts(total.train_operations, total), style="bold")
     parts: list[RenderableType] = [_title("Cost (op.: floating-point operations)"), table]
     if total.operations:
-        shares = ", ".join(
+        purposes = ", ".join(
             f"{one_line(name, 30).replace('_', ' ')} {scaled(count).strip()}"
             for name, count in total.operations.items()
         )
-        parts.append(Text(f"Training operations: {one_line(shares, 500)}"))
+        parts.append(Text(f"Training operations: {one_line(purposes, 500)}"))
     if total.eval_s is not None:
         parts.append(Text(f"Evaluation took {_brief(total.eval_s, 's')} s, all tasks together"))
     return parts
@@ -264,12 +253,9 @@ def _costs(record: Record) -> list[RenderableType]:
 def _cost_texts(operations: int | None, cost: TaskResult | Cost) -> list[str]:
     """Cells in the order of ``COST_HEADS``."""
     times = (cost.train_cpu_s, cost.eval_cpu_s)
-    sizes = (cost.model_bytes, cost.peak_bytes)
-    values = (operations, cost.inference_operations, *times, *sizes)
-    return [
-        "-" if value is None else _brief(value, head)
-        for head, value in zip(COST_HEADS, values, strict=True)
-    ]
+    values = (operations, cost.inference_operations, *times, cost.model_bytes, cost.peak_bytes)
+    pairs = zip(COST_HEADS, values, strict=True)
+    return ["-" if value is None else _brief(value, head) for head, value in pairs]
 
 
 def _brief(value: float, head: str) -> str:
@@ -278,60 +264,42 @@ def _brief(value: float, head: str) -> str:
     return scaled(value).strip()
 
 
+# --- The network ---------------------------------------------------------------------------------
+
+
 def _stable_units(record: Record, width: int) -> list[RenderableType]:
-    """Stable units per group after each task; for many groups, after the last one alone."""
+    """Stable units per group after each task; with many groups, after the last one only."""
     sizes = {
         group: count.size for task in record.per_task for group, count in task.stable_units.items()
     }
     if not sizes:
         return []
-    heads = {group: f"{one_line(group, 12)}/{size}" for group, size in sizes.items()}
+    heads = [f"{one_line(group, 12)}/{size}" for group, size in sizes.items()]
     label = max(len(_task(record, index)) for index in range(len(record.per_task)))
-    if label + sum(max(len(head), 9) + 2 for head in heads.values()) > width:
-        return [_title("Stable units after the last task"), _many_groups(record, sizes)]
-    table = _table()
-    table.add_column("after", no_wrap=True)
-    for head in heads.values():
-        table.add_column(Text(head), justify="right", no_wrap=True)
+    if label + sum(max(len(head), 9) + 2 for head in heads) > width:
+        table = _table("group", "stable", "of", "share")
+        for group, size in sizes.items():
+            counts = [task.stable_units.get(group) for task in record.per_task]
+            stable = [count.stable for count in counts if count][-1]
+            texts = (f"{stable:,}", f"{size:,}", _share(stable, size))
+            table.add_row(Text(one_line(group, 30)), *texts)
+        return [_title("Stable units after the last task"), table]
+    table = _table("after", *map(Text, heads))
     for index, task in enumerate(record.per_task):
-        cells = []
-        for group in sizes:
-            count = task.stable_units.get(group)
-            cells.append(
-                "-" if count is None else f"{count.stable} {_share(count.stable, count.size)}"
-            )
+        counts = [task.stable_units.get(group) for group in sizes]
+        cells = [f"{c.stable} {_share(c.stable, c.size)}" if c else "-" for c in counts]
         table.add_row(Text(_task(record, index)), *cells)
     return [_title("Stable units after each task"), table]
-
-
-def _many_groups(record: Record, sizes: dict[str, int]) -> Table:
-    table = _table()
-    table.add_column("group", no_wrap=True)
-    for name in ("stable", "of", "share"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for group, size in sizes.items():
-        counts = [
-            task.stable_units[group].stable
-            for task in record.per_task
-            if group in task.stable_units
-        ]
-        table.add_row(
-            Text(one_line(group, 30)), f"{counts[-1]:,}", f"{size:,}", _share(counts[-1], size)
-        )
-    return table
 
 
 def _connections(record: Record) -> list[RenderableType]:
     layers = record.per_task[-1].connections if record.per_task else {}
     if not layers:
         return []
-    table = _table()
-    table.add_column("layer", no_wrap=True)
-    for name in ("live", "of", "density", "frozen", "of the live"):
-        table.add_column(name, justify="right", no_wrap=True)
+    # Owed connections were dropped without a place to grow: live + owed is constant.
     owed = any(count.owed for count in layers.values())
-    if owed:  # dropped, and no place left to grow: live and owed together stay constant
-        table.add_column("without a place", justify="right", no_wrap=True)
+    heads = ("live", "of", "density", "frozen", "of the live")
+    table = _table("layer", *heads, *(["without a place"] if owed else []))
     for layer, count in layers.items():
         table.add_row(
             Text(one_line(layer, 30)),
@@ -346,15 +314,12 @@ def _connections(record: Record) -> list[RenderableType]:
 
 
 def _share(part: int, whole: int) -> str:
-    """A share in per cent; 100 % and 0 % are never the work of rounding."""
+    """A share in per cent, never rounded to 0 % or 100 %."""
     if not whole:
         return "-"
-    percents = round(100 * part / whole)
-    if part < whole:
-        percents = min(percents, 99)
-    if part > 0:
-        percents = max(percents, 1)
-    return f"{percents}%"
+    rounded = round(100 * part / whole)
+    least, most = (1 if part else 0), (99 if part < whole else 100)
+    return f"{min(max(rounded, least), most)}%"
 
 
 def _density(live: int, total: int) -> str:

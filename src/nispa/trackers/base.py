@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from nispa.reading.store import flatten
+from nispa.reading.groups import flatten
 from nispa.runs.curve import Point
 from nispa.runs.record import Record
 

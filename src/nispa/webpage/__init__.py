@@ -1,13 +1,13 @@
-"""Runs as one HTML page: complete without a script, without a network, from records alone.
+"""Runs as one self-contained HTML page, complete without a script or a network.
 
-The page holds its own style, pictures (SVG) and a little script that adds values under the pointer
-and a choice of runs. Its Content-Security-Policy forbids every connection and every script but that
-one, which it names by its hash.
+The page carries its style, its charts (SVG) and a small script that shows values under the pointer
+and lets the reader choose runs. Its Content-Security-Policy forbids every connection and every
+other script.
 """
 
 from __future__ import annotations
 
-from nispa.webpage.document import MARK, MAX_BYTES, page
-from nispa.webpage.runs import MAX_RUNS, Run, find_runs, read_run, read_runs
+from nispa.reading.groups import Run, find_folders, read_run, read_runs
+from nispa.webpage.document import MARK, MAX_BYTES, MAX_RUNS, page
 
-__all__ = ["MARK", "MAX_BYTES", "MAX_RUNS", "Run", "find_runs", "page", "read_run", "read_runs"]
+__all__ = ["MARK", "MAX_BYTES", "MAX_RUNS", "Run", "find_folders", "page", "read_run", "read_runs"]

@@ -1,34 +1,32 @@
-"""How much of a network is left for further tasks, and a warning before it is full."""
+"""The capacity left in a network, and a warning before it is full."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from nispa.files import one_line
 from nispa.runs.record import Record
-from nispa.webpage.markup import Node, table, tag
+from nispa.webpage.markup import Node, count, listed, table, tag
 
-NEARLY = 0.1  # share of a layer's units below which the next task has little to learn with
+NEARLY = 0.1  # share of plastic units below which the next task has little to learn with
 MAX_ROWS = 40
 
 
 def warning(record: Record) -> str:
-    """What is full or nearly so, in a sentence; empty where nothing is or nothing is known."""
+    """Which layers are full or nearly full, in a sentence; empty if none is or it is unknown."""
     full, nearly = [], []
-    for group, free, size, _ in _left(record):
-        if size and not free:
+    for group, plastic, size, _ in _left(record):
+        if size and not plastic:
             full.append(one_line(group, 24))
-        elif free <= NEARLY * size:
-            nearly.append(f"{one_line(group, 24)} ({free} of {size} plastic)")
+        elif plastic <= NEARLY * size:
+            nearly.append(f"{one_line(group, 24)} ({plastic} of {size} plastic)")
     if full:
-        return f"Full, no plastic unit left: {_listed(full)}."
+        return f"Full, no plastic unit left: {listed(full)}."
     if nearly:
-        return f"Nearly full, at most {NEARLY:.0%} of the units plastic: {_listed(nearly)}."
-    return _connections(record)
+        return f"Nearly full, at most {NEARLY:.0%} of the units plastic: {listed(nearly)}."
+    return _of_connections(record)
 
 
-def _connections(record: Record) -> str:
-    """For methods that freeze connections and no units."""
+def _of_connections(record: Record) -> str:
+    """The warning for methods that freeze connections but no units."""
     if not record.per_task or record.per_task[-1].stable_units:
         return ""
     layers = record.per_task[-1].connections.values()
@@ -38,43 +36,27 @@ def _connections(record: Record) -> str:
     return ""
 
 
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def _left(record: Record) -> list[tuple[str, int, int, int | None]]:
-    """Per group: its name, plastic units, all units, units that the last task took."""
-    done = record.per_task
-    if not done:
-        return []
+    """Per layer: its name, plastic units, all units, units that the last task made stable."""
     rows = []
-    for group, count in done[-1].stable_units.items():
-        before = done[-2].stable_units.get(group) if len(done) > 1 else None
-        taken = count.stable - before.stable if before is not None else None
-        if len(done) == 1:
-            taken = count.stable
-        rows.append((group, count.size - count.stable, count.size, taken))
+    earlier = record.per_task[:-1]
+    for group, units in (record.per_task[-1].stable_units if record.per_task else {}).items():
+        before = earlier[-1].stable_units.get(group) if earlier else None
+        taken = units.stable - before.stable if before else None if earlier else units.stable
+        rows.append((group, units.size - units.stable, units.size, taken))
     return rows
 
 
 def section(record: Record) -> list[Node]:
-    """A table of what is left, headed by the warning where there is one."""
-    left = _left(record)
+    """The warning, if there is one, and a table of the plastic units left in each layer."""
     text = warning(record)
     alarm = tag("p", "Warning. ", text, class_="warn") if text else None
-    if not left:
-        return [alarm]
     rows: list[list[Node]] = []
-    for group, free, size, taken in left[:MAX_ROWS]:
-        share = f"{100 * free / size:.0f}" if size else ""
-        more = "" if not taken or taken < 0 else f"{free / taken:.1f}"
-        name = one_line(group, 24)
-        rows.append([name, f"{free:,}", f"{size:,}", share, _count(taken), more])
+    for group, plastic, size, taken in _left(record)[:MAX_ROWS]:
+        share = f"{100 * plastic / size:.0f}" if size else ""
+        more = f"{plastic / taken:.1f}" if taken and taken > 0 else ""
+        rows.append([one_line(group, 24), count(plastic), count(size), share, count(taken), more])
+    if not rows:
+        return [alarm]
     heads = ["layer", "plastic units left", "of", "%", "taken by the last task"]
-    heads.append("tasks at that pace")
-    return [alarm, table("Capacity left after the last task", heads, rows)]
-
-
-def _count(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
+    return [alarm, table("Capacity left after the last task", [*heads, "tasks at that pace"], rows)]

@@ -1,4 +1,4 @@
-"""The page as a whole: its head, its security policy, its sections, its size."""
+"""The whole page: head, security policy, sections, and a bound on its size."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from xml.etree.ElementTree import Element
 
 from nispa import __version__
 from nispa.files import one_line
+from nispa.reading.groups import Run
 from nispa.webpage import overview
 from nispa.webpage.details import details
 from nispa.webpage.headline import headline
 from nispa.webpage.markup import Node, add, raw, render, tag
-from nispa.webpage.runs import Problem, Run, problems_of, told
+from nispa.webpage.problems import Problem, problems_of, told
 
 MAX_BYTES = 5_000_000
-"""What a page takes at most."""
+"""Upper bound on the size of a page."""
 
-MARK = "<!doctype html>\n<!-- report of nispa -->\n"  # how an earlier report is known
+MAX_RUNS = 1_000
+MARK = "<!doctype html>\n<!-- report of nispa -->\n"  # by which an earlier report is recognised
 
 WORDS = (
-    ("stable", "kept for the tasks learned: connections into a stable unit are frozen"),
-    ("candidate", "picked after a phase to become stable; picked anew after the next phase"),
-    ("plastic", "free to learn; what is left of these is the network's capacity"),
+    ("stable", "needed by tasks already learned: connections into a stable unit are frozen"),
+    ("candidate", "picked after a phase to become stable; each phase picks again"),
+    ("plastic", "free to learn; the plastic units are the capacity left in the network"),
     ("frozen", "a connection whose value no longer changes"),
-    ("owed", "a connection that was dropped and found no place to grow"),
-    ("τ", "share of a layer's activation that the candidates must hold"),
+    ("owed", "a connection that was dropped without a place to grow elsewhere"),
+    ("τ", "share of a layer's activation that the candidates must carry"),
     ("told the task", "a prediction chooses among the outputs of one task, which it is told"),
     ("FLOP", "a multiplication or an addition in a pass through live connections; docs/cost.md"),
-    ("canonical", "the content is proven to be the published data set, bit for bit"),
+    ("canonical", "the content is the published data set, bit for bit"),
 )
 
 
 def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> bytes:
-    """The page of one run or many, as UTF-8.
+    """The page of one run or many, in UTF-8 and below :data:`MAX_BYTES`.
 
-    It stays below :data:`MAX_BYTES`: the pictures of single runs are left out from where they would
-    pass it, and the page says so.
+    Single runs that no longer fit are left out, and the page says from which on.
 
     Args:
         runs: At least one run.
@@ -46,7 +47,7 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> bytes:
     """
     alone = len(runs) == 1
     problems = problems_of(runs)
-    section = tag("section", tag("h2", "The run" if alone else "Each run", id="each"))
+    section = _section("each", "The run" if alone else "Each run")
     first = [] if alone else _overview(runs, problems)
     main = tag("main", *first, section, *_last(runs, problems))
     top = _top(runs, problems, left_out)
@@ -69,7 +70,7 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> bytes:
 
 
 def _head(runs: Sequence[Run]) -> Element:
-    style, script = _own("style.css"), _own("script.js")
+    style, script = _file("style.css"), _file("script.js")
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
@@ -90,7 +91,7 @@ def _head(runs: Sequence[Run]) -> Element:
     )
 
 
-def _own(name: str) -> str:
+def _file(name: str) -> str:
     return (files("nispa.webpage") / name).read_text(encoding="utf-8")
 
 
@@ -108,7 +109,7 @@ def _title(runs: Sequence[Run]) -> str:
 
 
 def _stripes() -> Element:
-    """The pattern of candidates, for all pictures."""
+    """The fill pattern of candidates, shared by all charts."""
     box = tag("rect", width=5, height=5)
     line = tag("path", d="M-1 6L6 -1M-1 1L1 -1M4 6L6 4")
     pattern = tag("pattern", box, line, id="stripes", width=5, height=5)
@@ -126,53 +127,39 @@ def _top(runs: Sequence[Run], problems: Sequence[Problem], left_out: Sequence[st
     for number, (name, text) in enumerate(links):
         add(nav, " · " if number else None, tag("a", text, href=f"#{name}"))
     top = tag("header", tag("h1", _title(runs)), *headline(runs, problems))
-    return add(top, *overview.unread(left_out), *overview.alarms(runs), nav)
+    return add(top, *overview.alarms(runs, left_out), nav)
 
 
 def _overview(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
-    group_of = {
-        place: group.number
-        for problem in problems
-        for group in problem.groups
-        for place, _ in group.members
-    }
-    methods = tag("section", tag("h2", "Methods side by side", id="methods"))
+    groups = [group for problem in problems for group in problem.groups]
+    group_of = {place: group.number for group in groups for place, _ in group.members}
+    methods = _section("methods", "Methods side by side")
     for number, problem in enumerate(problems, start=1):
         add(methods, tag("h3", f"{problem.label} ({told(problem.record)})"))
         add(methods, *overview.side_by_side(problem, number))
-    add(
-        methods,
-        tag(
-            "p",
-            "Means over the runs that differ in nothing but the seed and learned all tasks; std "
-            "is the sample standard deviation; the interval of the mean is Student's, cut off at 0 "
-            "and 100 %. A result given twice counts once. Seconds compare only within one "
-            "environment.",
-            class_="note",
-        ),
+    text = (
+        "Means over runs that differ only in the seed and learned all tasks; std is the sample "
+        "standard deviation; the interval of the mean is Student's, clipped to 0 and 100 %, as in "
+        "nispa compare. Of several runs with one seed the first counts. Seconds compare only "
+        "within one environment."
     )
-    return [
-        methods,
-        tag("section", tag("h2", "Runs", id="runs"), *overview.runs_table(runs, group_of)),
-    ]
+    add(methods, tag("p", text, class_="note"))
+    return [methods, _section("runs", "Runs", *overview.runs_table(runs, group_of))]
 
 
 def _last(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Node]:
-    found = [overview.differing(problem) for problem in problems]
     same = tag("p", "No two methods on the same tasks differ in a setting.")
-    tables = [made for made in found if made is not None] or [same]
-    settings = tag("section", tag("h2", "Settings that differ", id="settings"), *tables)
+    tables = [made for made in map(overview.differing, problems) if made is not None] or [same]
     words = tag("dl")
     for word, meaning in WORDS:
         add(words, tag("dt", word), tag("dd", meaning))
     return [
-        settings if len(runs) > 1 else None,
-        tag("section", tag("h2", "Data", id="data"), overview.data_table(runs)),
-        tag("section", tag("h2", "Environment", id="where"), overview.environments(runs)),
-        tag(
-            "section",
-            tag("h2", "Words and formulas", id="words"),
-            *overview.formulas(runs),
-            words,
-        ),
+        _section("settings", "Settings that differ", *tables) if len(runs) > 1 else None,
+        _section("data", "Data", overview.data_table(runs)),
+        _section("where", "Environment", overview.environments(runs)),
+        _section("words", "Words and formulas", *overview.formulas(runs), words),
     ]
+
+
+def _section(name: str, title: str, *content: Node) -> Element:
+    return tag("section", tag("h2", title, id=name), *content)

@@ -1,8 +1,7 @@
 """HTML and SVG as a tree of elements, so that no text can become markup.
 
-Records may come from strangers. Nothing on the page is put together from strings: the serialiser of
-the standard library escapes every text and attribute. Only the page's own style and script stand in
-it as they are.
+Records may come from anyone. Nothing on the page is joined from strings: the serialiser of the
+standard library escapes every text and attribute, except the page's own style and script.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ def tag(name: str, /, *children: Node, **attributes: str | int | float | None) -
     """An element.
 
     Args:
-        name: Its name.
-        children: Elements and texts in order; None is passed over.
-        attributes: Its attributes; ``class_`` stands for ``class``, other underscores for hyphens,
-            None for an attribute that is not there.
+        name: Its tag.
+        children: Elements and texts in order; None is skipped.
+        attributes: ``class_`` stands for ``class``, other underscores for hyphens; None leaves an
+            attribute out.
     """
     element = Element(name)
     for key, value in attributes.items():
@@ -30,31 +29,26 @@ def tag(name: str, /, *children: Node, **attributes: str | int | float | None) -
 
 
 def add(element: Element, *children: Node) -> Element:
-    """The element with further children."""
+    """Appends children to an element and returns it."""
     for child in children:
         if isinstance(child, Element):
             element.append(child)
+        elif child and len(element):
+            element[-1].tail = (element[-1].tail or "") + clean(child)
         elif child:
-            _append_text(element, clean(child))
+            element.text = (element.text or "") + clean(child)
     return element
 
 
-def _append_text(element: Element, text: str) -> None:
-    if len(element):
-        element[-1].tail = (element[-1].tail or "") + text
-    else:
-        element.text = (element.text or "") + text
-
-
 def clean(text: str) -> str:
-    """A text without control characters, halves of characters and marks that turn the writing."""
+    """A text without control characters, surrogates and marks that turn the writing direction."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def raw(name: str, text: str) -> Element:
-    """A ``style`` or ``script`` element with a text of this package's own."""
+    """A ``style`` or ``script`` element with this package's own text, not escaped."""
     if "</" in text:
         raise ValueError(f"'</' would end the {name} element")
     element = Element(name)
@@ -68,7 +62,7 @@ def render(element: Element) -> str:
 
 
 def cell(value: Node, *, number: bool = False, head: bool = False) -> Element:
-    """A cell of a table body: of a number, of a text, or the head of its row."""
+    """A cell of a table's body: a number, a text, or the head of its row."""
     if head:
         return tag("th", value, scope="row")
     long = isinstance(value, str) and len(value) > 40
@@ -86,41 +80,54 @@ def table(
     """A table in a box that scrolls sideways on a narrow screen.
 
     Args:
-        caption: What it shows; also the name of the box.
+        caption: Its caption, also the accessible name of the box.
         heads: The heads of its columns.
-        rows: Their cells: the first is the row's head; ready ``td`` elements are taken as they are.
-        id_: Its name within the page.
-        texts: Columns that hold texts; all others hold numbers.
+        rows: Cells, the first of which is the row's head; ``td`` and ``th`` elements stay as given.
+        id_: Its id on the page.
+        texts: Columns of text, aligned left; all others hold numbers.
     """
     left = {0, *texts}
-    head = [
-        tag("th", text, scope="col", class_=None if column in left else _look(text))
-        for column, text in enumerate(heads)
-    ]
+    head = tag("tr")
+    for k, text in enumerate(heads):  # long heads of numbers get room, not many lines
+        look = None if k in left else "n wide" if len(text) > 14 else "n"
+        add(head, tag("th", text, scope="col", class_=look))
     body = tag("tbody")
     for values in rows:
         line = tag("tr")
-        for column, value in enumerate(values):
+        for k, value in enumerate(values):
             ready = isinstance(value, Element) and value.tag in ("td", "th")
-            if ready and isinstance(value, Element):
-                line.append(value)
-            else:
-                line.append(cell(value, number=column not in left, head=column == 0))
+            add(line, value if ready else cell(value, number=k not in left, head=k == 0))
         body.append(line)
-    made = tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), body, id=id_)
+    made = tag("table", tag("caption", caption), tag("thead", head), body, id=id_)
     return scroll(caption, made)
 
 
-def _look(head: str) -> str:
-    """The class of a head of numbers; long ones get the room not to stand in many lines."""
-    return "n wide" if len(head) > 14 else "n"
-
-
 def scroll(label: str, content: Element) -> Element:
-    """A box that scrolls sideways and can be reached with the keyboard."""
+    """A box that scrolls sideways, also with the keyboard."""
     return tag("div", content, class_="scroll", role="region", aria_label=label, tabindex=0)
 
 
 def folded(summary: str, *content: Node) -> Element:
     """Content that opens with a click or a key, without a script."""
     return tag("details", tag("summary", summary), *content)
+
+
+def figure(caption: str | None, chart: Node, *others: Node) -> Element:
+    """A chart with its caption, and what belongs below it."""
+    return tag("figure", tag("figcaption", caption) if caption else None, chart, *others)
+
+
+def warn(*children: Node) -> Element:
+    """A paragraph that a reader must not miss."""
+    return tag("p", *children, class_="warn")
+
+
+def count(value: int | None) -> str:
+    """A count with separators of thousands; empty if unknown."""
+    return "" if value is None else f"{value:,}"
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,4 +1,4 @@
-"""All runs together: what was run, on what data, and methods side by side."""
+"""All runs on one page: methods side by side, every run, settings, data, environments."""
 
 from __future__ import annotations
 
@@ -8,34 +8,25 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from nispa.files import one_line
+from nispa.reading import cautions
+from nispa.reading.groups import Group, Run, as_text, flatten
+from nispa.reading.statistics import mean_of_all
 from nispa.runs.costs import KINDS
 from nispa.runs.metrics import METRICS, as_matrix, percent
-from nispa.runs.record import DataEntry, MetricValue
+from nispa.runs.record import DataEntry
 from nispa.webpage import capacity
-from nispa.webpage.charts import Across, Series, Spot, Words, beside, intervals, lines, scatter
-from nispa.webpage.markup import Node, add, cell, folded, table, tag
+from nispa.webpage.charts import Across, Series, Spot, Words, intervals, lines, scatter
+from nispa.webpage.markup import Node, add, cell, figure, folded, listed, table, tag, warn
 from nispa.webpage.names import task_label, task_name
-from nispa.webpage.runs import (
-    Group,
-    Problem,
-    Run,
-    accuracy,
-    forgetting,
-    mean,
-    other_accuracy,
-    settings_of,
-    summary,
-    told,
-)
-from nispa.webpage.scales import rounded
+from nispa.webpage.problems import Problem, other_accuracy, told
+from nispa.webpage.scales import percent_range
 
-MAX_SPOTS = 30  # more groups than that cannot be told apart in a picture
+MAX_SPOTS = 30  # groups that a chart can tell apart
 MAX_SETTINGS = 200
 MAX_COLUMNS = 30
 MAX_LINES = 12
 MAX_NAMES = 6
 
-Value = Callable[[Run], float | None]
 COSTS = {
     "train_operations": "training operations",
     "inference_operations": "inference operations",
@@ -46,80 +37,85 @@ COSTS = {
     "kept_bytes": "bytes kept",
     "peak_bytes": "memory",
 }
-"""The costs on the page, named as in :data:`nispa.runs.costs.KINDS`, and a short word for each."""
+"""The costs on the page, named as in :data:`nispa.runs.costs.KINDS`, with a short word for each."""
 
 
-def data_mark(data: DataEntry) -> Element:
-    """Whether data are canonical, as a sign and in words."""
-    if data.canonical:
-        return tag("span", "✓ canonical", class_="mark yes")
-    if data.canonical is None:
-        return tag("span", "own data", class_="mark own")
-    return tag("span", "⚠ not canonical", class_="mark no")
+def _accuracy(run: Run) -> float | None:
+    return run.accuracy
 
 
-def alarms(runs: Sequence[Run]) -> list[Node]:
+def _forgetting(run: Run) -> float | None:
+    return run.forgetting
+
+
+def _cost(name: str) -> Callable[[Run], float | None]:
+    return lambda run: run.cost(name)
+
+
+# --- Warnings ------------------------------------------------------------------------------------
+
+
+def alarms(runs: Sequence[Run], left_out: Sequence[str]) -> list[Node]:
     """What a reader must know before the first number."""
     made: list[Node] = []
+    if left_out:
+        names = listed([one_line(fault, 300) for fault in left_out], MAX_LINES)
+        made.append(warn(tag("strong", "⚠ Left out: "), names, "."))
     other = {d.sha256: d for run in runs for d in run.record.data if d.canonical is False}
     if other:
-        names = "; ".join(
-            f"{one_line(data.name, 40)} ({one_line(data.note, 200) or 'no note'})"
-            for data in list(other.values())[:MAX_LINES]
+        names = listed(
+            [
+                f"{one_line(d.name, 40)} ({one_line(d.note, 200) or 'no note'})"
+                for d in other.values()
+            ],
+            MAX_LINES,
         )
-        strong = tag("strong", "⚠ Not the canonical data: ")
-        rest = " Compare these numbers with published ones only with that in mind."
-        made.append(tag("p", strong, names, ".", rest, class_="warn"))
+        rest = ". Compare these numbers with published ones only with that in mind."
+        made.append(warn(tag("strong", "⚠ Not the canonical data: "), names, rest))
     if len(runs) == 1:
         record = runs[0].record
         texts = [capacity.warning(record)]
         if record.status != "complete":
             texts.append(f"Not complete: the run is {record.status}.")
-        return made + [tag("p", f"⚠ {text}", class_="warn") for text in texts if text]
+        return made + [warn(f"⚠ {text}") for text in texts if text]
     cut = [(k, run) for k, run in enumerate(runs, 1) if run.record.status != "complete"]
     full = [(k, run) for k, run in enumerate(runs, 1) if capacity.warning(run.record)]
     made += _linked("Not complete, in no mean: ", cut)
     return made + _linked("Network full or nearly so: ", full)
 
 
-def unread(left_out: Sequence[str]) -> list[Node]:
-    """Records that could not be read, and why."""
-    if not left_out:
-        return []
-    shown = "; ".join(one_line(fault, 300) for fault in left_out[:MAX_LINES])
-    more = f"; and {len(left_out) - MAX_LINES} more" if len(left_out) > MAX_LINES else ""
-    return [tag("p", tag("strong", "⚠ Left out: "), shown, more, ".", class_="warn")]
-
-
 def _linked(text: str, found: Sequence[tuple[int, Run]]) -> list[Node]:
     if not found:
         return []
-    line = tag("p", tag("strong", f"⚠ {text}"), class_="warn")
+    line = warn(tag("strong", f"⚠ {text}"))
     for number, (place, run) in enumerate(found[:MAX_LINES]):
         add(line, ", " if number else None, tag("a", run.name, href=f"#run-{place}"))
     more = len(found) - MAX_LINES
     return [add(line, f" and {more} more" if more > 0 else None, ".")]
 
 
+# --- Tables of runs ------------------------------------------------------------------------------
+
+
 def runs_table(runs: Sequence[Run], group_of: dict[int, int]) -> list[Node]:
-    """A line per run, each with a box that the script uses to choose."""
+    """A row per run, with a checkbox that the script uses to choose."""
     rows: list[list[Node]] = []
     for place, run in enumerate(runs, start=1):
         record = run.record
         named = f"show run {place}"
         box = tag("input", type="checkbox", checked="checked", value=place, aria_label=named)
         box.set("data-choose", str(group_of[place]))
+        link = tag("a", f"{place}. {run.name}", href=f"#run-{place}")
+        texts = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
+        texts += [one_line(record.preset or "", 30), record.incremental]
         rows.append(
             [
                 tag("td", box, class_="pick"),
-                tag("th", tag("a", f"{place}. {run.name}", href=f"#run-{place}"), scope="row"),
-                cell(one_line(record.scenario.name, 40)),
-                cell(one_line(record.method, 30)),
-                cell(one_line(record.preset or "", 30)),
-                cell(record.incremental),
+                tag("th", link, scope="row"),
+                *map(cell, texts),
                 str(record.seed),
                 cell(record.status),
-                percent(accuracy(run)),
+                percent(run.accuracy),
             ]
         )
     heads = ["", "run", "scenario", "method", "preset", "incremental", "seed", "status"]
@@ -139,57 +135,82 @@ def runs_table(runs: Sequence[Run], group_of: dict[int, int]) -> list[Node]:
 
 
 def data_table(runs: Sequence[Run]) -> Element:
-    """What data the runs learned from."""
+    """The data sets that the runs learned from."""
     found: dict[tuple[str, str, bool | None], tuple[DataEntry, list[int]]] = {}
     for place, run in enumerate(runs, start=1):
         for data in run.record.data:
             key = (data.name, data.sha256, data.canonical)
             found.setdefault(key, (data, []))[1].append(place)
-    rows: list[list[Node]] = [
-        [
-            one_line(data.name, 60),
-            tag("td", data_mark(data), class_="t"),
-            cell(one_line(data.source, 60)),
-            cell(one_line(data.note, 300)),
-            tag("td", tag("code", data.sha256[:16]), class_="t"),
-            cell(_named(places, runs)),
-        ]
-        for data, places in found.values()
-    ]
+    marks = {
+        True: ("✓ canonical", "yes"),
+        None: ("own data", "own"),
+        False: ("⚠ not canonical", "no"),
+    }
+    rows: list[list[Node]] = []
+    for data, places in found.values():
+        text, look = marks[data.canonical]
+        rows.append(
+            [
+                one_line(data.name, 60),
+                tag("td", tag("span", text, class_=f"mark {look}"), class_="t"),
+                cell(one_line(data.source, 60)),
+                cell(one_line(data.note, 300)),
+                tag("td", tag("code", data.sha256[:16]), class_="t"),
+                cell(_run_names(places, runs)),
+            ]
+        )
     heads = ["data set", "content", "read from", "note", "SHA-256 begins", "runs"]
     return table(
         "Data sets, and whether their content is the published one", heads, rows, texts=range(1, 6)
     )
 
 
-def _named(places: Sequence[int], runs: Sequence[Run]) -> str:
+def environments(runs: Sequence[Run]) -> Element:
+    """The environments of the runs; times compare only within one of them."""
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for place, run in enumerate(runs, start=1):
+        env = run.record.environment
+        texts = (env.nispa, env.python, env.torch, env.numpy, env.kernels, env.device, env.cpu)
+        found.setdefault((*texts, env.threads, env.platform), []).append(place)
+    rows: list[list[Node]] = [
+        [
+            cell(_run_names(places, runs), head=True),
+            *(cell(one_line(str(value), 80)) for value in values),
+        ]
+        for values, places in found.items()
+    ]
+    heads = ["runs", "nispa", "Python", "torch", "numpy", "kernels", "device", "processor"]
+    heads += ["threads", "platform"]
+    return table("What the runs ran with", heads, rows, texts=range(1, 10))
+
+
+def _run_names(places: Sequence[int], runs: Sequence[Run]) -> str:
     if len(set(places)) == len(runs):
         return "all"
-    shown = ", ".join(runs[place - 1].name for place in places[:MAX_NAMES])
-    return shown + (f" and {len(places) - MAX_NAMES} more" if len(places) > MAX_NAMES else "")
+    return listed([runs[place - 1].name for place in places], MAX_NAMES)
 
 
-# Methods side by side
+# --- Methods side by side ------------------------------------------------------------------------
 
 
 def side_by_side(problem: Problem, number: int) -> list[Node]:
-    """A table of a problem's groups, and pictures where there is something to compare."""
-    counted = problem.counted
-    groups = counted + [group for group in problem.groups if group not in counted]
-    name = f"methods-{number}"
-    rows = [_group_row(group) for group in groups]
+    """A table of a problem's groups, and charts if there is something to compare."""
+    ranked = problem.ranked
+    groups = ranked + [group for group in problem.groups if group.estimate is None]
+    counted = [run for group in ranked for _, run in group.counted]
     heads = ["method", "runs", "accuracy (%)", "std", "95 % interval", "forgetting (%)"]
-    other = "not told the task" if told(problem.record) == "told the task" else "told the task"
-    if any(other_accuracy(run) is not None for group in counted for _, run in group.counted):
-        heads.append(f"{other} (%)")
+    if any(other_accuracy(run) is not None for run in counted):
+        is_told = told(problem.record) == "told the task"
+        heads.append(f"{'not told the task' if is_told else 'told the task'} (%)")
+    rows = [_group_row(group)[: len(heads)] for group in groups]
     caption = f"Accuracy, {told(problem.record)}: means over runs"
-    made: list[Node] = [_of_groups(caption, heads, [r[: len(heads)] for r in rows], groups, name)]
-    pictured = counted[:MAX_SPOTS]
-    if sum(len(group.counted) for group in pictured) > 1:
-        figures = [_intervals(pictured, number, name), _so_far(problem, pictured, number)]
-        figures.append(_against(pictured, number))
-        made.append(_best(len(pictured), len(counted)))
-        made.append(tag("div", *figures, class_="charts"))
+    made: list[Node] = [_of_groups(caption, heads, rows, groups, f"methods-{number}")]
+    made += [warn(f"⚠ {text}.") for text in cautions.of_tasks(run.record for run in counted)]
+    drawn = ranked[:MAX_SPOTS]
+    if len(counted) > 1:
+        charts = [_intervals(drawn, number), _so_far(problem, drawn, number)]
+        made.append(_best(len(drawn), len(ranked)))
+        made.append(tag("div", *charts, _against_costs(drawn, number), class_="charts"))
     return [*made, *_costs(groups, number)]
 
 
@@ -200,151 +221,134 @@ def _of_groups(
     groups: Sequence[Group],
     name: str,
 ) -> Element:
-    """A table with a row per group, for the choice of runs."""
+    """A table with a row per group, hidden with the last of its runs."""
     made = table(caption, heads, rows, id_=name)
     for line, group in zip(list(made.iter("tr"))[1:], groups, strict=True):
         line.set("data-group", str(group.number))
     return made
 
 
-def _best(shown: int, count: int) -> Node:
-    if shown == count:
+def _best(shown: int, total: int) -> Node:
+    if shown == total:
         return None
-    return tag("p", f"In the picture: the {shown} best of {count} methods.", class_="note")
+    return tag("p", f"In the picture: the {shown} best of {total} methods.", class_="note")
+
+
+def _group_row(group: Group) -> list[Node]:
+    found, counted, given = group.estimate, len(group.counted), len(group.members)
+    within = found.interval if found else None
+    return [
+        cell(group.label, head=True),
+        str(counted) if counted == given else f"{counted} of {given}",
+        percent(found.mean if found else None),
+        percent(found.sd if found else None),
+        " to ".join(map(percent, within)) if within else "-",
+        percent(group.mean(_forgetting)),
+        percent(group.mean(other_accuracy)),
+    ]
 
 
 def _costs(groups: Sequence[Group], number: int) -> list[Node]:
-    """A table of what the groups of a problem cost, with what is known of any of them."""
-    means = {name: [_mean(group, _cost(name)) for group in groups] for name in COSTS}
+    """A table of the mean costs that are known of any group."""
+    means = {name: [group.mean(_cost(name)) for group in groups] for name in COSTS}
     known = [name for name in COSTS if any(value is not None for value in means[name])]
     if not known:
         return []
     rows: list[list[Node]] = [
         [
             cell(group.label, head=True),
-            percent(_mean(group, accuracy)),
-            *(KINDS[name].text(means[name][place]) for name in known),
+            percent(group.mean(_accuracy)),
+            *(KINDS[name].text(means[name][k]) for name in known),
         ]
-        for place, group in enumerate(groups)
+        for k, group in enumerate(groups)
     ]
     heads = ["method", "accuracy (%)", *(KINDS[name].label for name in known)]
     return [_of_groups("Cost: means over runs", heads, rows, groups, f"costs-{number}")]
 
 
-def _cost(name: str) -> Value:
-    return lambda run: run.cost(name)
-
-
-def _mean(group: Group, value: Value) -> float | None:
-    return mean(value(run) for _, run in group.counted)
-
-
-def _group_row(group: Group) -> list[Node]:
-    found = summary(group)
-    row: list[Node] = [cell(group.label, head=True), _how_many(group)]
-    row.append(percent(found.mean if found else None))
-    row.append(percent(found.deviation if found else None))
-    within = found.interval if found else None
-    row.append(" to ".join(map(percent, within)) if within else "-")
-    return [*row, percent(_mean(group, forgetting)), percent(_mean(group, other_accuracy))]
-
-
-def _how_many(group: Group) -> str:
-    counted, given = len(group.counted), len(group.members)
-    return str(counted) if counted == given else f"{counted} of {given}"
-
-
 def _short(group: Group) -> str:
-    """A label for pictures: of a long one the beginning and the end, where settings differ."""
+    """A label for charts: the beginning and, since settings differ there, the end."""
     label = group.label
     return label if len(label) <= 24 else f"{label[:8]}…{label[-15:]}"
 
 
-def _intervals(groups: Sequence[Group], number: int, name: str) -> Element:
+def _spots(groups: Sequence[Group], cost: str | None) -> list[Spot]:
+    """The groups as points, in per cent, over a cost if it is known of all their runs."""
     spots = []
     for group in groups:
-        runs = [(place, 0.0, 100 * (accuracy(run) or 0.0)) for place, run in group.counted]
-        found = summary(group)
-        if found:
-            within = found.interval and (100 * found.interval[0], 100 * found.interval[1])
-            label = one_line(group.label, 54)
-            spots.append(Spot(group.number, label, 100 * found.mean, within, runs=runs))
+        x = group.mean(_cost(cost)) if cost else 0.0
+        if x is None or group.estimate is None:
+            continue
+        runs = [
+            (place, (run.cost(cost) or 0.0) if cost else 0.0, 100 * (run.accuracy or 0.0))
+            for place, run in group.counted
+        ]
+        ends = group.estimate.interval
+        within = ends and (100 * ends[0], 100 * ends[1])
+        label = _short(group) if cost else one_line(group.label, 54)
+        spots.append(Spot(group.number, label, 100 * group.estimate.mean, within, x, runs))
+    return spots
+
+
+def _intervals(groups: Sequence[Group], number: int) -> Element:
+    spots = _spots(groups, None)
     desc = "; ".join(f"{spot.label} {spot.mean:.2f}" for spot in spots)
-    words = Words(f"acc-{number}", "Mean accuracy of each method (%)", desc, name)
+    title = "Mean accuracy of each method (%)"
+    words = Words(f"acc-{number}", title, desc, f"methods-{number}")
     caption = "Mean accuracy (diamond), 95 % interval of the mean (line), runs (dots)"
-    return tag("figure", tag("figcaption", caption), intervals(words, spots, "accuracy (%)"))
+    return figure(caption, intervals(words, spots, "accuracy (%)"))
 
 
-def _against(groups: Sequence[Group], number: int) -> Node:
-    """Accuracy against a cost, which radio buttons choose; the page's style shows one picture."""
-    drawn = [(name, _scatter(groups, number, name)) for name in COSTS]
-    there = [(name, picture) for name, picture in drawn if picture is not None]
-    if not there:
-        return None
+def _against_costs(groups: Sequence[Group], number: int) -> Node:
+    """Accuracy against a cost chosen with radio buttons; the style sheet shows its chart."""
     chooser = tag("fieldset", tag("legend", "Accuracy against"), class_="axes")
-    for place, (name, _) in enumerate(there):
+    charts: list[Element] = []
+    for name, word in COSTS.items():
+        spots, kind = _spots(groups, name), KINDS[name]
+        if len(spots) < 2 or max(spot.x for spot in spots) <= 0:
+            continue
+        # With a method missing, points and rows of the table would not agree.
+        rows = f"costs-{number}" if len(spots) == len(groups) else None
+        desc = "; ".join(f"{spot.label} {spot.mean:.2f} % at {kind.text(spot.x)}" for spot in spots)
+        words = Words(f"{name}-{number}", f"Accuracy against {kind.label}", desc, rows)
         id_ = f"axis-{name}-{number}"
         button = tag("input", type="radio", name=f"axis-{number}", id=id_)
-        if not place:
+        if not charts:
             button.set("checked", "checked")
-        add(chooser, button, tag("label", COSTS[name], for_=id_))
-    return tag("figure", add(chooser, *(picture for _, picture in there)))
-
-
-def _scatter(groups: Sequence[Group], number: int, key: str) -> Element | None:
-    spots, kind = [], KINDS[key]
-    for group in groups:
-        runs = [(place, run.cost(key), run) for place, run in group.counted]
-        known = [(k, x, 100 * (accuracy(run) or 0.0)) for k, x, run in runs if x is not None]
-        x, value = mean(x for _, x, _ in known), mean(value for _, _, value in known)
-        if x is not None and value is not None:
-            spots.append(Spot(group.number, _short(group), value, x=x, runs=known))
-    if len(spots) < 2 or max(spot.x for spot in spots) <= 0:
-        return None
-    # Where a method is missing, rows of the table and points would not agree.
-    rows = f"costs-{number}" if len(spots) == len(groups) else None
-    desc = "; ".join(f"{spot.label} {spot.mean:.2f} % at {kind.text(spot.x)}" for spot in spots)
-    words = Words(f"{key}-{number}", f"Accuracy against {kind.label}", desc, rows)
-    return scatter(words, spots, kind.title)
+        charts.append(scatter(words, spots, kind.title))
+        add(chooser, button, tag("label", word, for_=id_))
+    return figure(None, add(chooser, *charts)) if charts else None
 
 
 def _so_far(problem: Problem, groups: Sequence[Group], number: int) -> Node:
     """Mean accuracy over the tasks learned so far, averaged over the runs of each group."""
-    tasks = len(problem.record.tasks)
-    if tasks < 2 or tasks > 100:
+    record = problem.record
+    tasks = range(len(record.tasks))
+    if not 2 <= len(tasks) <= 100:
         return None
-    series, values = [], []
-    for group in groups[:MAX_LINES]:
+    shown = groups[:MAX_LINES]
+    series = []
+    for group in shown:
         curves = [_curve(run) for _, run in group.counted]
-        points = [mean(curve[task] for curve in curves) for task in range(tasks)]
-        values += [point for point in points if point is not None]
+        points = [mean_of_all(curve[task] for curve in curves) for task in tasks]
         series.append(Series(_short(group), points, group.number - 1, group.number))
     rows: list[list[Node]] = []
-    for task in range(tasks):
-        points = [each.values[task] for each in series]
-        label = task_label(problem.record, task)
-        rows.append([label, *("" if p is None else f"{p:.2f}" for p in points)])
-    low, high = rounded(values)
-    words = Words(
-        f"sofar-{number}",
-        "Mean accuracy over the tasks learned so far (%)",
-        "One line per method, with its name at its end.",
-        f"sofar-table-{number}",
-    )
-    heads = ["after task", *(group.label for group in groups[:MAX_LINES])]
-    values_table = table(words.title, heads, rows, id_=words.table)
-    for line in values_table.iter("tr"):
-        for each, cell_ in zip(series, list(line)[1:], strict=True):
-            cell_.set("data-group", str(each.group))
-    names = [task_name(problem.record, task) for task in range(tasks)]
-    across = Across(names, "after task", right=beside(each.name for each in series))
-    return tag(
-        "figure",
-        tag("figcaption", words.title),
-        lines(words, across, series, low=low, high=high, unit="%", tall=250),
-        folded("As a table", values_table),
-        _best(len(series), len(groups)),
-    )
+    for task in tasks:
+        values = [line.values[task] for line in series]
+        texts = ["" if value is None else f"{value:.2f}" for value in values]
+        rows.append([task_label(record, task), *texts])
+    name = f"sofar-table-{number}"
+    title = "Mean accuracy over the tasks learned so far (%)"
+    words = Words(f"sofar-{number}", title, "One line per method, with its name at its end.", name)
+    made = table(title, ["after task", *(group.label for group in shown)], rows, id_=name)
+    for row in made.iter("tr"):
+        for group, column in zip(shown, list(row)[1:], strict=True):
+            column.set("data-group", str(group.number))
+    names = [task_name(record, task) for task in tasks]
+    across = Across(names, "after task")
+    ends = percent_range([v for line in series for v in line.values if v is not None])
+    chart = lines(words, across, series, ends, "%")
+    return figure(title, chart, folded("As a table", made), _best(len(series), len(groups)))
 
 
 def _curve(run: Run) -> list[float | None]:
@@ -353,61 +357,47 @@ def _curve(run: Run) -> list[float | None]:
     return [None if math.isnan(value) else 100 * value for value in means]
 
 
-# What differs, and where it ran
+# --- Settings and formulas -----------------------------------------------------------------------
 
 
 def differing(problem: Problem) -> Node:
-    """Settings that are not the same in all groups of a problem."""
+    """A table of the settings in which a problem's groups differ."""
     groups = problem.groups[:MAX_COLUMNS]
-    held = [dict(settings_of(group.members[0][1])) for group in groups]
-    names = list(dict.fromkeys(name for settings in held for name in settings))
-    found = [name for name in names if len({settings.get(name) for settings in held}) > 1]
-    if not found:
+    settings = [
+        {name: one_line(as_text(value), 120) for name, value in flatten(g.record.config).items()}
+        for g in groups
+    ]
+    names = list(dict.fromkeys(name for each in settings for name in each))
+    names = [name for name in names if len({each.get(name) for each in settings}) > 1]
+    if not names:
         return None
-    # Settings that all share come first, then those that only some methods have.
-    found.sort(key=lambda name: sum(name not in settings for settings in held))
+    # First the settings that all methods have, then those of some.
+    names.sort(key=lambda name: sum(name not in each for each in settings))
     rows: list[list[Node]] = [
-        [name, *(cell(settings.get(name, "–")) for settings in held)]
-        for name in found[:MAX_SETTINGS]
+        [name, *(cell(each.get(name, "–")) for each in settings)] for name in names[:MAX_SETTINGS]
     ]
     heads = ["setting", *(group.label for group in groups)]
     caption = f"Settings that differ on {problem.label} (–: the method has no such setting)"
     return table(caption, heads, rows, texts=range(1, len(heads)))
 
 
-def environments(runs: Sequence[Run]) -> Element:
-    """Where the runs ran; times of different rows cannot be compared."""
-    found: dict[tuple[Any, ...], list[int]] = {}
-    for place, run in enumerate(runs, start=1):
-        env = run.record.environment
-        texts = (env.nispa, env.python, env.torch, env.numpy, env.kernels, env.device, env.cpu)
-        found.setdefault((*texts, env.threads, env.platform), []).append(place)
-    rows: list[list[Node]] = []
-    for values, places in found.items():
-        cells: list[Node] = [cell(one_line(str(value), 80)) for value in values]
-        rows.append([cell(_named(places, runs), head=True), *cells])
-    heads = ["runs", "nispa", "Python", "torch", "numpy", "kernels", "device", "processor"]
-    heads += ["threads", "platform"]
-    return table("What the runs ran with", heads, rows, texts=range(1, 10))
-
-
 def formulas(runs: Sequence[Run]) -> list[Node]:
-    """What the numbers are, with their sources, and whether the records say the same."""
-    rows: list[list[Node]] = []
-    for name, label in (("acc", "accuracy"), ("forgetting", "forgetting")):
-        rows.append([label, cell(METRICS[name].formula), cell(METRICS[name].source)])
-    made = table("Numbers and their formulas", ["number", "formula", "source"], rows, texts=(1, 2))
-    off = [
-        run.name for run in runs if _disagrees(run.record.main_metrics.get("acc"), accuracy(run))
+    """Formulas and sources, and a warning if a record states another accuracy than its matrix."""
+    rows: list[list[Node]] = [
+        [label, cell(METRICS[name].formula), cell(METRICS[name].source)]
+        for name, label in (("acc", "accuracy"), ("forgetting", "forgetting"))
     ]
+    made = table("Numbers and their formulas", ["number", "formula", "source"], rows, texts=(1, 2))
+    off = [run.name for run in runs if _disagrees(run)]
     if not off:
         return [made]
-    shown = ", ".join(off[:MAX_LINES])
-    text = f"⚠ In these records the accuracy is not that of the matrix: {shown}."
-    return [made, tag("p", text, " The page shows that of the matrix.", class_="warn")]
+    names = listed(off, MAX_LINES)
+    text = f"⚠ In these records the accuracy is not that of the matrix: {names}."
+    return [made, warn(text, " The page shows that of the matrix.")]
 
 
-def _disagrees(stated: MetricValue | None, found: float | None) -> bool:
+def _disagrees(run: Run) -> bool:
+    stated, found = run.record.main_metrics.get("acc"), run.accuracy
     if stated is None or stated.value is None or found is None:
         return False
     return stated.formula == METRICS["acc"].formula and abs(stated.value - found) > 1e-6

@@ -1,5 +1,5 @@
-// Values under the pointer and a choice of runs. Everything it shows is read from the page's own
-// tables and written as text; without it the page is complete.
+// Shows values under the pointer and lets the reader choose runs. It reads the page's own tables
+// and writes text only; the page is complete without it.
 "use strict";
 document.documentElement.classList.add("js");
 document.addEventListener("DOMContentLoaded", () => {
@@ -11,7 +11,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const numbers = (text) => (text || "").split(" ").filter(Boolean).map(Number);
 
-  // What a row of a table says, a line per cell that is not empty and not hidden.
+  // A row of a table as text: a line per cell that is neither empty nor hidden.
   function rowText(table, index) {
     const row = table.tBodies[0].rows[index];
     if (!row || row.hidden) return "";
@@ -95,8 +95,8 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   }
 
-  // The choice of runs: a run that is not chosen is hidden wherever it stands; a method is hidden
-  // when none of its runs is chosen. Means stay those of all runs.
+  // The choice of runs: hides every trace of a run that is not chosen, and a method without chosen
+  // runs. Means remain those of all runs.
   const boxes = [...document.querySelectorAll("input[data-choose]")];
   function choose() {
     const chosen = new Set(boxes.filter((box) => box.checked).map((box) => box.value));

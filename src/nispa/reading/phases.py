@@ -1,4 +1,4 @@
-"""Phases from a run's events, which are read without trust: what does not fit is passed over."""
+"""Phases from a run's events. Events may come from anyone: what does not fit is ignored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nispa.runs.record import Count, Record, Share
 
-MAX_PHASES = 5_000  # a stranger's events must not fill the memory
+MAX_PHASES = 5_000  # bounds the memory that a hostile file can take
 
 
 class _PhaseEnd(BaseModel):
@@ -29,17 +29,17 @@ class _PhaseEnd(BaseModel):
 
 @dataclass(frozen=True)
 class Phase:
-    """What one phase ended with.
+    """The state at the end of a phase.
 
     Attributes:
         task: Its task, from 0.
         number: Its number within the task, from 1.
-        accuracy: Accuracy on the validation images; None where not measured.
-        tau: τ that the candidates were picked with; None where none were.
-        units: Per group, units that are stable, candidates and all units.
-        dropped: Connections dropped, over all layers; None where no rewiring followed.
+        accuracy: Accuracy on the validation images; None if not measured.
+        tau: τ used to pick candidates; None if none were picked.
+        units: Counts per group: stable units, candidates, all units.
+        dropped: Connections dropped, over all layers; None if nothing was rewired.
         grown: Connections grown or revived, likewise.
-        owed: Connections that found no place to grow, likewise.
+        owed: Connections dropped without a place to grow, likewise.
     """
 
     task: int
@@ -53,9 +53,9 @@ class Phase:
 
 
 def phases_of(events: Iterable[Mapping[str, Any]], record: Record) -> tuple[Phase, ...]:
-    """The phases of a run; at most :data:`MAX_PHASES`.
+    """The phases of a run in order; at most :data:`MAX_PHASES`.
 
-    After a task's last phase its candidates are stable: that state is taken from the record.
+    A task's last phase turns its candidates into stable units; that state is in the record.
     """
     ends: dict[tuple[int, int], _PhaseEnd] = {}
     for event in events:
@@ -66,7 +66,7 @@ def phases_of(events: Iterable[Mapping[str, Any]], record: Record) -> tuple[Phas
         except ValidationError:
             continue
         if end.task < len(record.tasks):
-            ends[end.task, end.phase] = end  # of a run that was resumed: the later one
+            ends[end.task, end.phase] = end  # a resumed run repeats phases: the later one counts
     last = dict(sorted(ends))
     return tuple(
         _phase(end, record, final=last[task] == number)
@@ -75,30 +75,30 @@ def phases_of(events: Iterable[Mapping[str, Any]], record: Record) -> tuple[Phas
 
 
 def _phase(end: _PhaseEnd, record: Record, *, final: bool) -> Phase:
-    layers = end.dropped or end.grown or end.revived or end.ungrown
+    rewired = end.dropped or end.grown or end.revived or end.ungrown
     return Phase(
         task=end.task,
         number=end.phase,
         accuracy=end.accuracy,
         tau=end.tau,
         units=_units(end, record, final=final),
-        dropped=sum(end.dropped.values()) if layers else None,
-        grown=sum(end.grown.values()) + sum(end.revived.values()) if layers else None,
-        owed=sum(end.ungrown.values()) if layers else None,
+        dropped=sum(end.dropped.values()) if rewired else None,
+        grown=sum(end.grown.values()) + sum(end.revived.values()) if rewired else None,
+        owed=sum(end.ungrown.values()) if rewired else None,
     )
 
 
 def _units(end: _PhaseEnd, record: Record, *, final: bool) -> dict[str, tuple[int, int, int]]:
-    done = record.per_task
-    after = done[end.task].stable_units if end.task < len(done) else {}
+    tasks = record.per_task
+    after = tasks[end.task].stable_units if end.task < len(tasks) else {}
     if final and after:
         return {group: (count.stable, 0, count.size) for group, count in after.items()}
-    sizes = {group: unit.size for task in done for group, unit in task.stable_units.items()}
-    before = done[end.task - 1].stable_units if 0 < end.task <= len(done) else {}
+    sizes = {group: unit.size for task in tasks for group, unit in task.stable_units.items()}
+    before = tasks[end.task - 1].stable_units if 0 < end.task <= len(tasks) else {}
     units = {}
     for group, size in sizes.items():
-        if group in end.kept:
-            kept = min(end.kept[group], size)
-            stable = min(before[group].stable, kept) if group in before else 0
-            units[group] = (stable, kept - stable, size)
+        if group in end.kept:  # events count stable units and candidates together
+            active = min(end.kept[group], size)
+            stable = min(before[group].stable, active) if group in before else 0
+            units[group] = (stable, active - stable, size)
     return units
