@@ -330,7 +330,7 @@ def test_data_sets_and_loaders_of_pytorch(data: Any) -> None:
         ((PAIRS, LABELS), "labels are given twice"),
         ((Stream(),), "pass a DataLoader"),
         ((TensorDataset(torch.tensor(FLOATS)),), r"must be \(image, label\)"),
-        ((DataLoader(TensorDataset(torch.tensor(FLOATS))),), "images but no labels"),
+        ((DataLoader(TensorDataset(torch.tensor(FLOATS))),), "has no label"),
         ((DataLoader(Stream(), batch_size=None, collate_fn=lambda item: {"x": 1}),), "not dict"),
         ((DataLoader(TensorDataset(torch.zeros(0, 4, 4), torch.zeros(0))),), "yields nothing"),
     ],

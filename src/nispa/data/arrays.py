@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from nispa.base.modes import usual_modes
-from nispa.data.dataset import BYTE_SCALE, ImageData, split_by_seed
+from nispa.data.dataset import BYTE_SCALE, ImageData, assemble, check_labels
 from nispa.errors import DataError, either
+from nispa.files import one_line
 
 CHANNELS = (1, 3)
 MOST = 100.0
@@ -323,6 +325,32 @@ def encode_labels(*groups: np.ndarray[Any, Any]) -> tuple[list[Tensor], tuple[st
     return encoded, tuple(str(label) for label in known.tolist())
 
 
+def number_labels(
+    name: str, groups: Sequence[Array], class_names: tuple[str, ...] = ()
+) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Labels as 0 to classes - 1, and the names of the classes.
+
+    Args:
+        name: The data set's name, for the error.
+        groups: Labels of the training images, and of the test images if there are any.
+        class_names: The name of each class, if known: whole numbers then stay what they are.
+
+    Raises:
+        DataError: A number is no class, or a test label does not occur in training.
+    """
+    if class_names and all(group.dtype.kind != "U" for group in groups):
+        encoded = [torch.from_numpy(group.astype(np.int64)) for group in groups]
+        for labels in encoded:
+            check_labels(name, labels, len(class_names))
+        return encoded, class_names
+    encoded, class_names = encode_labels(*groups)
+    unseen = sorted(set(torch.cat(encoded).tolist()) - set(encoded[0].tolist()))
+    if unseen:
+        label = one_line(class_names[unseen[0]], 40)
+        raise DataError(f"{name}: test label {label} does not occur among the training labels")
+    return encoded, class_names
+
+
 @usual_modes()
 def from_arrays(
     x_train: Any,
@@ -358,21 +386,17 @@ def from_arrays(
         names=(f"{name}: x_train", f"{name}: y_train"),
         channels_first=channels_first,
     )
-    if x_test is None:
-        (encoded,), names = encode_labels(labels)
-        return split_by_seed(name, images, encoded, names, scale, seed=seed, source=source)
-    tests, test_scale, test_labels = labelled(
-        x_test,
-        y_test,
-        names=(f"{name}: x_test", f"{name}: y_test"),
-        channels_first=channels_first,
-    )
-    if scale != test_scale:
-        raise DataError(f"{name}: x_train and x_test have different types; use one")
-    (encoded, encoded_tests), names = encode_labels(labels, test_labels)
-    unseen = sorted(set(encoded_tests.tolist()) - set(encoded.tolist()))
-    if unseen:
-        raise DataError(
-            f"{name}: test label {names[unseen[0]]} does not occur among the training labels"
+    parts = [(images, labels)]
+    if x_test is not None:
+        tests, test_scale, test_labels = labelled(
+            x_test,
+            y_test,
+            names=(f"{name}: x_test", f"{name}: y_test"),
+            channels_first=channels_first,
         )
-    return ImageData(name, images, encoded, tests, encoded_tests, names, scale, source)
+        if scale != test_scale:
+            raise DataError(f"{name}: x_train and x_test have different types; use one")
+        parts.append((tests, test_labels))
+    encoded, names = number_labels(name, [given for _, given in parts])
+    pairs = [(stored, numbers) for (stored, _), numbers in zip(parts, encoded, strict=True)]
+    return assemble(name, pairs, names, scale, seed=seed, source=source)

@@ -180,23 +180,6 @@ def digest(*arrays: Tensor) -> str:
     return total.hexdigest()
 
 
-def check_seen(name: str, encoded: Sequence[Tensor], class_names: Sequence[str]) -> None:
-    """Labels of test images, if there are some, must occur among those of training images.
-
-    Args:
-        name: The data set's name, for the error.
-        encoded: Labels of the training and of the test images, as places in
-        class_names: the names of all classes.
-
-    Raises:
-        DataError: One does not.
-    """
-    unseen = sorted(set(torch.cat(list(encoded)).tolist()) - set(encoded[0].tolist()))
-    if unseen:
-        label = one_line(class_names[unseen[0]], 40)
-        raise DataError(f"{name}: test label {label} does not occur among the training labels")
-
-
 def check_wanted(name: str, only: Collection[int] | None, classes: int) -> None:
     """Classes that are asked for must be there.
 
@@ -264,30 +247,38 @@ def hold_out(
     return torch.nonzero(~held).flatten(), torch.nonzero(held).flatten()
 
 
-def split_by_seed(
+def assemble(
     name: str,
-    images: Tensor,
-    labels: Tensor,
+    parts: Sequence[tuple[Tensor, Tensor]],
     class_names: tuple[str, ...],
     scale: float,
     *,
     seed: int,
     source: str,
-    note: str = "",
+    notes: Iterable[str] = (),
 ) -> ImageData:
-    """A data set without a test set of its own: a fifth of each class is held out by the seed."""
-    check_pair(name, images, labels)
-    check_labels(name, labels, len(class_names))
-    train, test = hold_out(labels, seed=seed, name=name, class_names=class_names)
-    how = f"no test set given: a fifth of each class was held out by seed {seed}"
-    return ImageData(
-        name=name,
-        train_images=images[train],
-        train_labels=labels[train],
-        test_images=images[test],
-        test_labels=labels[test],
-        class_names=class_names,
-        scale=scale,
-        source=source,
-        note=f"{note}; {how}" if note else how,
-    )
+    """A data set from its images and labels.
+
+    Args:
+        name: Name of the data set.
+        parts: Images and labels to train on, and those to test on if there are any; otherwise the
+            seed holds out a fifth of each class.
+        class_names: Names of the classes, in the order of the labels.
+        scale: Factor that brings a stored pixel into [0, 1].
+        seed: Decides the test split where there is none.
+        source: What it was read from.
+        notes: What a record should say of it; empty ones are left out.
+
+    Raises:
+        DataError: Images and labels do not fit together, or a class has too few to be split.
+    """
+    said = [note for note in notes if note]
+    train, *tests = parts
+    if not tests:
+        images, labels = train
+        check_pair(name, images, labels)
+        check_labels(name, labels, len(class_names))
+        rows, held = hold_out(labels, seed=seed, name=name, class_names=class_names)
+        train, tests = (images[rows], labels[rows]), [(images[held], labels[held])]
+        said.append(f"no test set given: a fifth of each class was held out by seed {seed}")
+    return ImageData(name, *train, *tests[0], class_names, scale, source, note="; ".join(said))

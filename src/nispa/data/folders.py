@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nispa.data.dataset import (
-    BYTE_SCALE,
-    MOST_NAMED,
-    ImageData,
-    Progress,
-    check_wanted,
-    only_note,
-    sort_names,
-    split_by_seed,
-)
-from nispa.data.images import HEIC, ImageStack, Source, remarks, same_channels, suffixes
-from nispa.data.shaping import AS_STORED, Shaping
-from nispa.data.splits import TEST, TRAIN, VALIDATION, part_of_folder, unknown_part
+from nispa.data.dataset import MOST_NAMED, ImageData, check_wanted, sort_names
+from nispa.data.images import HEIC, ImageStack, Source, data_of, suffixes
+from nispa.data.shaping import Reading
+from nispa.data.splits import TRAIN, choose_test, part_of_folder, unknown_part
 from nispa.errors import DataError
 from nispa.files import one_line
 
@@ -80,15 +71,7 @@ class Tree:
         return sum(len(place) == 1 and _suffix(place) in suffixes() for place in self.files)
 
 
-def read_folder(
-    path: Path,
-    *,
-    seed: int,
-    name: str = "",
-    progress: Progress | None = None,
-    shaping: Shaping = AS_STORED,
-    only: Collection[int] | None = None,
-) -> ImageData:
+def read_folder(path: Path, how: Reading = Reading(), *, name: str = "") -> ImageData:  # noqa: B008
     """Images in one folder for each class; the folders' names are the names of the classes.
 
     Classes are numbered in sorted order (as numbers, where all names are numbers). Images in
@@ -99,18 +82,13 @@ def read_folder(
 
     Args:
         path: The folder.
-        seed: Decides the test split where there is none.
+        how: How to read it.
         name: Name of the data set; by default the folder's.
-        progress: Called while images are decoded.
-        shaping: What to do to each image.
-        only: Numbers of the classes to read; None for all.
 
     Raises:
         DataError: A class is empty, an image is damaged or has another size, or there are none.
     """
-    name = name or path.resolve().name
-    how = {"seed": seed, "progress": progress, "shaping": shaping, "only": only}
-    return read_tree(walk(path), name, "image folders", **how)  # type: ignore[arg-type]
+    return read_tree(walk(path), name or path.resolve().name, "image folders", how)
 
 
 def walk(path: Path) -> Tree:
@@ -147,16 +125,7 @@ def walk(path: Path) -> Tree:
     return Tree(str(path), files, frozenset(folders))
 
 
-def read_tree(
-    tree: Tree,
-    name: str,
-    source: str,
-    *,
-    seed: int,
-    progress: Progress | None = None,
-    shaping: Shaping = AS_STORED,
-    only: Collection[int] | None = None,
-) -> ImageData:
+def read_tree(tree: Tree, name: str, source: str, how: Reading) -> ImageData:
     """A data set from a tree of files; see :func:`read_folder`."""
     while len(tree.tops) == 1 and not tree.direct:
         ((top, inner),) = tree.tops.items()
@@ -164,50 +133,20 @@ def read_tree(
             break
         tree = inner  # it was a folder around everything
     parts = _parts(tree)
-    train = _classes(parts[TRAIN])
-    names = list(train)
-    test_part = next((part for part in (TEST, VALIDATION) if part in parts), None)
-    notes = [_left_out(parts.values())]
-    check_wanted(name, only, len(names))
-    if test_part is None:
-        stack, labels = _read(train, names, name, progress, shaping, only)
-        return split_by_seed(
-            name,
-            stack.finish(),
-            labels,
-            tuple(names),
-            BYTE_SCALE,
-            seed=seed,
-            source=source,
-            note=_joined(*remarks(stack), *notes, only_note(only, len(names))),
-        )
-    test = _classes(parts[test_part], may_lack=True)
-    extra = sorted(set(test) - set(names))
-    if extra:
-        there = parts[test_part].where.removeprefix(f"{tree.where}/")
-        raise DataError(f"{tree.where}: class folder {there}/{extra[0]} has no partner in train/")
-    stack, labels = _read(train, names, name, progress, shaping, only)
-    test_stack, test_labels = _read(test, names, name, progress, shaping, only)
-    images, test_images = same_channels(stack.finish(), test_stack.finish())
-    if test_part == VALIDATION:
-        notes.append("its validation images serve as the test set")
-    elif VALIDATION in parts:
-        notes.append("its validation images are not used")
-    return ImageData(
-        name,
-        images,
-        labels,
-        test_images,
-        test_labels,
-        tuple(names),
-        BYTE_SCALE,
-        source,
-        note=_joined(*remarks(stack, test_stack), *notes, only_note(only, len(names))),
-    )
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(filter(None, notes))
+    chosen = [_classes(parts[TRAIN])]
+    names = list(chosen[0])
+    check_wanted(name, how.only, len(names))
+    test_part, notes = choose_test(parts)
+    if test_part is not None:
+        chosen.append(_classes(parts[test_part], may_lack=True))
+        extra = sorted(set(chosen[1]) - set(names))
+        if extra:
+            where = parts[test_part].where.removeprefix(f"{tree.where}/")
+            raise DataError(
+                f"{tree.where}: class folder {where}/{extra[0]} has no partner in train/"
+            )
+    read = [_read(files, names, name, how) for files in chosen]
+    return data_of(name, read, names, how, source=source, notes=[_left_out(parts.values()), *notes])
 
 
 def _parts(tree: Tree) -> dict[str, Tree]:
@@ -293,19 +232,15 @@ def _suffix(place: Place) -> str:
 
 
 def _read(
-    files: Mapping[str, Mapping[str, Source]],
-    names: Sequence[str],
-    name: str,
-    progress: Progress | None,
-    shaping: Shaping,
-    only: Collection[int] | None,
+    files: Mapping[str, Mapping[str, Source]], names: Sequence[str], name: str, how: Reading
 ) -> tuple[ImageStack, Tensor]:
+    """The images of the classes asked for, and their labels."""
     chosen = [
         (label, file, shown)
         for label, each in enumerate(names)
-        if only is None or label in only
+        if how.only is None or label in how.only
         for shown, file in files.get(each, {}).items()
     ]
-    stack = ImageStack(len(chosen), name, shaping)
-    stack.fill(((file, shown) for _, file, shown in chosen), progress)
+    stack = ImageStack(len(chosen), name, how.shaping)
+    stack.fill(((file, shown) for _, file, shown in chosen), how.progress)
     return stack, torch.tensor([label for label, _, _ in chosen], dtype=torch.int64)

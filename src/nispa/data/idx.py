@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -23,8 +24,6 @@ from nispa.errors import DataError
 from nispa.files import wording
 
 UNSIGNED_BYTE = 0x08
-# Deflate cannot shrink data by more than 1,032 times, so a header that promises more is wrong.
-MOST_DEFLATE = 1032
 CHUNK_BYTES = 1 << 20
 
 
@@ -44,7 +43,7 @@ def read_idx(path: Path, dims: int) -> Tensor:
     check_regular(path)
     try:
         with path.open("rb") as file:
-            return read_idx_stream(file, path.stat().st_size, dims, str(path))
+            return read_idx_stream(file, dims, str(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
@@ -54,26 +53,24 @@ def read_four(files: Sequence[Path]) -> list[Tensor]:
     return [read_idx(file, (3, 1)[place % 2]) for place, file in enumerate(files)]
 
 
-def read_idx_stream(file: io.BufferedReader, size: int, dims: int, name: str) -> Tensor:
-    """As :func:`read_idx`, from an open file of ``size`` bytes that starts where ``file`` stands.
+def read_idx_stream(file: io.BufferedReader, dims: int, name: str) -> Tensor:
+    """As :func:`read_idx`, from an open file that starts where ``file`` stands.
 
     The file is read from start to end once, so that it may be a member of an archive.
     """
     try:
         if file.peek(2)[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=file) as plain:
-                return _parse(plain, size * MOST_DEFLATE, dims, name, packed=True)
-        return _parse(file, size, dims, name)
+                return _parse(plain, dims, name, packed=True)
+        return _parse(file, dims, name)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"{name}: damaged or truncated gzip data ({wording(error)}); get the file again"
         ) from None
 
 
-def _parse(
-    file: io.BufferedIOBase, most: int, dims: int, name: str, *, packed: bool = False
-) -> Tensor:
-    """Header and values of decompressed IDX bytes, of which there are ``most`` at the most."""
+def _parse(file: io.BufferedIOBase, dims: int, name: str, *, packed: bool = False) -> Tensor:
+    """Header and values of decompressed IDX bytes; takes memory as they come, not as promised."""
     header = file.read(4 + 4 * dims)
     if len(header) < 4 or header[:2] != b"\x00\x00" or header[2] != UNSIGNED_BYTE:
         found = header[:4].hex() or "nothing"
@@ -87,17 +84,10 @@ def _parse(
     if len(header) < 4 + 4 * dims:
         raise DataError(f"{name}: truncated in its header; get the file again")
     shape = struct.unpack(f">{dims}I", header[4:])
-    promised = 1
-    for side in shape:
-        promised *= side
+    promised = math.prod(shape)
     shown = "×".join(str(side) for side in shape)
     if not promised:
         raise DataError(f"{name}: its header says {shown}, which is empty")
-    if promised > most:
-        raise DataError(
-            f"{name}: its header promises {shown} = {promised} bytes, more than the file can hold; "
-            "it is truncated or damaged"
-        )
     if packed:
         check_unpacked(promised, name, "unpack it with gunzip")
     values = bytearray()

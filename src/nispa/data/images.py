@@ -7,9 +7,7 @@ import importlib.util
 import io
 import itertools
 import os
-import struct
 import warnings
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +19,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from nispa.data.dataset import Progress
-from nispa.data.shaping import AS_STORED, Shaping
+from nispa.data.dataset import BYTE_SCALE, ImageData, Progress, assemble, only_note
+from nispa.data.shaping import AS_STORED, Reading, Shaping
 from nispa.errors import DataError, either
 from nispa.files import wording
 
@@ -39,28 +37,6 @@ COLOUR = frozenset(("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "
 ORIENTATION = 0x0112
 LEAST_DEEP = 4096  # what the brightest of all 16-bit images must reach to show in 8 bits
 CHUNK = 32  # images that a thread decodes at a time
-
-# What Pillow's readers raise on damaged files; it promises no more than "an exception".
-DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    ArithmeticError,
-    AssertionError,
-    BufferError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Warning,
-)
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Source = bytes | Path | Callable[[], bytes]
@@ -135,14 +111,14 @@ def decode(content: Source, name: str, shaping: Shaping = AS_STORED) -> Decoded:
             return Decoded(pixels, kind, _frames(image, kind), clear, brightest)
     except DataError:
         raise
-    except DAMAGED as error:
+    except Exception as error:  # noqa: BLE001 - Pillow promises no more than "an exception"
         raise DataError(f"{name}: not a readable image ({wording(error)})") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
-    except DAMAGED:  # damaged EXIF data beside a good image
+    except Exception:  # noqa: BLE001 - damaged EXIF data beside a good image
         return image
     return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
 
@@ -172,7 +148,7 @@ def _frames(image: Image.Image, kind: str) -> bool:
         return False
     try:
         return bool(getattr(image, "is_animated", False))
-    except DAMAGED:  # damaged after the first frame
+    except Exception:  # noqa: BLE001 - damaged after the first frame
         return True
 
 
@@ -334,9 +310,27 @@ def remarks(*stacks: ImageStack) -> list[str]:
     return [*notes, *filter(None, [stacks[0].shaping.note])]
 
 
-def same_channels(*groups: Tensor) -> list[Tensor]:
-    """The groups with grey turned into colour where another group is in colour."""
-    channels = max(group.shape[1] for group in groups)
-    return [
-        group if group.shape[1] == channels else group.repeat(1, channels, 1, 1) for group in groups
-    ]
+def data_of(
+    name: str,
+    parts: Sequence[tuple[ImageStack, Tensor]],
+    names: Sequence[str],
+    how: Reading,
+    *,
+    source: str,
+    notes: Iterable[str] = (),
+) -> ImageData:
+    """A data set of decoded images and their labels; see :func:`nispa.data.dataset.assemble`."""
+    stacks = [stack for stack, _ in parts]
+    images = [stack.finish() for stack in stacks]
+    channels = max(part.shape[1] for part in images)
+    # Grey images become colour where those of the other part are in colour.
+    images = [part.expand(-1, channels, -1, -1).contiguous() for part in images]
+    return assemble(
+        name,
+        [(part, labels) for part, (_, labels) in zip(images, parts, strict=True)],
+        tuple(names),
+        BYTE_SCALE,
+        seed=how.seed,
+        source=source,
+        notes=[*remarks(*stacks), *notes, only_note(how.only, len(names))],
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from nispa.data.dataset import ImageData
+from nispa.data.dataset import ImageData, Progress
 from nispa.errors import ConfigError, DataError
 
 MOST_SIDE = 4096
@@ -78,6 +79,25 @@ class Shaping:
 
 
 AS_STORED = Shaping()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a user's own data set.
+
+    Attributes:
+        seed: Decides the test split where there is none.
+        progress: Called as ``progress(what, done, total)`` while images are decoded.
+        shaping: What to do to each image.
+        only: Numbers of the classes to read; None for all. Tables and arrays are read whole.
+        label: Name of a table's column of labels, where it has none of the usual names.
+    """
+
+    seed: int = 0
+    progress: Progress | None = None
+    shaping: Shaping = AS_STORED
+    only: Collection[int] | None = None
+    label: str | None = None
 
 
 def parse_resize(text: str) -> tuple[int, int]:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ from nispa.data.idx import idx_md5, image_pair, read_four
 from nispa.data.images import suffixes
 from nispa.data.npz import read_npy, read_npz
 from nispa.data.parquet import read_parquet
-from nispa.data.shaping import AS_STORED, Shaping, shape_data
+from nispa.data.shaping import AS_STORED, Reading, Shaping, shape_data
 from nispa.data.tables import read_csv
 from nispa.data.zips import read_zip_folders
 from nispa.errors import DataError, UnknownNameError, either, unknown_name
@@ -89,9 +88,7 @@ def load(
         return shape_data(found, shaping)
     path = Path(name_or_path).expanduser()
     if path.exists():
-        return load_path(
-            path, seed=seed, progress=progress, shaping=shaping, only=only, label=label
-        )
+        return load_path(path, Reading(seed, progress, shaping, only, label))
     if not name or "/" in name or "\\" in name or path.suffix:
         known = ", ".join(NAMES)
         raise DataError(f"{path} does not exist; give a file, a folder, or one of {known}")
@@ -144,13 +141,8 @@ def read_found(entry: Entry, found: Found, *, progress: Progress | None = None) 
     """
     proof = ""
     if found.form == "parquet":
-        data = read_parquet(
-            found.files,
-            name=entry.name,
-            seed=0,
-            class_names=entry.class_names,
-            progress=progress,
-        )
+        how = Reading(progress=progress)
+        data = read_parquet(found.files, how, name=entry.name, class_names=entry.class_names)
     else:
         if found.form in ("idx", "zip"):
             train, test, proof = _read_idx_form(entry, found)
@@ -248,49 +240,40 @@ def judge(entry: Entry, data: ImageData, proof: str) -> tuple[bool, str]:
     return False, f"not verified: as many images as the canonical data set, but {LOOSE}"
 
 
-def load_path(
-    path: Path,
-    *,
-    seed: int,
-    progress: Progress | None = None,
-    shaping: Shaping = AS_STORED,
-    only: Collection[int] | None = None,
-    label: str | None = None,
-) -> ImageData:
+def load_path(path: Path, how: Reading) -> ImageData:
     """A user's own data set from a file or folder; see :func:`load`.
 
     Raises:
         DataError: It holds no data set in a known form, or a damaged one.
     """
-    how: dict[str, Any] = {"seed": seed, "progress": progress, "shaping": shaping, "only": only}
     if not path.is_dir():
-        return _load_file(path, how, label)
+        return _load_file(path, how)
     check_folder(path)
     listing = list_files(path)
     name = path.resolve().name
     parquet = parquet_files(path, listing)
     if parquet:
-        return _table_of(read_parquet(parquet, name=name, label=label, **how), shaping)
-    _refuse_label(path, label, bool(plain_files(path, listing, *TABLE_ENDS)))
+        return _table_of(read_parquet(parquet, how, name=name), how.shaping)
+    _refuse_label(path, how.label, bool(plain_files(path, listing, *TABLE_ENDS)))
     idx = [file for file in idx_files(path, listing.get(path, ()), MNIST_FILES) if file is not None]
     if idx:
-        return shape_data(_read_own_idx(path, idx, name), shaping)
+        return shape_data(_read_own_idx(path, idx, name), how.shaping)
     arrays = plain_files(path, listing, ".npy")
     if arrays:
-        return shape_data(read_npy(arrays, name=name, seed=seed), shaping)
+        return shape_data(read_npy(arrays, name=name, seed=how.seed), how.shaping)
     tables = plain_files(path, listing, *TABLE_ENDS)
-    if tables and (label is not None or not any(_holds_images(listing, path))):
-        return shape_data(read_csv(tables, name=name, seed=seed, label=label), shaping)
-    return read_folder(path, **how)
+    if tables and (how.label is not None or not any(_holds_images(listing, path))):
+        return shape_data(read_csv(tables, name=name, seed=how.seed, label=how.label), how.shaping)
+    return read_folder(path, how)
 
 
 TABLE_ENDS = (".csv", ".tsv")
 
 
-def _load_file(path: Path, how: dict[str, Any], label: str | None) -> ImageData:
+def _load_file(path: Path, how: Reading) -> ImageData:
     check_regular(path)
-    shaping, seed, end = how["shaping"], how["seed"], path.suffix.lower()
-    _refuse_label(path, label, end in (*TABLE_ENDS, ".parquet"))
+    shaping, seed, end = how.shaping, how.seed, path.suffix.lower()
+    _refuse_label(path, how.label, end in (*TABLE_ENDS, ".parquet"))
     if end == ".npz":
         return shape_data(read_npz(path, seed=seed), shaping)
     if end == ".npy":
@@ -298,11 +281,11 @@ def _load_file(path: Path, how: dict[str, Any], label: str | None) -> ImageData:
         name = path.resolve().parent.name
         return shape_data(read_npy(beside, name=name, seed=seed, asked_for=path), shaping)
     if end in TABLE_ENDS:
-        return shape_data(read_csv([path], name=path.stem, seed=seed, label=label), shaping)
+        return shape_data(read_csv([path], name=path.stem, seed=seed, label=how.label), shaping)
     if end == ".parquet":
-        return _table_of(read_parquet([path], name=path.stem, label=label, **how), shaping)
+        return _table_of(read_parquet([path], how, name=path.stem), shaping)
     if end == ".zip":
-        return read_zip_folders(path, **how)
+        return read_zip_folders(path, how)
     raise DataError(
         f"{path}: unknown kind of file; give an .npz, .npy, .csv, .parquet or .zip file, or a "
         "folder"

@@ -7,7 +7,7 @@ name, set off by ``-``, ``_``, ``.``, a space or digits, or be the name of a fol
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nispa.errors import DataError
@@ -66,11 +66,21 @@ def by_part(files: Sequence[Path]) -> dict[str, list[Path]]:
     if unknown:
         return {TRAIN: unknown}
     if TRAIN not in found:
+        parts = " and ".join(sorted(found))
         raise DataError(
-            f"{files[0].parent}: has {_listed(found)} but no training part; give the files of the "
-            "whole data set names such as train-1 and test-1"
+            f"{files[0].parent}: has {parts} but no training part; give the files of the whole "
+            "data set names such as train-1 and test-1"
         )
     return found
+
+
+def choose_test(parts: Collection[str], what: str = "images") -> tuple[str | None, list[str]]:
+    """The part to test on, or None; and what a record says of the choice."""
+    if TEST in parts:
+        return TEST, [f"its validation {what} are not used"] if VALIDATION in parts else []
+    if VALIDATION in parts:
+        return VALIDATION, [f"its validation {what} serve as the test set"]
+    return None, []
 
 
 def unknown_part(path: Path | str) -> DataError:
@@ -79,7 +89,3 @@ def unknown_part(path: Path | str) -> DataError:
         f"{one_line(str(path))}: its name does not say whether it is {KNOWN}, as those beside it "
         f"do; rename it, or move it away (words: {', '.join(WORDS)})"
     )
-
-
-def _listed(parts: Iterable[str]) -> str:
-    return " and ".join(sorted(parts))

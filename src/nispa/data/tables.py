@@ -17,16 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from nispa.data.archives import check_regular
-from nispa.data.arrays import as_label_array, encode_labels
-from nispa.data.dataset import (
-    MOST_NAMED,
-    ImageData,
-    check_labels,
-    check_seen,
-    listed,
-    split_by_seed,
-)
-from nispa.data.splits import TEST, TRAIN, VALIDATION, by_part
+from nispa.data.arrays import as_label_array, number_labels
+from nispa.data.dataset import MOST_NAMED, ImageData, assemble, listed
+from nispa.data.splits import TRAIN, by_part, choose_test
 from nispa.errors import DataError, either
 from nispa.files import one_line, wording
 
@@ -158,41 +151,18 @@ def from_tables(
     columns = [each for each in columns if not UNNAMED.fullmatch(each)]
     if not columns:
         raise DataError(f"{name}: has no column of features beside {label}")
-    test_part = next((part for part in (TEST, VALIDATION) if part in tables), None)
+    test_part, of_parts = choose_test(tables, "rows")
     parts = [TRAIN] if test_part is None else [TRAIN, test_part]
     features = [torch.from_numpy(_features(tables[part], columns, name)) for part in parts]
     groups = [_labels(tables[part], label, name) for part in parts]
-    if class_names and all(group.dtype.kind != "U" for group in groups):
-        encoded, names = [torch.from_numpy(group) for group in groups], class_names
-        for each in encoded:
-            check_labels(name, each, len(names))
-    else:
-        encoded, names = encode_labels(*groups)
-        check_seen(name, encoded, names)
+    encoded, names = number_labels(name, groups, class_names)
     low, high = float(features[0].min()), float(features[0].max())
     notes = [f"features {listed(columns)}, from {low:g} to {high:g}, as they are"]
     if unnamed:
         notes.append("a column without a name was left out")
-    if test_part == VALIDATION:
-        notes.append("its validation rows serve as the test set")
-    elif VALIDATION in tables:
-        notes.append("its validation rows are not used")
-    if test_part is None:
-        return split_by_seed(
-            name, features[0], encoded[0], names, 1.0, seed=seed, source=source,
-            note="; ".join(notes),
-        )  # fmt: skip
-    return ImageData(
-        name,
-        features[0],
-        encoded[0],
-        features[1],
-        encoded[1],
-        names,
-        1.0,
-        source,
-        note="; ".join(notes),
-    )
+    pairs = list(zip(features, encoded, strict=True))
+    notes += of_parts
+    return assemble(name, pairs, names, 1.0, seed=seed, source=source, notes=notes)
 
 
 def _labels(table: Any, column: str, name: str) -> NDArray[Any]:

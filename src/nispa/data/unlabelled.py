@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nispa.data.archives import check_members
+from nispa.data.archives import check_members, check_regular
 from nispa.data.arrays import as_images
 from nispa.data.dataset import BYTE_SCALE
 from nispa.data.images import decode
@@ -86,6 +86,7 @@ def _files(path: Path) -> Iterator[Path]:
         if not path.is_dir():
             if not path.exists():
                 raise DataError(f"{one_line(str(path))} does not exist; give images or a folder")
+            check_regular(path)
             yield path
             return
         known = Image.registered_extensions()  # Pillow's, which names its formats when asked
