@@ -1,6 +1,6 @@
-"""Tensors and a JSON header in one safetensors file, with a SHA-256 over both.
+"""Tensors and a JSON header in one safetensors file, with a SHA-256 of both.
 
-Reading executes nothing, and allocates no more than the file holds.
+Reading executes nothing and allocates no more memory than the file's size.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def encode(form: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     """The bytes of a file; the same content always gives the same bytes.
 
     Args:
-        form: Name and version of what the file is, such as ``"nispa-learner/1"``.
+        form: Name and version of the format, such as ``"nispa-learner/1"``.
         header: JSON values.
-        tensors: By name, on any device.
+        tensors: Tensors by name, on any device.
     """
     full = {"format": form, "nispa": __version__, **header}
     plain = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
@@ -39,16 +39,16 @@ def encode(form: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
 
 
 def read(path: Path, form: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file, checked against their hash.
+    """Tensors and header of a file, verified against their hash.
 
     Args:
-        path: Where it is.
-        form: The format that is expected.
+        path: The file.
+        form: The expected format.
         what: What to call it in messages, such as ``"learner"``.
 
     Raises:
         InputError: There is no such file.
-        FormatError: It is damaged, something else, or of another version.
+        FormatError: It is damaged, of another kind, or of another version.
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file; pass one that a {what} was saved to")
@@ -72,7 +72,7 @@ def read(path: Path, form: str, what: str) -> tuple[dict[str, Tensor], dict[str,
         )
     try:
         whole = header.get("sha256") == digest(header, tensors)
-    except RecursionError:  # lists within lists, which no file of ours has
+    except RecursionError:  # nesting that no file of ours has
         whole = False
     if not whole:
         raise FormatError(f"{path} is damaged: its content does not match its checksum")
@@ -80,7 +80,7 @@ def read(path: Path, form: str, what: str) -> tuple[dict[str, Tensor], dict[str,
 
 
 def _no_number(text: str) -> None:
-    """Refuses NaN and infinities, which are no JSON and which no file is written with."""
+    """Refuses NaN and infinities, which are not JSON and are never written."""
     raise ValueError(text)
 
 
@@ -95,7 +95,7 @@ def _advice(found: str, form: str) -> str:
 
 
 def digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the header (without its own hash) and every tensor's name, type and bytes."""
+    """SHA-256 of the header (without its hash) and of every tensor's name, type and bytes."""
     rest = {name: value for name, value in header.items() if name != "sha256"}
     found = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name in sorted(tensors):

@@ -1,4 +1,4 @@
-"""A user's own arrays: NumPy arrays, tensors, data frames, pictures, nested lists."""
+"""Images and labels from a user's arrays, tensors, data frames, pictures or nested lists."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from nispa.files import one_line
 
 CHANNELS = (1, 3)
 MOST = 100.0
-"""Largest float of an image. A network learns hardly anything from larger values."""
+"""The largest float accepted in an image. A network hardly learns from larger values."""
 
 UNLIKE = 8.0
-"""By what factor the values of a later task may reach further than those of the first, or less."""
+"""Factor by which the range of a later task may differ from that of the first without a warning."""
 
 Array = np.ndarray[Any, Any]
 
@@ -29,25 +29,25 @@ Array = np.ndarray[Any, Any]
 def as_images(
     values: Any, *, name: str = "images", channels_first: bool | None = None, bounded: bool = True
 ) -> tuple[Tensor, float]:
-    """Images as ``(n, channels, height, width)``, and the scale that brings a pixel into [0, 1].
+    """Images as ``(n, channels, height, width)``, and the factor that scales a pixel to [0, 1].
 
     Shapes: ``(n, features)`` is a table and becomes ``(n, 1, 1, features)``; ``(n, height, width)``
-    is grey; with four dimensions the one of size 1 or 3 is the channels, the second or the last.
-    Where both or neither are, ``channels_first`` must say it.
+    is grey; with four dimensions the channels are the second or the last, whichever has size 1 or
+    3. If both or neither have, pass ``channels_first``.
 
-    Types: uint8 stays and has the scale 1/255, as have other whole numbers of images, which must
-    lie in [0, 255]; bool becomes uint8 with the scale 1; floats, and the whole numbers of a table,
-    become float32 and are used as they are.
+    Types: whole numbers of images must be in [0, 255] and become uint8 with the scale 1/255; bool
+    becomes uint8 with the scale 1; floats, and the whole numbers of a table, become float32 and are
+    used unchanged.
 
     Args:
         values: An array, a tensor, a data frame, or nested lists.
         name: What to call it in an error.
         channels_first: True for ``(n, channels, height, width)``, False for
-            ``(n, height, width, channels)``, None to tell by the rule above.
-        bounded: Whether floats of images (not of tables) must lie within ±:data:`MOST`.
+            ``(n, height, width, channels)``, None for the rule above.
+        bounded: Whether to refuse images (not tables) with floats beyond ±:data:`MOST`.
 
     Raises:
-        DataError: Another type or shape, or a value that is not finite or cannot be meant.
+        DataError: The type or shape is not supported, or a value is not finite or out of range.
     """
     array = as_array(values, name)
     if not 2 <= array.ndim <= 4:
@@ -74,10 +74,10 @@ def as_images(
 
 
 def as_array(values: Any, name: str) -> Array:
-    """Anything that holds numbers or texts in rows, as an array.
+    """Anything array-like as a NumPy array; Pillow images become pixels.
 
     Raises:
-        DataError: It is none, or some of its values are marked as missing.
+        DataError: It cannot be converted, or some values are masked.
     """
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise DataError(f"{name}: some values are masked; leave those rows out or fill them")
@@ -136,7 +136,7 @@ def _pixels(array: Array, name: str) -> tuple[Array, float]:
 
 
 def _numbers(array: Array, name: str) -> Array:
-    """Python's own numbers as floats, such as those of a frame whose columns differ in type."""
+    """An object array of Python numbers as floats, as a frame with mixed columns gives."""
     try:
         return array.astype(np.float64)
     except (TypeError, ValueError):
@@ -161,7 +161,7 @@ def reach_of(pixels: Array | Tensor) -> float:
 
 
 def divisor_of(reach: float) -> str:
-    """What to divide values that reach so far by, as one writes it."""
+    """The divisor that scales values up to ``reach`` to [0, 1], as text such as 255."""
     if 100 < reach <= 255:
         return "255"
     if 255 < reach <= 2**16 - 1:
@@ -170,7 +170,7 @@ def divisor_of(reach: float) -> str:
 
 
 def longer(reach: float, first: float) -> str:
-    """What to say where values reach much further than those of the first task, if they do."""
+    """A warning if values reach much further than those of the first task; else empty."""
     if reach <= UNLIKE * first:
         return ""
     return (
@@ -180,14 +180,14 @@ def longer(reach: float, first: float) -> str:
 
 
 def shorter(reach: float, first: float) -> str:
-    """What to say where values reach much less far than those of the first task, if they do."""
+    """A warning if values reach much less far than those of the first task; else empty."""
     if not 0 < reach * UNLIKE < first:
         return ""
-    return f"these images reach {reach:g} only, those of the first task {first:g}; scale both alike"
+    return f"these images reach only {reach:g}, those of the first task {first:g}; scale both alike"
 
 
 def _check_range(floats: Array, name: str) -> None:
-    """Refuses what was meant to be scaled."""
+    """Refuses floats that were probably meant to be scaled."""
     if (reach := reach_of(floats)) > MOST:
         raise DataError(
             f"{name}: floats are used as they are, but these reach {reach:g}; scale them to "
@@ -212,7 +212,7 @@ def as_label_array(values: Any, name: str = "labels") -> Array:
     Raises:
         DataError: They are neither whole numbers nor texts, or have another shape.
     """
-    if isinstance(values, (list, tuple)):  # of which NumPy would make texts throughout
+    if isinstance(values, (list, tuple)):  # NumPy would turn mixed lists into texts
         texts = [isinstance(label, str) for label in values]
         if any(texts) and not all(texts):
             values = np.array(values, dtype=object)
@@ -263,7 +263,7 @@ def _plain_labels(array: Array, name: str) -> Array:
 
 
 def _writable(texts: Array, name: str) -> Array:
-    """Texts that a file can hold."""
+    """Refuses texts that cannot be encoded, since a file could not store them."""
     for text in np.unique(texts):
         try:
             text.encode()
@@ -273,7 +273,7 @@ def _writable(texts: Array, name: str) -> Array:
 
 
 def kind_of(labels: Array) -> str:
-    """What labels are, in words."""
+    """``"texts"`` or ``"whole numbers"``, for messages."""
     return "texts" if labels.dtype.kind == "U" else "whole numbers"
 
 
@@ -285,7 +285,7 @@ def labelled(
     channels_first: bool | None = None,
     bounded: bool = True,
 ) -> tuple[Tensor, float, Array]:
-    """Images and their labels, checked together: the one way in for both.
+    """Images and their labels, checked together.
 
     Args:
         images: See :func:`as_images`.
@@ -312,7 +312,7 @@ def labelled(
 
 
 def encode_labels(*groups: np.ndarray[Any, Any]) -> tuple[list[Tensor], tuple[str, ...]]:
-    """Labels as 0 to classes - 1, in sorted order over all groups, and the names of the classes.
+    """Labels as 0 to classes - 1 in sorted order over all groups, and the names of the classes.
 
     Raises:
         DataError: Some are numbers and some texts.

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, binary and Python version, from a folder or straight from the archive.
+"""Reads CIFAR-10 and CIFAR-100, binary or Python version, from a folder or the archive itself.
 
 The Python version is a pickle, and unpickling runs whatever a file asks for. So it is never loaded:
 its opcodes are listed with :mod:`pickletools`, and one array and one list are copied out of them.
@@ -40,10 +40,10 @@ KEYS = ("batch_label", "labels", "fine_labels", "coarse_labels", "data", "filena
 def read_cifar(
     path: Path, files: Collection[str], *, classes: int, binary: bool
 ) -> tuple[list[tuple[Tensor, Tensor]], list[str]]:
-    """Images and labels of each file in turn, and the MD5 of each.
+    """Images and labels of each file, and its MD5.
 
     Args:
-        path: The folder that holds the files, or a ``.tar.gz`` of it.
+        path: The folder with the files, or a ``.tar.gz`` of it.
         files: Names of the files without folder.
         classes: 10 or 100.
         binary: Whether the files are of the binary version.
@@ -85,12 +85,12 @@ def _from_folder(path: Path, files: Collection[str]) -> Iterator[tuple[str, byte
 
 
 def _from_tar(path: Path, files: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Members by the name of their file, wherever they lie; nothing is written to disk."""
+    """Members by file name, in any folder; nothing is written to disk."""
     try:
         with gzip.open(path) as packed:
             plain = _Bounded(packed)
             yield from _members(plain, files, path)
-            while plain.read(1 << 20):  # to the end, where the checksum stands
+            while plain.read(1 << 20):  # to the end, where the checksum is
                 pass
     except DataError:
         raise
@@ -118,7 +118,7 @@ def _members(plain: Any, files: Collection[str], path: Path) -> Iterator[tuple[s
 
 
 class _Bounded:
-    """A stream that gives no more than :data:`MOST_BYTES`, whatever its packed size."""
+    """A stream of at most :data:`MOST_BYTES`, whatever its compressed size."""
 
     def __init__(self, file: gzip.GzipFile) -> None:
         self._file, self._left = file, MOST_BYTES

@@ -1,4 +1,4 @@
-"""EMNIST straight from its canonical archive ``gzip.zip``, without unpacking it to disk."""
+"""Reads EMNIST from its canonical archive ``gzip.zip`` without unpacking it to disk."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from nispa.files import wording
 
 
 def read_zip(path: Path, files: Sequence[str]) -> list[Tensor]:
-    """IDX members of a zip archive: images and labels in turn, uint8 as stored.
+    """IDX members of a zip archive: images and labels alternating, uint8 as stored.
 
     Args:
         path: The archive.
-        files: Names of the members without folder and ``.gz``; images have ``idx3`` in theirs.
+        files: Names of the members without folder and ``.gz``; those of images contain ``idx3``.
 
     Raises:
-        DataError: The archive is damaged, or lacks a member.
+        DataError: The archive is damaged, or a member is missing.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST and its relatives, gzip or not, read without trusting the header.
+"""Reads the IDX format of MNIST and its relatives, with or without gzip, not trusting headers.
 
 Layout (http://yann.lecun.com/exdb/mnist/): two zero bytes, a type byte (8 = unsigned byte), the
 number of dimensions, each dimension as a big-endian 32-bit number, then the values row by row.
@@ -28,17 +28,17 @@ CHUNK_BYTES = 1 << 20
 
 
 def read_idx(path: Path, dims: int) -> Tensor:
-    """The values of an IDX file of unsigned bytes, uint8 in the shape that its header gives.
+    """The values of an IDX file of unsigned bytes, as uint8 in the shape given by its header.
 
-    The file may be gzip or not: its first two bytes tell, not its name.
+    The first two bytes, not the name, show whether it is gzip.
 
     Args:
         path: The file.
-        dims: Dimensions it must have: 3 for images, 1 for labels.
+        dims: The dimensions it must have: 3 for images, 1 for labels.
 
     Raises:
-        DataError: It cannot be read, or is not what its header promises; no more memory is taken
-            than the file's bytes can fill.
+        DataError: It cannot be read, or does not match its header. Memory grows only with the bytes
+            that the file actually holds.
     """
     check_regular(path)
     try:
@@ -49,14 +49,14 @@ def read_idx(path: Path, dims: int) -> Tensor:
 
 
 def read_four(files: Sequence[Path]) -> list[Tensor]:
-    """Images and labels in turn, from the four files of a data set in MNIST's layout."""
+    """Images and labels, alternating, from the four files of a data set in MNIST's layout."""
     return [read_idx(file, (3, 1)[place % 2]) for place, file in enumerate(files)]
 
 
 def read_idx_stream(file: io.BufferedReader, dims: int, name: str) -> Tensor:
-    """As :func:`read_idx`, from an open file that starts where ``file`` stands.
+    """As :func:`read_idx`, from the current position of an open file.
 
-    The file is read from start to end once, so that it may be a member of an archive.
+    It reads from start to end once, so the file may be a member of an archive.
     """
     try:
         if file.peek(2)[:2] == b"\x1f\x8b":
@@ -106,7 +106,7 @@ def _parse(file: io.BufferedIOBase, dims: int, name: str, *, packed: bool = Fals
 
 
 def idx_md5(values: Tensor) -> str:
-    """MD5 of the IDX file that would hold ``values`` (uint8): content is told in any file form."""
+    """MD5 of the IDX file that would hold ``values`` (uint8), whatever file they came from."""
     array = np.ascontiguousarray(values.numpy().astype(np.uint8, copy=False))
     header = bytes([0, 0, UNSIGNED_BYTE, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     total = hashlib.md5(header, usedforsecurity=False)
@@ -122,7 +122,7 @@ def image_pair(
     Args:
         images: ``(n, height, width)`` as stored.
         labels: ``(n,)`` as stored.
-        transposed: EMNIST stores each image transposed; this turns it upright.
+        transposed: Whether images are stored transposed, as in EMNIST, and must be turned upright.
         first_label: The lowest label stored (1 for the letters of EMNIST).
     """
     upright = images.transpose(1, 2).contiguous() if transposed else images

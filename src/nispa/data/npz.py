@@ -35,11 +35,11 @@ def read_npz(path: Path, *, seed: int, channels_first: bool | None = None) -> Im
     """A data set from an ``.npz`` file.
 
     Its keys are ``x_train, y_train, x_test, y_test`` (or ``train_images``, …), or ``x, y`` (or
-    ``images, labels``), of which the seed holds out a fifth of each class for testing.
+    ``images, labels``); then the seed holds out a fifth of each class for testing.
 
     Args:
         path: The file.
-        seed: Decides the test split where there is none.
+        seed: Determines the test split if there is none.
         channels_first: See :func:`nispa.data.arrays.as_images`.
 
     Raises:
@@ -80,13 +80,13 @@ def read_npy(
     asked_for: Path | None = None,
     channels_first: bool | None = None,
 ) -> ImageData:
-    """A data set from ``.npy`` files called like the keys of an ``.npz`` file.
+    """A data set from ``.npy`` files named after the keys of an ``.npz`` file.
 
     Args:
-        files: Some files; their names without ending, small or large, are the keys.
+        files: Files of one folder; their names without extension, in lower case, are the keys.
         name: Name of the data set.
-        seed: Decides the test split where there is none.
-        asked_for: One of the files that must be among those that are read.
+        seed: Determines the test split if there is none.
+        asked_for: A file that must be among those that are read.
         channels_first: See :func:`nispa.data.arrays.as_images`.
 
     Raises:
@@ -128,7 +128,7 @@ def _choose_keys(members: Mapping[str, Any], path: str) -> tuple[str, ...]:
 
 
 def _read_array(file: IO[bytes], name: str) -> np.ndarray[Any, Any]:
-    """One array in NumPy's format; arrays of objects, which are pickles, are refused."""
+    """Reads one array in NumPy's format; refuses arrays of objects, which are pickles."""
     try:
         array: np.ndarray[Any, Any] = np.lib.format.read_array(
             file,

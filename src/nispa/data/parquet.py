@@ -1,8 +1,8 @@
 """Parquet files: images in the schema of the Hugging Face hub, or a table of features.
 
-A column ``img`` or ``image`` of ``{bytes, path}`` and a column ``label``, ``fine_label`` or
-``labels`` of class numbers (or texts); one or several files a part, such as
-``train-00000-of-00002.parquet``. Without an image column the others are features; see
+The schema has a column ``img`` or ``image`` of ``{bytes, path}`` and a column ``label``,
+``fine_label`` or ``labels`` of class numbers or texts, in one or several files per part, such as
+``train-00000-of-00002.parquet``. Without an image column the other columns are features; see
 :mod:`nispa.data.tables`.
 """
 
@@ -42,17 +42,17 @@ def read_parquet(
     name: str,
     class_names: tuple[str, ...] = (),
 ) -> ImageData:
-    """A data set from Parquet files; the names of the files or of their folders tell the part.
+    """A data set from Parquet files; their names or those of their folders mark the parts.
 
-    Without a part for test, or where its labels are hidden, that for validation takes its place;
-    without that one the seed holds out a fifth of each class.
+    Without a test part, or if its labels are hidden, the validation part takes its place; without
+    that, the seed holds out a fifth of each class.
 
     Args:
-        files: All files of the data set; a single one is all of it, whatever its name.
+        files: All files of the data set; a single file is all of it, whatever its name.
         how: How to read them.
         name: Name of the data set.
-        class_names: Names of the classes; by default those that the file's schema carries, or the
-            labels that occur.
+        class_names: Names of the classes; by default those in the file's schema, or the labels that
+            occur.
 
     Raises:
         DataError: A file is damaged or missing, has other columns, or an image cannot be decoded.
@@ -86,7 +86,7 @@ def read_parquet(
 def _test_part(
     labels: dict[str, np.ndarray[Any, Any]], files: dict[str, list[Path]], name: str
 ) -> tuple[str | None, list[str]]:
-    """As :func:`choose_test`, where the labels of the test part may be hidden."""
+    """As :func:`choose_test`, but the labels of the test part may be hidden."""
     if TEST not in labels or HIDDEN in labels[TRAIN] or not (labels[TEST] == HIDDEN).all():
         return choose_test(labels)
     if VALIDATION in labels:
@@ -99,7 +99,7 @@ def _test_part(
 
 
 def _check_shards(files: Sequence[Path]) -> None:
-    """Each of the shards that a name such as ``train-00000-of-00002`` promises must be there."""
+    """Refuses files if a shard promised by a name such as ``train-00000-of-00002`` is missing."""
     shards: dict[tuple[str, int], set[int]] = {}
     for file in files:
         match = SHARD.fullmatch(file.stem)
@@ -124,7 +124,7 @@ def _open(file: Path) -> tuple[Path, Any]:
 
 
 def _image_column(opened: Any) -> str | None:
-    """The name of the image column: a usual one, or that of the one column of bytes; else None."""
+    """The image column: one with a usual name, or the only column of bytes; else None."""
     names = opened.schema_arrow.names
     usual = next((each for each in IMAGE_COLUMNS if each in names), None)
     of_bytes = [each for each in names if _binary(opened.schema_arrow.field(each).type)]
@@ -132,7 +132,7 @@ def _image_column(opened: Any) -> str | None:
 
 
 def _binary(kind: Any) -> bool:
-    """Whether a column holds the bytes of files, with or without their paths."""
+    """Whether a column contains the bytes of files, with or without paths."""
     import pyarrow
 
     if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -141,7 +141,7 @@ def _binary(kind: Any) -> bool:
 
 
 def _names_in_schema(opened: Any, column: str) -> tuple[str, ...]:
-    """The class names that the Hugging Face library writes into the schema, or none."""
+    """The class names that the Hugging Face library writes into the schema, if any."""
     text = (opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
     try:
         names = json.loads(text)["info"]["features"][column]["names"]
@@ -152,7 +152,7 @@ def _names_in_schema(opened: Any, column: str) -> tuple[str, ...]:
 
 
 def _whole(files: Sequence[tuple[Path, Any]]) -> Any:
-    """All rows of some files as one table."""
+    """All rows of the files as one table."""
     import pyarrow
 
     parts = []
@@ -174,7 +174,7 @@ def _whole(files: Sequence[tuple[Path, Any]]) -> Any:
 
 
 def _labels(files: Sequence[tuple[Path, Any]], column: str) -> np.ndarray[Any, Any]:
-    """The labels of all rows of some files."""
+    """The labels of all rows of the files."""
     labels: list[Any] = []
     for file, opened in files:
         before, count = len(labels), opened.metadata.num_rows
@@ -193,7 +193,7 @@ def _labels(files: Sequence[tuple[Path, Any]], column: str) -> np.ndarray[Any, A
 
 
 def _batches(file: Path, opened: Any, column: str, **which: Any) -> Iterator[Any]:
-    """A column, some rows in memory at a time."""
+    """A column, a batch of rows at a time."""
     import pyarrow
 
     if column not in opened.schema_arrow.names:
@@ -209,7 +209,7 @@ def _batches(file: Path, opened: Any, column: str, **which: Any) -> Iterator[Any
 def _read(
     files: Sequence[tuple[Path, Any]], column: str, labels: Tensor, name: str, how: Reading
 ) -> tuple[ImageStack, Tensor]:
-    """The images of the classes asked for, and their labels."""
+    """The images of the requested classes, and their labels."""
     wanted = torch.ones(len(labels), dtype=torch.bool)
     if how.only is not None:
         wanted = torch.isin(labels, torch.tensor(sorted(how.only), dtype=torch.int64))
@@ -233,7 +233,7 @@ def _read(
 def _contents(
     file: Path, opened: Any, column: str, chosen: Sequence[bool]
 ) -> Iterator[tuple[int, bytes | None]]:
-    """Number and image bytes of each row that is chosen; groups without one are not read."""
+    """Row number and image bytes of each chosen row; row groups without one are not read."""
     kind = opened.schema_arrow.field(column).type if column in opened.schema_arrow.names else None
     if kind is not None and not _binary(kind):
         raise DataError(f"{file}: column {column} is {wording(kind)}, expected struct<bytes, path>")

@@ -1,7 +1,7 @@
 """Tables: a column of labels, and every other column is a feature.
 
-Features become "images" of one row, ``(n, 1, 1, features)`` float32, as stored; with ``normalise``
-each feature is standardised by itself.
+Features become "images" of one row, ``(n, 1, 1, features)`` float32, unchanged; ``normalise``
+standardises each feature separately.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LABELS = ("fine_label", "label", "labels", "class", "target", "y")
 UNNAMED = re.compile("|Unnamed: ?[0-9]+|__index_level_[0-9]+__")
 DELIMITERS = ",;\t|"
 HEAD_BYTES = 1 << 22
-MOST_BYTES = (1 << 31) - 2  # of a CSV file, which is read at once so that all rows tell the types
+MOST_BYTES = (1 << 31) - 2  # of a CSV file; it is read at once, since all rows determine the types
 MOST_FEATURES = 1_000_000
 
 
@@ -36,11 +36,11 @@ def label_column(names: Sequence[str], wanted: str | None, where: str) -> str:
 
     Args:
         names: All columns.
-        wanted: What the user calls it, or None to look for a usual name.
+        wanted: The user's name for it, or None to look for a usual one.
         where: The file, for the error.
 
     Raises:
-        DataError: There is none, or two could be meant.
+        DataError: There is no such column.
     """
     if wanted is not None:
         if wanted not in names:
@@ -59,14 +59,14 @@ def label_column(names: Sequence[str], wanted: str | None, where: str) -> str:
 def read_csv(files: Sequence[Path], *, name: str, seed: int, label: str | None = None) -> ImageData:
     """A data set from one CSV file, or one for each part; see :func:`from_tables`.
 
-    Fields are set apart by commas, semicolons, tabs or bars, whichever the first line has most of;
-    that line names the columns.
+    The separator is a comma, semicolon, tab or bar, whichever is most frequent in the first line,
+    which names the columns.
 
     Args:
-        files: The files; a single one is all of the data, whatever its name.
+        files: The files; a single file is all of the data, whatever its name.
         name: Name of the data set.
-        seed: Decides the test split where there is none.
-        label: Name of the column of labels, where it has none of the usual names.
+        seed: Determines the test split if there is none.
+        label: Name of the column of labels, if it has none of the usual names.
 
     Raises:
         DataError: A file is damaged, or a column cannot be used.
@@ -136,15 +136,15 @@ def from_tables(
     """A data set from Arrow tables by part; without one for test the seed holds out a fifth.
 
     Args:
-        tables: For training, and maybe for test or validation.
+        tables: For training, and optionally for test or validation.
         name: Name of the data set.
-        seed: Decides the test split where there is none.
+        seed: Determines the test split if there is none.
         label: Name of the column of labels.
-        source: What the tables were read from.
-        class_names: Names of the classes by number, where they are known.
+        source: The kind of files the tables were read from.
+        class_names: Names of the classes by number, if known.
 
     Raises:
-        DataError: A column is no feature, a value is missing, or the tables do not fit together.
+        DataError: A column is not a feature, a value is missing, or the tables do not match.
     """
     columns = [each for each in tables[TRAIN].column_names if each != label]
     unnamed = [each for each in columns if UNNAMED.fullmatch(each)]
@@ -183,7 +183,7 @@ def _labels(table: Any, column: str, name: str) -> NDArray[Any]:
 
 
 def _as_label(value: Any) -> Any:
-    """A value as a label: true and false as texts, whole numbers however they are stored."""
+    """A value as a label: booleans become texts, whole floats become integers."""
     if isinstance(value, bool):
         return str(value).lower()
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -205,7 +205,7 @@ def _features(table: Any, columns: Sequence[str], name: str) -> NDArray[np.float
 
 
 def _numbers(column: Any, title: str, name: str) -> NDArray[np.float32]:
-    """A column of numbers, or of equally long lists of them, as ``(n, features)``."""
+    """A column of numbers, or of lists of equal length, as ``(n, features)``."""
     from pyarrow import types
 
     where = f"{name}: column {one_line(title, 40)}"

@@ -1,4 +1,4 @@
-"""PyTorch data sets and loaders that yield (image, label), read into memory once."""
+"""Reads PyTorch data sets and loaders of (image, label) into memory."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def from_torch(train: Any, test: Any = None, *, name: str = "", seed: int = 0) -
 
     An image may be a tensor ``(channels, height, width)``, ``(height, width)`` or ``(features,)``,
     an array ``(height, width, channels)``, ``(height, width)`` or ``(features,)``, or a Pillow
-    image (read as 8-bit grey or RGB). Bytes are scaled by 1/255, floats used as they are. A random
-    transform is drawn once.
+    image (read as 8-bit grey or RGB). Bytes are scaled by 1/255, floats used unchanged. A random
+    transform is applied once.
 
     Args:
         train: Has ``len()`` and yields ``(image, label)`` by index.
         test: As ``train``, or None.
         name: Name of the data set; by default that of its class.
-        seed: Decides the test split where there is none.
+        seed: Determines the test split if there is none.
 
     Raises:
-        DataError: An item is something else, or the images differ in shape.
+        DataError: An item has another form, or the images differ in shape.
     """
     name = name or type(train).__name__
     arrays = [*_items(train, f"{name}: training", labelled=True)]
@@ -40,17 +40,17 @@ def from_torch(train: Any, test: Any = None, *, name: str = "", seed: int = 0) -
     )
 
 
-def given_images(values: Any) -> tuple[Any, bool | None]:
-    """Images as arrays, and whether their channels come first, from data that may hold labels, too.
+def split_images(values: Any) -> tuple[Any, bool | None]:
+    """The images of arrays, or of a PyTorch data set or loader, which may hold labels as well.
 
     Args:
         values: Images, or a PyTorch data set or loader of images or of ``(image, label)``.
 
     Returns:
-        Images, and True where a data set was read, whose images then are channels first.
+        Images; and True if they come from a data set and have the channels first, else None.
 
     Raises:
-        DataError: A data set holds something else.
+        DataError: An item of the data set has another form.
     """
     if isinstance(values, DataLoader):
         return _batches(values, labelled=False)[0], None
@@ -59,12 +59,12 @@ def given_images(values: Any) -> tuple[Any, bool | None]:
     return values, None
 
 
-def given_pairs(images: Any, labels: Any) -> tuple[Any, Any, bool | None]:
-    """Images and labels as arrays, as :func:`given_images` gives images.
+def split_pairs(images: Any, labels: Any) -> tuple[Any, Any, bool | None]:
+    """Images and labels; see :func:`split_images`.
 
     Args:
         images: Images, or a PyTorch data set or loader of ``(image, label)``.
-        labels: Their labels; None where ``images`` has them.
+        labels: Their labels; None if ``images`` includes them.
 
     Raises:
         DataError: There are no labels, or two sets of them.
@@ -87,7 +87,7 @@ def given_pairs(images: Any, labels: Any) -> tuple[Any, Any, bool | None]:
 
 
 def _pair(item: Any, name: str, labelled: bool) -> tuple[Any, Any]:
-    """Image and label (or those of a batch); the label is None where none is asked for."""
+    """The image and label of an item or batch; the label is None unless ``labelled``."""
     pair = isinstance(item, (tuple, list)) and len(item) > 0
     if labelled and pair and len(item) < 2:
         raise DataError(f"{name} must be (image, label), but has no label")

@@ -1,4 +1,4 @@
-"""Images without labels, as one brings them to a network: files, folders, arrays."""
+"""Images without labels, for prediction: files, folders, arrays."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Unlabelled:
     """Images of one source.
 
     Attributes:
-        names: What to call each.
+        names: What to call each image.
         images: ``(n, channels, height, width)``, uint8 or float32.
-        scale: Factor that brings a pixel into [0, 1] by its type alone.
-        stored: Whether they are arrays, whose numbers mean what those of the training arrays do.
+        scale: Factor that scales a pixel to [0, 1], judged by its type alone.
+        stored: Whether they are arrays, whose values have the meaning of the training arrays.
     """
 
     names: tuple[str, ...]
@@ -50,9 +50,9 @@ def read_unlabelled(
     """Images from image files, ``.npz`` or ``.npy`` files, and folders of image files.
 
     Args:
-        paths: In any order, kept in it; of a folder all that lies below it, sorted.
-        shape: Channels, height and width that a network takes.
-        shaping: What is done to each image file, where something is; as :func:`decode` takes it.
+        paths: Files and folders; their order is kept, and the files below a folder are sorted.
+        shape: Channels, height and width of the network's input.
+        shaping: How to crop and scale image files: the last argument of :func:`decode`, or nothing.
 
     Raises:
         DataError: One is missing, damaged, or of another shape.
@@ -89,7 +89,7 @@ def _files(path: Path) -> Iterator[Path]:
             check_regular(path)
             yield path
             return
-        known = Image.registered_extensions()  # Pillow's, which names its formats when asked
+        known = Image.registered_extensions()
         files = sorted(
             file
             for file in path.rglob("*")
@@ -107,7 +107,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _fitting(planes: Tensor, name: str, shape: tuple[int, int, int]) -> Tensor:
-    """One image ``(channels, height, width)`` as the network takes it, if nothing is lost."""
+    """One image ``(channels, height, width)`` in the network's form, if nothing is lost."""
     channels, height, width = shape
     if tuple(planes.shape[1:]) != (height, width):
         raise DataError(
@@ -134,12 +134,12 @@ def _array(path: Path, shape: tuple[int, int, int]) -> Unlabelled:
         raise DataError(f"{path}: not a readable NumPy file ({wording(error)})") from None
     values = np.asarray(values)
     channels, height, width = shape
-    told = None
+    channels_first = None
     if values.ndim == 2 and values.shape[1] == channels * height * width:
-        values, told = values.reshape(-1, *shape), True
+        values, channels_first = values.reshape(-1, *shape), True
     elif values.shape[1:] in ((channels, height, width), (height, width, channels)):
-        told = values.shape[1:] == shape
-    images, scale = as_images(values, name=str(path), channels_first=told)
+        channels_first = values.shape[1:] == shape
+    images, scale = as_images(values, name=str(path), channels_first=channels_first)
     if tuple(images.shape[1:]) != shape:
         raise DataError(
             f"{path}: images of shape {tuple(images.shape[1:])}, but the network learned {shape}"

@@ -1,4 +1,4 @@
-"""A zip archive of class folders, read in place: nothing is written to disk."""
+"""Reads a zip archive of class folders in place: nothing is written to disk."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from nispa.data.shaping import Reading
 from nispa.errors import DataError
 from nispa.files import one_line, wording
 
-PLAIN_RATIO = 8  # images are packed already: an archive of them hardly shrinks
+PLAIN_RATIO = 8  # images are compressed already, so an archive of them hardly shrinks further
 
 
 def read_zip_folders(path: Path, how: Reading) -> ImageData:
     """Images in a zip archive, as :func:`nispa.data.folders.read_folder` reads a folder.
 
     Raises:
-        DataError: The archive is damaged, or was made to harm.
+        DataError: The archive is damaged or hostile.
     """
     check_regular(path)
     try:
@@ -44,7 +44,7 @@ def read_zip_folders(path: Path, how: Reading) -> ImageData:
 
 
 def _tree(archive: zipfile.ZipFile, path: Path) -> Tree:
-    """What the archive holds; a name is never a path on disk."""
+    """The content of the archive; names are never used as paths on disk."""
     files: dict[Place, Source] = {}
     folders: set[Place] = set()
     lock = threading.Lock()
@@ -74,7 +74,7 @@ def _tree(archive: zipfile.ZipFile, path: Path) -> Tree:
 def _content(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.Lock, where: str
 ) -> bytes:
-    """A member's bytes; threads read one after another and decode side by side."""
+    """A member's bytes; a lock lets threads read in turn, but decode in parallel."""
     try:
         with lock, archive.open(info) as file:
             return file.read()
