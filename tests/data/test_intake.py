@@ -68,7 +68,7 @@ def test_unlike_kinds_of_labels_are_not_compared() -> None:
         made.accuracy(IMAGES, LABELS, 0)
     with pytest.raises(DataError, match=r"labels are texts, such as '0', but .* whole numbers"):
         taught().accuracy(IMAGES, LABELS.astype(str), 0)
-    with pytest.raises(ScenarioError, match="labels are texts, .* whole numbers"):
+    with pytest.raises(ScenarioError, match=r"labels are texts, .* whole numbers"):
         taught(incremental="class").learn(IMAGES, NAMES)
     for mixed in ([1 if label else "a" for label in LABELS], ["a", *LABELS[1:].tolist()]):
         with pytest.raises(DataError, match="some are numbers and some are texts"):
