@@ -138,6 +138,19 @@ def test_a_pipe_to_predict_is_not_waited_for(tmp_path: Path, name: str) -> None:
 # Arrays and tables.
 
 
+def test_arrays_to_predict_are_read_as_data_sets_are(tmp_path: Path) -> None:
+    images = pixels(2, 6, 5)
+    with (tmp_path / "x.NPY").open("wb") as file:
+        np.save(file, images)
+    np.savez_compressed(tmp_path / "x.npz", images=images, other=np.zeros(3))
+    for name in ("x.NPY", "x.npz"):
+        (found,) = read_unlabelled([tmp_path / name], (1, 6, 5))
+        assert np.array_equal(found.images[:, 0].numpy(), images)
+    np.save(tmp_path / "objects.npy", np.array([None, 1]), allow_pickle=True)
+    with pytest.raises(DataError, match="need pickle"):
+        read_unlabelled([tmp_path / "objects.npy"], (1, 6, 5))
+
+
 def test_npy_files_side_by_side(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()

@@ -43,21 +43,23 @@ def check_regular(path: Path) -> None:
         raise DataError(f"{path}: is no regular file")
 
 
-def check_unpacked(promised: int, name: str, fix: str) -> None:
-    """Refuses content that would unpack to more than :data:`MOST_UNPACKED` bytes.
+def check_unpacked(promised: int, name: str, fix: str, most: int | None = None) -> None:
+    """Refuses content that would unpack to too many bytes.
 
     Args:
         promised: Bytes that the file says it unpacks to.
         name: What to call it in the error.
         fix: How to pass more.
+        most: The most bytes; by default :data:`MOST_UNPACKED`.
 
     Raises:
         DataError: It would.
     """
-    if promised > MOST_UNPACKED:
+    most = MOST_UNPACKED if most is None else most
+    if promised > most:
         raise DataError(
-            f"{name}: unpacks to {promised / 2**30:.1f} GiB, more than the "
-            f"{MOST_UNPACKED / 2**30:.0f} GiB that a packed file may; {fix}"
+            f"{name}: unpacks to {promised / 2**30:.1f} GiB, more than the {most / 2**30:.0f} GiB "
+            f"that a packed file may; {fix}"
         )
 
 

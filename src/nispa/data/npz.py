@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from nispa.data.archives import DAMAGED_ZIP, check_members, check_regular, check_unpacked
-from nispa.data.arrays import from_arrays
+from nispa.data.arrays import Array, from_arrays
 from nispa.data.dataset import ImageData
 from nispa.errors import DataError
 from nispa.files import wording
@@ -45,6 +45,26 @@ def read_npz(path: Path, *, seed: int, channels_first: bool | None = None) -> Im
     Raises:
         DataError: It is damaged, lacks the keys, or its arrays cannot be used.
     """
+    arrays = read_members(path, lambda names: _choose_keys(names, str(path)))
+    return from_arrays(
+        *arrays, name=path.stem, seed=seed, channels_first=channels_first, source=".npz file"
+    )
+
+
+def read_members(
+    path: Path, choose: Callable[[Collection[str]], Sequence[str]], most: int | None = None
+) -> list[Array]:
+    """Some arrays of an ``.npz`` file.
+
+    Args:
+        path: The file.
+        choose: Chooses the arrays to read, given the names of all.
+        most: The most bytes that compressed arrays may unpack to; by default
+            :data:`~nispa.data.archives.MOST_UNPACKED`.
+
+    Raises:
+        DataError: It is damaged or too large, or an array is not of numbers or texts.
+    """
     check_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -54,22 +74,18 @@ def read_npz(path: Path, *, seed: int, channels_first: bool | None = None) -> Im
                 for info in archive.infolist()
                 if info.filename.endswith(".npy")
             }
-            keys = _choose_keys(members, str(path))
-            packed = [members[key] for key in keys if members[key].compress_type]
-            check_unpacked(
-                sum(info.file_size for info in packed), str(path), "save it with numpy.savez"
-            )
+            keys = choose(members)
+            packed = [members[key].file_size for key in keys if members[key].compress_type]
+            check_unpacked(sum(packed), str(path), "save it with numpy.savez", most)
             arrays = []
             for key in keys:
                 with archive.open(members[key]) as file:
-                    arrays.append(_read_array(file, f"{path}: {key}"))
+                    arrays.append(read_array(file, f"{path}: {key}"))
+            return arrays
     except DataError:
         raise
     except DAMAGED_ZIP as error:
         raise DataError(f"{path}: not a readable .npz file ({wording(error)})") from None
-    return from_arrays(
-        *arrays, name=path.stem, seed=seed, channels_first=channels_first, source=".npz file"
-    )
 
 
 def read_npy(
@@ -100,21 +116,27 @@ def read_npy(
             f"{asked_for}: {beside} beside it would be read instead; give it the name of one of "
             "these, or a folder of its own"
         )
-    arrays = []
-    for key in keys:
-        file = members[key]
-        check_regular(file)
-        try:
-            with file.open("rb") as opened:
-                arrays.append(_read_array(opened, str(file)))
-        except OSError as error:
-            raise DataError(f"{file}: cannot be read ({wording(error)})") from None
+    arrays = [read_file(members[key]) for key in keys]
     return from_arrays(
         *arrays, name=name, seed=seed, channels_first=channels_first, source=".npy files"
     )
 
 
-def _choose_keys(members: Mapping[str, Any], path: str) -> tuple[str, ...]:
+def read_file(path: Path) -> Array:
+    """The array of an ``.npy`` file.
+
+    Raises:
+        DataError: It is damaged, or not an array of numbers or texts.
+    """
+    check_regular(path)
+    try:
+        with path.open("rb") as file:
+            return read_array(file, str(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({wording(error)})") from None
+
+
+def _choose_keys(members: Collection[str], path: str) -> tuple[str, ...]:
     for keys in WITH_TEST + WITHOUT_TEST:
         if all(key in members for key in keys):
             return keys
@@ -127,10 +149,10 @@ def _choose_keys(members: Mapping[str, Any], path: str) -> tuple[str, ...]:
     )
 
 
-def _read_array(file: IO[bytes], name: str) -> np.ndarray[Any, Any]:
+def read_array(file: IO[bytes], name: str) -> Array:
     """Reads one array in NumPy's format; refuses arrays of objects, which are pickles."""
     try:
-        array: np.ndarray[Any, Any] = np.lib.format.read_array(
+        array: Array = np.lib.format.read_array(
             file,
             allow_pickle=False,
             max_header_size=MOST_HEADER,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nispa.data.archives import check_members, check_regular
+from nispa.data.archives import check_regular
 from nispa.data.arrays import as_images
 from nispa.data.dataset import BYTE_SCALE
 from nispa.data.images import decode
+from nispa.data.npz import read_file, read_members
 from nispa.errors import DataError
 from nispa.files import one_line, wording
 
 KEYS = ("x", "images", "x_test", "test_images")
 ARRAYS = (".npz", ".npy")
-MOST_BYTES = 2**33  # of one array
-DAMAGED = (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+MOST_BYTES = 2**33  # of a compressed array
 
 
 @dataclass(frozen=True)
@@ -126,13 +124,10 @@ def _fitting(planes: Tensor, name: str, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _array(path: Path, shape: tuple[int, int, int]) -> Unlabelled:
-    try:
-        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _member(path)
-    except DataError:
-        raise
-    except DAMAGED as error:
-        raise DataError(f"{path}: not a readable NumPy file ({wording(error)})") from None
-    values = np.asarray(values)
+    if path.suffix.lower() == ".npy":
+        values = read_file(path)
+    else:
+        (values,) = read_members(path, lambda names: [_key(names, path)], MOST_BYTES)
     channels, height, width = shape
     channels_first = None
     if values.ndim == 2 and values.shape[1] == channels * height * width:
@@ -147,17 +142,12 @@ def _array(path: Path, shape: tuple[int, int, int]) -> Unlabelled:
     return Unlabelled(tuple(f"{path}[{i}]" for i in range(len(images))), images, scale, stored=True)
 
 
-def _member(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        check_members(archive, path)
-        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
-    keys = [key for key in KEYS if key in sizes] or (list(sizes) if len(sizes) == 1 else [])
+def _key(names: Collection[str], path: Path) -> str:
+    """The name of the array of images in an ``.npz`` file."""
+    keys = [key for key in KEYS if key in names] or (list(names) if len(names) == 1 else [])
     if not keys:
         raise DataError(
-            f"{path}: holds {', '.join(map(one_line, sorted(sizes)))}; the images must be called "
+            f"{path}: holds {', '.join(map(one_line, sorted(names)))}; the images must be called "
             f"{' or '.join(KEYS)}"
         )
-    if sizes[keys[0]] > MOST_BYTES:
-        raise DataError(f"{path}: {keys[0]} has {sizes[keys[0]]:,} bytes, more than {MOST_BYTES:,}")
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays[keys[0]]
+    return keys[0]
