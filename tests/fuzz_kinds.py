@@ -208,7 +208,7 @@ def _parquet(**how: Any) -> Make:
 
 
 def _read_parquet(path: Path) -> Any:
-    return _content(read_parquet([path], name="data", seed=0))
+    return _content(read_parquet([path], name="data"))
 
 
 def _cifar_batch(folder: Path) -> Path:
@@ -263,7 +263,7 @@ def _images(kind: str, end: str) -> Make:
 
 
 def _read_images(path: Path) -> Any:
-    return _content(read_folder(path.parents[1], seed=0))
+    return _content(read_folder(path.parents[1]))
 
 
 MATRIX = np.array([[0.9, 0.25, np.nan], [0.75, 0.8, 0.5], [0.7, 0.6, 1.0]])

@@ -375,7 +375,7 @@ def test_class_incremental_labels_are_new_and_told_from_all() -> None:
 def test_domain_incremental_tasks_share_their_labels(tmp_path: Path) -> None:
     made = sequential("domain")
     made.learn(*arrays(0, names=("a", "b")))
-    with pytest.raises(ScenarioError, match=r"labels \['a', 'c'\] are others than"):
+    with pytest.raises(ScenarioError, match=r"labels \['a', 'c'\] differ"):
         made.learn(*arrays(1, names=("a", "c")))
     made.save(tmp_path / "one")
     again = Learner.load(tmp_path / "one")

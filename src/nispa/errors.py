@@ -1,4 +1,4 @@
-"""Named errors. Each message names the value, the bound and the fix; none of them loses work."""
+"""Named errors. Each message names the value, the bound and the fix, and no error loses work."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from collections.abc import Iterable, Iterator
 
 
 class NispaError(Exception):
-    """The root of every error that nispa raises on purpose."""
+    """The base class of every error that nispa raises on purpose."""
 
 
 class DivergedError(NispaError):
-    """Training produced a loss that is not a finite number."""
+    """The training loss is no longer finite."""
 
 
 class InputError(NispaError, ValueError):
-    """Something the caller passed cannot be used; nothing was started or written."""
+    """An argument cannot be used; nothing was started or written."""
 
 
 class ConfigError(InputError):
-    """A setting has the wrong type, lies out of range, or contradicts another one."""
+    """A setting has the wrong type, is out of range, or contradicts another one."""
 
 
 class UnknownNameError(InputError):
-    """A scenario, method, preset, data set or setting of that name does not exist."""
+    """No scenario, method, preset, data set or setting has that name."""
 
 
 class DataError(InputError):
-    """A data set is missing, damaged, or not what its name says."""
+    """A data set is missing or damaged, or is not what its name says."""
 
 
 class ScenarioError(InputError):
-    """The tasks asked for cannot be built, or the method cannot learn them."""
+    """The requested tasks cannot be built, or the method cannot learn them."""
 
 
 class CapacityError(InputError):
-    """The network has too few outputs, or another shape than the images."""
+    """The network has too few outputs, or does not fit the shape of the images."""
 
 
 class DeviceError(InputError):
-    """The compute device asked for is not there."""
+    """The requested compute device is not available."""
 
 
 class OutputError(InputError):
@@ -48,7 +48,7 @@ class OutputError(InputError):
 
 
 class BusyError(InputError):
-    """Another process is at work on the same run."""
+    """Another process is working on the same run."""
 
 
 class FormatError(InputError):
@@ -56,11 +56,11 @@ class FormatError(InputError):
 
 
 class NotLearnedError(InputError):
-    """A prediction was asked for a task that has not been learned."""
+    """The task to predict for has not been learned, or the method needs to be told one."""
 
 
 class DataWarning(UserWarning):
-    """Images or tables that can be learned, but hardly as they are."""
+    """Images or tables will hardly be learned as they are."""
 
 
 _on_command_line = False
@@ -68,7 +68,7 @@ _on_command_line = False
 
 @contextlib.contextmanager
 def on_command_line() -> Iterator[None]:
-    """Within it messages speak to somebody who typed a command, not to a caller in Python."""
+    """Inside this context, messages give command-line fixes instead of Python ones."""
     global _on_command_line
     before, _on_command_line = _on_command_line, True
     try:
@@ -78,17 +78,17 @@ def on_command_line() -> Iterator[None]:
 
 
 def either(python: str, command: str) -> str:
-    """A part of a message in the words of whoever made the call, such as its fix.
+    """The part of a message that differs between Python and the command line, such as its fix.
 
     Args:
-        python: What to write in Python, such as ``device='cpu'``.
-        command: What to type, such as ``--device cpu``.
+        python: The text for Python, such as ``device='cpu'``.
+        command: The text for the command line, such as ``--device cpu``.
     """
     return command if _on_command_line else python
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """An error that lists the ``known`` names of a ``kind`` and offers the nearest one."""
+    """An error that lists the ``known`` names of a ``kind`` and suggests the nearest one."""
     names = sorted(known)
     plain = {each.lower(): each for each in names}
     near = difflib.get_close_matches(name.lower(), plain, n=1, cutoff=0.6)

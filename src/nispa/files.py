@@ -1,7 +1,7 @@
-"""Files that are written whole or not at all, and read without trust.
+"""Writes files whole or not at all, and reads them without trusting them.
 
-A reader of ``record.json`` sees the old content or the new one, whatever happens between: power
-loss, a full disk, Ctrl-C. Every failure is an :class:`~nispa.errors.OutputError` of one line.
+A reader of ``record.json`` sees either the old content or the new, even after a power loss, a full
+disk or Ctrl-C. Every failure is an :class:`~nispa.errors.OutputError` of one line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nispa.errors import FormatError, InputError, OutputError
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows would otherwise change line ends
+_BINARY = getattr(os, "O_BINARY", 0)  # otherwise Windows changes line ends
 _UNFINISHED = re.compile(r"\.nispa-[0-9a-f]{16}\.part")
 
 _REASONS = {
@@ -51,23 +51,23 @@ def reason(error: OSError | ValueError) -> str:
 
 
 def check_own(path: Path, *, folder: bool = False) -> bool:
-    """Whether a run's file (or folder) is there; refuses what only bears its name.
+    """Whether a run's file (or folder) exists; refuses links and other kinds of files.
 
-    A run may come from a stranger, whose archive can bring links along: what is read, written or
-    deleted there must lie there itself. How a user reaches the folder above is the user's affair.
+    A run may come from a stranger's archive, which can contain links. Whatever is read, written or
+    deleted must therefore be in the run's folder itself. The folder may be reached through links.
 
     Args:
-        path: Where it belongs.
-        folder: Whether it is to be a folder.
+        path: The path to check.
+        folder: Whether it should be a folder.
 
     Raises:
-        FormatError: It is a link, or no regular file (no folder).
+        FormatError: It is a link, or not a regular file (or folder).
     """
     try:
         mode = path.lstat().st_mode
-    except (OSError, ValueError):  # not there, or opening it says why it cannot be reached
+    except (OSError, ValueError):  # missing, or opening it will say why it cannot be reached
         return False
-    # Windows has a second kind of link, to folders alone; Python knows it from 3.12 on.
+    # Windows has a second kind of link, for folders only; Python supports it from 3.12 on.
     if stat.S_ISLNK(mode) or getattr(os.path, "isjunction", lambda _: False)(path):
         raise FormatError(
             f"{shown(path)} is a link, which may lead anywhere; what belongs to a run must lie in "
@@ -80,9 +80,9 @@ def check_own(path: Path, *, folder: bool = False) -> bool:
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Writes a file whole or not at all; an older file of that name is replaced in one step.
+    """Writes a file whole or not at all, replacing an older file of that name in one step.
 
-    So is a link; what it leads to is never written to.
+    A link is replaced as well; its target is never written to.
 
     Args:
         path: Where to write; its folder must exist.
@@ -98,7 +98,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if path.exists() and not path.is_file():  # never put a file in the place of a device
+        if path.exists() and not path.is_file():  # never replace a device
             raise OSError(errno.EINVAL, "it is not a regular file")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
         created = True
@@ -116,41 +116,41 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         else:
             after = "the previous file is untouched" if _exists(path) else "nothing was written"
         raise OutputError(f"cannot write {shown(path)}: {reason(error)}; {after}") from error
-    finally:  # also on Ctrl-C: no half-written file stays behind
+    finally:  # also on Ctrl-C, leave no half-written file behind
         if created and not replaced:
             with contextlib.suppress(OSError):
                 temporary.unlink()
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Deletes what a process that was killed while it wrote left in a folder."""
+    """Deletes the half-written files that killed processes left in a folder."""
     for path in Path(folder).glob(".nispa-*.part"):
         if _UNFINISHED.fullmatch(path.name):
             remove(path)
 
 
 def move(source: Path, target: Path) -> None:
-    """Puts a file in the place of another one of the same folder, in one step.
+    """Moves a file over another one in the same folder, in one step.
 
     Raises:
-        OutputError: It could not be moved; both are as they were.
+        OutputError: It could not be moved; both are unchanged.
     """
     with _failing("replace", target, f"the new content is in {shown(source)}"):
         source.replace(target)
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder where there is none.
+    """Creates a folder unless it exists.
 
     Raises:
-        OutputError: It could not be made.
+        OutputError: It could not be created.
     """
     with _failing("create", path, "nothing was written"):
         path.mkdir(exist_ok=True)
 
 
 def remove(path: Path) -> None:
-    """Deletes a file that is no longer needed; one that cannot be deleted may stay."""
+    """Deletes a file that is no longer needed; ignores failure."""
     with contextlib.suppress(OSError):
         path.unlink()
 
@@ -164,18 +164,18 @@ def _failing(verb: str, path: Path, after: str) -> Iterator[None]:
 
 
 def append_line(path: str | Path, line: str) -> None:
-    """Adds one complete line to a text file in a single write.
+    """Appends one complete line to a text file in a single write.
 
-    What a crash left of an unfinished last line is removed first; a line that does not fit is
-    taken back, so the file always holds complete lines.
+    An unfinished last line from a crash is removed first, and a line that does not fit on the disk
+    is removed again, so the file always consists of complete lines.
 
     Args:
-        path: The file; it is created when missing.
-        line: Its text, without a line break inside.
+        path: The file; it is created if missing.
+        line: The text, without line breaks.
 
     Raises:
-        OutputError: It could not be added; the lines before it are untouched.
-        FormatError: It is a link, or no regular file.
+        OutputError: It could not be added; earlier lines are untouched.
+        FormatError: The path is a link, or not a regular file.
     """
     path = Path(path)
     check_own(path)
@@ -191,7 +191,7 @@ def append_line(path: str | Path, line: str) -> None:
             os.lseek(handle, end, os.SEEK_SET)
             try:
                 _write_all(handle, data)
-            except BaseException:  # Ctrl-C, too, must not leave half a line
+            except BaseException:  # not even Ctrl-C may leave half a line
                 with contextlib.suppress(OSError):
                     os.ftruncate(handle, end)
                 raise
@@ -232,10 +232,10 @@ _SEAL_BYTES = 83
 
 
 def seal(data: bytes) -> bytes:
-    """A JSON object with a checksum: a last entry ``sha256`` over all bytes before it.
+    """Adds a checksum to a JSON object: a last entry ``sha256`` over all bytes before it.
 
     Args:
-        data: The object's text; where it is sealed, the old seal is replaced.
+        data: The object's text; an old seal is replaced.
     """
     body, found = _parted(data)
     if found is None:
@@ -244,10 +244,10 @@ def seal(data: bytes) -> bytes:
 
 
 def seal_holds(data: bytes) -> bool | None:
-    """Whether a JSON text is as it was sealed; None where there is no seal.
+    """Whether a JSON text matches its seal; None if it has none.
 
-    Line ends do not count: git changes them on the way to Windows. A text that another program laid
-    out anew has no seal.
+    Line ends are ignored, since git may change them. A text that another program has reformatted
+    has no seal.
     """
     body, found = _parted(data.replace(b"\r\n", b"\n"))
     return None if found is None else found == hashlib.sha256(body).hexdigest().encode()
@@ -260,9 +260,9 @@ def _parted(data: bytes) -> tuple[bytes, bytes | None]:
 
 
 def too_deep(value: Any, most: int) -> bool:
-    """Whether what was read of JSON or TOML nests deeper than ``most`` lists and tables.
+    """Whether a value from JSON or TOML nests deeper than ``most`` lists and tables.
 
-    Functions that go into it call themselves, and would come to the end of the stack.
+    Recursive functions would otherwise exhaust the stack on it.
     """
     level = [value]
     for _ in range(most):
@@ -276,25 +276,25 @@ def too_deep(value: Any, most: int) -> bool:
 
 
 def shown(path: str | Path) -> str:
-    """A path for a message: on one line, and short."""
+    """A path for a message: on one line, shortened."""
     return one_line(str(path))
 
 
 def one_line(text: str, limit: int = 200) -> str:
-    """A text from anywhere, safe on a terminal: no control characters, no line breaks."""
+    """An untrusted text for a terminal: shortened, without control characters or line breaks."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."
 
 
 def first_fault(error: ValidationError) -> str:
-    """Where the first thing lies that a check of data from a file found, and what it is."""
+    """The place and message of the first error in a pydantic validation."""
     found = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in found["loc"])
     return one_line(f"{place}: {found['msg']}" if place else found["msg"])
 
 
 def wording(error: object) -> str:
-    """What a library's exception says, in one line; its type where it says nothing."""
+    """The message of an exception on one line, or its type if it has none."""
     return one_line(" ".join(str(error).split())) or type(error).__name__
 
 
@@ -303,13 +303,13 @@ def _write_all(handle: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         written = os.write(handle, rest)
-        if written == 0:  # no progress and no error: do not spin for ever
+        if written == 0:  # neither progress nor an error: do not loop forever
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         rest = rest[written:]
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename in ``folder`` survive a power loss, where the system has a way to."""
+    """Makes a rename in ``folder`` survive a power loss, if the system supports it."""
     if os.name == "nt":  # a folder cannot be opened there
         return
     handle = os.open(folder, os.O_RDONLY)

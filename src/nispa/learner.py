@@ -1,4 +1,4 @@
-"""The way in from Python: a learner that takes arrays, predicts labels, and lives in one file."""
+"""The entry point for Python: learns from arrays, predicts labels, saves to one file."""
 
 from __future__ import annotations
 
@@ -60,10 +60,12 @@ __all__ = ["FORMAT", "MAX_TASKS", "Learner", "decode", "encode", "make_method"]
 class Learner:
     """Learns tasks one after another from arrays.
 
-    What a task adds is the setting ``incremental``. With ``"task"`` each task gets outputs of its
-    own, so the same label may mean different things in different tasks. With ``"class"`` every task
+    The setting ``incremental`` says what a task adds. With ``"task"`` each task gets its own
+    outputs, so a label may have different meanings in different tasks. With ``"class"`` every task
     brings new labels, and a prediction chooses among all. With ``"domain"`` all tasks have the same
     labels.
+
+    Tasks count from 0 here: the first one learned is ``task=0``. The command line counts from 1.
     """
 
     def __init__(
@@ -78,22 +80,22 @@ class Learner:
         device: str | torch.device = "cpu",
         **settings: Any,
     ) -> None:
-        """A learner that has learned nothing yet.
+        """A new learner, without any task.
 
         Args:
             method: Name of the method, such as ``"nispa"``.
             input_shape: Channels, height and width of an image; ``(n,)`` for a table of n columns.
             classes: Number of classes of all tasks that will ever come: the network's outputs.
-            tasks: Number of tasks, for methods that must know it.
+            tasks: Number of tasks, for methods that need to know it.
             preset: Named settings to start from.
-            seed: From which everything random is derived.
+            seed: Determines everything random.
             device: Where to compute: ``"cpu"`` or ``"cuda"``.
             settings: Settings of the network or the method, such as ``density=0.1``.
 
         Raises:
             UnknownNameError: No such method, preset or setting.
-            ConfigError: A setting is out of range, or of a type that cannot be meant.
-            DeviceError: The device is not there.
+            ConfigError: A setting is out of range or of the wrong type.
+            DeviceError: The device is not available.
         """
         self.seed = seed_of(seed)
         outputs = whole_number(
@@ -135,29 +137,31 @@ class Learner:
         watch: Callable[[Event], None] | None = None,
         progress: bool | None = None,
     ) -> LearnReport:
-        """Learns the next task. If anything fails, the learner is as it was before.
+        """Learns the next task. If anything fails, the learner is unchanged.
 
         Args:
             images: ``(n, height, width)``, ``(n, height, width, channels)``,
                 ``(n, channels, height, width)`` or ``(n, features)``: an array, a tensor, a data
                 frame; or a PyTorch data set or loader of images and labels. Whole numbers are
                 pixels from 0 to 255 and are scaled by 1/255; floats, and the columns of a table,
-                are used as they are ([0, 1] is usual).
-            labels: ``(n,)`` whole numbers or texts; leave it out where ``images`` has them.
+                are used unchanged ([0, 1] is usual).
+            labels: ``(n,)`` whole numbers or texts; leave it out if ``images`` includes them.
             validation: Share of the images that decides when to stop.
-            channels_first: Which of the two image layouts, where it cannot be told.
+            channels_first: The image layout, if ``input_shape`` fits both.
             watch: Called with each event of learning.
-            progress: Whether to show a line that lives; by default on a terminal and in a notebook,
-                where learning takes longer than about a second.
+            progress: Whether to show a progress line; by default in a terminal or notebook, if
+                learning takes longer than about a second.
 
         Raises:
             DataError: The arrays cannot be used.
-            CapacityError: The images have another shape, or the outputs do not suffice.
+            CapacityError: The images have another shape, or too few outputs are left.
             ScenarioError: Too few classes or images.
             DivergedError: The loss is no longer finite.
         """
         if len(self.tasks) >= MAX_TASKS:
-            raise CapacityError(f"{MAX_TASKS:,} tasks are learned, and no more can be; begin anew")
+            raise CapacityError(
+                f"{MAX_TASKS:,} tasks are learned, the most there can be; make a new learner"
+            )
         held = share("validation", validation, "0.1 is usual")
         if watch is not None and not callable(watch):
             raise ConfigError("watch must be a function of one argument, the event")
@@ -198,7 +202,7 @@ class Learner:
                     line.update(event)
                     if watch is not None and not isinstance(event, (FitBegin, FitPause)):
                         watch(event)
-        except BaseException:  # Ctrl-C, too, leaves the learner whole
+        except BaseException:  # including Ctrl-C: restore the learner
             with usual_modes():
                 learning.close()
                 self.method.learned, self.labels = learned, named
@@ -212,21 +216,22 @@ class Learner:
     def predict(
         self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
     ) -> NDArray[Any]:
-        """Labels of images, as given to ``learn``.
+        """Predicts labels, of the kind given to ``learn``.
 
-        A method's prediction that is no class of the task (as the published soft-max of the preset
-        ``paper`` allows) becomes the best of the task's own.
+        If a method predicts a class outside the task (as the published soft-max of the preset
+        ``paper`` allows), the best class of the task is returned instead.
 
         Args:
             images: As in :meth:`learn`, or a single image of the learner's shape.
-            task: Which task they belong to, from 0; None to choose among the labels of all tasks.
+            task: The task they belong to, counted from 0 (the command line counts from 1); None to
+                choose among the labels of all tasks.
             channels_first: As in :meth:`learn`.
 
         Returns:
             ``(n,)`` labels.
 
         Raises:
-            NotLearnedError: That task has not been learned, or the method must be told the task.
+            NotLearnedError: The task has not been learned, or the method must be told one.
         """
         info = self._task(task)
         with usual_modes():
@@ -237,10 +242,9 @@ class Learner:
     def predict_proba(
         self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
     ) -> NDArray[np.float64]:
-        """How probable each label is: the soft-max of the method's scores.
+        """The soft-max of the method's scores, one column per label of :meth:`classes_of`.
 
-        The columns are those of :meth:`classes_of`. They are no calibrated probabilities: networks
-        tend to be surer than they are right.
+        These are not calibrated probabilities: networks tend to be overconfident.
 
         Args:
             images: As in :meth:`predict`.
@@ -248,11 +252,11 @@ class Learner:
             channels_first: As in :meth:`learn`.
 
         Returns:
-            ``(n, classes)``, each row with the sum 1.
+            ``(n, classes)``; each row sums to 1.
 
         Raises:
             NotLearnedError: As in :meth:`predict`.
-            ConfigError: The method gives no scores.
+            ConfigError: The method has no scores.
         """
         info = self._task(task)
         with usual_modes():
@@ -265,13 +269,13 @@ class Learner:
             return shares
 
     def classes_of(self, task: SupportsIndex | None = None) -> list[Any]:
-        """The labels that a prediction may name, in the order of the network's outputs.
+        """The labels that a prediction can return, in the order of the network's outputs.
 
-        Without a task these are the labels of all tasks; where two tasks with outputs of their own
-        share a label, it stands there twice.
+        Without a task these are the labels of all tasks; a label that two tasks with separate
+        outputs share is listed twice.
 
         Raises:
-            NotLearnedError: That task has not been learned, or the method must be told the task.
+            NotLearnedError: The task has not been learned, or the method must be told one.
         """
         names = self._names()
         return [names[output] for output in self.method.choices(self._task(task))]
@@ -284,16 +288,16 @@ class Learner:
         *,
         channels_first: bool | None = None,
     ) -> float:
-        """Fraction of ``images`` whose label :meth:`predict` names.
+        """The fraction of ``images`` that :meth:`predict` labels correctly.
 
         Args:
             images: As in :meth:`learn`.
-            labels: As in :meth:`learn`; all must be among those that a prediction may name.
+            labels: As in :meth:`learn`; each must be a label that a prediction can return.
             task: As in :meth:`predict`.
             channels_first: As in :meth:`learn`.
 
         Raises:
-            DataError: Images and labels do not fit, or a label was not learned.
+            DataError: Images and labels do not match, or a label was not learned.
             NotLearnedError: As in :meth:`predict`.
         """
         info = self._task(task)
@@ -318,13 +322,13 @@ class Learner:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Learner:
-        """The learner in a file or in the folder of a run, ready to predict and to learn on.
+        """Loads a learner from a file or a run's folder, to predict and to learn further tasks.
 
-        A warning tells where a run prepared its images in a way that the file does not keep.
+        Warns if the run prepared its images in a way that the file does not store.
 
         Raises:
             InputError: There is no such file.
-            FormatError: It is damaged, not a learner, or of a newer version.
+            FormatError: It is damaged, not a learner, or from a newer version.
         """
         where, prepared = locate_network(path_of(path))
         _warn(prepared)
@@ -353,7 +357,7 @@ class Learner:
         return f"<table><caption>nispa.Learner</caption>{rows}</table>"
 
     def _facts(self) -> dict[str, str]:
-        """What a learner is, as names and texts."""
+        """The learner's properties, as names and texts."""
         problem, units = self.method.problem, self.method.census().stable.values()
         facts = {
             "method": f"{self.settings.method} (incremental={self.settings.config.incremental!r})",
@@ -365,12 +369,12 @@ class Learner:
             facts["stable units"] = f"{100 * sum(stable for stable, _ in units) / size:.0f} %"
         return facts
 
-    # What comes in.
+    # Inputs.
 
     def _samples(
         self, images: Any, labels: Any, channels_first: bool | None
     ) -> tuple[Samples, list[Any], tuple[int, ...]]:
-        """Images and labels of a task, the labels' names, and the outputs that they take."""
+        """Samples of a task, its distinct labels, and the outputs they use."""
         samples, given = read_labelled(
             images, labels, self._shape, channels_first=channels_first, bounded=True
         )
@@ -381,26 +385,26 @@ class Learner:
         return samples, names, tuple(range(first, first + len(names)))
 
     def _first_output(self, names: list[Any], kind: str) -> int:
-        """The first of the outputs that a task with these labels takes."""
+        """The first output for a task with these labels."""
         incremental, used = self.settings.config.incremental, self._outputs_used
         before = [name for labels in self.labels for name in labels]
         earlier = kind_of(np.array(before[:1])) if before else kind
         if incremental != "task" and kind != earlier:
             raise ScenarioError(
-                f"the labels are {kind}, those of the tasks before {earlier}; with "
+                f"the labels are {kind}, those of earlier tasks {earlier}; with "
                 f"incremental='{incremental}' use one kind"
             )
         if incremental == "domain" and self.labels:
             if names != self.labels[0]:
                 raise ScenarioError(
-                    f"labels {names} are others than those of the tasks before, {self.labels[0]}; "
-                    "with incremental='domain' all tasks share theirs"
+                    f"labels {names} differ from {self.labels[0]} of the earlier tasks; with "
+                    "incremental='domain' all tasks have the same labels"
                 )
             return 0
         again = sorted(set(before) & set(names))
         if incremental == "class" and again:
             raise ScenarioError(
-                f"labels {again} were learned before; with incremental='class' every task brings "
+                f"labels {again} were learned before; with incremental='class' every task needs "
                 "new ones"
             )
         free = self.method.problem.outputs - used
@@ -411,31 +415,31 @@ class Learner:
             )
         return used
 
-    # What goes out.
+    # Outputs.
 
     def _predict(self, samples: Samples, info: TaskInfo | None) -> NDArray[Any]:
         """The labels that the method predicts."""
         names, choices = self._names(), self.method.choices(info)
-        own = torch.tensor(choices)
+        allowed = torch.tensor(choices)
         outputs = []
         for batch in self._batches(samples):
-            found = self.method.predict(batch, info).cpu()
-            foreign = ~torch.isin(found, own)
-            if foreign.any():
+            predicted = self.method.predict(batch, info).cpu()
+            outside = ~torch.isin(predicted, allowed)
+            if outside.any():
                 scores = self.method.scores(batch, info).cpu()
-                found[foreign] = own[scores[foreign].argmax(1)]
-            outputs.append(found)
+                predicted[outside] = allowed[scores[outside].argmax(1)]
+            outputs.append(predicted)
         labels = [names[output] for output in torch.cat(outputs).tolist()]
         unlike = len({isinstance(names[output], str) for output in choices}) > 1
         return np.array(labels, dtype=object if unlike else None)
 
     def _batches(self, samples: Samples) -> Iterator[Tensor]:
-        """Images on the method's device, a few at a time."""
+        """Images in batches, on the method's device."""
         for batch, _ in samples.batches(EVALUATION_BATCH):
             yield batch.to(self.method.device)
 
     def _names(self) -> dict[int, Any]:
-        """The user's name of each output in use."""
+        """The user's label for each output in use."""
         return {
             output: name
             for learned, labels in zip(self.tasks, self.labels, strict=True)
@@ -464,6 +468,6 @@ class Learner:
 
 
 def _warn(text: str) -> None:
-    """A warning, if there is something to say, at the line that called the learner's method."""
+    """Warns, unless ``text`` is empty, at the line that called the learner's method."""
     if text:
         warnings.warn(text, DataWarning, stacklevel=3)

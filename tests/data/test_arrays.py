@@ -167,7 +167,7 @@ def test_npz(tmp_path: Path) -> None:
 
 def test_npz_with_objects_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "objects.npz", x=np.array([{}, []], dtype=object), y=[0, 1])
-    with pytest.raises(DataError, match="pickle, which is not safe"):
+    with pytest.raises(DataError, match="need pickle, which is not safe"):
         read_npz(path, seed=0)
 
 
@@ -206,7 +206,7 @@ def test_npz_huge_promise_takes_no_memory(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
         archive.writestr("x.npy", member)
         archive.writestr("y.npy", member)
-    with pytest.raises(DataError, match="promises 1099511627776 bytes, but there are 10"):
+    with pytest.raises(DataError, match="x: not an array of numbers"):
         read_npz(tmp_path / "huge.npz", seed=0)
 
 

@@ -72,7 +72,9 @@ def test_huge_promise_takes_no_memory(tmp_path: Path, pack: object) -> None:
     header = b"\x00\x00\x08\x03" + struct.pack(">III", 1 << 20, 1 << 10, 1 << 10)
     path = tmp_path / "images"
     path.write_bytes(pack(header + bytes(100)))  # type: ignore[operator]
-    with pytest.raises(DataError, match="1099511627776 bytes, more than the file can hold"):
+    with pytest.raises(
+        DataError, match=r"1099511627776 bytes, but there are only 100|unpacks to 1024.0 GiB"
+    ):
         read_idx(path, dims=3)
 
 

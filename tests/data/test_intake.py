@@ -68,7 +68,7 @@ def test_unlike_kinds_of_labels_are_not_compared() -> None:
         made.accuracy(IMAGES, LABELS, 0)
     with pytest.raises(DataError, match=r"labels are texts, such as '0', but .* whole numbers"):
         taught().accuracy(IMAGES, LABELS.astype(str), 0)
-    with pytest.raises(ScenarioError, match="labels are texts, those of the tasks before whole"):
+    with pytest.raises(ScenarioError, match=r"labels are texts, .* whole numbers"):
         taught(incremental="class").learn(IMAGES, NAMES)
     for mixed in ([1 if label else "a" for label in LABELS], ["a", *LABELS[1:].tolist()]):
         with pytest.raises(DataError, match="some are numbers and some are texts"):
@@ -210,7 +210,7 @@ def test_another_range_than_that_of_the_first_task_is_told(tmp_path: Any) -> Non
     for learner in (made, Learner.load(tmp_path / "one")):
         with pytest.warns(DataWarning, match="these images reach .* those of the first task"):
             learner.accuracy(FLOATS * 20, LABELS, 0)
-        with pytest.warns(DataWarning, match="only, those of the first task"):
+        with pytest.warns(DataWarning, match="only .* those of the first task"):
             learner.learn(FLOATS / 100, LABELS)
         learner.predict(FLOATS[0] * 0, 0)  # a black image is an image
 
@@ -330,7 +330,7 @@ def test_data_sets_and_loaders_of_pytorch(data: Any) -> None:
         ((PAIRS, LABELS), "labels are given twice"),
         ((Stream(),), "pass a DataLoader"),
         ((TensorDataset(torch.tensor(FLOATS)),), r"must be \(image, label\)"),
-        ((DataLoader(TensorDataset(torch.tensor(FLOATS))),), "images but no labels"),
+        ((DataLoader(TensorDataset(torch.tensor(FLOATS))),), "has no label"),
         ((DataLoader(Stream(), batch_size=None, collate_fn=lambda item: {"x": 1}),), "not dict"),
         ((DataLoader(TensorDataset(torch.zeros(0, 4, 4), torch.zeros(0))),), "yields nothing"),
     ],

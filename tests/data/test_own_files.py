@@ -18,6 +18,7 @@ from nispa.data.dataset import ImageData
 from nispa.data.named import build_scenario
 from nispa.data.shaping import Shaping
 from nispa.data.sources import load
+from nispa.data.unlabelled import read_unlabelled
 from nispa.errors import DataError, ScenarioError
 from tests.data.makers import image_bytes, pixels, read_or_refuse
 from tests.data.test_pictures import table, write, write_folders
@@ -57,8 +58,6 @@ def test_zips_made_to_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             archive.writestr(info, content)
         return path
 
-    with pytest.raises(DataError, match=r"a/\.\./\.\./b\.png: is no place inside"):
-        load(made("a/../../b.png"))
     with pytest.raises(DataError, match="is a link"):
         load(made("a/b.png", b"/etc/passwd", link=True))
     with pytest.raises(DataError, match="holds no data set"):
@@ -125,7 +124,31 @@ def test_pipes_and_devices_are_refused(tmp_path: Path, name: str) -> None:
         load(tmp_path / "pets")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["x.png", "x.npz", "x.npy"])
+def test_a_pipe_to_predict_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="is no regular file"):
+        read_unlabelled([tmp_path / name], (3, 6, 5))
+    write_folders(tmp_path, ["a"], 2)
+    os.mkfifo(tmp_path / "a" / "pipe.png")  # in a folder it is passed over
+    assert len(read_unlabelled([tmp_path / "a"], (3, 6, 5))[0].names) == 2
+
+
 # Arrays and tables.
+
+
+def test_arrays_to_predict_are_read_as_data_sets_are(tmp_path: Path) -> None:
+    images = pixels(2, 6, 5)
+    with (tmp_path / "x.NPY").open("wb") as file:
+        np.save(file, images)
+    np.savez_compressed(tmp_path / "x.npz", images=images, other=np.zeros(3))
+    for name in ("x.NPY", "x.npz"):
+        (found,) = read_unlabelled([tmp_path / name], (1, 6, 5))
+        assert np.array_equal(found.images[:, 0].numpy(), images)
+    np.save(tmp_path / "objects.npy", np.array([None, 1]), allow_pickle=True)
+    with pytest.raises(DataError, match="need pickle"):
+        read_unlabelled([tmp_path / "objects.npy"], (1, 6, 5))
 
 
 def test_npy_files_side_by_side(tmp_path: Path) -> None:

@@ -57,19 +57,19 @@ def test_class_folders_split_by_the_seed(tmp_path: Path) -> None:
 def test_class_folders_with_train_and_test(tmp_path: Path) -> None:
     write_folders(tmp_path / "train", ["2", "10"], 3)
     write_folders(tmp_path / "test", ["10", "2"], 2)
-    data = read_folder(tmp_path, seed=0, name="own")
+    data = read_folder(tmp_path, name="own")
     assert data.class_names == ("2", "10")  # as numbers, since all are
     assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert data.test_labels.tolist() == [0, 0, 1, 1]
     (tmp_path / "test" / "11").mkdir()
     (tmp_path / "test" / "11" / "a.png").write_bytes(image_bytes(pixels(1, 6, 5, 3)[0]))
     with pytest.raises(DataError, match="test/11 has no partner in train/"):
-        read_folder(tmp_path, seed=0)
+        read_folder(tmp_path)
 
 
 def test_class_folders_inside_train_alone_are_split_by_the_seed(tmp_path: Path) -> None:
     write_folders(tmp_path / "train", ["cat", "dog"])
-    data = read_folder(tmp_path, seed=0)
+    data = read_folder(tmp_path)
     assert data.class_names == ("cat", "dog")
     assert (len(data.train_labels), len(data.test_labels)) == (8, 2)
 
@@ -79,7 +79,7 @@ def test_grey_and_colour_become_colour_in_any_order(tmp_path: Path) -> None:
     colour = np.array([[[1, 2, 3]] * 2] * 2, dtype=np.uint8)
     for name in ("0.png", "1.png"):
         (tmp_path / "a" / "rgb" / name).write_bytes(image_bytes(colour))
-    data = read_folder(tmp_path / "a", seed=0)
+    data = read_folder(tmp_path / "a")
     assert data.shape == (3, 2, 2)
     grey = data.train_images[0]
     assert grey[0].tolist() == grey[1].tolist() == grey[2].tolist()
@@ -91,14 +91,14 @@ def test_folder_errors_name_the_file(tmp_path: Path) -> None:
     odd = root / "dog" / "9.png"
     odd.write_bytes(image_bytes(pixels(1, 7, 5, 3)[0]))
     with pytest.raises(DataError, match=r"dog/9\.png: 5×7 pixels, but .*cat/0\.png has 5×6"):
-        read_folder(root, seed=0)
+        read_folder(root)
     odd.write_bytes(image_bytes(pixels(1, 6, 5, 3)[0])[:40])
     with pytest.raises(DataError, match=r"dog/9\.png: not a readable image"):
-        read_folder(root, seed=0)
+        read_folder(root)
     odd.unlink()
     (root / "empty").mkdir()
     with pytest.raises(DataError, match="empty: class folder without images"):
-        read_folder(root, seed=0)
+        read_folder(root)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match="holds no data set"):
         load(tmp_path / "nothing")
@@ -188,7 +188,7 @@ def test_parquet_layouts(tmp_path: Path) -> None:
     data = load(tmp_path / "own")
     assert len(data.test_labels) == 3
     assert data.note == "its validation images are not used"
-    assert read_parquet(both, name="x", seed=0).class_names == ("0", "1")
+    assert read_parquet(both, name="x").class_names == ("0", "1")
 
 
 def test_parquet_class_names_come_from_the_schema(tmp_path: Path) -> None:
@@ -196,6 +196,11 @@ def test_parquet_class_names_come_from_the_schema(tmp_path: Path) -> None:
     text = json.dumps({"info": {"features": features}})
     named = table(10).replace_schema_metadata({"huggingface": text})
     assert load(write(tmp_path / "a.parquet", named)).class_names == ("cat", "dog", "fox")
+    for odd in ("[" * 100_000, '{"info": 1}', "no JSON"):  # then the labels are the names
+        path = write(
+            tmp_path / "odd.parquet", table(10).replace_schema_metadata({"huggingface": odd})
+        )
+        assert load(path).class_names == ("0", "1")
     fine = table(10, label="fine_label").append_column("coarse_label", pa.array([5] * 10))
     assert load(write(tmp_path / "b.parquet", fine)).train_labels.max() == 1
 

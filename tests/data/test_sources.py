@@ -55,7 +55,7 @@ def test_mnist_is_found_by_its_folder(tmp_path: Path, inside: str, end: str) -> 
         ("data/FashionMNIST/raw", "fashion-mnist"),
         ("data/mnist", "mnist"),
         ("data/fashion_mnist/mnist", "mnist"),
-        ("data/kmnist", "another"),
+        ("data/qmnist", "another"),
         ("data/emnist-balanced-subset", "emnist-balanced"),
         ("data/cifar-10-batches-bin", "cifar10"),
         ("data/cifar100", "cifar100"),

@@ -1,7 +1,8 @@
-"""Arguments of the Python front door, checked where they come in.
+"""Checks arguments of the public Python functions.
 
-NumPy's numbers, a device or a list are as good as Python's own: what is meant is clear. What is
-not (``seed=True``, ``classes=4.5``) is refused before anything is learned that could not be saved.
+NumPy's numbers, a device or a list are accepted like Python's own, since their meaning is clear.
+Unclear ones (``seed=True``, ``classes=4.5``) are refused, before anything is learned that could not
+be saved.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ MAX_SIZE = 2**31
 
 
 def whole_number(name: str, value: Any, low: int, high: int, hint: str) -> int:
-    """A whole number of any type.
+    """A whole number of any type, as an ``int``.
 
     Args:
         name: What to call it in an error.
-        value: What was given.
-        low: The least.
-        high: The most.
-        hint: What to say where it is none: its range, and the fix.
+        value: The argument.
+        low: The smallest value allowed.
+        high: The largest value allowed.
+        hint: The range and the fix, for the error.
 
     Raises:
-        ConfigError: It is none, or not in the range.
+        ConfigError: It is not a whole number, or out of range.
     """
     if not _is_truth(value):
         try:
@@ -43,19 +44,19 @@ def whole_number(name: str, value: Any, low: int, high: int, hint: str) -> int:
 
 
 def seed_of(value: Any) -> int:
-    """A seed.
+    """A seed, as an ``int``.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It is not a whole number in [0, 2^63).
     """
     return whole_number("seed", value, 0, MAX_SEED, "a whole number in [0, 2^63); 0 is usual")
 
 
 def share(name: str, value: Any, hint: str) -> float:
-    """A number of any type, less than 1 and not negative.
+    """A number of any type in [0, 1), as a ``float``.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It is not a number, or out of range.
     """
     try:
         number = math.nan if _is_truth(value) or isinstance(value, str) else float(value)
@@ -81,7 +82,7 @@ def image_shape(value: Any) -> tuple[int, int, int]:
     """Channels, height and width of an image; ``n`` or ``(n,)`` for rows of ``n`` features.
 
     Raises:
-        ConfigError: It is no such shape, or looks like one with the channels last.
+        ConfigError: It is not such a shape, or its channels seem to come last.
     """
     shown = _shown(value)
     usual = "(channels, height, width), such as (1, 28, 28), or (n,) for a table of n columns"
@@ -111,10 +112,10 @@ def image_shape(value: Any) -> tuple[int, int, int]:
 
 
 def path_of(value: Any) -> Path:
-    """A path.
+    """A path, as a ``Path``.
 
     Raises:
-        InputError: It is none.
+        InputError: It is not a path.
     """
     try:
         return Path(os.fsdecode(value))
@@ -123,12 +124,12 @@ def path_of(value: Any) -> Path:
 
 
 def _is_truth(value: Any) -> bool:
-    """Whether a value is true or false, of any library: no number, though Python counts it."""
+    """Whether a value is a boolean of any library, which Python would count as a number."""
     return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
 
 
 def _shown(value: Any) -> str:
-    """A value in one line, short; NumPy's numbers as Python's."""
+    """A value on one line, shortened; NumPy's numbers appear as Python's."""
     if hasattr(value, "tolist") and getattr(value, "size", 0) in range(9):
         value = value.tolist()
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses whose fields carry one doc line, their range and a fix.
+"""Settings: frozen dataclasses whose fields have a line of documentation, a range and a fix.
 
 A settings class is written as ::
 
@@ -7,9 +7,9 @@ A settings class is written as ::
         density: float = setting(0.1, "share of live connections", gt=0, le=1,
                                  hint="for 90 % sparsity pass 0.1")
 
-and built from untrusted values by :func:`build`, which turns every mistake into a
+and built from untrusted values by :func:`build`, which reports every mistake as a
 :class:`~nispa.errors.ConfigError` of one line. The command line, the documentation and the record
-are all made from these classes.
+are generated from these classes.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ def setting(
     """A field of a settings class.
 
     Args:
-        default: Its value when nothing else is said.
-        doc: One line: what it is, with its unit.
+        default: Its value unless another is given.
+        doc: One line of documentation, with the unit.
         gt: Lower bound, excluded.
         ge: Lower bound, included.
         lt: Upper bound, excluded.
         le: Upper bound, included.
-        aliases: Other names it answers to, such as the paper's symbol.
-        hint: The fix to offer when the value is out of range.
+        aliases: Other names for it, such as the paper's symbol.
+        hint: The fix to suggest if the value is out of range.
         choices: Names from a registry, for documentation; the class's ``__post_init__`` checks
-            them. A fixed choice is better said by a ``Literal`` type.
+            them. For a fixed choice use a ``Literal`` type.
     """
     bounds = {"gt": gt, "ge": ge, "lt": lt, "le": le}
     extra: dict[str, Any] = {"bounds": bounds, "aliases": list(aliases), "hint": hint}
@@ -65,7 +65,7 @@ def setting(
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(cls: type[T]) -> type[T]:
-    """Turns a class into a frozen, validated settings class."""
+    """Makes a class a frozen, validated settings class."""
     rules = ConfigDict(extra="forbid", allow_inf_nan=False)
     made: Any = pydantic_dataclass(frozen=True, config=rules, kw_only=True)(cls)
     checked_init = made.__init__
@@ -96,7 +96,7 @@ class Setting:
 
     @property
     def interval(self) -> str:
-        """The range in mathematical notation, such as ``(0, 1]``; empty when there is none."""
+        """The range in mathematical notation, such as ``(0, 1]``; empty if there is none."""
         gt, ge, lt, le = (self.bounds[bound] for bound in ("gt", "ge", "lt", "le"))
         if gt is None and ge is None and lt is None and le is None:
             return ""
@@ -129,7 +129,7 @@ def describe(cls: type[Any]) -> list[Setting]:
     return list(_described(cast("Any", cls)))
 
 
-@functools.cache  # a sweep asks a hundred thousand times
+@functools.cache  # a sweep calls this a hundred thousand times
 def _described(cls: Any) -> tuple[Setting, ...]:
     hints = get_type_hints(cls)
     found = []
@@ -172,7 +172,7 @@ def canonical_keys(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse(text: str, field: Setting) -> Any:
-    """Text from a command line as the value that the field's type expects."""
+    """Converts a text from the command line for the field's type."""
     if text.lower() in ("none", "null") and field.kind.endswith("or none"):
         return None
     if field.kind.startswith("list of"):
@@ -182,11 +182,11 @@ def _parse(text: str, field: Setting) -> Any:
 
 
 def build(cls: type[T], values: Mapping[str, Any]) -> T:
-    """An instance of a settings class from untrusted ``values`` (texts are converted).
+    """Builds a settings class from untrusted ``values``; texts are converted.
 
     Raises:
-        UnknownNameError: A key is not a field or an alias of one.
-        ConfigError: A value has the wrong type or lies out of range; names value, bound and fix.
+        UnknownNameError: A key is neither a field nor an alias.
+        ConfigError: A value has the wrong type or is out of range; names value, bound and fix.
     """
     fields = {field.name: field for field in describe(cls)}
     given = {
@@ -195,12 +195,12 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
     }
     for name, value in given.items():
         if isinstance(value, bool) and not fields[name].kind.startswith("true or false"):
-            raise _refused(fields[name], value)  # Python would count it as 0 or 1
+            raise _refused(fields[name], value)  # Python would take it as 0 or 1
     return cls(**given)
 
 
 def plain(value: Any) -> Any:
-    """Numbers of NumPy or PyTorch, and rows of them, as Python's own, at any depth."""
+    """Numbers and arrays of NumPy or PyTorch as Python's own, at any depth."""
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     if isinstance(value, Mapping):
@@ -211,7 +211,7 @@ def plain(value: Any) -> Any:
 
 
 def _refused(field: Setting, value: Any) -> ConfigError:
-    """A value that a setting cannot have: the value, the bound and the fix."""
+    """The error for a value that a setting cannot have."""
     shown = value if isinstance(value, str) else _show(value)
     want = field.kind if field.kind.startswith("true") else f"a {field.kind}"
     bounds = f" in {field.interval}" if field.interval else ""
@@ -220,7 +220,7 @@ def _refused(field: Setting, value: Any) -> ConfigError:
 
 
 def _explain(cls: type[Any], values: Mapping[str, Any], error: ValidationError) -> InputError:
-    """What pydantic found, in one line that names the value, the bound and the fix."""
+    """Turns a pydantic error into one line with the value, the bound and the fix."""
     first = error.errors(include_url=False)[0]
     fields = {field.name: field for field in describe(cls)}
     name = str(first["loc"][0]) if first["loc"] else ""
@@ -241,6 +241,6 @@ def _show(value: Any) -> str:
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """A settings object as JSON values, complete: every field, defaults included."""
+    """All fields of a settings object as JSON values, including defaults."""
     dumped: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
     return dumped

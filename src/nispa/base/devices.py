@@ -1,4 +1,4 @@
-"""Compute devices: which there are, and a clear word where one is not."""
+"""Chooses the compute device, with a clear error if it is not available."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from nispa.errors import DeviceError, either
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """The device called ``name``: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, or a device of PyTorch's.
+    """The device called ``name``: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, or a ``torch.device``.
 
     Raises:
-        DeviceError: It is not there.
+        DeviceError: It is not available.
     """
     if not isinstance(name, (str, torch.device)):
         raise DeviceError(

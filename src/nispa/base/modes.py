@@ -1,9 +1,9 @@
-"""PyTorch's modes that a caller may have set, put aside while nispa computes.
+"""Suspends PyTorch modes that a caller may have set while nispa computes.
 
-PyTorch keeps some choices for a whole thread or process: whether gradients are recorded, the type
-and device of new tensors, automatic mixed precision. Code written for the usual ones goes wrong
-under others, at once or much later: what ``torch.inference_mode`` made can never be learned again.
-So whoever calls from outside comes in through :func:`usual_modes` or :func:`in_usual_modes`.
+Some PyTorch modes apply to a whole thread or process: whether gradients are recorded, the type and
+device of new tensors, automatic mixed precision. Code written for the default modes fails under
+others, at once or much later: a tensor made under ``torch.inference_mode`` can never be trained. So
+public functions run inside :func:`usual_modes` or :func:`in_usual_modes`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ R = TypeVar("R")
 
 @contextlib.contextmanager
 def usual_modes() -> Iterator[None]:
-    """Within it PyTorch is as it starts; then the caller's modes are back.
+    """Inside this context PyTorch's modes have their defaults; afterwards the caller's return.
 
-    Gradients are recorded, new tensors are float32 and on the CPU, nothing is cast on its own. What
-    asks for another order of the same sums, such as ``torch.use_deterministic_algorithms``, stays.
+    Gradients are recorded, new tensors are float32 on the CPU, and nothing is cast automatically.
+    Modes that only reorder sums, such as ``torch.use_deterministic_algorithms``, stay.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -46,9 +46,9 @@ def usual_modes() -> Iterator[None]:
 def in_usual_modes(
     function: Callable[P, Generator[Y, S, R]],
 ) -> Callable[P, Generator[Y, S, R]]:
-    """A generator function each of whose steps runs in the usual modes.
+    """Makes every step of a generator function run in the default modes.
 
-    Between two steps, when the caller's code runs, the caller's modes hold.
+    Between steps, while the caller's code runs, the caller's modes apply.
     """
 
     @functools.wraps(function)

@@ -1,8 +1,8 @@
 """Named random streams: every random decision is drawn from (seed, purpose, coordinates).
 
-A stream depends on its name alone, never on what was drawn before. So changing the data order does
-not change the initial weights, and nothing about random state needs to be saved: a resumed run
-derives the stream of (seed, "batches", task 3, phase 2, epoch 4) again.
+A stream depends only on its name, never on earlier draws. So changing the data order does not
+change the initial weights, and no random state needs to be saved: a resumed run derives the stream
+of (seed, "batches", task 3, phase 2, epoch 4) again.
 """
 
 from __future__ import annotations

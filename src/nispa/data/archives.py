@@ -1,4 +1,4 @@
-"""Archives that are damaged or were made to harm: what to expect, and how much they may hold."""
+"""Limits and checks for archives, which may be damaged or hostile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from nispa.errors import DataError
 
 MOST_UNPACKED = 1 << 30
-"""Bytes that a packed file may unpack to, however small it is."""
+"""The most bytes that a compressed file may unpack to."""
 
 DAMAGED_ZIP = (
     zipfile.BadZipFile,
@@ -30,10 +30,10 @@ _END_BYTES = 22
 
 
 def check_regular(path: Path) -> None:
-    """A file must be a regular one, or a link to one: a pipe or device might never end.
+    """Refuses a path that is not a regular file or a link to one: a pipe or device may never end.
 
     Raises:
-        DataError: It is not there or something else.
+        DataError: The file is missing, or is a pipe, device or folder.
     """
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
@@ -43,26 +43,34 @@ def check_regular(path: Path) -> None:
         raise DataError(f"{path}: is no regular file")
 
 
-def check_unpacked(promised: int, name: str, fix: str) -> None:
-    """What is packed may not unpack to more than :data:`MOST_UNPACKED` bytes.
+def check_unpacked(promised: int, name: str, fix: str, most: int | None = None) -> None:
+    """Refuses content that would unpack to too many bytes.
+
+    Args:
+        promised: Bytes that the file says it unpacks to.
+        name: What to call it in the error.
+        fix: How to pass more.
+        most: The most bytes; by default :data:`MOST_UNPACKED`.
 
     Raises:
         DataError: It would.
     """
-    if promised > MOST_UNPACKED:
+    most = MOST_UNPACKED if most is None else most
+    if promised > most:
         raise DataError(
-            f"{name}: unpacks to {promised / 2**30:.1f} GiB, more than the "
-            f"{MOST_UNPACKED / 2**30:.0f} GiB that a packed file may; {fix}"
+            f"{name}: unpacks to {promised / 2**30:.1f} GiB, more than the {most / 2**30:.0f} GiB "
+            f"that a packed file may; {fix}"
         )
 
 
 def check_members(archive: zipfile.ZipFile, path: Path) -> None:
-    """Whether the table of contents is whole, which no checksum protects.
+    """Checks the table of contents, which no checksum protects.
 
-    ``zipfile`` passes over members that it lost; names it compares when a member is opened.
+    ``zipfile`` silently skips members that a damaged table has lost, and compares names only when a
+    member is opened.
 
     Raises:
-        BadZipFile: Members are lost, or their names are not those beside the content.
+        BadZipFile: Members are missing, or their names differ from those beside the content.
     """
     with path.open("rb") as file:
         file.seek(-_END_BYTES - len(archive.comment), 2)

@@ -1,8 +1,9 @@
-"""A user's own arrays: NumPy arrays, tensors, data frames, pictures, nested lists."""
+"""Images and labels from a user's arrays, tensors, data frames, pictures or nested lists."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from nispa.base.modes import usual_modes
-from nispa.data.dataset import BYTE_SCALE, ImageData, split_by_seed
+from nispa.data.dataset import BYTE_SCALE, ImageData, assemble, check_labels
 from nispa.errors import DataError, either
+from nispa.files import one_line
 
 CHANNELS = (1, 3)
 MOST = 100.0
-"""Largest float of an image. A network learns hardly anything from larger values."""
+"""The largest float accepted in an image. A network hardly learns from larger values."""
 
 UNLIKE = 8.0
-"""By what factor the values of a later task may reach further than those of the first, or less."""
+"""Factor by which the range of a later task may differ from that of the first without a warning."""
 
 Array = np.ndarray[Any, Any]
 
@@ -27,25 +29,25 @@ Array = np.ndarray[Any, Any]
 def as_images(
     values: Any, *, name: str = "images", channels_first: bool | None = None, bounded: bool = True
 ) -> tuple[Tensor, float]:
-    """Images as ``(n, channels, height, width)``, and the scale that brings a pixel into [0, 1].
+    """Images as ``(n, channels, height, width)``, and the factor that scales a pixel to [0, 1].
 
     Shapes: ``(n, features)`` is a table and becomes ``(n, 1, 1, features)``; ``(n, height, width)``
-    is grey; with four dimensions the one of size 1 or 3 is the channels, the second or the last.
-    Where both or neither are, ``channels_first`` must say it.
+    is grey; with four dimensions the channels are the second or the last, whichever has size 1 or
+    3. If both or neither have, pass ``channels_first``.
 
-    Types: uint8 stays and has the scale 1/255, as have other whole numbers of images, which must
-    lie in [0, 255]; bool becomes uint8 with the scale 1; floats, and the whole numbers of a table,
-    become float32 and are used as they are.
+    Types: whole numbers of images must be in [0, 255] and become uint8 with the scale 1/255; bool
+    becomes uint8 with the scale 1; floats, and the whole numbers of a table, become float32 and are
+    used unchanged.
 
     Args:
         values: An array, a tensor, a data frame, or nested lists.
         name: What to call it in an error.
         channels_first: True for ``(n, channels, height, width)``, False for
-            ``(n, height, width, channels)``, None to tell by the rule above.
-        bounded: Whether floats of images (not of tables) must lie within ±:data:`MOST`.
+            ``(n, height, width, channels)``, None for the rule above.
+        bounded: Whether to refuse images (not tables) with floats beyond ±:data:`MOST`.
 
     Raises:
-        DataError: Another type or shape, or a value that is not finite or cannot be meant.
+        DataError: The type or shape is not supported, or a value is not finite or out of range.
     """
     array = as_array(values, name)
     if not 2 <= array.ndim <= 4:
@@ -72,10 +74,10 @@ def as_images(
 
 
 def as_array(values: Any, name: str) -> Array:
-    """Anything that holds numbers or texts in rows, as an array.
+    """Anything array-like as a NumPy array; Pillow images become pixels.
 
     Raises:
-        DataError: It is none, or some of its values are marked as missing.
+        DataError: It cannot be converted, or some values are masked.
     """
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise DataError(f"{name}: some values are masked; leave those rows out or fill them")
@@ -134,7 +136,7 @@ def _pixels(array: Array, name: str) -> tuple[Array, float]:
 
 
 def _numbers(array: Array, name: str) -> Array:
-    """Python's own numbers as floats, such as those of a frame whose columns differ in type."""
+    """An object array of Python numbers as floats, as a frame with mixed columns gives."""
     try:
         return array.astype(np.float64)
     except (TypeError, ValueError):
@@ -159,7 +161,7 @@ def reach_of(pixels: Array | Tensor) -> float:
 
 
 def divisor_of(reach: float) -> str:
-    """What to divide values that reach so far by, as one writes it."""
+    """The divisor that scales values up to ``reach`` to [0, 1], as text such as 255."""
     if 100 < reach <= 255:
         return "255"
     if 255 < reach <= 2**16 - 1:
@@ -168,7 +170,7 @@ def divisor_of(reach: float) -> str:
 
 
 def longer(reach: float, first: float) -> str:
-    """What to say where values reach much further than those of the first task, if they do."""
+    """A warning if values reach much further than those of the first task; else empty."""
     if reach <= UNLIKE * first:
         return ""
     return (
@@ -178,14 +180,14 @@ def longer(reach: float, first: float) -> str:
 
 
 def shorter(reach: float, first: float) -> str:
-    """What to say where values reach much less far than those of the first task, if they do."""
+    """A warning if values reach much less far than those of the first task; else empty."""
     if not 0 < reach * UNLIKE < first:
         return ""
-    return f"these images reach {reach:g} only, those of the first task {first:g}; scale both alike"
+    return f"these images reach only {reach:g}, those of the first task {first:g}; scale both alike"
 
 
 def _check_range(floats: Array, name: str) -> None:
-    """Refuses what was meant to be scaled."""
+    """Refuses floats that were probably meant to be scaled."""
     if (reach := reach_of(floats)) > MOST:
         raise DataError(
             f"{name}: floats are used as they are, but these reach {reach:g}; scale them to "
@@ -210,7 +212,7 @@ def as_label_array(values: Any, name: str = "labels") -> Array:
     Raises:
         DataError: They are neither whole numbers nor texts, or have another shape.
     """
-    if isinstance(values, (list, tuple)):  # of which NumPy would make texts throughout
+    if isinstance(values, (list, tuple)):  # NumPy would turn mixed lists into texts
         texts = [isinstance(label, str) for label in values]
         if any(texts) and not all(texts):
             values = np.array(values, dtype=object)
@@ -261,7 +263,7 @@ def _plain_labels(array: Array, name: str) -> Array:
 
 
 def _writable(texts: Array, name: str) -> Array:
-    """Texts that a file can hold."""
+    """Refuses texts that cannot be encoded, since a file could not store them."""
     for text in np.unique(texts):
         try:
             text.encode()
@@ -271,7 +273,7 @@ def _writable(texts: Array, name: str) -> Array:
 
 
 def kind_of(labels: Array) -> str:
-    """What labels are, in words."""
+    """``"texts"`` or ``"whole numbers"``, for messages."""
     return "texts" if labels.dtype.kind == "U" else "whole numbers"
 
 
@@ -283,7 +285,7 @@ def labelled(
     channels_first: bool | None = None,
     bounded: bool = True,
 ) -> tuple[Tensor, float, Array]:
-    """Images and their labels, checked together: the one way in for both.
+    """Images and their labels, checked together.
 
     Args:
         images: See :func:`as_images`.
@@ -310,7 +312,7 @@ def labelled(
 
 
 def encode_labels(*groups: np.ndarray[Any, Any]) -> tuple[list[Tensor], tuple[str, ...]]:
-    """Labels as 0 to classes - 1, in sorted order over all groups, and the names of the classes.
+    """Labels as 0 to classes - 1 in sorted order over all groups, and the names of the classes.
 
     Raises:
         DataError: Some are numbers and some texts.
@@ -321,6 +323,32 @@ def encode_labels(*groups: np.ndarray[Any, Any]) -> tuple[list[Tensor], tuple[st
     ends = np.cumsum([len(group) for group in groups])[:-1]
     encoded = [torch.from_numpy(part.astype(np.int64)) for part in np.split(place, ends)]
     return encoded, tuple(str(label) for label in known.tolist())
+
+
+def number_labels(
+    name: str, groups: Sequence[Array], class_names: tuple[str, ...] = ()
+) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Labels as 0 to classes - 1, and the names of the classes.
+
+    Args:
+        name: The data set's name, for the error.
+        groups: Labels of the training images, and of the test images if there are any.
+        class_names: The name of each class, if known: whole numbers then stay what they are.
+
+    Raises:
+        DataError: A number is no class, or a test label does not occur in training.
+    """
+    if class_names and all(group.dtype.kind != "U" for group in groups):
+        encoded = [torch.from_numpy(group.astype(np.int64)) for group in groups]
+        for labels in encoded:
+            check_labels(name, labels, len(class_names))
+        return encoded, class_names
+    encoded, class_names = encode_labels(*groups)
+    unseen = sorted(set(torch.cat(encoded).tolist()) - set(encoded[0].tolist()))
+    if unseen:
+        label = one_line(class_names[unseen[0]], 40)
+        raise DataError(f"{name}: test label {label} does not occur among the training labels")
+    return encoded, class_names
 
 
 @usual_modes()
@@ -358,21 +386,17 @@ def from_arrays(
         names=(f"{name}: x_train", f"{name}: y_train"),
         channels_first=channels_first,
     )
-    if x_test is None:
-        (encoded,), names = encode_labels(labels)
-        return split_by_seed(name, images, encoded, names, scale, seed=seed, source=source)
-    tests, test_scale, test_labels = labelled(
-        x_test,
-        y_test,
-        names=(f"{name}: x_test", f"{name}: y_test"),
-        channels_first=channels_first,
-    )
-    if scale != test_scale:
-        raise DataError(f"{name}: x_train and x_test have different types; use one")
-    (encoded, encoded_tests), names = encode_labels(labels, test_labels)
-    unseen = sorted(set(encoded_tests.tolist()) - set(encoded.tolist()))
-    if unseen:
-        raise DataError(
-            f"{name}: test label {names[unseen[0]]} does not occur among the training labels"
+    parts = [(images, labels)]
+    if x_test is not None:
+        tests, test_scale, test_labels = labelled(
+            x_test,
+            y_test,
+            names=(f"{name}: x_test", f"{name}: y_test"),
+            channels_first=channels_first,
         )
-    return ImageData(name, images, encoded, tests, encoded_tests, names, scale, source)
+        if scale != test_scale:
+            raise DataError(f"{name}: x_train and x_test have different types; use one")
+        parts.append((tests, test_labels))
+    encoded, names = number_labels(name, [given for _, given in parts])
+    pairs = [(stored, numbers) for (stored, _), numbers in zip(parts, encoded, strict=True)]
+    return assemble(name, pairs, names, scale, seed=seed, source=source)

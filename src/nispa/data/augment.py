@@ -1,8 +1,7 @@
-"""Images shifted, cut and mirrored at random, so that a network meets each in many versions.
+"""Random shifts, crops and flips, so that a network sees many variants of each image.
 
-What happens to an image in an epoch is drawn at the epoch's beginning, for all images at once, from
-a stream of the caller's; so it does not depend on batches, and a run that is taken up again in the
-middle of an epoch sees the same images.
+The caller's stream draws the changes of all images at the beginning of an epoch. So they do not
+depend on batches, and a run that resumes in the middle of an epoch sees the same images.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from torch import Tensor
 from nispa.errors import ConfigError
 
 EIGHTH = 8
-"""The part of an image's shorter side that it moves by at most, unless a number is given."""
+"""Without a number, images move by at most this fraction (1/8) of their shorter side."""
 
 _WORD = re.compile("(shift|crop)(?::([0-9]{1,5}))?|flip")
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What may happen to an image.
+    """Random changes to an image.
 
     Attributes:
-        shift: Pixels that it moves by at most, up, down, left and right; what comes in is 0.
-        crop: As ``shift``, but what comes in is the image mirrored at its edge: a cut at random out
-            of the image with a border of so many pixels.
-        flip: Whether left and right change places, every second time.
+        shift: Most pixels to move it up, down, left or right; the gap is filled with 0.
+        crop: As ``shift``, but the gap is filled with the image mirrored at its edge: a random crop
+            of the image padded by so many pixels.
+        flip: Whether to mirror it left to right, with probability 1/2.
     """
 
     shift: int = 0
@@ -45,10 +44,10 @@ class Augment:
             raise ConfigError(f"flip={self.flip} must be True or False")
 
     def check(self, height: int, width: int) -> None:
-        """Images must be larger than what they move by.
+        """Checks these changes against the size of the images.
 
         Raises:
-            ConfigError: They are not.
+            ConfigError: A side is not larger than ``shift`` or ``crop``, or rows would be mirrored.
         """
         for name in ("shift", "crop"):
             if getattr(self, name) >= min(height, width):
@@ -60,7 +59,7 @@ class Augment:
             raise ConfigError(f"flip must be off for rows of {width} features: they have no mirror")
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """What happens to each of some images.
+        """Draws the changes of ``count`` images.
 
         Returns:
             ``(count, 5)`` int64: shift down and right, crop down and right, flip or not.
@@ -78,7 +77,7 @@ class Augment:
 
     @staticmethod
     def apply(images: Tensor, drawn: Tensor) -> Tensor:
-        """Images ``(n, channels, height, width)`` of any type after what was drawn for each."""
+        """Images ``(n, channels, height, width)`` of any type, changed as ``drawn`` says."""
         count, channels, height, width = images.shape
         rows = torch.arange(height, device=images.device).expand(count, -1)
         columns = torch.arange(width, device=images.device).expand(count, -1)
@@ -93,7 +92,7 @@ class Augment:
 
 
 def _source(places: Tensor, shift: Tensor, crop: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Where rows or columns come from, and whether they come from inside the image."""
+    """Source index of each row or column, and whether it lies inside the image."""
     shifted = places - shift
     inside = (shifted >= 0) & (shifted < side)
     moved = (shifted.clamp(0, side - 1) - crop).abs()
@@ -101,11 +100,11 @@ def _source(places: Tensor, shift: Tensor, crop: Tensor, side: int) -> tuple[Ten
 
 
 def parse_augment(text: str, side: int) -> Augment:
-    """What a text such as ``shift,flip`` or ``crop:4,flip`` asks for.
+    """Parses a text such as ``shift,flip`` or ``crop:4,flip``.
 
     Args:
-        text: Words set apart by commas: ``shift`` and ``crop``, maybe with pixels, and ``flip``.
-        side: The shorter side of an image, of which an eighth is usual.
+        text: ``shift``, ``crop`` (both optionally with pixels) and ``flip``, separated by commas.
+        side: The shorter side of an image; without pixels, images move by an eighth of it.
 
     Raises:
         ConfigError: It is something else.

@@ -1,4 +1,4 @@
-"""The data sets known by name, as data: classes, sizes, checksums and addresses."""
+"""The named data sets: classes, sizes, checksums and addresses."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Remote:
 
     Attributes:
         file: Its name in the cache.
-        md5: Checksum of the file as it comes.
-        urls: Where to get it, in the order to try.
-        most_bytes: A download that grows beyond this is stopped.
+        md5: Checksum of the downloaded file.
+        urls: Addresses, in the order to try them.
+        most_bytes: A download that exceeds this is stopped.
     """
 
     file: str
@@ -29,11 +29,11 @@ class Remote:
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set known by name.
+    """A named data set.
 
     Attributes:
         name: Its name.
-        layout: How its files are laid out: ``"mnist"``, ``"emnist"`` or ``"cifar"``.
+        layout: The layout of its files: ``"mnist"``, ``"emnist"`` or ``"cifar"``.
         class_names: Its classes in the order of the labels.
         train: Training images of the canonical data set.
         test: Test images of the canonical data set.
@@ -65,7 +65,7 @@ MNIST_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-# The long lists below are texts cut at blanks: a name a line would fill three screens.
+# Long lists are split from texts, since one name per line would fill three screens.
 DIGITS = tuple(string.digits)
 FASHION = (
     "T-shirt/top",
@@ -235,7 +235,7 @@ _ENTRIES = (
 )
 CATALOG: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 NAMES = ("digits", *CATALOG)
-# What people also write; the nearest name by letters would be another data set.
+# Common short forms; the name most similar to them would be another data set.
 OTHER_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "fmnist": "fashion-mnist",

@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100, binary and Python version, from a folder or straight from the archive.
+"""Reads CIFAR-10 and CIFAR-100, binary or Python version, from a folder or the archive itself.
 
-The Python version is a pickle, and unpickling runs whatever a file asks for. So the pickle is never
-loaded: :mod:`nispa.data.pickles` walks its opcodes and copies out one array and one list.
+The Python version is a pickle, and unpickling runs whatever a file asks for. So it is never loaded:
+its opcodes are listed with :mod:`pickletools`, and one array and one list are copied out of them.
 
 Layout: https://www.cs.toronto.edu/~kriz/cifar.html (a record is one label byte, or a coarse and a
 fine one, then 3,072 bytes: the red, the green and the blue plane of a 32×32 image).
@@ -11,31 +11,39 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import pickletools
+import struct
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nispa.data.pickles import read_batch
 from nispa.errors import DataError
 from nispa.files import wording
 
 PIXELS = 3 * 32 * 32
 MOST_BYTES = 512 << 20  # of a file, or an archive unpacked; the largest canonical has 186 MB
+ARRAY_CALLS = (
+    "numpy.core.multiarray _reconstruct",
+    "numpy._core.multiarray _reconstruct",
+    "numpy ndarray",
+    "numpy dtype",
+)
+KEYS = ("batch_label", "labels", "fine_labels", "coarse_labels", "data", "filenames")
 
 
 def read_cifar(
     path: Path, files: Collection[str], *, classes: int, binary: bool
 ) -> tuple[list[tuple[Tensor, Tensor]], list[str]]:
-    """Images and labels of each file in turn, and the MD5 of each.
+    """Images and labels of each file, and its MD5.
 
     Args:
-        path: The folder that holds the files, or a ``.tar.gz`` of it.
+        path: The folder with the files, or a ``.tar.gz`` of it.
         files: Names of the files without folder.
         classes: 10 or 100.
         binary: Whether the files are of the binary version.
@@ -77,12 +85,12 @@ def _from_folder(path: Path, files: Collection[str]) -> Iterator[tuple[str, byte
 
 
 def _from_tar(path: Path, files: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Members by the name of their file, wherever they lie; nothing is written to disk."""
+    """Members by file name, in any folder; nothing is written to disk."""
     try:
         with gzip.open(path) as packed:
             plain = _Bounded(packed)
             yield from _members(plain, files, path)
-            while plain.read(1 << 20):  # to the end, where the checksum stands
+            while plain.read(1 << 20):  # to the end, where the checksum is
                 pass
     except DataError:
         raise
@@ -110,7 +118,7 @@ def _members(plain: Any, files: Collection[str], path: Path) -> Iterator[tuple[s
 
 
 class _Bounded:
-    """A stream that gives no more than :data:`MOST_BYTES`, whatever its packed size."""
+    """A stream of at most :data:`MOST_BYTES`, whatever its compressed size."""
 
     def __init__(self, file: gzip.GzipFile) -> None:
         self._file, self._left = file, MOST_BYTES
@@ -138,10 +146,55 @@ def _read_binary(content: bytes, classes: int, where: str) -> tuple[Tensor, Tens
 
 def _read_python(content: bytes, classes: int, where: str) -> tuple[Tensor, Tensor]:
     key = "labels" if classes == 10 else "fine_labels"
-    shape, values, labels = read_batch(content, key, where)
-    if len(shape) != 2 or shape[1] != PIXELS or not shape[0]:
-        raise DataError(f"{where}: its data has the shape {shape}, expected (n, {PIXELS})")
-    if len(labels) != shape[0]:
-        raise DataError(f"{where}: {shape[0]} images but {len(labels)} labels")
+    try:
+        values, labels = _literals_of(content, key)
+    except (ValueError, IndexError, KeyError, struct.error, MemoryError, Warning) as error:
+        raise DataError(f"{where}: not a readable batch of CIFAR ({wording(error)})") from None
     images = np.frombuffer(bytearray(values), dtype=np.uint8).reshape(-1, 3, 32, 32)
     return torch.from_numpy(images), torch.tensor(labels, dtype=torch.int64)
+
+
+def _literals_of(content: bytes, label_key: str) -> tuple[bytes, list[int]]:
+    """The pixels and labels of a pickled batch, copied out of the opcodes that hold them.
+
+    A batch is a dictionary, so each text that is one of its keys starts a new group of literals:
+    under ``data`` the shape, type and bytes of one array, under ``labels`` the numbers.
+
+    Raises:
+        ValueError: It holds anything else than a batch.
+    """
+    groups: dict[str, list[Any]] = {}
+    group: list[Any] = []
+    memo: dict[Any, Any] = {}
+    for opcode, found, _ in pickletools.genops(content):
+        name, argument = opcode.name, cast(Any, found)
+        if name == "PROTO" and argument > 2:
+            raise ValueError(f"pickle protocol {argument}, expected 2")
+        if name == "GLOBAL" and argument not in ARRAY_CALLS:
+            raise ValueError(f"it asks for {argument!r}")
+        if name.endswith("PUT"):
+            memo[argument] = group[-1] if group else None
+        elif name.endswith("GET"):
+            group.append(memo.get(argument))
+        elif name in ("NEWTRUE", "NEWFALSE"):
+            group.append(name == "NEWTRUE")
+        elif isinstance(argument, str) and argument in KEYS:
+            group = groups.setdefault(argument, [])
+        elif name != "GLOBAL" and isinstance(argument, (str, int)):
+            group.append(argument)
+    for key in ("data", label_key):
+        if key not in groups:
+            raise ValueError(f"it has no '{key}'")
+    match groups["data"]:
+        case [0, "b", _, int(rows), int(columns), "u1", *_, False, str(values)]:
+            # pickletools shows the bytes of Python 2 as Latin-1.
+            pixels, labels = values.encode("latin-1"), groups[label_key]
+        case _:
+            raise ValueError("its 'data' is not an array of unsigned bytes, stored row by row")
+    if columns != PIXELS or not rows or len(pixels) != rows * columns:
+        raise ValueError(f"its data has the shape {rows, columns}, expected (n, {PIXELS})")
+    if not all(type(label) is int and 0 <= label < 2**31 for label in labels):
+        raise ValueError(f"its '{label_key}' is not a list of classes")
+    if len(labels) != rows:
+        raise ValueError(f"{rows} images but {len(labels)} labels")
+    return pixels, labels

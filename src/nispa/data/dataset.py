@@ -1,4 +1,4 @@
-"""A data set in memory, and its identity: what exactly a number was measured on."""
+"""A data set in memory, and its identity: the exact content behind a measured number."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from nispa.files import one_line
 BYTE_SCALE = 1.0 / 255.0
 TEST_SHARE = 0.2
 MOST_NAMED = 5
-"""Classes, files or kinds that a note names one by one."""
+"""How many classes, files or kinds a note names before it says "and N more"."""
 
 Progress = Callable[[str, int, int], None]
-"""Called as ``progress(what, done, total)``; ``total`` is 0 where it is not known."""
+"""Called as ``progress(what, done, total)``; ``total`` is 0 if unknown."""
 
 
 @dataclass(frozen=True)
 class DataIdentity:
-    """What a data set is, as a record keeps it.
+    """The identity of a data set, as a record stores it.
 
     Attributes:
-        name: Its name, such as ``"mnist"``; for a user's own data that of the file or folder.
-        canonical: True only where the content was proven to be the published one; None for data
-            of one's own, which has no published version.
-        sha256: Over the decoded arrays (see :func:`digest`), so the same content has the same value
+        name: Its name, such as ``"mnist"``; for a user's own data the name of the file or folder.
+        canonical: True only if the content is proven to be the published one; None for a user's
+            own data, which has no published version.
+        sha256: Of the decoded arrays (see :func:`digest`): the same content has the same value,
             whatever files it came in.
-        source: What it was read from, such as ``"IDX files"``.
-        note: How canonical content was proven, or how this content differs from it.
+        source: The kind of files it was read from, such as ``"IDX files"``.
+        note: How canonical content was proven, or how this content differs.
     """
 
     name: str
@@ -52,7 +52,7 @@ class DataIdentity:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Labelled images, training and test, as stored: nothing is scaled before a batch needs it.
+    """Labelled images for training and test, as stored; batches are scaled when they are needed.
 
     Attributes:
         name: The name of the data set.
@@ -61,13 +61,13 @@ class ImageData:
         test_images: As ``train_images``.
         test_labels: As ``train_labels``.
         class_names: The name of each class, in the order of the labels.
-        scale: Factor that brings a stored pixel into [0, 1]; 1 for float images.
-        source: What it was read from.
-        canonical: Whether the content is proven to be the published one; None for own data.
+        scale: Factor that scales a stored pixel to [0, 1]; 1 for float images.
+        source: The kind of files it was read from.
+        canonical: Whether the content is proven to be the published one; None for a user's data.
         note: How it was proven, or what differs.
 
     Raises:
-        DataError: Images and labels do not fit together, or a label is not a class.
+        DataError: Images and labels do not match, or a label is not a class.
     """
 
     name: str
@@ -99,7 +99,7 @@ class ImageData:
 
     @cached_property
     def identity(self) -> DataIdentity:
-        """What the data set is, with the hash of its content."""
+        """The identity of the data set, with the hash of its content."""
         arrays = (self.train_images, self.train_labels, self.test_images, self.test_labels)
         note = "; ".join(filter(None, (self._unmeasured(), self.note)))
         return DataIdentity(self.name, self.canonical, digest(*arrays), self.source, note)
@@ -126,7 +126,7 @@ class ImageData:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Some names for a note: the first few, and how many more there are."""
+    """Names for a note: the first few, and how many more there are."""
     more = len(names) - MOST_NAMED
     shown = ", ".join(one_line(name, 40) for name in names[:MOST_NAMED])
     return f"{shown} and {more} more" if more > 0 else shown
@@ -137,7 +137,7 @@ def _size(images: Tensor) -> str:
 
 
 def check_pair(name: str, images: Tensor, labels: Tensor) -> None:
-    """Images must be 4-dimensional and have one label each; there must be at least one.
+    """Checks that images are 4-dimensional, not empty, and have one label each.
 
     Raises:
         DataError: They are not.
@@ -155,10 +155,10 @@ def check_pair(name: str, images: Tensor, labels: Tensor) -> None:
 
 
 def check_labels(name: str, labels: Tensor, classes: int) -> None:
-    """Labels must lie between 0 and ``classes`` - 1.
+    """Checks that labels are between 0 and ``classes`` - 1.
 
     Raises:
-        DataError: One does not; the message names it and its place.
+        DataError: One is not; the message names it and its position.
     """
     wrong = torch.nonzero((labels < 0) | (labels >= classes)).flatten()
     if wrong.numel():
@@ -170,7 +170,7 @@ def check_labels(name: str, labels: Tensor, classes: int) -> None:
 
 
 def digest(*arrays: Tensor) -> str:
-    """SHA-256 over each array's type, shape and bytes (row by row, little-endian), in hex."""
+    """SHA-256 of each array's type, shape and bytes (row by row, little-endian), in hex."""
     total = hashlib.sha256()
     for array in arrays:
         values = array.contiguous().numpy()
@@ -180,28 +180,11 @@ def digest(*arrays: Tensor) -> str:
     return total.hexdigest()
 
 
-def check_seen(name: str, encoded: Sequence[Tensor], class_names: Sequence[str]) -> None:
-    """Labels of test images, if there are some, must occur among those of training images.
-
-    Args:
-        name: The data set's name, for the error.
-        encoded: Labels of the training and of the test images, as places in
-        class_names: the names of all classes.
-
-    Raises:
-        DataError: One does not.
-    """
-    unseen = sorted(set(torch.cat(list(encoded)).tolist()) - set(encoded[0].tolist()))
-    if unseen:
-        label = one_line(class_names[unseen[0]], 40)
-        raise DataError(f"{name}: test label {label} does not occur among the training labels")
-
-
 def check_wanted(name: str, only: Collection[int] | None, classes: int) -> None:
-    """Classes that are asked for must be there.
+    """Checks that the requested classes exist.
 
     Raises:
-        ScenarioError: One is not.
+        ScenarioError: One does not.
     """
     for label in sorted(only or ()):
         if not 0 <= label < classes:
@@ -211,14 +194,14 @@ def check_wanted(name: str, only: Collection[int] | None, classes: int) -> None:
 
 
 def only_note(only: Collection[int] | None, classes: int) -> str:
-    """What a record says where not all classes were read; empty where all were."""
+    """A note for the record if not all classes were read; else empty."""
     if only is None or len(only) >= classes:
         return ""
     return f"{len(only)} of its {classes} classes were read, which sha256 is over"
 
 
 def sort_names(names: Iterable[str]) -> list[str]:
-    """Class names in order: as numbers where all of them are whole numbers, else as texts."""
+    """Class names sorted as numbers if all are whole numbers, else as texts."""
     known = list(names)
     if all(re.fullmatch("-?[0-9]+", name) for name in known):
         return sorted(known, key=lambda name: (int(name), name))
@@ -226,9 +209,9 @@ def sort_names(names: Iterable[str]) -> list[str]:
 
 
 def share_of(share: float, count: int) -> int:
-    """The whole part of ``share * count``, with the share taken as the decimal that it prints as.
+    """The whole part of ``share * count``, computed in decimal.
 
-    So 0.29 of 100 is 29, although ``0.29 * 100`` is 28.999… in binary.
+    So 0.29 of 100 is 29, although ``0.29 * 100`` is 28.999… in binary floats.
     """
     return int(Fraction(str(share)) * count)
 
@@ -236,19 +219,19 @@ def share_of(share: float, count: int) -> int:
 def hold_out(
     labels: Tensor, *, seed: int, name: str, class_names: tuple[str, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Which images to train on and which to test on: a fifth of each class, at random.
+    """Rows to train on and rows to test on: a random fifth of each class is for testing.
 
     Args:
         labels: Class of each image, ``(n,)`` int64.
-        seed: The split depends on nothing but this and the labels.
+        seed: The split depends only on this and the labels.
         name: The data set's name, for the error.
         class_names: Names of the classes, for the error.
 
     Returns:
-        Rows of the training and of the test images, each in rising order.
+        Rows of the training and of the test images, both ascending.
 
     Raises:
-        DataError: A class has a single image.
+        DataError: A class has only one image.
     """
     held = torch.zeros(labels.shape[0], dtype=torch.bool)
     for label in sorted(set(labels.tolist())):
@@ -264,30 +247,38 @@ def hold_out(
     return torch.nonzero(~held).flatten(), torch.nonzero(held).flatten()
 
 
-def split_by_seed(
+def assemble(
     name: str,
-    images: Tensor,
-    labels: Tensor,
+    parts: Sequence[tuple[Tensor, Tensor]],
     class_names: tuple[str, ...],
     scale: float,
     *,
     seed: int,
     source: str,
-    note: str = "",
+    notes: Iterable[str] = (),
 ) -> ImageData:
-    """A data set without a test set of its own: a fifth of each class is held out by the seed."""
-    check_pair(name, images, labels)
-    check_labels(name, labels, len(class_names))
-    train, test = hold_out(labels, seed=seed, name=name, class_names=class_names)
-    how = f"no test set given: a fifth of each class was held out by seed {seed}"
-    return ImageData(
-        name=name,
-        train_images=images[train],
-        train_labels=labels[train],
-        test_images=images[test],
-        test_labels=labels[test],
-        class_names=class_names,
-        scale=scale,
-        source=source,
-        note=f"{note}; {how}" if note else how,
-    )
+    """A data set from its images and labels.
+
+    Args:
+        name: Name of the data set.
+        parts: Images and labels to train on, and those to test on if there are any; otherwise the
+            seed holds out a fifth of each class.
+        class_names: Names of the classes, in the order of the labels.
+        scale: Factor that scales a stored pixel to [0, 1].
+        seed: Determines the test split if there is none.
+        source: The kind of files it was read from.
+        notes: Remarks for the record; empty ones are left out.
+
+    Raises:
+        DataError: Images and labels do not match, or a class has too few images to split.
+    """
+    said = [note for note in notes if note]
+    train, *tests = parts
+    if not tests:
+        images, labels = train
+        check_pair(name, images, labels)
+        check_labels(name, labels, len(class_names))
+        rows, held = hold_out(labels, seed=seed, name=name, class_names=class_names)
+        train, tests = (images[rows], labels[rows]), [(images[held], labels[held])]
+        said.append(f"no test set given: a fifth of each class was held out by seed {seed}")
+    return ImageData(name, *train, *tests[0], class_names, scale, source, note="; ".join(said))

@@ -11,7 +11,7 @@ from nispa.data.dataset import ImageData, hold_out
 
 SPLIT_SEED = 0
 SHA256 = "3b7fa0174ec69290e6652ff16d235368ca5c634f32af01bb41243582e8208b80"
-"""Of the digits of scikit-learn 1.9 in the split made here."""
+"""Of scikit-learn 1.9's digits in this split."""
 
 
 def load_digits() -> ImageData:

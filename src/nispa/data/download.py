@@ -1,4 +1,4 @@
-"""Downloads with pooch into its cache: resumed, size-limited, and checked before they are used."""
+"""Downloads through pooch: resumable, limited in size, and verified before use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK_BYTES = 1 << 18
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ``$NISPA_CACHE``, or the system's usual place for caches."""
+    """The folder for downloads: ``$NISPA_CACHE``, or the system's cache."""
     import pooch
 
     return Path(os.environ.get("NISPA_CACHE") or pooch.os_cache("nispa"))
@@ -34,15 +34,15 @@ def fetch(
     progress: Progress | None = None,
     timeout_s: tuple[float, float] = (CONNECT_S, READ_S),
 ) -> None:
-    """Downloads what is missing of ``remotes`` into ``folder``, trying each address in turn.
+    """Downloads missing files of ``remotes`` into ``folder``, trying each address in turn.
 
-    A download that was cut goes on where it stopped, in this call or in a later one.
+    An interrupted download continues where it stopped, in this call or a later one.
 
     Args:
         remotes: The files.
-        folder: Where they go; made if it is not there.
-        progress: Called with the file's name, bytes done and bytes in all.
-        timeout_s: Seconds to wait for a connection and for the next bytes.
+        folder: Where to put them; it is created if missing.
+        progress: Called with the file's name, bytes done and total bytes.
+        timeout_s: Seconds to wait for a connection, and for the next bytes.
 
     Raises:
         DataError: No address gave a file with the right checksum.
@@ -76,7 +76,7 @@ def _fetch_one(
     progress: Progress | None,
     timeout_s: tuple[float, float],
 ) -> None:
-    """One file from one address, by way of pooch, which verifies it and puts it in place."""
+    """Downloads one file from one address; pooch verifies it and moves it into place."""
     import pooch
 
     downloader = Resuming(
@@ -93,7 +93,7 @@ def _fetch_one(
             )
     except DataError:
         raise
-    except ValueError:  # pooch's way to say that the hash is wrong; it removed the file
+    except ValueError:  # from pooch: the hash is wrong, and it has removed the file
         raise DataError("wrong checksum, the file was removed") from None
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror or error})") from None
@@ -101,7 +101,7 @@ def _fetch_one(
 
 @contextmanager
 def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Silences pooch's own messages; progress is reported by ours."""
+    """Silences pooch's messages, since ``progress`` reports instead."""
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -111,7 +111,7 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 
 
 class Resuming:
-    """A downloader for pooch that keeps what came in ``NAME.part`` and goes on from there."""
+    """A downloader for pooch that keeps partial content in ``NAME.part`` and resumes from it."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Resuming:
         """Downloads ``url`` and moves it to ``output_file``, whole.
 
         Raises:
-            DataError: The server does not have it, or the connection was cut; what came is kept.
+            DataError: The server does not have it, or the connection broke; partial data is kept.
         """
         import requests
         import urllib3
@@ -151,7 +151,7 @@ class Resuming:
         if there and (self._part.is_symlink() or not self._part.is_file()):
             raise DataError(f"{self._part} is a link, or no regular file; delete it")
         have = self._part.stat().st_size if there else 0
-        # Bytes as they are: some servers would unpack .gz files on the way otherwise.
+        # Ask for the bytes unchanged: some servers would otherwise unpack .gz files on the way.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with requests.get(url, headers=headers, stream=True, timeout=self._timeout_s) as answer:
             if answer.status_code == 416 and have:
@@ -191,7 +191,7 @@ class Resuming:
 
 
 def _reason(error: Exception) -> str:
-    """A network error in a few words."""
+    """A network error in plain words."""
     text = str(error)
     if "imed out" in text:
         return "timed out"

@@ -1,4 +1,4 @@
-"""EMNIST straight from its canonical archive ``gzip.zip``, without unpacking it to disk."""
+"""Reads EMNIST from its canonical archive ``gzip.zip`` without unpacking it to disk."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any, cast
 from torch import Tensor
 
 from nispa.data.archives import DAMAGED_ZIP, check_unpacked
-from nispa.data.idx import MOST_DEFLATE, read_idx_stream
+from nispa.data.idx import read_idx_stream
 from nispa.errors import DataError
 from nispa.files import wording
 
 
 def read_zip(path: Path, files: Sequence[str]) -> list[Tensor]:
-    """IDX members of a zip archive: images and labels in turn, uint8 as stored.
+    """IDX members of a zip archive: images and labels alternating, uint8 as stored.
 
     Args:
         path: The archive.
-        files: Names of the members without folder and ``.gz``; images have ``idx3`` in theirs.
+        files: Names of the members without folder and ``.gz``; those of images contain ``idx3``.
 
     Raises:
-        DataError: The archive is damaged, or lacks a member.
+        DataError: The archive is damaged, or a member is missing.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -34,12 +34,12 @@ def read_zip(path: Path, files: Sequence[str]) -> list[Tensor]:
                 info = members.get(f"{file}.gz") or members.get(file)
                 if info is None:
                     raise DataError(f"{path}: holds no {file}.gz; it is not EMNIST's archive")
-                size = min(info.file_size, info.compress_size * MOST_DEFLATE)
-                check_unpacked(size, f"{path}: {info.filename}", "get the archive again")
+                where = f"{path}: {info.filename}"
+                check_unpacked(info.file_size, where, "get the archive again")
                 with archive.open(info) as member:
                     plain = io.BufferedReader(cast(Any, member))
                     dims = 3 if "idx3" in file else 1
-                    found.append(read_idx_stream(plain, size, dims, f"{path}: {info.filename}"))
+                    found.append(read_idx_stream(plain, dims, where))
             return found
     except DataError:
         raise

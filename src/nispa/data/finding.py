@@ -1,4 +1,4 @@
-"""Where the files of a data set lie in a folder that the user names."""
+"""Finds the files of a data set in a folder that the user names."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Listing = Mapping[Path, Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Found:
-    """Files that hold a data set.
+class DataFiles:
+    """The files of a data set.
 
     Attributes:
         form: ``"idx"``, ``"zip"``, ``"binary"``, ``"python"`` or ``"parquet"``.
         path: The folder, or the archive.
-        files: The files in order; empty for an archive.
+        files: The files, in order; empty for an archive.
     """
 
     form: str
@@ -38,7 +38,7 @@ class Found:
 
     @property
     def source(self) -> str:
-        """What it is, in words."""
+        """The kind of files, in words."""
         words = {
             "idx": "IDX files",
             "zip": "EMNIST archive gzip.zip",
@@ -50,10 +50,10 @@ class Found:
 
 
 def check_folder(folder: Path) -> None:
-    """A data folder must be there and readable.
+    """Checks that a data folder exists and is readable.
 
     Raises:
-        DataError: It is not.
+        DataError: It does not, or is not.
     """
     if not folder.exists():
         raise DataError(f"data folder {folder} does not exist; check {either('folder=', '--data')}")
@@ -65,7 +65,7 @@ def check_folder(folder: Path) -> None:
 
 
 def list_files(folder: Path, depth: int = DEPTH) -> Listing:
-    """The files of ``folder`` and of its sub-folders, three levels deep, in sorted order.
+    """The files in ``folder`` and, down to ``depth`` levels, in its sub-folders, sorted.
 
     Raises:
         DataError: There are too many to search.
@@ -81,7 +81,7 @@ def list_files(folder: Path, depth: int = DEPTH) -> Listing:
                     ordered = sorted(entries, key=lambda entry: entry.name)
                 files = [entry.name for entry in ordered if entry.is_file()]
                 folders = [entry.name for entry in ordered if entry.is_dir()]
-            except OSError:  # a sub-folder without permission holds nothing for us
+            except OSError:  # skip a sub-folder that we may not read
                 continue
             seen += len(ordered)
             if seen > MOST_ENTRIES:
@@ -96,11 +96,11 @@ def list_files(folder: Path, depth: int = DEPTH) -> Listing:
     return found
 
 
-def find(entry: Entry, listing: Listing) -> Found | None:
-    """The files of a data set in a listing, canonical forms before others; None if there are none.
+def find(entry: Entry, listing: Listing) -> DataFiles | None:
+    """The files of a data set in a listing, canonical forms first; None if there are none.
 
     Raises:
-        DataError: Some of its files are there and some are missing.
+        DataError: Some of its files are present and some are missing.
     """
     if entry.layout == "mnist":
         found = _find_mnist(entry, listing)
@@ -112,7 +112,7 @@ def find(entry: Entry, listing: Listing) -> Found | None:
 
 
 def idx_files(folder: Path, names: Sequence[str], wanted: Sequence[str]) -> list[Path | None]:
-    """The path of each wanted IDX file in a folder, gzip or not, with ``-idx`` or ``.idx``."""
+    """The path of each wanted IDX file in a folder, with or without gzip, or None if missing."""
     known = set(names)
     found: list[Path | None] = []
     for name in wanted:
@@ -122,18 +122,20 @@ def idx_files(folder: Path, names: Sequence[str], wanted: Sequence[str]) -> list
     return found
 
 
-def _complete(folder: Path, files: Sequence[Path | None], wanted: Sequence[str]) -> Found | None:
+def _complete(
+    folder: Path, files: Sequence[Path | None], wanted: Sequence[str]
+) -> DataFiles | None:
     present = [file for file in files if file is not None]
     if not present:
         return None
     if len(present) < len(wanted):
         missing = [name for name, file in zip(wanted, files, strict=True) if file is None]
         raise DataError(f"{folder}: {missing[0]} is missing (with or without .gz)")
-    return Found("idx", folder, tuple(present))
+    return DataFiles("idx", folder, tuple(present))
 
 
 def name_of(folder: Path) -> str | None:
-    """The catalogued data set that the folder's name, or else its parent's, stands for."""
+    """The named data set that the folder's name, or else its parent's, refers to."""
     for part in reversed(folder.resolve().parts[-2:]):
         plain = _plain(part)
         if "fashionmnist" in plain or plain in ("fashion", "fmnist"):
@@ -142,7 +144,7 @@ def name_of(folder: Path) -> str | None:
             if plain.startswith(_plain(known)):
                 return known
         if "emnist" in plain or re.search("[a-z0-9]mnist", plain):
-            return "another"  # a relative of MNIST that is not catalogued, such as KMNIST
+            return "another"  # a relative of MNIST without an entry, such as QMNIST
     return None
 
 
@@ -150,9 +152,9 @@ def _plain(name: str) -> str:
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
-def _find_mnist(entry: Entry, listing: Listing) -> Found | None:
-    """MNIST and Fashion-MNIST share file names: content decides, then the folder's name."""
-    by_name: Found | DataError | None = None
+def _find_mnist(entry: Entry, listing: Listing) -> DataFiles | None:
+    """Tells MNIST and Fashion-MNIST, which share file names, apart by content, then by folder."""
+    by_name: DataFiles | DataError | None = None
     for folder, names in listing.items():
         files = idx_files(folder, names, MNIST_FILES)
         test_labels = files[-1]
@@ -166,14 +168,14 @@ def _find_mnist(entry: Entry, listing: Listing) -> Found | None:
             continue
         if found and content:
             return found
-        by_name = by_name if isinstance(by_name, Found) else found or by_name
+        by_name = by_name if isinstance(by_name, DataFiles) else found or by_name
     if isinstance(by_name, DataError):
         raise by_name
     return by_name
 
 
 def _name_by_content(test_labels: Path) -> str | None:
-    """Which of the data sets in MNIST's layout has these canonical test labels."""
+    """The data set in MNIST's layout with these canonical test labels, or None."""
     try:
         md5 = idx_md5(read_idx(test_labels, dims=1))
     except DataError:  # reading it later says what is wrong
@@ -181,10 +183,10 @@ def _name_by_content(test_labels: Path) -> str | None:
     return next((each.name for each in CATALOG.values() if md5 in each.content_md5), None)
 
 
-def _find_emnist(entry: Entry, listing: Listing) -> Found | None:
+def _find_emnist(entry: Entry, listing: Listing) -> DataFiles | None:
     for folder, names in listing.items():
         if "gzip.zip" in names:
-            return Found("zip", folder / "gzip.zip")
+            return DataFiles("zip", folder / "gzip.zip")
     wanted = stored_names(entry.name.removeprefix("emnist-"))
     partial: DataError | None = None
     for folder, names in listing.items():
@@ -206,32 +208,32 @@ CIFAR_FILES = {
 }
 
 
-def _find_cifar(entry: Entry, listing: Listing) -> Found | None:
-    """The archives first: their checksums prove canonical content."""
+def _find_cifar(entry: Entry, listing: Listing) -> DataFiles | None:
+    """Looks for archives first, since their checksums prove canonical content."""
     for archive in entry.archives:
         for folder, names in listing.items():
             if archive in names:
-                return Found("binary" if "binary" in archive else "python", folder / archive)
+                return DataFiles("binary" if "binary" in archive else "python", folder / archive)
     python = CIFAR_FILES[entry.name]
     binary = tuple(f"{name}.bin" for name in python)
     for form, files in (("python", python), ("binary", binary)):
         for folder, names in listing.items():
             present = [file for file in files if file in names]
-            # "train" and "test" are everyday names: beside CIFAR-100's lies its "meta".
+            # "train" and "test" are common names; CIFAR-100 also has a file "meta".
             if not present or (files == CIFAR_FILES["cifar100"] and "meta" not in names):
                 continue
             if len(present) < len(files):
                 missing = next(file for file in files if file not in names)
                 raise DataError(f"{folder}: {missing} is missing")
-            return Found(form, folder, tuple(folder / file for file in files))
+            return DataFiles(form, folder, tuple(folder / file for file in files))
     return None
 
 
 def parquet_files(folder: Path, listing: Listing) -> tuple[Path, ...]:
-    """The Parquet files of a data set that lies in a folder, as the Hugging Face hub lays it out.
+    """The Parquet files of a data set in a folder, in the layouts of the Hugging Face hub.
 
-    They lie in the folder itself, in a folder for each part, or in one folder around these: that of
-    a configuration, or ``data``.
+    They are in the folder itself, in one folder per part, or in a single folder around these, such
+    as ``data`` or that of a configuration.
 
     Raises:
         DataError: There are several such folders, or files that belong to no part.
@@ -265,7 +267,7 @@ def parquet_files(folder: Path, listing: Listing) -> tuple[Path, ...]:
 
 
 def plain_files(folder: Path, listing: Listing, *ends: str) -> tuple[Path, ...]:
-    """The files that lie in a folder itself and end in one of ``ends``."""
+    """The files directly in a folder whose names end in one of ``ends``."""
     return tuple(
         folder / name
         for name in listing.get(folder, ())
@@ -273,12 +275,12 @@ def plain_files(folder: Path, listing: Listing, *ends: str) -> tuple[Path, ...]:
     )
 
 
-def _find_parquet(entry: Entry, listing: Listing) -> Found | None:
+def _find_parquet(entry: Entry, listing: Listing) -> DataFiles | None:
     """Parquet files in a folder whose path names the data set."""
     for folder in listing:
         base = folder.parent if part_of_folder(folder.name) else folder
         if name_of(base) == entry.name:
             files = parquet_files(base, listing)
             if files:
-                return Found("parquet", base, files)
+                return DataFiles("parquet", base, files)
     return None

@@ -1,10 +1,10 @@
-"""Images in one folder for each class, with a folder for each part around them or without."""
+"""Image folders: one per class, optionally inside one per part (training, test)."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,35 +12,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nispa.data.dataset import (
-    BYTE_SCALE,
-    MOST_NAMED,
-    ImageData,
-    Progress,
-    check_wanted,
-    only_note,
-    sort_names,
-    split_by_seed,
-)
-from nispa.data.images import HEIC, ImageStack, Source, remarks, same_channels, suffixes
-from nispa.data.shaping import AS_STORED, Shaping
-from nispa.data.splits import TEST, TRAIN, VALIDATION, part_of_folder, unknown_part
+from nispa.data.dataset import MOST_NAMED, ImageData, check_wanted, sort_names
+from nispa.data.images import HEIC, ImageStack, Source, data_of, suffixes
+from nispa.data.shaping import Reading
+from nispa.data.splits import TRAIN, choose_test, part_of_folder, unknown_part
 from nispa.errors import DataError
 from nispa.files import one_line
 
 DEEPEST = 32
 Place = tuple[str, ...]
-"""Where something lies: the names of the folders above it, and its own."""
+"""A path inside a tree: the names of the folders above, and its own."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Files and folders below a folder, or in an archive; hidden ones are not among them.
+    """Files and folders below a folder or in an archive, without hidden ones.
 
     Attributes:
         where: What to call it in an error.
-        files: What reads each file.
-        folders: All folders, the empty ones, too.
+        files: Where to read each file from.
+        folders: All folders, including empty ones.
     """
 
     where: str
@@ -49,7 +40,7 @@ class Tree:
 
     @cached_property
     def tops(self) -> dict[str, Tree]:
-        """What lies in each of its own folders, in order."""
+        """The tree in each of its top folders, in sorted order."""
         files: dict[str, dict[Place, Source]] = {
             place[0]: {} for place in sorted(self.folders) if len(place) == 1
         }
@@ -67,7 +58,7 @@ class Tree:
 
     @cached_property
     def images(self) -> dict[str, Source]:
-        """Its image files in sorted order, those of folders below included, by their paths."""
+        """All image files by path, sorted, including those in deeper folders."""
         return {
             "/".join((self.where, *place)): self.files[place]
             for place in sorted(self.files)
@@ -76,45 +67,31 @@ class Tree:
 
     @property
     def direct(self) -> int:
-        """How many image files lie in none of its folders."""
+        """The number of image files outside its folders."""
         return sum(len(place) == 1 and _suffix(place) in suffixes() for place in self.files)
 
 
-def read_folder(
-    path: Path,
-    *,
-    seed: int,
-    name: str = "",
-    progress: Progress | None = None,
-    shaping: Shaping = AS_STORED,
-    only: Collection[int] | None = None,
-) -> ImageData:
-    """Images in one folder for each class; the folders' names are the names of the classes.
+def read_folder(path: Path, how: Reading = Reading(), *, name: str = "") -> ImageData:  # noqa: B008
+    """Images in one folder per class; the folders' names are the names of the classes.
 
-    Classes are numbered in sorted order (as numbers, where all names are numbers). Images in
-    folders below a class's folder belong to the class. The class folders may lie in folders for
-    training and test (any of the names in :mod:`nispa.data.splits`); where there is none for test
-    that for validation takes its place, and where there is neither the seed holds out a fifth of
-    each class.
+    Classes are numbered in sorted order (as numbers, if all names are numbers). Images in deeper
+    folders belong to the class above. The class folders may be inside folders for training and test
+    (any of the names in :mod:`nispa.data.splits`). Without a test folder the validation folder
+    takes its place; without either the seed holds out a fifth of each class.
 
     Args:
         path: The folder.
-        seed: Decides the test split where there is none.
+        how: How to read it.
         name: Name of the data set; by default the folder's.
-        progress: Called while images are decoded.
-        shaping: What to do to each image.
-        only: Numbers of the classes to read; None for all.
 
     Raises:
-        DataError: A class is empty, an image is damaged or has another size, or there are none.
+        DataError: A class has no images, or an image is damaged or has another size.
     """
-    name = name or path.resolve().name
-    how = {"seed": seed, "progress": progress, "shaping": shaping, "only": only}
-    return read_tree(walk(path), name, "image folders", **how)  # type: ignore[arg-type]
+    return read_tree(walk(path), name or path.resolve().name, "image folders", how)
 
 
 def walk(path: Path) -> Tree:
-    """All that lies below a folder; links are followed.
+    """Everything below a folder; links are followed.
 
     Raises:
         DataError: A folder cannot be read, or an image is a pipe or a device.
@@ -129,7 +106,7 @@ def walk(path: Path) -> Tree:
         try:
             status = here.stat()
             if (status.st_dev, status.st_ino) in seen or len(place) > DEEPEST:
-                continue  # a link to a folder above
+                continue  # a link that leads back up
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(here) as entries:
                 found = [entry for entry in entries if not entry.name.startswith(".")]
@@ -147,71 +124,32 @@ def walk(path: Path) -> Tree:
     return Tree(str(path), files, frozenset(folders))
 
 
-def read_tree(
-    tree: Tree,
-    name: str,
-    source: str,
-    *,
-    seed: int,
-    progress: Progress | None = None,
-    shaping: Shaping = AS_STORED,
-    only: Collection[int] | None = None,
-) -> ImageData:
+def read_tree(tree: Tree, name: str, source: str, how: Reading) -> ImageData:
     """A data set from a tree of files; see :func:`read_folder`."""
     while len(tree.tops) == 1 and not tree.direct:
         ((top, inner),) = tree.tops.items()
         if part_of_folder(top) or not inner.tops:
             break
-        tree = inner  # it was a folder around everything
+        tree = inner  # a single folder around everything
     parts = _parts(tree)
-    train = _classes(parts[TRAIN])
-    names = list(train)
-    test_part = next((part for part in (TEST, VALIDATION) if part in parts), None)
-    notes = [_left_out(parts.values())]
-    check_wanted(name, only, len(names))
-    if test_part is None:
-        stack, labels = _read(train, names, name, progress, shaping, only)
-        return split_by_seed(
-            name,
-            stack.finish(),
-            labels,
-            tuple(names),
-            BYTE_SCALE,
-            seed=seed,
-            source=source,
-            note=_joined(*remarks(stack), *notes, only_note(only, len(names))),
-        )
-    test = _classes(parts[test_part], may_lack=True)
-    extra = sorted(set(test) - set(names))
-    if extra:
-        there = parts[test_part].where.removeprefix(f"{tree.where}/")
-        raise DataError(f"{tree.where}: class folder {there}/{extra[0]} has no partner in train/")
-    stack, labels = _read(train, names, name, progress, shaping, only)
-    test_stack, test_labels = _read(test, names, name, progress, shaping, only)
-    images, test_images = same_channels(stack.finish(), test_stack.finish())
-    if test_part == VALIDATION:
-        notes.append("its validation images serve as the test set")
-    elif VALIDATION in parts:
-        notes.append("its validation images are not used")
-    return ImageData(
-        name,
-        images,
-        labels,
-        test_images,
-        test_labels,
-        tuple(names),
-        BYTE_SCALE,
-        source,
-        note=_joined(*remarks(stack, test_stack), *notes, only_note(only, len(names))),
-    )
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(filter(None, notes))
+    chosen = [_classes(parts[TRAIN])]
+    names = list(chosen[0])
+    check_wanted(name, how.only, len(names))
+    test_part, notes = choose_test(parts)
+    if test_part is not None:
+        chosen.append(_classes(parts[test_part], may_lack=True))
+        extra = sorted(set(chosen[1]) - set(names))
+        if extra:
+            where = parts[test_part].where.removeprefix(f"{tree.where}/")
+            raise DataError(
+                f"{tree.where}: class folder {where}/{extra[0]} has no partner in train/"
+            )
+    read = [_read(files, names, name, how) for files in chosen]
+    return data_of(name, read, names, how, source=source, notes=[_left_out(parts.values()), *notes])
 
 
 def _parts(tree: Tree) -> dict[str, Tree]:
-    """The parts of a data set; all of it is for training where no folder around is for a part."""
+    """The parts of a data set; without folders for parts, all of it is for training."""
     around = [name for name, inner in tree.tops.items() if _is_part(name, inner)]
     if not around:
         return {TRAIN: tree}
@@ -237,12 +175,12 @@ def _parts(tree: Tree) -> dict[str, Tree]:
 
 
 def _is_part(name: str, inner: Tree) -> bool:
-    """Whether a folder holds class folders, and is no class that is called like a part."""
+    """Whether a folder is a part with class folders, and not a class with the name of a part."""
     return bool(part_of_folder(name)) and bool(inner.tops) and not inner.direct
 
 
 def _classes(tree: Tree, *, may_lack: bool = False) -> dict[str, dict[str, Source]]:
-    """The image files of each class folder by their paths, classes in sorted order."""
+    """The image files of each class folder by path, classes in sorted order."""
     if not tree.tops:
         raise DataError(
             f"{tree.where}: holds no data set; expected a folder of images for each class, or "
@@ -260,11 +198,11 @@ def _classes(tree: Tree, *, may_lack: bool = False) -> dict[str, dict[str, Sourc
 
 
 def _left_out(trees: Iterable[Tree], *, within: bool = False) -> str:
-    """How many files were not read, and why; empty if all were.
+    """A note on files that were not read, and why; empty if all were.
 
     Args:
-        trees: Where to look: around class folders, or
-        within: one class folder.
+        trees: Trees of class folders, or single class folders.
+        within: Whether they are single class folders.
     """
     kinds: Counter[str] = Counter()
     for tree in trees:
@@ -293,19 +231,15 @@ def _suffix(place: Place) -> str:
 
 
 def _read(
-    files: Mapping[str, Mapping[str, Source]],
-    names: Sequence[str],
-    name: str,
-    progress: Progress | None,
-    shaping: Shaping,
-    only: Collection[int] | None,
+    files: Mapping[str, Mapping[str, Source]], names: Sequence[str], name: str, how: Reading
 ) -> tuple[ImageStack, Tensor]:
+    """The images of the requested classes, and their labels."""
     chosen = [
         (label, file, shown)
         for label, each in enumerate(names)
-        if only is None or label in only
+        if how.only is None or label in how.only
         for shown, file in files.get(each, {}).items()
     ]
-    stack = ImageStack(len(chosen), name, shaping)
-    stack.fill(((file, shown) for _, file, shown in chosen), progress)
+    stack = ImageStack(len(chosen), name, how.shaping)
+    stack.fill(((file, shown) for _, file, shown in chosen), how.progress)
     return stack, torch.tensor([label for label, _, _ in chosen], dtype=torch.int64)

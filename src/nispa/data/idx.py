@@ -1,4 +1,4 @@
-"""The IDX format of MNIST and its relatives, gzip or not, read without trusting the header.
+"""Reads the IDX format of MNIST and its relatives, with or without gzip, not trusting headers.
 
 Layout (http://yann.lecun.com/exdb/mnist/): two zero bytes, a type byte (8 = unsigned byte), the
 number of dimensions, each dimension as a big-endian 32-bit number, then the values row by row.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -23,57 +24,53 @@ from nispa.errors import DataError
 from nispa.files import wording
 
 UNSIGNED_BYTE = 0x08
-# Deflate cannot shrink data by more than 1,032 times, so a header that promises more is wrong.
-MOST_DEFLATE = 1032
 CHUNK_BYTES = 1 << 20
 
 
 def read_idx(path: Path, dims: int) -> Tensor:
-    """The values of an IDX file of unsigned bytes, uint8 in the shape that its header gives.
+    """The values of an IDX file of unsigned bytes, as uint8 in the shape given by its header.
 
-    The file may be gzip or not: its first two bytes tell, not its name.
+    The first two bytes, not the name, show whether it is gzip.
 
     Args:
         path: The file.
-        dims: Dimensions it must have: 3 for images, 1 for labels.
+        dims: The dimensions it must have: 3 for images, 1 for labels.
 
     Raises:
-        DataError: It cannot be read, or is not what its header promises; no more memory is taken
-            than the file's bytes can fill.
+        DataError: It cannot be read, or does not match its header. Memory grows only with the bytes
+            that the file actually holds.
     """
     check_regular(path)
     try:
         with path.open("rb") as file:
-            return read_idx_stream(file, path.stat().st_size, dims, str(path))
+            return read_idx_stream(file, dims, str(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def read_four(files: Sequence[Path]) -> list[Tensor]:
-    """Images and labels in turn, from the four files of a data set in MNIST's layout."""
+    """Images and labels, alternating, from the four files of a data set in MNIST's layout."""
     return [read_idx(file, (3, 1)[place % 2]) for place, file in enumerate(files)]
 
 
-def read_idx_stream(file: io.BufferedReader, size: int, dims: int, name: str) -> Tensor:
-    """As :func:`read_idx`, from an open file of ``size`` bytes that starts where ``file`` stands.
+def read_idx_stream(file: io.BufferedReader, dims: int, name: str) -> Tensor:
+    """As :func:`read_idx`, from the current position of an open file.
 
-    The file is read from start to end once, so that it may be a member of an archive.
+    It reads from start to end once, so the file may be a member of an archive.
     """
     try:
         if file.peek(2)[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=file) as plain:
-                return _parse(plain, size * MOST_DEFLATE, dims, name, packed=True)
-        return _parse(file, size, dims, name)
+                return _parse(plain, dims, name, packed=True)
+        return _parse(file, dims, name)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"{name}: damaged or truncated gzip data ({wording(error)}); get the file again"
         ) from None
 
 
-def _parse(
-    file: io.BufferedIOBase, most: int, dims: int, name: str, *, packed: bool = False
-) -> Tensor:
-    """Header and values of decompressed IDX bytes, of which there are ``most`` at the most."""
+def _parse(file: io.BufferedIOBase, dims: int, name: str, *, packed: bool = False) -> Tensor:
+    """Header and values of decompressed IDX bytes; takes memory as they come, not as promised."""
     header = file.read(4 + 4 * dims)
     if len(header) < 4 or header[:2] != b"\x00\x00" or header[2] != UNSIGNED_BYTE:
         found = header[:4].hex() or "nothing"
@@ -87,17 +84,10 @@ def _parse(
     if len(header) < 4 + 4 * dims:
         raise DataError(f"{name}: truncated in its header; get the file again")
     shape = struct.unpack(f">{dims}I", header[4:])
-    promised = 1
-    for side in shape:
-        promised *= side
+    promised = math.prod(shape)
     shown = "×".join(str(side) for side in shape)
     if not promised:
         raise DataError(f"{name}: its header says {shown}, which is empty")
-    if promised > most:
-        raise DataError(
-            f"{name}: its header promises {shown} = {promised} bytes, more than the file can hold; "
-            "it is truncated or damaged"
-        )
     if packed:
         check_unpacked(promised, name, "unpack it with gunzip")
     values = bytearray()
@@ -116,7 +106,7 @@ def _parse(
 
 
 def idx_md5(values: Tensor) -> str:
-    """MD5 of the IDX file that would hold ``values`` (uint8): content is told in any file form."""
+    """MD5 of the IDX file that would hold ``values`` (uint8), whatever file they came from."""
     array = np.ascontiguousarray(values.numpy().astype(np.uint8, copy=False))
     header = bytes([0, 0, UNSIGNED_BYTE, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     total = hashlib.md5(header, usedforsecurity=False)
@@ -132,7 +122,7 @@ def image_pair(
     Args:
         images: ``(n, height, width)`` as stored.
         labels: ``(n,)`` as stored.
-        transposed: EMNIST stores each image transposed; this turns it upright.
+        transposed: Whether images are stored transposed, as in EMNIST, and must be turned upright.
         first_label: The lowest label stored (1 for the letters of EMNIST).
     """
     upright = images.transpose(1, 2).contiguous() if transposed else images

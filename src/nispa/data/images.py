@@ -1,4 +1,4 @@
-"""Image files decoded with Pillow, on all cores, into one uint8 tensor: grey or colour."""
+"""Decodes image files with Pillow, on all cores, into one uint8 tensor, grey or colour."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import importlib.util
 import io
 import itertools
 import os
-import struct
 import warnings
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,13 +19,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from nispa.data.dataset import Progress
-from nispa.data.shaping import AS_STORED, Shaping
+from nispa.data.dataset import BYTE_SCALE, ImageData, Progress, assemble, only_note
+from nispa.data.shaping import AS_STORED, Reading, Shaping
 from nispa.errors import DataError, either
 from nispa.files import wording
 
 NOT_READ = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"))
-"""Formats that Pillow names but leaves to other programs."""
+"""Formats that Pillow lists but leaves to other programs."""
 
 HEIC = frozenset((".heic", ".heics", ".heif", ".heifs", ".hif"))
 LOSSY = {"AVIF": "AVIF", "HEIF": "HEIC", "JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WEBP"}
@@ -37,43 +35,21 @@ GREY = frozenset(("1", "L", "LA", "La"))
 DEEP = frozenset(("I;16", "I;16L", "I;16B", "I;16N", "I"))
 COLOUR = frozenset(("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB"))
 ORIENTATION = 0x0112
-LEAST_DEEP = 4096  # what the brightest of all 16-bit images must reach to show in 8 bits
+LEAST_DEEP = 4096  # below this brightest value, 16-bit images would hardly show in 8 bits
 CHUNK = 32  # images that a thread decodes at a time
-
-# What Pillow's readers raise on damaged files; it promises no more than "an exception".
-DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    ArithmeticError,
-    AssertionError,
-    BufferError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Warning,
-)
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Source = bytes | Path | Callable[[], bytes]
-"""An image file: its bytes, its path, or what reads its bytes."""
+"""An image file: its bytes, its path, or a function that returns its bytes."""
 
 
 class Decoded(NamedTuple):
-    """One image.
+    """A decoded image.
 
     Attributes:
         pixels: ``(height, width)`` or ``(height, width, 3)`` uint8.
-        kind: The format that it came in.
-        frames: Whether it has more than the one frame that was read.
+        kind: The format of the file.
+        frames: Whether it has more frames than the one that was read.
         clear: Whether parts of it were transparent.
         brightest: The highest value of a 16-bit image; 0 for others.
     """
@@ -87,7 +63,7 @@ class Decoded(NamedTuple):
 
 @functools.cache
 def suffixes() -> dict[str, str]:
-    """The endings of the files that can be read, and the format of each."""
+    """The file extensions that can be read, and the format of each."""
     if importlib.util.find_spec("pillow_heif") is not None:
         import pillow_heif
 
@@ -98,24 +74,24 @@ def suffixes() -> dict[str, str]:
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """The formats that can be read; a file's content decides, not its name."""
+    """The formats that can be read; the content of a file decides, not its name."""
     suffixes()
     return tuple(sorted(set(Image.OPEN) - NOT_READ))
 
 
 def decode(content: Source, name: str, shaping: Shaping = AS_STORED) -> Decoded:
-    """One image, the right way up.
+    """Decodes one image, turned upright.
 
-    An orientation in its EXIF data is applied. Palettes are resolved, what is transparent is laid
-    over white, and of 16 bits the upper 8 are taken. Of several frames the first is read.
+    EXIF orientation is applied, palettes are resolved, transparency is laid over white, of 16 bits
+    the upper 8 are used, and of several frames the first is read.
 
     Args:
         content: The file.
         name: What to call it in an error.
-        shaping: What to do to it.
+        shaping: How to crop and scale it.
 
     Raises:
-        DataError: It is damaged, too large, or of a mode that is not supported.
+        DataError: It is damaged, too large, or has an unsupported mode.
     """
     try:
         given = content() if callable(content) else content
@@ -135,20 +111,20 @@ def decode(content: Source, name: str, shaping: Shaping = AS_STORED) -> Decoded:
             return Decoded(pixels, kind, _frames(image, kind), clear, brightest)
     except DataError:
         raise
-    except DAMAGED as error:
+    except Exception as error:  # noqa: BLE001 - Pillow promises no more than "an exception"
         raise DataError(f"{name}: not a readable image ({wording(error)})") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
-    except DAMAGED:  # damaged EXIF data beside a good image
+    except Exception:  # noqa: BLE001 - damaged EXIF data beside a good image
         return image
     return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
 
 
 def _plain(image: Image.Image, name: str) -> tuple[Image.Image, bool, int]:
-    """The image as ``L`` or ``RGB``, whether it was transparent, and its brightest 16-bit value."""
+    """The image as ``L`` or ``RGB``, whether it was transparent, and its largest 16-bit value."""
     if image.mode in DEEP:
         values = np.asarray(image)
         lowest, brightest = int(values.min()), int(values.max())
@@ -162,7 +138,7 @@ def _plain(image: Image.Image, name: str) -> tuple[Image.Image, bool, int]:
             ground = Image.new("RGBA", full.size, "white")
             ground.alpha_composite(full)
             return ground.convert("RGB").convert(mode), True, 0
-        if image.mode in ("P", "PA"):  # Pillow asks for this detour where a palette is clear
+        if image.mode in ("P", "PA"):  # Pillow requires this detour for transparent palettes
             return full.convert("RGB"), False, 0
     return (image if image.mode == mode else image.convert(mode)), False, 0
 
@@ -172,12 +148,12 @@ def _frames(image: Image.Image, kind: str) -> bool:
         return False
     try:
         return bool(getattr(image, "is_animated", False))
-    except DAMAGED:  # damaged after the first frame
+    except Exception:  # noqa: BLE001 - damaged after the first frame
         return True
 
 
 def decoded(items: Iterable[tuple[Source, str]], shaping: Shaping = AS_STORED) -> Iterator[Decoded]:
-    """Images in the order of ``items`` (files and what to call them), decoded on all cores.
+    """Decodes ``items`` (files and what to call them) on all cores, in order.
 
     Raises:
         DataError: As :func:`decode`, for the first one that fails.
@@ -186,7 +162,7 @@ def decoded(items: Iterable[tuple[Source, str]], shaping: Shaping = AS_STORED) -
     def some(chunk: Sequence[tuple[Source, str]]) -> list[Decoded]:
         return [decode(content, name, shaping) for content, name in chunk]
 
-    formats()  # once, before threads ask for it
+    formats()  # fill the cache before threads start
     workers = _cores()
     source = iter(items)
     waiting: deque[Future[list[Decoded]]] = deque()
@@ -194,7 +170,7 @@ def decoded(items: Iterable[tuple[Source, str]], shaping: Shaping = AS_STORED) -
     try:
         while chunk := list(itertools.islice(source, CHUNK)):
             waiting.append(pool.submit(some, chunk))
-            if len(waiting) > 2 * workers:  # so that not all of them wait in memory
+            if len(waiting) > 2 * workers:  # bound the decoded images held in memory
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
@@ -203,25 +179,25 @@ def decoded(items: Iterable[tuple[Source, str]], shaping: Shaping = AS_STORED) -
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class ImageStack:
-    """Images of one size, collected one after another.
+    """Collects images of one size.
 
-    The first image sets the size. As soon as one image is in colour all become RGB, a grey one with
-    three equal channels, so that the result does not depend on the order.
+    The first image sets the size. If any image is in colour, all become RGB (grey ones with three
+    equal channels), so the result does not depend on their order.
 
     Attributes:
-        met: The images so far, by what a note should say of them.
-        brightest: The highest value of all 16-bit images; 0 without any.
+        met: How many images have each property that a note should mention.
+        brightest: The largest value of all 16-bit images; 0 without any.
     """
 
     def __init__(self, count: int, name: str, shaping: Shaping = AS_STORED) -> None:
-        """Room for ``count`` images of the data set ``name``."""
+        """An empty stack for ``count`` images of the data set ``name``."""
         self.met: dict[str, int] = {}
         self.brightest = 0
         self.shaping = shaping
@@ -232,10 +208,10 @@ class ImageStack:
         self._pixels = torch.empty(0, 1, 0, 0, dtype=torch.uint8)
 
     def fill(self, items: Iterable[tuple[Source, str]], progress: Progress | None = None) -> None:
-        """Decodes images and adds them in their order.
+        """Decodes images and adds them in order.
 
         Raises:
-            DataError: One cannot be decoded, or has another size than the first.
+            DataError: An image cannot be decoded, or has another size than the first.
         """
         names: deque[str] = deque()
 
@@ -245,7 +221,7 @@ class ImageStack:
                 yield content, name
 
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")  # of oddities beside a good image
+            warnings.filterwarnings("ignore", module="PIL")  # about oddities beside a good image
             for image in decoded(noted(), self.shaping):
                 self._add(image, names.popleft())
                 if progress and self._filled % 256 == 0:
@@ -288,7 +264,7 @@ class ImageStack:
         except (RuntimeError, MemoryError):
             raise DataError(
                 f"{self._name}: {self._count:,} images of {width}×{height} pixels need "
-                f"{size / 2**30:.1f} GiB of memory, which is not there; make them smaller, such as "
+                f"{size / 2**30:.1f} GiB of memory, more than there is; make them smaller, such as "
                 f"with {either('Shaping(resize=(64, 64))', '--resize 64')}"
             ) from None
 
@@ -298,18 +274,18 @@ class ImageStack:
 
 
 def _memory() -> int:
-    """Bytes of memory that this machine has."""
+    """This machine's memory in bytes."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not known on this system
+    except (AttributeError, ValueError, OSError):  # unknown on this system
         return 1 << 40
 
 
 def remarks(*stacks: ImageStack) -> list[str]:
-    """What a record says of how images were stored and what was done to them.
+    """Notes for the record: how images were stored and what was done to them.
 
     Raises:
-        DataError: 16-bit images are so dark that 8 bits would not show them.
+        DataError: 16-bit images are too dark to show in 8 bits.
     """
     met: dict[str, int] = {}
     for stack in stacks:
@@ -334,9 +310,27 @@ def remarks(*stacks: ImageStack) -> list[str]:
     return [*notes, *filter(None, [stacks[0].shaping.note])]
 
 
-def same_channels(*groups: Tensor) -> list[Tensor]:
-    """The groups with grey turned into colour where another group is in colour."""
-    channels = max(group.shape[1] for group in groups)
-    return [
-        group if group.shape[1] == channels else group.repeat(1, channels, 1, 1) for group in groups
-    ]
+def data_of(
+    name: str,
+    parts: Sequence[tuple[ImageStack, Tensor]],
+    names: Sequence[str],
+    how: Reading,
+    *,
+    source: str,
+    notes: Iterable[str] = (),
+) -> ImageData:
+    """A data set of decoded images and their labels; see :func:`nispa.data.dataset.assemble`."""
+    stacks = [stack for stack, _ in parts]
+    images = [stack.finish() for stack in stacks]
+    channels = max(part.shape[1] for part in images)
+    # Grey images become colour where those of the other part are in colour.
+    images = [part.expand(-1, channels, -1, -1).contiguous() for part in images]
+    return assemble(
+        name,
+        [(part, labels) for part, (_, labels) in zip(images, parts, strict=True)],
+        tuple(names),
+        BYTE_SCALE,
+        seed=how.seed,
+        source=source,
+        notes=[*remarks(*stacks), *notes, only_note(how.only, len(names))],
+    )

@@ -1,7 +1,7 @@
-"""What a caller gives a learner: images and labels of the network's shape, and what to doubt.
+"""Reads the images and labels that a caller passes to a learner, and warns about doubtful ones.
 
-Every way in (learning, measuring, predicting) reads through these functions, so that the same array
-never means two things.
+Learning, measuring and predicting all read through these functions, so the same array always means
+the same.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from nispa.data.arrays import (
     shorter,
 )
 from nispa.data.tasks import Samples
-from nispa.data.torch_dataset import given_images, given_pairs
+from nispa.data.torch_dataset import split_images, split_pairs
 from nispa.errors import CapacityError, DataError
 
 Shape = tuple[int, int, int]
 
 DARK = 25
-"""The brightest byte of images that are dark as a whole."""
+"""The brightest byte of images that are dark overall."""
 
 
 def read_labelled(
@@ -42,19 +42,19 @@ def read_labelled(
 
     Args:
         images: See :func:`nispa.data.arrays.as_images`.
-        labels: See :func:`nispa.data.arrays.as_label_array`; None where ``images`` has them.
-        shape: Channels, height and width that the network takes.
+        labels: See :func:`nispa.data.arrays.as_label_array`; None if ``images`` includes them.
+        shape: Channels, height and width of the network's input.
         channels_first: See :func:`nispa.data.arrays.as_images`.
         bounded: See :func:`nispa.data.arrays.as_images`.
 
     Returns:
-        The images, all of class 0, and the labels as they were given.
+        The images, all of class 0, and the labels unchanged.
 
     Raises:
-        DataError: They cannot be used, or do not fit together.
+        DataError: They cannot be used, or do not match.
         CapacityError: The images have another shape.
     """
-    images, labels, first = given_pairs(images, labels)
+    images, labels, first = split_pairs(images, labels)
     array = as_array(images, "images")
     stored, scale, given = labelled(
         array,
@@ -67,11 +67,11 @@ def read_labelled(
 
 def read_images(images: Any, shape: Shape, *, channels_first: bool | None) -> Samples:
     """Images to predict, or a single one; see :func:`read_labelled`."""
-    images, first = given_images(images)
+    images, first = split_images(images)
     array = as_array(images, "images")
     channels, height, width = shape
     single: set[tuple[int, ...]] = {(channels, height, width), (height, width, channels)}
-    if channels == 1:  # then one more dimension is one more image
+    if channels == 1:  # then a further dimension counts images
         single = {(height, width)} if height > 1 else {(width,)}
     if array.shape in single:
         array = array[None]
@@ -80,7 +80,7 @@ def read_images(images: Any, shape: Shape, *, channels_first: bool | None) -> Sa
 
 
 def _layout(array: Array, shape: Shape, channels_first: bool | None) -> bool | None:
-    """Where the channels of images stand, if the network's shape tells."""
+    """Whether channels come first, if the network's shape tells."""
     if channels_first is not None or array.ndim != 4:
         return channels_first
     channels, height, width = shape
@@ -90,7 +90,7 @@ def _layout(array: Array, shape: Shape, channels_first: bool | None) -> bool | N
 
 
 def _samples(stored: Tensor, scale: float, shape: Shape) -> Samples:
-    """Images without labels, if they fit the network."""
+    """Samples without labels; refuses images that do not fit the network."""
     found = tuple(stored.shape[1:])
     if found != shape:
         fix = ""
@@ -105,16 +105,16 @@ def _samples(stored: Tensor, scale: float, shape: Shape) -> Samples:
 
 
 def reach(samples: Samples) -> float:
-    """The largest absolute value of some images, as the network sees them."""
+    """The largest absolute value of images, as the network sees them."""
     return reach_of(samples.images) * samples.scale
 
 
 def doubt_of_task(samples: Samples, first: float | None) -> str:
-    """What makes a task hard to learn from these images, in a sentence; empty where nothing does.
+    """A warning if a task can hardly be learned from these images; else empty.
 
     Args:
         samples: The images of a task.
-        first: What :func:`reach` gave for the first task, or None if this is the first.
+        first: The :func:`reach` of the first task, or None if this is the first.
 
     Raises:
         DataError: See :func:`further`.
@@ -127,21 +127,21 @@ def doubt_of_task(samples: Samples, first: float | None) -> str:
         )
     if _is_table(samples) and top * samples.scale > MOST:
         return (
-            f"the columns are used as they are, but reach {top:g}, from which a network hardly "
-            f"learns; scale them, such as table / {divisor_of(top)}"
+            f"the columns are used as they are, but reach {top:g}, and a network hardly learns "
+            f"from such values; scale them, such as table / {divisor_of(top)}"
         )
     return further(samples, first) or shorter(reach(samples), first or 0.0)
 
 
 def further(samples: Samples, first: float | None) -> str:
-    """What to doubt where images reach further than those of the first task, in a sentence.
+    """A warning if images reach further than those of the first task; else empty.
 
     Args:
         samples: Images of any task.
-        first: What :func:`reach` gave for the first task; None where it is not known.
+        first: The :func:`reach` of the first task; None if unknown.
 
     Raises:
-        DataError: They are no table, and surely meant to be scaled as those were.
+        DataError: They are not a table, and clearly need the scaling of the first task.
     """
     here, table = reach(samples), _is_table(samples)
     if not first:
@@ -162,15 +162,15 @@ def _is_table(samples: Samples) -> bool:
 
 
 def check_known(given: Array, names: list[Any], where: str) -> None:
-    """Refuses labels that no prediction can name: they would count as wrong, all of them.
+    """Refuses labels that no prediction can return, since they would all count as wrong.
 
     Args:
         given: Labels, ``(n,)``.
-        names: Those that a prediction may name.
-        where: Which those are, such as ``"in task 0"``.
+        names: Labels that a prediction can return.
+        where: Where they were learned, such as ``" in task 0"``.
 
     Raises:
-        DataError: A label is of another kind, or not among them.
+        DataError: A label is of another kind, or not among ``names``.
     """
     if (given.dtype.kind == "U") not in {isinstance(name, str) for name in names}:
         raise DataError(

@@ -1,4 +1,4 @@
-"""The scenarios known by name, as data, and their options."""
+"""The named scenarios and their options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nispa.errors import ConfigError, either, unknown_name
 
 @settings
 class DataOptions:
-    """One data set, and what is done to its images."""
+    """Options of a data set and its images."""
 
     dataset: str | None = setting(None, "name of a data set, or path of a file or folder")
     resize: str | None = setting(
@@ -53,16 +53,16 @@ class DataOptions:
             parse_augment(self.augment, 1)
 
     def shaping(self) -> Shaping:
-        """What is done to each image.
+        """How each image is cropped and scaled.
 
         Raises:
-            ConfigError: ``resize`` is no size.
+            ConfigError: ``resize`` is not a size.
         """
         size = None if self.resize is None else parse_resize(self.resize)
         return Shaping(size, self.crop, self.grey)
 
     def varying(self, data: ImageData) -> Augment | None:
-        """What may happen to training images."""
+        """The random changes to training images, or None."""
         return None if self.augment is None else parse_augment(self.augment, min(data.shape[1:]))
 
 
@@ -93,7 +93,7 @@ class EfmnistOptions:
 
 @settings
 class PermutedOptions(DataOptions):
-    """All classes in every task, with pixels in an order of its own."""
+    """All classes in every task; each task permutes the pixels."""
 
     dataset: str | None = setting("mnist", "name of a data set, or path of a file or folder")
     tasks: int = setting(
@@ -109,8 +109,8 @@ class PermutedOptions(DataOptions):
 
 
 LATER = ("resize", "crop", "grey", "label", "augment")
-"""Options newer than the first records. A record has them only if they differ from the default, so
-that an older run is still known as the same run."""
+"""Options added after the first records. A record stores them only if they differ from the default,
+so that older runs keep their identity."""
 
 Options = SplitOptions | EfmnistOptions | PermutedOptions
 Load = Callable[[str, Shaping, Collection[int] | None, str | None], ImageData]
@@ -118,12 +118,12 @@ Load = Callable[[str, Shaping, Collection[int] | None, str | None], ImageData]
 
 @dataclass(frozen=True)
 class NamedScenario:
-    """A scenario known by name.
+    """A named scenario.
 
     Attributes:
         name: Its name.
         doc: One line.
-        options: The settings class of its options.
+        options: The settings class for its options.
         defaults: Options that differ from the defaults of that class.
     """
 
@@ -193,16 +193,16 @@ def build_scenario(
 
     Args:
         name: One of :data:`SCENARIOS`.
-        seed: Decides class order, validation images, permutations, and the test split of data that
-            has none.
+        seed: Determines class order, validation images, permutations, and the test split of data
+            without one.
         folder: Where to look for the data sets; see :func:`nispa.data.sources.load`.
-        download: Whether to download what is not found.
-        options: Fields of the scenario's settings class; texts are converted.
+        download: Whether to download a data set that is not found.
+        options: Fields of the scenario's settings class; texts are parsed.
         progress: See :func:`nispa.data.sources.load`.
         remotes: See :func:`nispa.data.sources.load`.
 
     Returns:
-        The scenario; its ``settings`` hold this call's arguments, complete, and what they came to.
+        The scenario; its ``settings`` hold all arguments of this call, and their resolved values.
 
     Raises:
         UnknownNameError: No scenario, option or data set has that name.
@@ -242,7 +242,7 @@ def build_scenario(
 
 
 def resolve_options(known: NamedScenario, given: Mapping[str, Any]) -> Options:
-    """The options of a scenario: what is given over its defaults.
+    """The options of a scenario: the given ones override its defaults.
 
     Raises:
         UnknownNameError: It has no such option.
@@ -271,7 +271,7 @@ def resolve_options(known: NamedScenario, given: Mapping[str, Any]) -> Options:
 def _refuse_beside(
     name: str, others: Sequence[str], values: Mapping[str, Any], known: NamedScenario
 ) -> None:
-    """Two options that say the same thing may not differ; a default beside it is harmless."""
+    """Refuses two options that contradict each other, unless one has its default value."""
     usual = {each.name: each.default for each in describe(known.options)}
     for other in others:
         if other in values and str(values[other]) != str(usual[other]):
@@ -308,7 +308,7 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
         )
     groups = None if chosen.tasks is None else parse_tasks(chosen.tasks)
     only = None
-    if groups is not None and not chosen.normalise:  # whose mean is that of all classes
+    if groups is not None and not chosen.normalise:  # its mean needs all classes
         only = {label for group in groups for label in group}
     data = get(chosen.dataset, chosen.shaping(), only, chosen.label)
     return split(
@@ -325,7 +325,7 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
 
 
 def parse_tasks(text: str) -> list[list[int]]:
-    """Tasks written as JSON, such as ``[[0,1],[2,3,4]]``.
+    """Parses tasks in JSON, such as ``[[0,1],[2,3,4]]``.
 
     Raises:
         ConfigError: It is something else.

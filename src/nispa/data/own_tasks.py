@@ -1,4 +1,4 @@
-"""Scenarios from a user's own arrays, task by task."""
+"""Scenarios from a user's own arrays, one set per task."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def from_tasks(
     """A scenario from a user's own list of tasks.
 
     Each task is ``(x_train, y_train)`` or ``(x_train, y_train, x_test, y_test)``; without test
-    arrays a fifth of each class is held out by the seed. See
-    :func:`nispa.data.arrays.from_arrays` for the arrays. Labels keep their sorted order: with tasks
-    labelled 0, 1 and 2, 3 the outputs are 0, 1 and 2, 3.
+    arrays the seed holds out a fifth of each class. See :func:`nispa.data.arrays.from_arrays` for
+    the arrays. Outputs follow the sorted labels: tasks labelled 0, 1 and 2, 3 get the outputs 0, 1
+    and 2, 3.
 
     Args:
         tasks: The tasks in order.
-        seed: Decides the validation images, and the test images where none are given.
+        seed: Determines the validation images, and the test images if none are given.
         validation: Share of each task's training images that becomes validation, rounded down.
-        shared_classes: What a label means that occurs in two tasks: True, the same output; False,
-            an output of its own in each task; None, an error that asks.
+        shared_classes: The meaning of a label that occurs in two tasks: True, one shared output;
+            False, a separate output in each task; None, an error that asks.
         channels_first: See :func:`nispa.data.arrays.as_images`.
         name: The name of the scenario.
         task_names: Labels of the tasks; by default ``"task 0"``, ``"task 1"``, …
 
     Raises:
         DataError: Arrays cannot be used.
-        ScenarioError: Tasks do not fit together, or one has one class or no images.
+        ScenarioError: Tasks do not match, or one has a single class or no images.
     """
     if not tasks:
         raise ScenarioError("a scenario needs at least one task")
@@ -64,7 +64,7 @@ def from_tasks(
     if len(kinds) > 1 and shared_classes is not False:
         raise ScenarioError(
             "labels are whole numbers in some tasks and texts in others; use one kind, or pass "
-            "shared_classes=False for outputs of each task's own"
+            "shared_classes=False for separate outputs in each task"
         )
     tables, class_names = _number_outputs(parts, shared_classes)
     made = []
@@ -102,7 +102,7 @@ def from_tasks(
 
 
 def _check_like_first(parts: Sequence[ImageData]) -> None:
-    """Warns where the newest task's images lie in another range than those of the first."""
+    """Warns if the newest task's images are in another range than those of the first."""
     reach, first = (reach_of(part.train_images) * part.scale for part in (parts[-1], parts[0]))
     text = (longer(reach, first) or shorter(reach, first)) if first else ""
     if text:

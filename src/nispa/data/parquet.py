@@ -1,8 +1,8 @@
 """Parquet files: images in the schema of the Hugging Face hub, or a table of features.
 
-A column ``img`` or ``image`` of ``{bytes, path}`` and a column ``label``, ``fine_label`` or
-``labels`` of class numbers (or texts); one or several files a part, such as
-``train-00000-of-00002.parquet``. Without an image column the others are features; see
+The schema has a column ``img`` or ``image`` of ``{bytes, path}`` and a column ``label``,
+``fine_label`` or ``labels`` of class numbers or texts, in one or several files per part, such as
+``train-00000-of-00002.parquet``. Without an image column the other columns are features; see
 :mod:`nispa.data.tables`.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,11 @@ import torch
 from torch import Tensor
 
 from nispa.data.archives import check_unpacked
-from nispa.data.arrays import encode_labels
-from nispa.data.dataset import (
-    BYTE_SCALE,
-    ImageData,
-    Progress,
-    check_labels,
-    check_seen,
-    check_wanted,
-    only_note,
-    split_by_seed,
-)
-from nispa.data.images import ImageStack, Source, remarks, same_channels
-from nispa.data.shaping import AS_STORED, Shaping
-from nispa.data.splits import TEST, TRAIN, VALIDATION, by_part
+from nispa.data.arrays import number_labels
+from nispa.data.dataset import ImageData, check_wanted
+from nispa.data.images import ImageStack, Source, data_of
+from nispa.data.shaping import Reading
+from nispa.data.splits import TEST, TRAIN, VALIDATION, by_part, choose_test
 from nispa.data.tables import from_tables, label_column
 from nispa.errors import DataError
 from nispa.files import wording
@@ -46,30 +37,22 @@ MOST_ROWS = 20_000_000  # a file of kilobytes can claim any number
 
 def read_parquet(
     files: Sequence[Path],
+    how: Reading = Reading(),  # noqa: B008
     *,
     name: str,
-    seed: int,
     class_names: tuple[str, ...] = (),
-    progress: Progress | None = None,
-    shaping: Shaping = AS_STORED,
-    only: Collection[int] | None = None,
-    label: str | None = None,
 ) -> ImageData:
-    """A data set from Parquet files; the names of the files or of their folders tell the part.
+    """A data set from Parquet files; their names or those of their folders mark the parts.
 
-    Without a part for test, or where its labels are hidden, that for validation takes its place;
-    without that one the seed holds out a fifth of each class.
+    Without a test part, or if its labels are hidden, the validation part takes its place; without
+    that, the seed holds out a fifth of each class.
 
     Args:
-        files: All files of the data set; a single one is all of it, whatever its name.
+        files: All files of the data set; a single file is all of it, whatever its name.
+        how: How to read them.
         name: Name of the data set.
-        seed: Decides the test split where there is none.
-        class_names: Names of the classes; by default those that the file's schema carries, or the
-            labels that occur.
-        progress: Called while images are decoded.
-        shaping: What to do to each image.
-        only: Numbers of the classes to read; None for all. A table is always read whole.
-        label: Name of the column of labels, where it has none of the usual names.
+        class_names: Names of the classes; by default those in the file's schema, or the labels that
+            occur.
 
     Raises:
         DataError: A file is damaged or missing, has other columns, or an image cannot be decoded.
@@ -78,74 +61,45 @@ def read_parquet(
     for group in groups.values():
         _check_shards(group)
     opened = {part: [_open(file) for file in group] for part, group in groups.items()}
-    first = opened[TRAIN][0]
-    image = _image_column(first[1])
-    column = label_column(first[1].schema_arrow.names, label, str(first[0]))
-    known = class_names or _names_in_schema(first[1], column)
+    path, first = opened[TRAIN][0]
+    image = _image_column(first)
+    column = label_column(first.schema_arrow.names, how.label, str(path))
+    class_names = class_names or _names_in_schema(first, column)
+    source = "Parquet files"
     if image is None:
         tables = {part: _whole(group) for part, group in opened.items()}
-        return from_tables(tables, name=name, seed=seed, label=column, source="Parquet files",
-                           class_names=known)  # fmt: skip
+        return from_tables(
+            tables, name=name, seed=how.seed, label=column, source=source, class_names=class_names
+        )
     labels = {part: _labels(group, column) for part, group in opened.items()}
     test_part, notes = _test_part(labels, groups, name)
-    source = "Parquet files"
-    if test_part is None:
-        (encoded,), names = _encode(name, known, labels[TRAIN])
-        check_wanted(name, only, len(names))
-        stack, kept = _read(opened[TRAIN], image, encoded, name, progress, shaping, only)
-        notes = [*remarks(stack), *notes, only_note(only, len(names))]
-        return split_by_seed(
-            name,
-            stack.finish(),
-            kept,
-            names,
-            BYTE_SCALE,
-            seed=seed,
-            source=source,
-            note="; ".join(filter(None, notes)),
-        )
-    (encoded, encoded_tests), names = _encode(name, known, labels[TRAIN], labels[test_part])
-    check_wanted(name, only, len(names))
-    stack, kept = _read(opened[TRAIN], image, encoded, name, progress, shaping, only)
-    test_stack, kept_tests = _read(
-        opened[test_part], image, encoded_tests, name, progress, shaping, only
-    )
-    images, test_images = same_channels(stack.finish(), test_stack.finish())
-    notes = [*remarks(stack, test_stack), *notes, only_note(only, len(names))]
-    return ImageData(
-        name,
-        images,
-        kept,
-        test_images,
-        kept_tests,
-        names,
-        BYTE_SCALE,
-        source,
-        note="; ".join(filter(None, notes)),
-    )
+    parts = [TRAIN] if test_part is None else [TRAIN, test_part]
+    encoded, names = number_labels(name, [labels[part] for part in parts], class_names)
+    check_wanted(name, how.only, len(names))
+    read = [
+        _read(opened[part], image, numbers, name, how)
+        for part, numbers in zip(parts, encoded, strict=True)
+    ]
+    return data_of(name, read, names, how, source=source, notes=notes)
 
 
 def _test_part(
     labels: dict[str, np.ndarray[Any, Any]], files: dict[str, list[Path]], name: str
 ) -> tuple[str | None, list[str]]:
-    """The part to test on, and what a record says of the choice."""
-    if TEST in labels and (labels[TEST] == HIDDEN).all() and HIDDEN not in labels[TRAIN]:
-        if VALIDATION in labels:
-            why = "its test labels are hidden, so its validation images serve as the test set"
-            return VALIDATION, [why]
-        raise DataError(
-            f"{name}: test label {HIDDEN} does not occur among the training labels: the labels of "
-            f"{files[TEST][0].name} are hidden; move it away, and a fifth of each class is held out"
-        )
-    if TEST in labels:
-        return TEST, ["its validation images are not used"] if VALIDATION in labels else []
+    """As :func:`choose_test`, but the labels of the test part may be hidden."""
+    if TEST not in labels or HIDDEN in labels[TRAIN] or not (labels[TEST] == HIDDEN).all():
+        return choose_test(labels)
     if VALIDATION in labels:
-        return VALIDATION, ["its validation images serve as the test set"]
-    return None, []
+        why = "its test labels are hidden, so its validation images serve as the test set"
+        return VALIDATION, [why]
+    raise DataError(
+        f"{name}: test label {HIDDEN} does not occur among the training labels: the labels of "
+        f"{files[TEST][0].name} are hidden; move it away, and a fifth of each class is held out"
+    )
 
 
 def _check_shards(files: Sequence[Path]) -> None:
-    """Each of the shards that a name such as ``train-00000-of-00002`` promises must be there."""
+    """Refuses files if a shard promised by a name such as ``train-00000-of-00002`` is missing."""
     shards: dict[tuple[str, int], set[int]] = {}
     for file in files:
         match = SHARD.fullmatch(file.stem)
@@ -170,7 +124,7 @@ def _open(file: Path) -> tuple[Path, Any]:
 
 
 def _image_column(opened: Any) -> str | None:
-    """The name of the image column: a usual one, or that of the one column of bytes; else None."""
+    """The image column: one with a usual name, or the only column of bytes; else None."""
     names = opened.schema_arrow.names
     usual = next((each for each in IMAGE_COLUMNS if each in names), None)
     of_bytes = [each for each in names if _binary(opened.schema_arrow.field(each).type)]
@@ -178,7 +132,7 @@ def _image_column(opened: Any) -> str | None:
 
 
 def _binary(kind: Any) -> bool:
-    """Whether a column holds the bytes of files, with or without their paths."""
+    """Whether a column contains the bytes of files, with or without paths."""
     import pyarrow
 
     if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -187,7 +141,7 @@ def _binary(kind: Any) -> bool:
 
 
 def _names_in_schema(opened: Any, column: str) -> tuple[str, ...]:
-    """The class names that the Hugging Face library writes into the schema, or none."""
+    """The class names that the Hugging Face library writes into the schema, if any."""
     text = (opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
     try:
         names = json.loads(text)["info"]["features"][column]["names"]
@@ -198,7 +152,7 @@ def _names_in_schema(opened: Any, column: str) -> tuple[str, ...]:
 
 
 def _whole(files: Sequence[tuple[Path, Any]]) -> Any:
-    """All rows of some files as one table."""
+    """All rows of the files as one table."""
     import pyarrow
 
     parts = []
@@ -220,7 +174,7 @@ def _whole(files: Sequence[tuple[Path, Any]]) -> Any:
 
 
 def _labels(files: Sequence[tuple[Path, Any]], column: str) -> np.ndarray[Any, Any]:
-    """The labels of all rows of some files."""
+    """The labels of all rows of the files."""
     labels: list[Any] = []
     for file, opened in files:
         before, count = len(labels), opened.metadata.num_rows
@@ -239,7 +193,7 @@ def _labels(files: Sequence[tuple[Path, Any]], column: str) -> np.ndarray[Any, A
 
 
 def _batches(file: Path, opened: Any, column: str, **which: Any) -> Iterator[Any]:
-    """A column, some rows in memory at a time."""
+    """A column, a batch of rows at a time."""
     import pyarrow
 
     if column not in opened.schema_arrow.names:
@@ -253,18 +207,12 @@ def _batches(file: Path, opened: Any, column: str, **which: Any) -> Iterator[Any
 
 
 def _read(
-    files: Sequence[tuple[Path, Any]],
-    column: str,
-    labels: Tensor,
-    name: str,
-    progress: Progress | None,
-    shaping: Shaping,
-    only: Collection[int] | None,
+    files: Sequence[tuple[Path, Any]], column: str, labels: Tensor, name: str, how: Reading
 ) -> tuple[ImageStack, Tensor]:
-    """The images of the classes asked for, and their labels."""
+    """The images of the requested classes, and their labels."""
     wanted = torch.ones(len(labels), dtype=torch.bool)
-    if only is not None:
-        wanted = torch.isin(labels, torch.tensor(sorted(only), dtype=torch.int64))
+    if how.only is not None:
+        wanted = torch.isin(labels, torch.tensor(sorted(how.only), dtype=torch.int64))
 
     def items() -> Iterator[tuple[Source, str]]:
         start = 0
@@ -277,15 +225,15 @@ def _read(
                 yield content, f"{file}: row {row}"
             start += count
 
-    stack = ImageStack(int(wanted.sum()), name, shaping)
-    stack.fill(items(), progress)
+    stack = ImageStack(int(wanted.sum()), name, how.shaping)
+    stack.fill(items(), how.progress)
     return stack, labels[wanted]
 
 
 def _contents(
     file: Path, opened: Any, column: str, chosen: Sequence[bool]
 ) -> Iterator[tuple[int, bytes | None]]:
-    """Number and image bytes of each row that is chosen; groups without one are not read."""
+    """Row number and image bytes of each chosen row; row groups without one are not read."""
     kind = opened.schema_arrow.field(column).type if column in opened.schema_arrow.names else None
     if kind is not None and not _binary(kind):
         raise DataError(f"{file}: column {column} is {wording(kind)}, expected struct<bytes, path>")
@@ -312,17 +260,3 @@ def _label_array(labels: list[Any], file: Path) -> np.ndarray[Any, Any]:
     if isinstance(labels[0], (int, str)):
         return np.array(labels)
     raise DataError(f"{file}: labels must be whole numbers or texts, not {labels[0]!r}")
-
-
-def _encode(
-    name: str, class_names: tuple[str, ...], *groups: np.ndarray[Any, Any]
-) -> tuple[list[Tensor], tuple[str, ...]]:
-    """Labels from 0, and the names of the classes; numbers are kept where names are known."""
-    if class_names and not any(group.dtype.kind == "U" for group in groups):
-        kept = [torch.from_numpy(group.astype(np.int64)) for group in groups]
-        for labels in kept:
-            check_labels(name, labels, len(class_names))
-        return kept, class_names
-    encoded, occurring = encode_labels(*groups)
-    check_seen(name, encoded, occurring)
-    return encoded, occurring

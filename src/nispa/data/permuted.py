@@ -1,10 +1,10 @@
-"""Permuted images: the same classes in every task, with the pixels in another order (domain shift).
+"""Permuted images: tasks with the same classes and another order of pixels (domain shift).
 
-Each task moves a share of the pixels: that many positions are drawn, and the pixels on them change
-places by a random permutation; no pixel is lost or doubled. A pixel's channels move together.
+Each task permutes a share of the pixels: that many positions are drawn, and the pixels at them are
+permuted at random. No pixel is lost or doubled, and a pixel's channels move together.
 
-Differences from the published code of NISPA: it draws positions with replacement, without a seed,
-and all its tasks end up with the last task's images. Here each task has a permutation of its own.
+Differences from NISPA's published code: it draws positions with replacement and without a seed, and
+all its tasks end up with the last task's images. Here each task has its own permutation.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ MAX_TASKS = 10_000
 
 
 def pixel_order(shape: tuple[int, int, int], share: float, *, seed: int, task: int) -> Tensor:
-    """Which stored value each input takes: ``(channels * height * width,)`` int64.
+    """Index of the stored value that each input reads: ``(channels * height * width,)`` int64.
 
     Args:
         shape: Channels, height and width.
-        share: Share of the pixels that change places, [0, 1]; rounded down to whole pixels.
+        share: Share of the pixels to permute, [0, 1]; rounded down to whole pixels.
         seed: The seed of the scenario.
-        task: Each task has a permutation of its own.
+        task: Index of the task; each has its own permutation.
     """
     channels, height, width = shape
     count = height * width
@@ -59,20 +59,19 @@ def permuted(
     name: str = "permuted",
     augment: Augment | None = None,
 ) -> Scenario:
-    """Every task has all classes and all images of ``data``, with pixels in an order of its own.
+    """Tasks with all classes and images of ``data``, each with its own order of pixels.
 
     Args:
         data: The data set.
-        tasks: Number of tasks; the first keeps its pixels in place.
-        share: Share of the pixels that every later task moves, [0, 1].
-        shares: That share for each task, the first included, instead of ``tasks`` and ``share``.
+        tasks: Number of tasks; the first is not permuted.
+        share: Share of the pixels that every later task permutes, [0, 1].
+        shares: The share of each task, including the first, instead of ``tasks`` and ``share``.
         shared_classes: One set of outputs for all tasks; otherwise each task has its own.
-        seed: Decides the permutations and the validation images.
+        seed: Determines the permutations and the validation images.
         validation: Share of each task's training images that becomes validation, rounded down.
         normalise: Subtract the mean and divide by the deviation of all training images.
         name: The name of the scenario.
-        augment: What may happen to training images, before their pixels change places, while they
-            are learned from.
+        augment: Random changes to training images, before their pixels are permuted.
 
     Raises:
         ScenarioError: A share is outside [0, 1], or there are no tasks.
@@ -99,7 +98,7 @@ def permuted(
         order = pixel_order(data.shape, each, seed=seed, task=index) if each else None
         kept: dict[str, Any] = how | {"pixel_order": order}
         if order is not None and len(how.get("mean", ())) == order.numel() > data.shape[0]:
-            for key in ("mean", "std"):  # of each feature, which moves with it
+            for key in ("mean", "std"):  # one per feature, so it moves with its feature
                 kept[key] = tuple(how[key][place] for place in order.tolist())
         varied = kept | {"augment": augment}
         train = select_classes(data.train_images, data.train_labels, classes, outputs, **varied)

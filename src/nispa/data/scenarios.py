@@ -22,7 +22,7 @@ from nispa.errors import ScenarioError
 EFMNIST_GROUPS = (10, 13, 13, 11)
 VALIDATION = 0.1
 PLAIN_DRAW = 100
-"""Training images of each class from which on validation images are drawn from all alike."""
+"""From this many training images per class on, validation images are drawn from all at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +34,9 @@ class Scenario:
         tasks: The tasks in order.
         outputs: Network outputs that all tasks together need.
         input_shape: Channels, height and width of one image.
-        class_names: What each output stands for, in order.
-        identity: The data sets that the tasks were made of.
-        settings: JSON values that, with the same data, make the same scenario again.
+        class_names: The name of each output, in order.
+        identity: The data sets behind the tasks.
+        settings: JSON values that, with the same data, rebuild the same scenario.
     """
 
     name: str
@@ -58,9 +58,10 @@ class Scenario:
 
 
 def on_validation(scenario: Scenario) -> Scenario:
-    """The same tasks, measured on their validation images; the test images are left out.
+    """The same tasks with validation images in place of test images, for choosing settings.
 
-    For choosing settings. Raises :class:`ScenarioError` where a task has no validation images.
+    Raises:
+        ScenarioError: A task has no validation images.
     """
     for task in scenario.tasks:
         if not len(task.validation):
@@ -85,23 +86,23 @@ def make_task(
 ) -> Task:
     """A task whose validation images are drawn once from its training images.
 
-    Where each class has at least :data:`PLAIN_DRAW` of them, they are drawn from all alike.
-    Otherwise they are drawn by class: each gives its share, one at least while that suffices for
-    all, and keeps at least one image to learn from.
+    If each class has at least :data:`PLAIN_DRAW` images, they are drawn from all at once. Otherwise
+    they are drawn by class: each gives its share, at least one if there are enough for all, and
+    keeps at least one image to learn from.
 
     Args:
-        index: Place in the sequence, from 0; the draw depends on it and on ``seed`` alone.
+        index: Position in the sequence, from 0; the draw depends only on it and on ``seed``.
         name: Short label.
         classes: The outputs that the task uses.
         train: Training images, with labels among ``classes``.
         test: Test images, with labels among ``classes``.
         seed: The seed of the scenario.
-        validation: Share of the training images, [0, 1); rounded down. Zero means none.
-        names: What each output stands for, for the task's note; by default its number.
+        validation: Share of the training images, [0, 1), rounded down; 0 for none.
+        names: The name of each output, for the task's note; by default its number.
 
     Raises:
-        ScenarioError: The task has one class, a class without training images, or no validation or
-            test images.
+        ScenarioError: The task has a single class, a class without training images, or no
+            validation or test images.
     """
     if len(classes) < 2:
         raise ScenarioError(
@@ -138,13 +139,13 @@ def make_task(
 
 
 def draw_validation(labels: Tensor, share: float, *, seed: int, index: int) -> Tensor:
-    """Which training images become validation images; see :func:`make_task`.
+    """Selects the training images that become validation images; see :func:`make_task`.
 
     Args:
         labels: Class of each image, ``(n,)`` int64.
-        share: Share of them, [0, 1).
-        seed: The draw depends on it and
-        index: on the place of the task.
+        share: Share to select, [0, 1).
+        seed: Seed of the draw.
+        index: Position of the task, on which the draw depends as well.
 
     Returns:
         ``(n,)`` bool.
@@ -168,9 +169,9 @@ def draw_validation(labels: Tensor, share: float, *, seed: int, index: int) -> T
 
 
 def _quotas(counts: Sequence[int], share: float, wanted: int) -> list[int]:
-    """How many of each class are held out, ``wanted`` in all if every class can keep one.
+    """The number to hold out of each class: ``wanted`` in all, if every class can keep one.
 
-    One of each class first, the larger before the smaller; then those furthest from their share.
+    First one of each class, larger classes first; then from the classes furthest below their share.
     """
     quotas = [0] * len(counts)
     open_ = [(False, -share * count, place) for place, count in enumerate(counts) if count > 1]
@@ -185,7 +186,7 @@ def _quotas(counts: Sequence[int], share: float, wanted: int) -> list[int]:
 
 
 def _without_validation(outputs: Sequence[int], counts: Tensor, names: Sequence[str] | None) -> str:
-    """Says which classes have too few images for one to validate on; empty where none has."""
+    """Names the classes with too few images to validate on; empty if there are none."""
     if not outputs:
         return ""
     known = [names[output] if names else str(output) for output in outputs]
@@ -199,13 +200,13 @@ def _without_validation(outputs: Sequence[int], counts: Tensor, names: Sequence[
 def select_classes(
     images: Tensor, labels: Tensor, classes: Sequence[int], outputs: Sequence[int], **how: Any
 ) -> Samples:
-    """The images of some classes, labelled with the network outputs of these classes.
+    """The images of the given classes, labelled with their network outputs.
 
     Args:
         images: The pool, ``(n, channels, height, width)``; shared, never copied.
-        labels: The class of each, ``(n,)`` int64.
-        classes: The classes to take.
-        outputs: The output of each of ``classes``.
+        labels: The class of each image, ``(n,)`` int64.
+        classes: The classes to select.
+        outputs: The output for each of ``classes``.
         how: Further fields of :class:`~nispa.data.tasks.Samples`, such as ``scale``.
     """
     table = torch.full((int(labels.max()) + 1 if labels.numel() else 1,), -1, dtype=torch.int64)
@@ -220,7 +221,7 @@ def select_classes(
 def channel_statistics(images: Tensor, scale: float) -> dict[str, tuple[float, ...]]:
     """Mean and deviation of each channel over scaled ``(n, channels, height, width)`` images.
 
-    A channel that is constant gets the deviation 1.
+    A constant channel gets the deviation 1.
     """
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
@@ -236,9 +237,9 @@ def channel_statistics(images: Tensor, scale: float) -> dict[str, tuple[float, .
 
 
 def preparation(data: ImageData, normalise: bool) -> dict[str, Any]:
-    """How the samples of a data set turn into network inputs: their scale, mean and deviation.
+    """The scale, mean and deviation that turn stored samples into network inputs.
 
-    Features of a table (a row of floats) have these each for itself, pixels by channel.
+    Mean and deviation are per channel for images, and per feature for tables (rows of floats).
     """
     how: dict[str, Any] = {"scale": data.scale}
     if not normalise:
@@ -256,7 +257,7 @@ def group_classes(
     class_order: Literal["natural", "seeded"] = "natural",
     seed: int = 0,
 ) -> list[list[int]]:
-    """Classes 0 to ``count`` - 1 in groups; the last group takes what remains.
+    """Classes 0 to ``count`` - 1 in groups; the last group takes the rest.
 
     Args:
         count: Number of classes.
@@ -301,23 +302,23 @@ def split(
 ) -> Scenario:
     """Cuts the classes of one data set into tasks.
 
-    Outputs are numbered by rising class among the classes used: where all are used, output and
-    class are the same number; where ``tasks`` leaves some out, the remaining ones close ranks.
+    Outputs are numbered by rising class. If all classes are used, output and class are the same
+    number; if ``tasks`` leaves some out, the others are renumbered without gaps.
 
     Args:
         data: The data set.
-        classes_per_task: Classes of each task; the last may have fewer, but not one.
-        tasks: The classes of each task, instead; classes may be left out, none used twice.
+        classes_per_task: Classes per task; the last may have fewer, but not one.
+        tasks: The classes of each task instead; classes may be left out, but not used twice.
         class_order: ``natural``, or ``seeded`` to shuffle the classes; ignored with ``tasks``.
-        seed: Decides the class order and the validation images.
+        seed: Determines the class order and the validation images.
         validation: Share of each task's training images that becomes validation, rounded down.
         normalise: Subtract the mean and divide by the deviation of all training images.
         name: The name of the scenario.
         task_names: Labels of the tasks; by default their classes, such as ``"0-1"``.
-        augment: What may happen to training images while they are learned from.
+        augment: Random changes to training images.
 
     Raises:
-        ScenarioError: A class is unknown or used twice, or a task has one class or no images.
+        ScenarioError: A class is unknown or used twice, or a task has a single class or no images.
     """
     if tasks is None:
         groups = group_classes(

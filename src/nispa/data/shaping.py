@@ -1,8 +1,9 @@
-"""Bringing images to one size, to a square, or to grey, before they become a data set."""
+"""Crops, scales and greys images before they become a data set."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from nispa.data.dataset import ImageData
+from nispa.data.dataset import ImageData, Progress
 from nispa.errors import ConfigError, DataError
 
 MOST_SIDE = 4096
@@ -18,10 +19,10 @@ MOST_SIDE = 4096
 
 @dataclass(frozen=True)
 class Shaping:
-    """What is done to each image, in this order.
+    """Changes to each image, in this order.
 
     Attributes:
-        crop: Cut out the centre, as large as fits: in the proportions of ``resize``, or a square.
+        crop: Cut out the largest centre with the proportions of ``resize``, or a square.
         grey: Turn colour into grey.
         resize: Height and width to scale to, or None.
     """
@@ -39,7 +40,7 @@ class Shaping:
 
     @property
     def note(self) -> str:
-        """What a record says of it; empty where nothing is done."""
+        """A note for the record; empty if nothing is changed."""
         done = []
         if self.crop:
             done.append("cut to the centre")
@@ -50,7 +51,7 @@ class Shaping:
         return f"its images were {', '.join(done)}" if done else ""
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """The image, cut, turned grey and scaled; bilinear over all pixels that make up one."""
+        """The image cropped, greyed and scaled, bilinearly over all source pixels of each pixel."""
         if self.crop:
             image = image.crop(self._centre(image.width, image.height))
         if self.grey and image.mode == "RGB":
@@ -60,7 +61,7 @@ class Shaping:
         return image
 
     def _centre(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of the largest centred part of the proportions wanted."""
+        """Left, top, right and bottom of the largest centred part with the wanted proportions."""
         rows, columns = self.resize or (1, 1)
         wide = max(1, min(width, height * columns // rows))
         high = max(1, min(height, width * rows // columns))
@@ -68,7 +69,7 @@ class Shaping:
         return left, top, left + wide, top + high
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of what becomes of an image."""
+        """Height and width of an image after these changes."""
         if self.resize:
             return self.resize
         if not self.crop:
@@ -80,8 +81,27 @@ class Shaping:
 AS_STORED = Shaping()
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How to read a user's own data set.
+
+    Attributes:
+        seed: Determines the test split if there is none.
+        progress: Called as ``progress(what, done, total)`` while images are decoded.
+        shaping: How to crop and scale each image.
+        only: Numbers of the classes to read; None for all. Tables and arrays are read whole.
+        label: Name of a table's column of labels, if it has none of the usual names.
+    """
+
+    seed: int = 0
+    progress: Progress | None = None
+    shaping: Shaping = AS_STORED
+    only: Collection[int] | None = None
+    label: str | None = None
+
+
 def parse_resize(text: str) -> tuple[int, int]:
-    """Height and width from a text: ``32`` for a square, or ``HEIGHTxWIDTH``.
+    """Parses a size, ``32`` for a square or ``HEIGHTxWIDTH``, as height and width.
 
     Raises:
         ConfigError: It is something else, or out of range.
@@ -96,10 +116,10 @@ def parse_resize(text: str) -> tuple[int, int]:
 
 
 def shape_data(data: ImageData, shaping: Shaping) -> ImageData:
-    """A data set that came as arrays, each of its images brought to shape.
+    """A data set of arrays with each image changed by ``shaping``.
 
     Raises:
-        DataError: It has no pictures, but features.
+        DataError: It has features instead of pictures.
     """
     if not shaping:
         return data
@@ -116,7 +136,7 @@ def shape_data(data: ImageData, shaping: Shaping) -> ImageData:
 
 
 def _shape(images: Tensor, shaping: Shaping) -> Tensor:
-    """``(n, channels, height, width)``, each plane by itself, which gives what colours do."""
+    """``(n, channels, height, width)``, plane by plane, which gives the same as whole colours."""
     channels, height, width = images.shape[1:]
     if shaping.grey and channels == 3:
         images = _grey(images)
@@ -130,7 +150,7 @@ def _shape(images: Tensor, shaping: Shaping) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Colour to grey by the weights of ITU-R 601, as Pillow does it."""
+    """Colour to grey with the weights of ITU-R 601, as in Pillow."""
     if images.dtype == torch.uint8:
         grey = [
             np.asarray(ImageOps.grayscale(Image.fromarray(each.permute(1, 2, 0).numpy())))

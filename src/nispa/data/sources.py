@@ -1,4 +1,4 @@
-"""Where images come from: the folder that the user names, the cache, or a download."""
+"""Loads data sets: from the folder that the user names, the cache, or a download."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from nispa.data.download import cache_folder, fetch
 from nispa.data.emnist import read_zip, stored_names
 from nispa.data.finding import (
     CIFAR_FILES,
-    Found,
+    DataFiles,
     Listing,
     check_folder,
     find,
@@ -34,7 +33,7 @@ from nispa.data.idx import idx_md5, image_pair, read_four
 from nispa.data.images import suffixes
 from nispa.data.npz import read_npy, read_npz
 from nispa.data.parquet import read_parquet
-from nispa.data.shaping import AS_STORED, Shaping, shape_data
+from nispa.data.shaping import AS_STORED, Reading, Shaping, shape_data
 from nispa.data.tables import read_csv
 from nispa.data.zips import read_zip_folders
 from nispa.errors import DataError, UnknownNameError, either, unknown_name
@@ -54,29 +53,27 @@ def load(
     only: Collection[int] | None = None,
     label: str | None = None,
 ) -> ImageData:
-    """A data set by its name, or from a file or folder of the user's own.
+    """A data set by name, or from a user's own file or folder.
 
-    A named one is looked for in ``folder``, then in the cache, then downloaded. A text that is a
-    known name is never taken for a path: write ``./mnist`` (or pass a ``Path``) for a folder of
-    that name.
+    A named one is looked up in ``folder``, then in the cache, then downloaded. A known name is
+    never taken for a path: for a folder of that name pass ``./mnist``, or a ``Path``.
 
     Args:
         name_or_path: A name such as ``"mnist"``; or an ``.npz``, ``.npy``, ``.parquet``, ``.csv``
             or ``.zip`` file, a folder of Parquet, CSV, NumPy or IDX files, or a folder of class
             folders.
         folder: Where to look for named data sets, three levels deep.
-        seed: Decides the test split of data that has none; named data sets do not depend on it.
-        download: Whether to download what is not found.
-        progress: Called as ``progress(what, done, total)`` while files come in or are decoded.
-        remotes: Addresses by data set, instead of the canonical ones.
-        shaping: What to do to each image.
-        only: Numbers of the classes that are needed: images of others, in the user's own image
-            files, are not decoded. None reads all.
-        label: Name of a table's column of labels, where it has none of the usual names.
+        seed: Determines the test split of data without one; named data sets do not depend on it.
+        download: Whether to download a data set that is not found.
+        progress: Called as ``progress(what, done, total)`` during downloads and decoding.
+        remotes: Addresses per data set, instead of the canonical ones.
+        shaping: How to crop and scale each image.
+        only: Numbers of the classes to read from a user's own image files; None reads all.
+        label: Name of a table's column of labels, if it has none of the usual names.
 
     Raises:
-        UnknownNameError: It is neither a known name nor a path that exists.
-        DataError: The data set is not found, damaged, or could not be downloaded.
+        UnknownNameError: It is neither a known name nor an existing path.
+        DataError: The data set is missing or damaged, or could not be downloaded.
     """
     if folder is not None:
         check_folder(folder)
@@ -89,9 +86,7 @@ def load(
         return shape_data(found, shaping)
     path = Path(name_or_path).expanduser()
     if path.exists():
-        return load_path(
-            path, seed=seed, progress=progress, shaping=shaping, only=only, label=label
-        )
+        return load_path(path, Reading(seed, progress, shaping, only, label))
     if not name or "/" in name or "\\" in name or path.suffix:
         known = ", ".join(NAMES)
         raise DataError(f"{path} does not exist; give a file, a folder, or one of {known}")
@@ -128,7 +123,7 @@ def _load_named(
 
 
 def how_to_get(entry: Entry) -> str:
-    """One line: which files to place in the data folder, and where they come from."""
+    """One line: the files to put into the data folder, and where to get them."""
     files = ", ".join(remote.file for remote in entry.remotes)
     source = entry.remotes[0].urls[0].rsplit("/", 1)[0]
     inside = f"{entry.name}/ inside" if entry.layout == "mnist" else "or inside"
@@ -136,21 +131,16 @@ def how_to_get(entry: Entry) -> str:
     return f"place {files} (from {source}) in {inside} DIR and pass {fix}"
 
 
-def read_found(entry: Entry, found: Found, *, progress: Progress | None = None) -> ImageData:
-    """Reads the files of a named data set, and says whether they are the canonical ones.
+def read_found(entry: Entry, found: DataFiles, *, progress: Progress | None = None) -> ImageData:
+    """Reads the files of a named data set and checks whether they are canonical.
 
     Raises:
-        DataError: A file is damaged, or does not hold what its name says.
+        DataError: A file is damaged, or does not contain what its name says.
     """
     proof = ""
     if found.form == "parquet":
-        data = read_parquet(
-            found.files,
-            name=entry.name,
-            seed=0,
-            class_names=entry.class_names,
-            progress=progress,
-        )
+        how = Reading(progress=progress)
+        data = read_parquet(found.files, how, name=entry.name, class_names=entry.class_names)
     else:
         if found.form in ("idx", "zip"):
             train, test, proof = _read_idx_form(entry, found)
@@ -162,7 +152,7 @@ def read_found(entry: Entry, found: Found, *, progress: Progress | None = None) 
 
 
 def _read_idx_form(
-    entry: Entry, found: Found
+    entry: Entry, found: DataFiles
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], str]:
     proof = ""
     if found.form == "zip":
@@ -179,7 +169,7 @@ def _read_idx_form(
 
 
 def _read_cifar_form(
-    entry: Entry, found: Found
+    entry: Entry, found: DataFiles
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], str]:
     names = CIFAR_FILES[entry.name]
     binary = found.form == "binary"
@@ -210,9 +200,9 @@ def judge(entry: Entry, data: ImageData, proof: str) -> tuple[bool, str]:
     """Whether ``data`` is proven to be the canonical data set, and how, or what differs.
 
     Args:
-        entry: What it should be.
-        data: What was read.
-        proof: A checksum of the files that matched, in words; empty if none did.
+        entry: The canonical data set.
+        data: The one that was read.
+        proof: The checksum of the files that matched, in words; empty if none did.
     """
     if proof:
         return True, f"verified by {proof}"
@@ -248,49 +238,40 @@ def judge(entry: Entry, data: ImageData, proof: str) -> tuple[bool, str]:
     return False, f"not verified: as many images as the canonical data set, but {LOOSE}"
 
 
-def load_path(
-    path: Path,
-    *,
-    seed: int,
-    progress: Progress | None = None,
-    shaping: Shaping = AS_STORED,
-    only: Collection[int] | None = None,
-    label: str | None = None,
-) -> ImageData:
+def load_path(path: Path, how: Reading) -> ImageData:
     """A user's own data set from a file or folder; see :func:`load`.
 
     Raises:
-        DataError: It holds no data set in a known form, or a damaged one.
+        DataError: It contains no data set in a known form, or a damaged one.
     """
-    how: dict[str, Any] = {"seed": seed, "progress": progress, "shaping": shaping, "only": only}
     if not path.is_dir():
-        return _load_file(path, how, label)
+        return _load_file(path, how)
     check_folder(path)
     listing = list_files(path)
     name = path.resolve().name
     parquet = parquet_files(path, listing)
     if parquet:
-        return _table_of(read_parquet(parquet, name=name, label=label, **how), shaping)
-    _refuse_label(path, label, bool(plain_files(path, listing, *TABLE_ENDS)))
+        return _table_of(read_parquet(parquet, how, name=name), how.shaping)
+    _refuse_label(path, how.label, bool(plain_files(path, listing, *TABLE_ENDS)))
     idx = [file for file in idx_files(path, listing.get(path, ()), MNIST_FILES) if file is not None]
     if idx:
-        return shape_data(_read_own_idx(path, idx, name), shaping)
+        return shape_data(_read_own_idx(path, idx, name), how.shaping)
     arrays = plain_files(path, listing, ".npy")
     if arrays:
-        return shape_data(read_npy(arrays, name=name, seed=seed), shaping)
+        return shape_data(read_npy(arrays, name=name, seed=how.seed), how.shaping)
     tables = plain_files(path, listing, *TABLE_ENDS)
-    if tables and (label is not None or not any(_holds_images(listing, path))):
-        return shape_data(read_csv(tables, name=name, seed=seed, label=label), shaping)
-    return read_folder(path, **how)
+    if tables and (how.label is not None or not any(_holds_images(listing, path))):
+        return shape_data(read_csv(tables, name=name, seed=how.seed, label=how.label), how.shaping)
+    return read_folder(path, how)
 
 
 TABLE_ENDS = (".csv", ".tsv")
 
 
-def _load_file(path: Path, how: dict[str, Any], label: str | None) -> ImageData:
+def _load_file(path: Path, how: Reading) -> ImageData:
     check_regular(path)
-    shaping, seed, end = how["shaping"], how["seed"], path.suffix.lower()
-    _refuse_label(path, label, end in (*TABLE_ENDS, ".parquet"))
+    shaping, seed, end = how.shaping, how.seed, path.suffix.lower()
+    _refuse_label(path, how.label, end in (*TABLE_ENDS, ".parquet"))
     if end == ".npz":
         return shape_data(read_npz(path, seed=seed), shaping)
     if end == ".npy":
@@ -298,11 +279,11 @@ def _load_file(path: Path, how: dict[str, Any], label: str | None) -> ImageData:
         name = path.resolve().parent.name
         return shape_data(read_npy(beside, name=name, seed=seed, asked_for=path), shaping)
     if end in TABLE_ENDS:
-        return shape_data(read_csv([path], name=path.stem, seed=seed, label=label), shaping)
+        return shape_data(read_csv([path], name=path.stem, seed=seed, label=how.label), shaping)
     if end == ".parquet":
-        return _table_of(read_parquet([path], name=path.stem, label=label, **how), shaping)
+        return _table_of(read_parquet([path], how, name=path.stem), shaping)
     if end == ".zip":
-        return read_zip_folders(path, **how)
+        return read_zip_folders(path, how)
     raise DataError(
         f"{path}: unknown kind of file; give an .npz, .npy, .csv, .parquet or .zip file, or a "
         "folder"
@@ -310,7 +291,7 @@ def _load_file(path: Path, how: dict[str, Any], label: str | None) -> ImageData:
 
 
 def _table_of(data: ImageData, shaping: Shaping) -> ImageData:
-    """Images from Parquet are in shape already; features have none."""
+    """Shapes a table from Parquet, which refuses it; images were shaped while decoding."""
     return data if data.shape[1] > 1 or data.scale != 1.0 else shape_data(data, shaping)
 
 
@@ -320,7 +301,7 @@ def _refuse_label(path: Path, label: str | None, table: bool) -> None:
 
 
 def _holds_images(listing: Listing, folder: Path) -> Iterator[bool]:
-    """For each file in a folder below, whether it is an image."""
+    """For each file in a sub-folder, whether it is an image."""
     for place, names in listing.items():
         if place != folder:
             yield from (Path(name).suffix.lower() in suffixes() for name in names)
@@ -339,13 +320,13 @@ def _read_own_idx(path: Path, files: Sequence[Path], name: str) -> ImageData:
 
 @dataclass(frozen=True)
 class Availability:
-    """What is known of a named data set without reading it.
+    """Whether a named data set is available, without reading it.
 
     Attributes:
         name: Its name.
-        found: Whether its files are there.
+        found: Whether its files are present.
         where: Where they are, or what is wrong with them.
-        how: How to get it, where it is not there.
+        how: How to get it, if it is missing.
     """
 
     name: str
@@ -355,7 +336,7 @@ class Availability:
 
 
 def available(folder: Path | None = None) -> list[Availability]:
-    """Which named data sets lie in ``folder`` or in the cache; reads hardly anything.
+    """Which named data sets are in ``folder`` or the cache; reads hardly any content.
 
     Raises:
         DataError: ``folder`` is missing or cannot be read.

@@ -1,13 +1,13 @@
-"""The names in use for the parts of a data set: training, test, validation.
+"""Words that mark the parts of a data set: training, test, validation.
 
-The words are those that the Hugging Face library knows, too: a word may stand anywhere in a file's
-name, set off by ``-``, ``_``, ``.``, a space or digits, or be the name of a folder.
+They are those of the Hugging Face library: a word may occur anywhere in a file's name, delimited by
+``-``, ``_``, ``.``, a space or digits, or be the name of a folder.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nispa.errors import DataError
@@ -32,15 +32,15 @@ KNOWN = "train, test or validation"
 
 
 def part_of_folder(name: str) -> str:
-    """The part that a folder's name stands for; empty if none."""
+    """The part that a folder's name marks; empty if none."""
     return WORDS.get(name.lower(), "")
 
 
 def part_of_file(file: Path) -> str:
-    """The part that a file's name stands for, or else its folder's; empty if none.
+    """The part that a file's name, or else its folder's, marks; empty if none.
 
     Raises:
-        DataError: Its name stands for two parts.
+        DataError: Its name marks two parts.
     """
     words = re.split("[-._ 0-9]+", file.stem.lower())
     parts = {WORDS[word] for word in words if word in WORDS}
@@ -52,10 +52,10 @@ def part_of_file(file: Path) -> str:
 
 
 def by_part(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Files by the part that they stand for; where no name says one, all are for training.
+    """Files by part; if no name marks one, all are for training.
 
     Raises:
-        DataError: Some files stand for a part and one does not, or there are none for training.
+        DataError: Some names mark a part and others do not, or no file is for training.
     """
     found: dict[str, list[Path]] = {}
     for file in sorted(files):
@@ -66,20 +66,26 @@ def by_part(files: Sequence[Path]) -> dict[str, list[Path]]:
     if unknown:
         return {TRAIN: unknown}
     if TRAIN not in found:
+        parts = " and ".join(sorted(found))
         raise DataError(
-            f"{files[0].parent}: has {_listed(found)} but no training part; give the files of the "
-            "whole data set names such as train-1 and test-1"
+            f"{files[0].parent}: has {parts} but no training part; give the files of the whole "
+            "data set names such as train-1 and test-1"
         )
     return found
 
 
+def choose_test(parts: Collection[str], what: str = "images") -> tuple[str | None, list[str]]:
+    """The part to test on, or None; and what a record says of the choice."""
+    if TEST in parts:
+        return TEST, [f"its validation {what} are not used"] if VALIDATION in parts else []
+    if VALIDATION in parts:
+        return VALIDATION, [f"its validation {what} serve as the test set"]
+    return None, []
+
+
 def unknown_part(path: Path | str) -> DataError:
-    """The error for a file or folder that no known word names."""
+    """The error for a file or folder whose name marks no part."""
     return DataError(
         f"{one_line(str(path))}: its name does not say whether it is {KNOWN}, as those beside it "
         f"do; rename it, or move it away (words: {', '.join(WORDS)})"
     )
-
-
-def _listed(parts: Iterable[str]) -> str:
-    return " and ".join(sorted(parts))

@@ -1,7 +1,7 @@
 """Tables: a column of labels, and every other column is a feature.
 
-Features become "images" of one row, ``(n, 1, 1, features)`` float32, as stored; with ``normalise``
-each feature is standardised by itself.
+Features become "images" of one row, ``(n, 1, 1, features)`` float32, unchanged; ``normalise``
+standardises each feature separately.
 """
 
 from __future__ import annotations
@@ -17,16 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from nispa.data.archives import check_regular
-from nispa.data.arrays import as_label_array, encode_labels
-from nispa.data.dataset import (
-    MOST_NAMED,
-    ImageData,
-    check_labels,
-    check_seen,
-    listed,
-    split_by_seed,
-)
-from nispa.data.splits import TEST, TRAIN, VALIDATION, by_part
+from nispa.data.arrays import as_label_array, number_labels
+from nispa.data.dataset import MOST_NAMED, ImageData, assemble, listed
+from nispa.data.splits import TRAIN, by_part, choose_test
 from nispa.errors import DataError, either
 from nispa.files import one_line, wording
 
@@ -34,7 +27,7 @@ LABELS = ("fine_label", "label", "labels", "class", "target", "y")
 UNNAMED = re.compile("|Unnamed: ?[0-9]+|__index_level_[0-9]+__")
 DELIMITERS = ",;\t|"
 HEAD_BYTES = 1 << 22
-MOST_BYTES = (1 << 31) - 2  # of a CSV file, which is read at once so that all rows tell the types
+MOST_BYTES = (1 << 31) - 2  # of a CSV file; it is read at once, since all rows determine the types
 MOST_FEATURES = 1_000_000
 
 
@@ -43,11 +36,11 @@ def label_column(names: Sequence[str], wanted: str | None, where: str) -> str:
 
     Args:
         names: All columns.
-        wanted: What the user calls it, or None to look for a usual name.
+        wanted: The user's name for it, or None to look for a usual one.
         where: The file, for the error.
 
     Raises:
-        DataError: There is none, or two could be meant.
+        DataError: There is no such column.
     """
     if wanted is not None:
         if wanted not in names:
@@ -66,14 +59,14 @@ def label_column(names: Sequence[str], wanted: str | None, where: str) -> str:
 def read_csv(files: Sequence[Path], *, name: str, seed: int, label: str | None = None) -> ImageData:
     """A data set from one CSV file, or one for each part; see :func:`from_tables`.
 
-    Fields are set apart by commas, semicolons, tabs or bars, whichever the first line has most of;
-    that line names the columns.
+    The separator is a comma, semicolon, tab or bar, whichever is most frequent in the first line,
+    which names the columns.
 
     Args:
-        files: The files; a single one is all of the data, whatever its name.
+        files: The files; a single file is all of the data, whatever its name.
         name: Name of the data set.
-        seed: Decides the test split where there is none.
-        label: Name of the column of labels, where it has none of the usual names.
+        seed: Determines the test split if there is none.
+        label: Name of the column of labels, if it has none of the usual names.
 
     Raises:
         DataError: A file is damaged, or a column cannot be used.
@@ -143,56 +136,33 @@ def from_tables(
     """A data set from Arrow tables by part; without one for test the seed holds out a fifth.
 
     Args:
-        tables: For training, and maybe for test or validation.
+        tables: For training, and optionally for test or validation.
         name: Name of the data set.
-        seed: Decides the test split where there is none.
+        seed: Determines the test split if there is none.
         label: Name of the column of labels.
-        source: What the tables were read from.
-        class_names: Names of the classes by number, where they are known.
+        source: The kind of files the tables were read from.
+        class_names: Names of the classes by number, if known.
 
     Raises:
-        DataError: A column is no feature, a value is missing, or the tables do not fit together.
+        DataError: A column is not a feature, a value is missing, or the tables do not match.
     """
     columns = [each for each in tables[TRAIN].column_names if each != label]
     unnamed = [each for each in columns if UNNAMED.fullmatch(each)]
     columns = [each for each in columns if not UNNAMED.fullmatch(each)]
     if not columns:
         raise DataError(f"{name}: has no column of features beside {label}")
-    test_part = next((part for part in (TEST, VALIDATION) if part in tables), None)
+    test_part, of_parts = choose_test(tables, "rows")
     parts = [TRAIN] if test_part is None else [TRAIN, test_part]
     features = [torch.from_numpy(_features(tables[part], columns, name)) for part in parts]
     groups = [_labels(tables[part], label, name) for part in parts]
-    if class_names and all(group.dtype.kind != "U" for group in groups):
-        encoded, names = [torch.from_numpy(group) for group in groups], class_names
-        for each in encoded:
-            check_labels(name, each, len(names))
-    else:
-        encoded, names = encode_labels(*groups)
-        check_seen(name, encoded, names)
+    encoded, names = number_labels(name, groups, class_names)
     low, high = float(features[0].min()), float(features[0].max())
     notes = [f"features {listed(columns)}, from {low:g} to {high:g}, as they are"]
     if unnamed:
         notes.append("a column without a name was left out")
-    if test_part == VALIDATION:
-        notes.append("its validation rows serve as the test set")
-    elif VALIDATION in tables:
-        notes.append("its validation rows are not used")
-    if test_part is None:
-        return split_by_seed(
-            name, features[0], encoded[0], names, 1.0, seed=seed, source=source,
-            note="; ".join(notes),
-        )  # fmt: skip
-    return ImageData(
-        name,
-        features[0],
-        encoded[0],
-        features[1],
-        encoded[1],
-        names,
-        1.0,
-        source,
-        note="; ".join(notes),
-    )
+    pairs = list(zip(features, encoded, strict=True))
+    notes += of_parts
+    return assemble(name, pairs, names, 1.0, seed=seed, source=source, notes=notes)
 
 
 def _labels(table: Any, column: str, name: str) -> NDArray[Any]:
@@ -213,7 +183,7 @@ def _labels(table: Any, column: str, name: str) -> NDArray[Any]:
 
 
 def _as_label(value: Any) -> Any:
-    """A value as a label: true and false as texts, whole numbers however they are stored."""
+    """A value as a label: booleans become texts, whole floats become integers."""
     if isinstance(value, bool):
         return str(value).lower()
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -235,7 +205,7 @@ def _features(table: Any, columns: Sequence[str], name: str) -> NDArray[np.float
 
 
 def _numbers(column: Any, title: str, name: str) -> NDArray[np.float32]:
-    """A column of numbers, or of equally long lists of them, as ``(n, features)``."""
+    """A column of numbers, or of lists of equal length, as ``(n, features)``."""
     from pyarrow import types
 
     where = f"{name}: column {one_line(title, 40)}"

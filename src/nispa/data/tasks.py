@@ -1,7 +1,7 @@
-"""What a method is given to learn: labelled images, cut into train, validation and test.
+"""Tasks: labelled images for training, validation and test.
 
-Everything here is immutable. Images stay as stored (usually uint8) and are shared between tasks; a
-batch is gathered, scaled and turned into float32 when it is needed, without worker processes.
+Everything here is immutable. Images stay as stored (usually uint8) and are shared between tasks. A
+batch is gathered, scaled and converted to float32 when it is needed, without worker processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nispa.errors import ConfigError, FormatError, ScenarioError
 
 @dataclass(frozen=True)
 class Form:
-    """How stored pixels become what a network sees; attributes as in :class:`Samples`."""
+    """Converts stored pixels to network inputs; attributes as in :class:`Samples`."""
 
     scale: float = 1.0
     mean: tuple[float, ...] | None = None
@@ -32,18 +32,18 @@ class Form:
         if self.scale != 1.0:
             pixels = pixels * self.scale
         if self.mean is not None:
-            pixels = pixels - _beside(pixels, self.mean)
+            pixels = pixels - _per_channel(pixels, self.mean)
         if self.std is not None:
-            pixels = pixels / _beside(pixels, self.std)
+            pixels = pixels / _per_channel(pixels, self.std)
         return pixels
 
 
-def _beside(pixels: Tensor, values: tuple[float, ...]) -> Tensor:
-    """One value per channel, or one per input, in the shape to reckon with ``pixels``."""
-    each = pixels.new_tensor(values)
+def _per_channel(pixels: Tensor, values: tuple[float, ...]) -> Tensor:
+    """Values per channel, or per input, in a shape that broadcasts over ``pixels``."""
+    tensor = pixels.new_tensor(values)
     if len(values) == pixels.shape[1]:
-        return each.view(1, -1, 1, 1)
-    return each.view(1, *pixels.shape[1:])
+        return tensor.view(1, -1, 1, 1)
+    return tensor.view(1, *pixels.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class Samples:
 
     Attributes:
         images: The pool, ``(pool, channels, height, width)``, uint8 or float32; never written to.
-        labels: Class of each sample as the network numbers its outputs, ``(samples,)`` int64.
-        rows: Where each sample lies in the pool, ``(samples,)`` int64; None means all, in order.
-        scale: Factor that brings a stored pixel into [0, 1] (1/255 for bytes).
-        pixel_order: For permuted tasks, which stored value each input takes,
+        labels: Network output of each sample's class, ``(samples,)`` int64.
+        rows: Row of each sample in the pool, ``(samples,)`` int64; None means all, in order.
+        scale: Factor that scales a stored pixel to [0, 1] (1/255 for bytes).
+        pixel_order: For permuted tasks, the index of the stored value that each input reads,
             ``(channels * height * width,)`` int64 over the flattened image; None keeps the order.
-        mean: Mean subtracted after scaling, of each channel or of each input, or None.
-        std: Deviation divided by after that, of each channel or of each input, or None.
-        augment: What may happen to an image while it is learned from, or None. It does in the data
-            set of an epoch alone (see :meth:`for_epoch`); all else here gives images as they are.
+        mean: Subtracted after scaling, per channel or per input, or None.
+        std: Divided by after that, per channel or per input, or None.
+        augment: Random changes to images during training, or None. Only :meth:`for_epoch` applies
+            them; every other method returns images unchanged.
     """
 
     images: Tensor
@@ -114,15 +114,15 @@ class Samples:
 
     @property
     def form(self) -> Form:
-        """How stored pixels become what a network sees."""
+        """The conversion from stored pixels to network inputs."""
         return Form(self.scale, self.mean, self.std)
 
     def stored(self, index: Tensor | slice) -> Tensor:
-        """Images at ``index`` in the pool's type, their pixels in the order the network sees."""
+        """Images at ``index`` in the pool's type, their pixels in the network's order."""
         return self.ordered(self.in_pool(index))
 
     def in_pool(self, index: Tensor | slice) -> Tensor:
-        """Images at ``index`` as they lie in the pool."""
+        """Images at ``index`` as stored in the pool."""
         if self.rows is not None:
             return self.images.index_select(0, self.rows[index])
         if isinstance(index, slice):
@@ -130,7 +130,7 @@ class Samples:
         return self.images.index_select(0, index)
 
     def ordered(self, images: Tensor) -> Tensor:
-        """Images from the pool with their pixels in the order the network sees."""
+        """Images from the pool with their pixels in the network's order."""
         if self.pixel_order is not None:
             images = images.flatten(1).index_select(1, self.pixel_order).view(-1, *self.shape)
         return images
@@ -145,7 +145,7 @@ class Samples:
             yield self.batch(slice(start, start + size))
 
     def for_epoch(self, generator: torch.Generator) -> Samples | Varied:
-        """What an epoch learns from: every image as ``generator`` varies it, if it may vary."""
+        """The samples of one epoch, with random changes drawn from ``generator``, if any."""
         if self.augment is None:
             return self
         drawn = self.augment.draw(len(self), generator)
@@ -168,12 +168,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class Varied:
-    """Samples as one epoch sees them.
+    """The randomly changed samples of one epoch.
 
     Attributes:
-        samples: The samples.
-        augment: What may happen to an image.
-        drawn: What happens to each, ``(samples, 5)`` int64.
+        samples: The unchanged samples.
+        augment: The kinds of changes.
+        drawn: The changes drawn for each, ``(samples, 5)`` int64.
     """
 
     samples: Samples
@@ -204,7 +204,7 @@ class Varied:
             yield self.batch(index)
 
     def for_epoch(self, generator: torch.Generator) -> Samples | Varied:
-        """What another epoch learns from."""
+        """The samples of another epoch."""
         return self.samples.for_epoch(generator)
 
     def to(self, device: torch.device) -> Varied:
@@ -213,7 +213,7 @@ class Varied:
 
 
 def pack(samples: Samples, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Samples as tensors under ``prefix`` and JSON values, with the pool cut down to their rows."""
+    """Samples as tensors under ``prefix`` and JSON values; the pool is reduced to their rows."""
     images = samples.images if samples.rows is None else samples.images[samples.rows]
     tensors = {prefix + "images": images.cpu(), prefix + "labels": samples.labels.cpu()}
     if samples.pixel_order is not None:
@@ -226,10 +226,10 @@ def pack(samples: Samples, prefix: str) -> tuple[dict[str, Tensor], dict[str, An
 
 
 def unpack(tensors: Mapping[str, Tensor], values: Any, prefix: str) -> Samples:
-    """What :func:`pack` packed.
+    """The samples that :func:`pack` packed.
 
     Raises:
-        FormatError: Something is missing or does not fit.
+        FormatError: A part is missing or invalid.
     """
     try:
         mean, std = (
@@ -254,7 +254,7 @@ def unpack(tensors: Mapping[str, Tensor], values: Any, prefix: str) -> Samples:
 
 @dataclass(frozen=True)
 class JoinedSamples:
-    """Several sets of samples read as one, part after part; images of all parts share one shape."""
+    """Several sets of samples as one, part after part; all images have one shape."""
 
     parts: tuple[Samples | Varied, ...]
 
@@ -284,11 +284,11 @@ class JoinedSamples:
 
     @property
     def augment(self) -> Augment | None:
-        """What may happen to images of the first part that may vary; None where none may."""
+        """The random changes of the first part that has any, or None."""
         return next((part.augment for part in self.parts if part.augment is not None), None)
 
     def for_epoch(self, generator: torch.Generator) -> JoinedSamples:
-        """What an epoch learns from, each part varied as it may be."""
+        """The samples of one epoch, with the random changes of each part."""
         if self.augment is None:
             return self
         return JoinedSamples(tuple(part.for_epoch(generator) for part in self.parts))
@@ -300,7 +300,7 @@ class JoinedSamples:
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """What names a task at prediction time: its place in the sequence and its classes."""
+    """Identifies a task for prediction: its position in the sequence and its classes."""
 
     index: int
     classes: tuple[int, ...]
@@ -311,14 +311,14 @@ class Task:
     """One task of a sequence.
 
     Attributes:
-        index: Place in the sequence, from 0.
-        name: Short label for tables and pictures, such as ``"0-1"`` or ``"fashion-mnist"``.
-        classes: The outputs of the network that this task uses, in rising order.
-        train: What is learned from.
-        validation: What decides when to stop and which epoch to keep; may be empty only where a
-            method says so.
-        test: What is reported; never seen while learning.
-        note: What a reader of its numbers should know, such as a class too small to validate on.
+        index: Position in the sequence, from 0.
+        name: Short label for tables and plots, such as ``"0-1"`` or ``"fashion-mnist"``.
+        classes: The network outputs that this task uses, ascending.
+        train: Samples to learn from.
+        validation: Samples that decide when to stop and which epoch to keep; may be empty only if
+            the method says so.
+        test: Samples to report on; never seen during learning.
+        note: A remark for readers of its numbers, such as a class too small to validate on.
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""PyTorch data sets and loaders that yield (image, label), read into memory once."""
+"""Reads PyTorch data sets and loaders of (image, label) into memory."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ def from_torch(train: Any, test: Any = None, *, name: str = "", seed: int = 0) -
 
     An image may be a tensor ``(channels, height, width)``, ``(height, width)`` or ``(features,)``,
     an array ``(height, width, channels)``, ``(height, width)`` or ``(features,)``, or a Pillow
-    image (read as 8-bit grey or RGB). Bytes are scaled by 1/255, floats used as they are. A random
-    transform is drawn once.
+    image (read as 8-bit grey or RGB). Bytes are scaled by 1/255, floats used unchanged. A random
+    transform is applied once.
 
     Args:
         train: Has ``len()`` and yields ``(image, label)`` by index.
         test: As ``train``, or None.
         name: Name of the data set; by default that of its class.
-        seed: Decides the test split where there is none.
+        seed: Determines the test split if there is none.
 
     Raises:
-        DataError: An item is something else, or the images differ in shape.
+        DataError: An item has another form, or the images differ in shape.
     """
     name = name or type(train).__name__
-    arrays = [*_read(train, f"{name}: training")]
+    arrays = [*_items(train, f"{name}: training", labelled=True)]
     if test is not None:
-        arrays += _read(test, f"{name}: test")
+        arrays += _items(test, f"{name}: test", labelled=True)
     return from_arrays(
         *arrays, name=name, seed=seed, channels_first=True, source="torch.utils.data.Dataset"
     )
 
 
-def given_images(values: Any) -> tuple[Any, bool | None]:
-    """Images as arrays, and whether their channels come first, from data that may hold labels, too.
+def split_images(values: Any) -> tuple[Any, bool | None]:
+    """The images of arrays, or of a PyTorch data set or loader, which may hold labels as well.
 
     Args:
         values: Images, or a PyTorch data set or loader of images or of ``(image, label)``.
 
     Returns:
-        Images, and True where a data set was read, whose images then are channels first.
+        Images; and True if they come from a data set and have the channels first, else None.
 
     Raises:
-        DataError: A data set holds something else.
+        DataError: An item of the data set has another form.
     """
     if isinstance(values, DataLoader):
         return _batches(values, labelled=False)[0], None
     if isinstance(values, Dataset):
-        return _read(values, type(values).__name__, labelled=False)[0], True
+        return _items(values, type(values).__name__, labelled=False)[0], True
     return values, None
 
 
-def given_pairs(images: Any, labels: Any) -> tuple[Any, Any, bool | None]:
-    """Images and labels as arrays, as :func:`given_images` gives images.
+def split_pairs(images: Any, labels: Any) -> tuple[Any, Any, bool | None]:
+    """Images and labels; see :func:`split_images`.
 
     Args:
         images: Images, or a PyTorch data set or loader of ``(image, label)``.
-        labels: Their labels; None where ``images`` has them.
+        labels: Their labels; None if ``images`` includes them.
 
     Raises:
         DataError: There are no labels, or two sets of them.
@@ -83,40 +83,45 @@ def given_pairs(images: Any, labels: Any) -> tuple[Any, Any, bool | None]:
         )
     if isinstance(images, DataLoader):
         return *_batches(images, labelled=True), None
-    return *_read(images, type(images).__name__, labelled=True), True
+    return *_items(images, type(images).__name__, labelled=True), True
+
+
+def _pair(item: Any, name: str, labelled: bool) -> tuple[Any, Any]:
+    """The image and label of an item or batch; the label is None unless ``labelled``."""
+    pair = isinstance(item, (tuple, list)) and len(item) > 0
+    if labelled and pair and len(item) < 2:
+        raise DataError(f"{name} must be (image, label), but has no label")
+    if labelled and not pair:
+        raise DataError(f"{name} must be (image, label), not {type(item).__name__}")
+    return (item[0], item[1] if labelled else None) if pair else (item, None)
 
 
 def _batches(loader: DataLoader[Any], *, labelled: bool) -> tuple[Array, Any]:
-    """Everything that a loader yields in one go."""
-    name = "DataLoader"
+    """All batches of a loader, joined."""
     images: list[Array] = []
     labels: list[Array] = []
     for number, batch in enumerate(loader):
-        pair = isinstance(batch, (tuple, list)) and len(batch) >= 1
-        if not pair and not (isinstance(batch, Tensor) and not labelled):
-            raise DataError(
-                f"{name}: batch {number} must be (images, labels), not {type(batch).__name__}"
-            )
-        if pair and labelled and len(batch) < 2:
-            raise DataError(f"{name}: batch {number} has images but no labels")
-        part = as_array(batch[0] if pair else batch, f"{name}: images of batch {number}")
+        name = f"DataLoader: batch {number}"
+        part, label = _pair(batch, name, labelled)
+        part = as_array(part, name)
         if part.ndim < 2 or (images and part.shape[1:] != images[0].shape[1:]):
+            like = images[0].shape if images else "(n, channels, height, width)"
             raise DataError(
-                f"{name}: images of batch {number} have shape {part.shape}, which is no batch "
-                f"like {images[0].shape if images else '(n, channels, height, width)'}"
+                f"{name} has images of shape {part.shape}, which is no batch like {like}"
             )
         images.append(part)
         if labelled:
-            labels.append(as_array(batch[1], f"{name}: labels of batch {number}"))
+            labels.append(as_array(label, f"{name}: labels"))
     if not images:
-        raise DataError(f"{name}: it yields nothing")
+        raise DataError("DataLoader: it yields nothing")
     try:
         return np.concatenate(images), np.concatenate(labels) if labelled else None
     except ValueError:
-        raise DataError(f"{name}: the labels of its batches differ in shape") from None
+        raise DataError("DataLoader: the labels of its batches differ in shape") from None
 
 
-def _read(dataset: Any, name: str, *, labelled: bool = True) -> tuple[Array, Array]:
+def _items(dataset: Any, name: str, *, labelled: bool) -> tuple[Array, Any]:
+    """All items of a map-style data set, stacked."""
     if isinstance(dataset, IterableDataset):
         raise DataError(f"{name} data has no length; pass a DataLoader of it")
     try:
@@ -126,21 +131,17 @@ def _read(dataset: Any, name: str, *, labelled: bool = True) -> tuple[Array, Arr
     images: list[Array] = []
     labels: list[int | str] = []
     for index in range(count):
-        item = dataset[index]
-        pair = isinstance(item, (tuple, list)) and len(item) >= (2 if labelled else 1)
-        if labelled and not pair:
-            raise DataError(
-                f"{name} item {index} must be (image, label), not {type(item).__name__}"
-            )
-        image = _planes(item[0] if pair else item, f"{name} item {index}")
+        where = f"{name} item {index}"
+        image, label = _pair(dataset[index], where, labelled)
+        image = _planes(image, where)
         if images and (image.shape != images[0].shape or image.dtype != images[0].dtype):
             raise DataError(
-                f"{name} item {index} is {image.dtype} {image.shape}, but item 0 is "
-                f"{images[0].dtype} {images[0].shape}; all must share one shape and type"
+                f"{where} is {image.dtype} {image.shape}, but item 0 is {images[0].dtype} "
+                f"{images[0].shape}; all must share one shape and type"
             )
         images.append(image)
         if labelled:
-            labels.append(_label(item[1], f"{name} item {index}"))
+            labels.append(_label(label, where))
     if not images:
         raise DataError(f"{name} data is empty")
     return np.stack(images), np.array(labels, dtype=object)

@@ -1,10 +1,8 @@
-"""Images without labels, as one brings them to a network: files, folders, arrays."""
+"""Images without labels, for prediction: files, folders, arrays."""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nispa.data.archives import check_members
+from nispa.data.archives import check_regular
 from nispa.data.arrays import as_images
 from nispa.data.dataset import BYTE_SCALE
 from nispa.data.images import decode
+from nispa.data.npz import read_file, read_members
 from nispa.errors import DataError
 from nispa.files import one_line, wording
 
 KEYS = ("x", "images", "x_test", "test_images")
 ARRAYS = (".npz", ".npy")
-MOST_BYTES = 2**33  # of one array
-DAMAGED = (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+MOST_BYTES = 2**33  # of a compressed array
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,10 @@ class Unlabelled:
     """Images of one source.
 
     Attributes:
-        names: What to call each.
+        names: What to call each image.
         images: ``(n, channels, height, width)``, uint8 or float32.
-        scale: Factor that brings a pixel into [0, 1] by its type alone.
-        stored: Whether they are arrays, whose numbers mean what those of the training arrays do.
+        scale: Factor that scales a pixel to [0, 1], judged by its type alone.
+        stored: Whether they are arrays, whose values have the meaning of the training arrays.
     """
 
     names: tuple[str, ...]
@@ -50,9 +48,9 @@ def read_unlabelled(
     """Images from image files, ``.npz`` or ``.npy`` files, and folders of image files.
 
     Args:
-        paths: In any order, kept in it; of a folder all that lies below it, sorted.
-        shape: Channels, height and width that a network takes.
-        shaping: What is done to each image file, where something is; as :func:`decode` takes it.
+        paths: Files and folders; their order is kept, and the files below a folder are sorted.
+        shape: Channels, height and width of the network's input.
+        shaping: How to crop and scale image files: the last argument of :func:`decode`, or nothing.
 
     Raises:
         DataError: One is missing, damaged, or of another shape.
@@ -86,9 +84,10 @@ def _files(path: Path) -> Iterator[Path]:
         if not path.is_dir():
             if not path.exists():
                 raise DataError(f"{one_line(str(path))} does not exist; give images or a folder")
+            check_regular(path)
             yield path
             return
-        known = Image.registered_extensions()  # Pillow's, which names its formats when asked
+        known = Image.registered_extensions()
         files = sorted(
             file
             for file in path.rglob("*")
@@ -106,7 +105,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _fitting(planes: Tensor, name: str, shape: tuple[int, int, int]) -> Tensor:
-    """One image ``(channels, height, width)`` as the network takes it, if nothing is lost."""
+    """One image ``(channels, height, width)`` in the network's form, if nothing is lost."""
     channels, height, width = shape
     if tuple(planes.shape[1:]) != (height, width):
         raise DataError(
@@ -125,20 +124,17 @@ def _fitting(planes: Tensor, name: str, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _array(path: Path, shape: tuple[int, int, int]) -> Unlabelled:
-    try:
-        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _member(path)
-    except DataError:
-        raise
-    except DAMAGED as error:
-        raise DataError(f"{path}: not a readable NumPy file ({wording(error)})") from None
-    values = np.asarray(values)
+    if path.suffix.lower() == ".npy":
+        values = read_file(path)
+    else:
+        (values,) = read_members(path, lambda names: [_key(names, path)], MOST_BYTES)
     channels, height, width = shape
-    told = None
+    channels_first = None
     if values.ndim == 2 and values.shape[1] == channels * height * width:
-        values, told = values.reshape(-1, *shape), True
+        values, channels_first = values.reshape(-1, *shape), True
     elif values.shape[1:] in ((channels, height, width), (height, width, channels)):
-        told = values.shape[1:] == shape
-    images, scale = as_images(values, name=str(path), channels_first=told)
+        channels_first = values.shape[1:] == shape
+    images, scale = as_images(values, name=str(path), channels_first=channels_first)
     if tuple(images.shape[1:]) != shape:
         raise DataError(
             f"{path}: images of shape {tuple(images.shape[1:])}, but the network learned {shape}"
@@ -146,17 +142,12 @@ def _array(path: Path, shape: tuple[int, int, int]) -> Unlabelled:
     return Unlabelled(tuple(f"{path}[{i}]" for i in range(len(images))), images, scale, stored=True)
 
 
-def _member(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        check_members(archive, path)
-        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
-    keys = [key for key in KEYS if key in sizes] or (list(sizes) if len(sizes) == 1 else [])
+def _key(names: Collection[str], path: Path) -> str:
+    """The name of the array of images in an ``.npz`` file."""
+    keys = [key for key in KEYS if key in names] or (list(names) if len(names) == 1 else [])
     if not keys:
         raise DataError(
-            f"{path}: holds {', '.join(map(one_line, sorted(sizes)))}; the images must be called "
+            f"{path}: holds {', '.join(map(one_line, sorted(names)))}; the images must be called "
             f"{' or '.join(KEYS)}"
         )
-    if sizes[keys[0]] > MOST_BYTES:
-        raise DataError(f"{path}: {keys[0]} has {sizes[keys[0]]:,} bytes, more than {MOST_BYTES:,}")
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays[keys[0]]
+    return keys[0]
