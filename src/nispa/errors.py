@@ -39,6 +39,10 @@ class CapacityError(InputError):
     """The network has too few outputs, or another shape than the images."""
 
 
+class GraphError(InputError):
+    """A PyTorch module cannot be made sparse: its units cannot be told apart."""
+
+
 class DeviceError(InputError):
     """The compute device asked for is not there."""
 
