@@ -56,6 +56,7 @@ def find_units(
     with _training(model):
         _try(model, arguments, named, classes)
         program = _exported(model, arguments, named)
+    _no_hidden_parameters(model, program)
     signature = program.graph_signature
     first_name = _first_names(model)
     parameters = {name: first_name[path] for name, path in signature.inputs_to_parameters.items()}
@@ -167,6 +168,19 @@ def _exported(
             f"the module cannot be traced by torch.export: {why}{_line(error)}; compute with "
             "tensors alone (torch.where in place of if), in plain PyTorch"
         ) from error
+
+
+def _no_hidden_parameters(model: nn.Module, program: torch.export.ExportedProgram) -> None:
+    """Refuses what is learned but looks constant in the trace, since it is not reached by name."""
+    memory = {value.untyped_storage().data_ptr(): name for name, value in model.named_parameters()}
+    for constant in program.constants.values():
+        if isinstance(constant, Tensor):
+            name = memory.get(constant.untyped_storage().data_ptr())
+            if name is not None and constant.numel():
+                raise GraphError(
+                    f"the forward pass reaches the parameter '{name}' by another way than its "
+                    "name, such as a list or a closure; read it as an attribute of its module"
+                )
 
 
 def _logits_node(program: torch.export.ExportedProgram) -> fx.Node:
