@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -42,6 +42,7 @@ def test_a_random_network_is_isolated_or_refused(plan: list[tuple[str, int]], en
     try:
         graph = find_units(model, images)
     except GraphError:
+        event("refused")
         return
     generator = torch.Generator().manual_seed(end)
     for share in (0.3, 0.7):

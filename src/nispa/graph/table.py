@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nispa.graph.operators import FAMILIES
 from nispa.graph.units import Group, UnitGraph
 
 SHOWN = 3  # names in a cell
@@ -32,13 +33,17 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def operators_table() -> list[tuple[str, str]]:
-    """Operators that a traced module may use, and what is done with units, a row a family."""
-    from nispa.graph.operators import supported
+def operators_table(*, refused: bool = False) -> list[tuple[str, str]]:
+    """Operators that a traced module may use, or those that are known and refused.
 
+    Returns:
+        Names and what is done with units, a row a family; names that begin with ``_`` are PyTorch's
+        own for others.
+    """
     return [
         (", ".join(name for name in family.operators if not name.startswith("_")), family.does)
-        for family in supported()
+        for family in FAMILIES
+        if family.refused == refused
     ]
 
 

@@ -62,5 +62,5 @@ def unknown(walk: Walk, call: Call) -> NoReturn:
     """The rule of all operators without one."""
     raise Refused(
         f"{call.by} is no operator whose units are known; use those that "
-        "nispa.graph.operators.supported() lists"
+        "nispa.graph.table.operators_table() lists"
     )
