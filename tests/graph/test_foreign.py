@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from nispa.graph.trace import find_units
 from nispa.graph.units import Layer, Span, UnitGraph, UnitMap
@@ -92,6 +96,57 @@ def test_values_of_units() -> None:
     places = {values.name: values for values in encoder.values}["places.weight"]
     assert (places.kind, places.dim) == ("embedding", 1)
     assert places.units == UnitMap((Span("embed", 0, 8),))
+
+
+class Shared(nn.Module):
+    """One norm and one layer under two names, each used twice; a table of all pairs as input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = nn.Linear(3, 4)
+        self.first, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+        self.second, self.again = self.first, self.norm
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, pairs: Tensor) -> Tensor:
+        y = self.start(x)
+        y = y + self.first(self.norm(y)).relu()
+        y = y + pairs @ self.second(self.again(y)).relu()
+        logits: Tensor = self.head(y.mean(1))
+        return logits
+
+
+def test_shared_modules_and_an_input_without_samples() -> None:
+    model, example = Shared(), (torch.randn(4, 5, 3), torch.randn(5, 5))
+    graph = find_units(model, example)
+    assert groups_of(graph) == (
+        ("x", "input", 3, "", "start"),
+        ("pairs", "input", 1, "", ""),
+        ("start", "stream", 4, "start first", "first head"),
+        ("output", "output", 2, "head", ""),
+    )
+    assert graph.layer("first").calls == 2
+    assert [norm.module for norm in graph.norms] == ["norm"]
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.device("meta"),
+    ],
+    ids=["no_grad", "inference", "autocast", "meta"],
+)
+def test_the_callers_modes_change_nothing(mode: Callable[[], AbstractContextManager[None]]) -> None:
+    case = FOREIGN["sequential"]
+    model, example = case.build(), torch.zeros(1, 2, 9, 9)
+    usual = find_units(model, example)
+    for value in model.parameters():
+        value.requires_grad_(False)
+    with mode():
+        assert find_units(model, example) == usual
 
 
 def test_the_module_is_left_as_it_was() -> None:

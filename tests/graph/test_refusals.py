@@ -244,6 +244,24 @@ def test_a_parameter_that_looks_constant_is_refused() -> None:
         find_units(Hidden(), torch.zeros(2, 6))
 
 
+class Peeks(nn.Module):
+    """Reads statistics of a batch norm as if they were constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bn, self.head = nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x) - self.bn.running_mean
+        logits: Tensor = self.head(self.bn(y))
+        return logits
+
+
+def test_reading_what_batch_norm_changes_is_refused() -> None:
+    with pytest.raises(GraphError, match=r"reads 'bn.running_mean', which batch norm changes"):
+        find_units(Peeks(), torch.zeros(2, 6))
+
+
 def test_an_error_is_one_of_bad_input() -> None:
     assert issubclass(GraphError, InputError)
 

@@ -19,6 +19,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from nispa.base.modes import usual_modes
 from nispa.errors import GraphError
 from nispa.graph.assemble import assemble
 from nispa.graph.found import Refused
@@ -42,7 +43,8 @@ def find_units(
         model: Any module whose logits are ``(batch, classes)``: what it returns, the first of a
             tuple, or ``logits`` of a dictionary or an output class.
         example: What it is called with: a tensor, a tuple of arguments, or a mapping of keyword
-            arguments. The first dimension of each tensor counts samples; values do not matter.
+            arguments. Its first tensor tells the number of samples, the first dimension of all
+            tensors that have so many; values do not matter.
         classes: How many logits it must have; None takes any number.
 
     Raises:
@@ -52,6 +54,11 @@ def find_units(
         raise GraphError(
             f"model={_short(model)} must be a torch.nn.Module, such as nn.Sequential(...)"
         )
+    with usual_modes():
+        return _found_units(model, example, classes)
+
+
+def _found_units(model: nn.Module, example: Any, classes: int | None) -> UnitGraph:
     arguments, named = _arguments(example)
     with _training(model):
         _try(model, arguments, named, classes)
@@ -78,25 +85,24 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example, Tensor):
         example = (example,)
     values = example.values() if isinstance(example, Mapping) else example
-    tensors = [each for each in values or () if isinstance(each, Tensor)]
+    tensors = [each for each in values or () if isinstance(each, Tensor) and each.dim()]
     if not isinstance(example, (tuple, list, Mapping)) or not tensors:
         raise GraphError(
             f"example={_short(example)} must be a tensor, a tuple of arguments or a mapping of "
             "keyword arguments, such as torch.zeros(2, 3, 32, 32)"
         )
-    if any(each.dim() == 0 or len(each) == 0 for each in tensors):
-        raise GraphError(
-            "each tensor of the example must have at least one sample in its first dimension"
-        )
+    batch = len(tensors[0])
+    if batch == 0:
+        raise GraphError("the example must have at least one sample, in its first dimension")
+
+    def two(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.dim() or len(value) != batch:
+            return value
+        return torch.cat([value[:SAMPLES]] * SAMPLES)[:SAMPLES].detach()
+
     if isinstance(example, Mapping):
-        return (), {str(name): _two(value) for name, value in example.items()}
-    return tuple(_two(value) for value in example), {}
-
-
-def _two(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return torch.cat([value[:SAMPLES]] * SAMPLES)[:SAMPLES].detach()
+        return (), {str(name): two(value) for name, value in example.items()}
+    return tuple(map(two, example)), {}
 
 
 @contextlib.contextmanager

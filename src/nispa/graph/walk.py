@@ -37,10 +37,12 @@ class Walk:
         """A walk through a graph of ``model`` by rules; ``unknown`` is the rule of all others."""
         self.ids = Ids()
         self.found = Found()
-        self._model = model
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
         self._rules = rules
         self._unknown = unknown
         self._known: dict[fx.Node, Any] = {}
+        self._constants: set[str] = set()  # buffers read as such
         self._unsure: set[int] = set()  # memory that may or may not be shared in the module
 
     def run(
@@ -75,6 +77,12 @@ class Walk:
                 self._known[node] = Buffer(buffers[node.name])
             elif node.op == "call_function":
                 self._known[node] = self._called(node)
+        moving = sorted(self._constants & set(self.found.values))
+        if moving:
+            raise Refused(
+                f"the forward pass reads '{moving[0]}', which batch norm changes in training; read "
+                "it by batch norm alone"
+            )
         return inputs
 
     def result(self, node: fx.Node) -> Tensor:
@@ -96,6 +104,7 @@ class Walk:
             if isinstance(known, Learned):
                 return self.values(known, "value")
             if isinstance(known, Buffer):
+                self._constants.add(known.name)
                 return torch.zeros(argument.meta["val"].shape, dtype=torch.int64)
             return known
         if isinstance(argument, (list, tuple)):
@@ -297,8 +306,9 @@ class Walk:
         shapes = tuple(tuple(each.shape) for each in results if isinstance(each, Tensor))
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         path = str(stack[-1][0]) if stack else ""
-        path = path.partition("@")[0]  # a module's second call
-        owner = self._model.get_submodule(path)
+        path = path.partition("@")[0]  # of a second call
+        owner = self._modules[path if path in self._modules else ""]
+        path = self._paths[id(owner)]
         assert callable(node.target)
         in_place = name.endswith("_") and not name.endswith("__")
         name = name[:-1] if in_place else name
