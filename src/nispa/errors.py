@@ -43,6 +43,10 @@ class GraphError(InputError):
     """A PyTorch module cannot be made sparse: its units cannot be told apart."""
 
 
+class IsolationError(NispaError):
+    """Logits of kept classes would change with what is learned later."""
+
+
 class DeviceError(InputError):
     """The compute device asked for is not there."""
 

@@ -147,9 +147,10 @@ def _values(places: _Places, name: str, values: ValuesFound) -> Values:
 
 
 def _norm(places: _Places, norm: NormFound) -> Norm:
-    sets = torch.unique(places.ids.labels(norm.sets), dim=0) if len(norm.sets) > 1 else norm.sets
-    order = sorted(range(len(sets)), key=lambda row: int(sets[row].min()))
-    return Norm(norm.module, norm.kind, tuple(places.map(sets[row]) for row in order))
+    sets = places.ids.labels(norm.sets)
+    if norm.kind in ("layer", "rms"):  # the same set at each sample and token
+        sets = torch.unique(sets, dim=0)
+    return Norm(norm.module, norm.kind, tuple(places.map(each) for each in sets))
 
 
 def _no_collapse(ids: Ids, found: Found) -> None:

@@ -141,7 +141,7 @@ def _try(
             f"the module does not run on an example of shape {shapes}: {_short(error)}"
             f"{_line(error)}; pass an example that it takes, samples first"
         ) from error
-    logits = _pick(result)
+    logits = logits_of(result)
     if not isinstance(logits, Tensor):
         raise GraphError(
             f"the module returns {_short(result)}; let it return logits, a tuple that begins with "
@@ -200,14 +200,14 @@ def _logits_node(program: torch.export.ExportedProgram) -> fx.Node:
         for node, spec in zip(results, kinds, strict=True)
         if spec.kind == torch.export.graph_signature.OutputKind.USER_OUTPUT
     ]
-    node = _pick(pytree.tree_unflatten(mine, program.call_spec.out_spec))
+    node = logits_of(pytree.tree_unflatten(mine, program.call_spec.out_spec))
     if not isinstance(node, fx.Node):
         raise Refused("the logits are constants in the trace; compute them from the input")
     return node
 
 
-def _pick(result: Any) -> Any:
-    """The logits among what a module returns."""
+def logits_of(result: Any) -> Any:
+    """The logits among what a module returns: itself, the first of a tuple, or ``logits``."""
     if isinstance(result, Mapping):
         tensors = list(result.values())
         return result.get(LOGITS, tensors[0] if len(tensors) == 1 else None)

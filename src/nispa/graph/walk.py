@@ -174,7 +174,10 @@ class Walk:
                     and start < first + count
                     and first < start + len(other.rows)
                 ):
-                    raise Refused(f"{call.by} reads rows of '{name}' that it reads otherwise, too")
+                    raise Refused(
+                        f"{call.by} takes rows of '{name}' that are taken otherwise, too; give "
+                        "each use a weight of its own"
+                    )
             entry = LayerFound(
                 weight.name,
                 self.ids.fresh((count,), f"'{_owner(weight.name)}'"),
@@ -189,7 +192,10 @@ class Walk:
         if call["bias"] is not None:
             bias = self.weight(call, "bias")
             if entry.bias is not None and entry.bias.name != bias.name:
-                raise Refused(f"{call.by} takes '{weight.name}' with another bias than before")
+                raise Refused(
+                    f"{call.by} takes '{weight.name}' with another bias than before; give each use "
+                    "a weight of its own, or the same bias"
+                )
             entry.bias = bias
             self.ids.join([entry.rows, self.values(bias, "bias")], f"the bias '{bias.name}'")
         return entry.rows
