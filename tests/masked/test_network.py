@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -133,6 +135,24 @@ def test_what_is_refused() -> None:
     shared[2].weight = shared[0].weight
     with pytest.raises(GraphError, match=r"'2.weight' and '0.weight' are one parameter in two"):
         sparsify(shared, example)
+
+
+class Closure(nn.Module):
+    """Calls a layer by a function of its own, which a copy still calls on the first module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.step: Callable[[torch.Tensor], torch.Tensor] = lambda x: self.a(x).relu()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.step(x))
+        return logits
+
+
+def test_a_module_that_no_copy_is_of_is_refused() -> None:
+    with pytest.raises(GraphError, match=r"linear in .* is computed, not a parameter as it lies"):
+        sparsify(Closure(), torch.zeros(2, 3))
 
 
 def test_groups_as_text() -> None:

@@ -68,6 +68,7 @@ class Walk:
                 if numbers is not None:
                     inputs[node.name] = numbers
         self.ids.inputs_end()
+        left = {node: len(node.users) for node in graph.nodes}
         for node in graph.nodes:
             if node.op == "placeholder" and node.name in learned:
                 shape = tuple(node.meta["val"].shape)
@@ -77,6 +78,10 @@ class Walk:
                 self._known[node] = Buffer(buffers[node.name])
             elif node.op == "call_function":
                 self._known[node] = self._called(node)
+                for read in node.all_input_nodes:
+                    left[read] -= 1
+                    if not left[read]:  # numbers of large images take much memory
+                        self._known.pop(read, None)
         moving = sorted(self._constants & set(self.found.values))
         if moving:
             raise Refused(
@@ -227,7 +232,10 @@ class Walk:
             # Not put off: somebody else may read what is changed by another name.
             if written != ["self"] or not isinstance(node.args[0], fx.Node):
                 raise Refused(f"{call.by} writes into {', '.join(written)}; compute a new tensor")
-            return self._in_place(call, node.args[0])
+            try:
+                return self._in_place(call, node.args[0])
+            except _CANNOT as error:
+                raise _lost(call, error) from error
         try:
             cut = self._cut(call)
             return cut if cut is not None else self._applied(call)
@@ -239,7 +247,7 @@ class Walk:
         try:
             return rule(self, call)
         except _CANNOT as error:
-            raise Refused(f"{call.by} cannot be followed: {error}") from error
+            raise _lost(call, error) from error
 
     def _in_place(self, call: Call, target: fx.Node) -> Any:
         known = self._known[target]
@@ -345,6 +353,10 @@ def _written(node: fx.Node) -> list[str]:
     schema = getattr(node.target, "_schema", None)
     arguments = schema.arguments if schema is not None else ()
     return [each.name for each in arguments if each.alias_info and each.alias_info.is_write]
+
+
+def _lost(call: Call, error: Exception) -> Refused:
+    return Refused(f"{call.by} cannot be followed ({error}); compute it in another way")
 
 
 def _owner(parameter: str) -> str:

@@ -234,7 +234,8 @@ def sparsify(
         example: What it is called with.
         density: Share of live connections of each layer.
         classes: How many logits it must have.
-        values: First values: drawn anew (Kaiming-normal over live connections), or the model's.
+        values: First values of connections: drawn anew (Kaiming-normal over live ones), or the
+            model's. All else starts as the model has it.
         dense: Names of layers that stay dense.
         seed: Seed of the streams "pattern" and "initialisation".
 
@@ -246,13 +247,14 @@ def sparsify(
         raise ConfigError(f"density={density} must be in (0, 1]; for 90 % sparsity pass 0.1")
     if isinstance(model, nn.Module) and any(map(parametrize.is_parametrized, model.modules())):
         raise GraphError("the model is parametrised or sparse already; pass a plain module")
-    graph = find_units(model, example, classes)
+    body = copy.deepcopy(model)  # traced itself: what a copy reaches by a closure, it has not
+    graph = find_units(body, example, classes)
     names = [layer.name for layer in graph.layers]
     wrong = [name for name in dense if name not in names]
     if wrong:
         raise ConfigError(f"dense={wrong[0]!r} is no layer; there are {', '.join(names)}")
     with usual_modes():
-        network = MaskedNetwork(copy.deepcopy(model), graph)
+        network = MaskedNetwork(body, graph)
         for layer in graph.layers:
             share = 1.0 if layer.name in dense else density
             weight = network.weight(layer.name)
