@@ -37,6 +37,17 @@ def grows(model: Any, y: Tensor) -> Tensor:
     return y
 
 
+def grows_in_part(model: Any, y: Tensor) -> Tensor:
+    model.seen[2:].mul_(0.9).add_(y.mean(0)[2:])
+    result: Tensor = y * model.seen
+    return result
+
+
+def clips(model: Any, y: Tensor) -> Tensor:
+    model.square.data.clamp_(0, 1)
+    return F.linear(y, model.square)
+
+
 def without_gradient(model: Any, y: Tensor) -> Tensor:
     with torch.no_grad():
         z = y * 2
@@ -63,7 +74,9 @@ BETWEEN: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
         lambda m, y: F.linear(y, m.square * 2),
         "weight of linear .* is computed",
     ),
-    "a buffer": (grows, "changes the buffer 'seen' in every forward pass"),
+    "a buffer": (grows, "add in .* changes 'seen' in every forward pass"),
+    "a part of a buffer": (grows_in_part, "changes 'seen' in every forward pass"),
+    "a parameter behind its back": (clips, "cannot be traced|changes 'square' in every"),
     "no gradient": (without_gradient, "has a block .* not looked into"),
     "a fixed mix": (lambda m, y: y @ torch.ones(8, 8), "matmul .* sums with fixed weights over"),
     "gram": (

@@ -43,7 +43,10 @@ class Walk:
         self._unknown = unknown
         self._known: dict[fx.Node, Any] = {}
         self._constants: set[str] = set()  # buffers read as such
-        self._unsure: set[int] = set()  # memory that may or may not be shared in the module
+        # Memory that may or may not be shared in the module, and that of parameters and buffers, by
+        # its address; with a tensor in it, so that no other one gets the address.
+        self._unsure: dict[int, Tensor] = {}
+        self._state: dict[int, tuple[str, Tensor]] = {}
 
     def run(
         self, graph: fx.Graph, learned: Mapping[str, str], buffers: Mapping[str, str]
@@ -107,10 +110,11 @@ class Walk:
             if isinstance(known, Refused):
                 raise known
             if isinstance(known, Learned):
-                return self.values(known, "value")
+                return self._of_state(known.name, self.values(known, "value").clone())
             if isinstance(known, Buffer):
                 self._constants.add(known.name)
-                return torch.zeros(argument.meta["val"].shape, dtype=torch.int64)
+                shape = argument.meta["val"].shape
+                return self._of_state(known.name, torch.zeros(shape, dtype=torch.int64))
             return known
         if isinstance(argument, (list, tuple)):
             return [self.numbers(each) for each in argument]
@@ -241,6 +245,8 @@ class Walk:
             return cut if cut is not None else self._applied(call)
         except Refused as refused:
             return refused
+        except _CANNOT as error:
+            return _lost(call, error)
 
     def _applied(self, call: Call) -> Any:
         rule = self._rules.get(call.name, self._unknown)
@@ -251,16 +257,15 @@ class Walk:
 
     def _in_place(self, call: Call, target: fx.Node) -> Any:
         known = self._known[target]
-        if isinstance(known, Buffer):
-            if known.name.rpartition(".")[2] == "num_batches_tracked":
-                return None
-            raise Refused(
-                f"{call.by} changes the buffer '{known.name}' in every forward pass, which nothing "
-                "holds still for units that are kept; compute it once, before"
-            )
-        if isinstance(known, Learned):
-            raise Refused(f"{call.by} changes the parameter '{known.name}' in a forward pass")
+        if isinstance(known, Buffer) and known.name.rpartition(".")[2] == "num_batches_tracked":
+            return None
         numbers = self.numbers(target)
+        if _memory(numbers) in self._state:
+            name, _ = self._state[_memory(numbers)]
+            raise Refused(
+                f"{call.by} changes '{name}' in every forward pass, which nothing holds still for "
+                "units that are kept; compute it once, before, or pass on a new tensor"
+            )
         result = self._applied(call).expand_as(numbers)
         if _memory(numbers) in self._unsure and not torch.equal(
             self.ids.labels(numbers), self.ids.labels(result)
@@ -274,7 +279,11 @@ class Walk:
 
     def shares(self, one: Tensor, other: Tensor) -> None:
         """Says that in the module two tensors may or may not share memory."""
-        self._unsure |= {_memory(one), _memory(other)}
+        self._unsure |= {_memory(one): one, _memory(other): other}
+
+    def _of_state(self, name: str, numbers: Tensor) -> Tensor:
+        self._state[_memory(numbers)] = name, numbers
+        return numbers
 
     def _item(self, node: fx.Node) -> Any:
         whole, place = node.args
