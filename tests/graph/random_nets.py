@@ -257,12 +257,15 @@ def attention(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
 @builder
 def standard_attention(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
     layer = net.make(nn.MultiheadAttention(x.shape[1], divisor(x.shape[1], draw), batch_first=True))
-    crossed = draw.random() < 0.5
+    how = draw.choice(["crossed", "causal", "plain", "without weights"])
 
     def step(x: Tensor) -> Tensor:
         tokens = x.flatten(2).transpose(1, 2)
-        read = tokens[:, :1] if crossed else tokens
-        y, _ = layer(tokens, read, read)
+        read = tokens[:, :1] if how == "crossed" else tokens
+        steps = tokens.shape[1]
+        mask = torch.ones(steps, steps, dtype=torch.bool).triu(1) if how == "causal" else None
+        weights = how != "without weights"
+        y, _ = layer(tokens, read, read, attn_mask=mask, need_weights=weights)
         return tokens.add(y).transpose(1, 2).reshape(x.shape)
 
     return step

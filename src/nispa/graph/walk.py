@@ -190,7 +190,7 @@ class Walk:
             entry = LayerFound(
                 weight.name,
                 self.ids.fresh((count,), f"'{_owner(weight.name)}'"),
-                columns,
+                columns.clone(),
                 call.name,
                 weight.shape[2:],
                 blocks,

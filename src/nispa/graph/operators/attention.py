@@ -46,16 +46,25 @@ def _no_weight(walk: Walk, call: Call, *arguments: object) -> None:
             )
 
 
-@operators("matmul", "bmm", does="attention: what is summed over is one unit, a head")
+@operators("matmul", "mm", "bmm", does="attention: what is summed over is one unit, a head")
 def matmul(walk: Walk, call: Call) -> Tensor:
     """Sums over the last dimension of the first and the second last of the second factor."""
-    other = "mat2" if call.name == "bmm" else "other"
+    other = "other" if call.name == "matmul" else "mat2"
     _no_weight(walk, call, call["self"], call[other])
     a, b = walk.numbers(call["self"]), walk.numbers(call[other])
     row, column = a.dim() == 1, b.dim() == 1
     a, b = (a[None] if row else a), (b[:, None] if column else b)
     result = product(walk, call, (a, b), ([-1], [-2]))
     return result.reshape(call.shape)
+
+
+@operators("baddbmm", does="attention with a mask that is added")
+def matmul_with_mask(walk: Walk, call: Call) -> Tensor:
+    """A mask, and a product of batches of matrices."""
+    _no_weight(walk, call, call["batch1"], call["batch2"])
+    a, b = walk.numbers(call["batch1"]), walk.numbers(call["batch2"])
+    added = product(walk, call, (a, b), ([-1], [-2]))
+    return walk.ids.join([walk.numbers(call["self"]), added], call.by)
 
 
 @operators("einsum", does="attention written as a sum over named dimensions")
