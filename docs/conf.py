@@ -60,6 +60,7 @@ CONTENTS = {
         "docs/api/methods",
         "docs/api/training",
         "docs/api/network",
+        "docs/api/graph",
         "docs/api/mechanism",
         "docs/api/memory",
         "docs/api/data",

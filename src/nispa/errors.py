@@ -39,6 +39,14 @@ class CapacityError(InputError):
     """The network has too few outputs, or does not fit the shape of the images."""
 
 
+class GraphError(InputError):
+    """A PyTorch module cannot be made sparse: its units cannot be told apart."""
+
+
+class IsolationError(NispaError):
+    """Logits of kept classes would change with what is learned later."""
+
+
 class DeviceError(InputError):
     """The requested compute device is not available."""
 

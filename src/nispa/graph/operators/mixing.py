@@ -1,0 +1,82 @@
+"""Operators that compute from elements at several places: these must be of one unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from nispa.graph.found import Call
+from nispa.graph.operators.pointwise import together
+from nispa.graph.operators.registry import operators
+from nispa.graph.walk import Walk
+
+
+def of_one_unit(walk: Walk, call: Call, ids: Tensor, dims: Sequence[int], what: str) -> Tensor:
+    """One number for all along some dimensions, as size 1; refuses several units."""
+    if walk.ids.differ(ids, dims):
+        walk.refuse_over_units(
+            call,
+            ids,
+            what,
+            "use nn.Linear or a convolution, whose weights can be dead, and nn.LayerNorm or "
+            "nn.RMSNorm for norms",
+        )
+    return walk.ids.along(ids, list(dims), call.by)
+
+
+@operators(
+    "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d",
+    "upsample_linear1d", "_upsample_bilinear2d_aa", "upsample_bicubic2d",
+    does="pooling and resizing: the pixels of a channel are one unit",
+)  # fmt: skip
+def pool(walk: Walk, call: Call) -> Tensor:
+    """Over the last dimensions, as many as the name says."""
+    x = walk.numbers(next(iter(call.arguments.values())))
+    sides = 1 if "1d" in call.name else 2
+    kept = of_one_unit(walk, call, x, range(x.dim() - sides, x.dim()), "pools")
+    return kept.expand(call.shape).clone()
+
+
+@operators(
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool1d_with_indices",
+    "max_pool2d_with_indices",
+    does="max-pools that give indices, too",
+)  # fmt: skip
+def pool_with_indices(walk: Walk, call: Call) -> list[Tensor]:
+    """Values and indices are of the same units."""
+    x = walk.numbers(next(iter(call.arguments.values())))
+    sides = 1 if "1d" in call.name else 2
+    kept = of_one_unit(walk, call, x, range(x.dim() - sides, x.dim()), "pools")
+    return [kept.expand(shape).clone() for shape in call.shapes]
+
+
+@operators(
+    "mean", "sum", "amax", "amin", "max", "min", "var", "std", "prod", "logsumexp", "norm",
+    "linalg_vector_norm", "all", "any",
+    does="means, sums, extremes over pixels or tokens; over units they are refused",
+)  # fmt: skip
+def reduce(walk: Walk, call: Call) -> Tensor | list[Tensor]:
+    """The dimensions reduced must be of one unit."""
+    x: Tensor = walk.numbers(call["self"])
+    if "other" in call.arguments:  # the larger of two tensors
+        return together(walk, call)
+    given = call["dim"]
+    dims = [given] if isinstance(given, int) else list(given or range(x.dim()))
+    dims = sorted({dim % x.dim() for dim in dims}) if x.dim() else []
+    kept = of_one_unit(walk, call, x, dims, f"takes the {call.name} over")
+    result = kept if call["keepdim"] else kept.squeeze(dims)
+    pair = call.name in ("max", "min") and given is not None
+    return [result.clone(), result.clone()] if pair else result.clone()
+
+
+@operators(
+    "softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp",
+    does="softmax and running sums over tokens; over units they are refused",
+)  # fmt: skip
+def softmax(walk: Walk, call: Call) -> Tensor:
+    """The dimension must be of one unit, which all results are of."""
+    x = walk.numbers(call["self"])
+    kept = of_one_unit(walk, call, x, [call["dim"] % x.dim()], f"takes the {call.name} over")
+    return kept.expand(call.shape).clone()

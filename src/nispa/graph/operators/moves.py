@@ -1,0 +1,55 @@
+"""Operators that only move elements: they are run on the numbers themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nispa.graph.found import Call
+from nispa.graph.operators.registry import operators
+from nispa.graph.walk import Walk
+
+
+@operators(
+    "permute", "transpose", "t", "movedim", "moveaxis", "swapaxes", "mT", "unsqueeze", "squeeze",
+    "select", "slice", "narrow", "unbind", "split", "split_with_sizes", "chunk", "tensor_split",
+    "expand", "unfold", "alias", "detach", "diagonal", "numpy_T", "lift_fresh_copy", "lift",
+    "roll", "flip", "repeat", "tile", "clone", "cat", "stack", "concat", "concatenate",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "_unsafe_view",
+    does="views, copies, concatenation, channel shuffle: each element keeps its unit",
+)  # fmt: skip
+def move(walk: Walk, call: Call) -> Any:
+    """The operator itself, on numbers."""
+    return call.target(**{name: walk.numbers(given) for name, given in call.arguments.items()})
+
+
+@operators(
+    "view", "reshape", "flatten", "unflatten", "ravel", "view_as", "reshape_as", "expand_as",
+    "contiguous", "to", "_to_copy", "type_as", "float", "_to_dtype",
+    does="views that are copies where they must be",
+)  # fmt: skip
+def reshape(walk: Walk, call: Call) -> Tensor:
+    """By the shape of the result."""
+    x = walk.numbers(call["self"])
+    result: Tensor = x.expand(call.shape) if call.name == "expand_as" else x.reshape(call.shape)
+    if call.name != "view" or not x.is_set_to(result.view(x.shape)):
+        walk.shares(x, result)
+    return result
+
+
+@operators("repeat_interleave", does="each element several times, a fixed number")
+def repeat_interleave(walk: Walk, call: Call) -> Tensor:
+    """Only by a number, not by a tensor of them."""
+    x: Tensor = walk.numbers(call["self"])
+    return x.repeat_interleave(int(call["repeats"]), call["dim"])
+
+
+@operators("pad", "constant_pad_nd", does="padding by constants or by elements at the border")
+def pad(walk: Walk, call: Call) -> Tensor:
+    """Constants are padded by constants."""
+    x, sides, mode = walk.numbers(call["self"]), call["pad"], call["mode"] or "constant"
+    if mode == "constant":
+        return torch.nn.functional.pad(x, sides)
+    return torch.nn.functional.pad(x.double(), sides, mode).long()  # exact below 2**53

@@ -1,0 +1,62 @@
+"""Layers of connections, and kernels and tables with values per unit."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nispa.graph.found import Call, Refused
+from nispa.graph.operators.registry import operators
+from nispa.graph.walk import Walk
+
+
+@operators("linear", does="rows and columns of connections")
+def linear(walk: Walk, call: Call) -> Tensor:
+    """A column reads the same unit at every sample and token; a row is a unit of its own."""
+    x, weight = walk.numbers(call["input"]), walk.weight(call)
+    columns = walk.ids.along(x, range(x.dim() - 1), call.by).flatten()
+    return walk.layer(call, weight, columns).expand(call.shape).clone()
+
+
+@operators(
+    "conv1d",
+    "conv2d",
+    does="rows and columns of connections, a kernel each; with groups, within these; depthwise, "
+    "values per unit",
+)
+def convolution(walk: Walk, call: Call) -> Tensor:
+    """A column reads the same unit at every pixel; one channel a group belongs to its unit."""
+    x, weight = walk.numbers(call["input"]), walk.weight(call)
+    kernel = len(weight.shape) - 2
+    channel = x.dim() - kernel - 1
+    pixels = [dim for dim in range(x.dim()) if dim != channel]
+    columns = walk.ids.along(x, pixels, call.by).flatten()
+    groups, rows = int(call["groups"]), len(weight.rows)
+    if rows != weight.shape[0]:
+        raise Refused(f"{call.by} takes some rows of '{weight.name}'; give them a weight each")
+    if groups > 1 and weight.shape[1] == 1:
+        kernels = walk.values_along(weight.name, "depthwise", rows, 0)
+        parts = [kernels, columns.repeat_interleave(rows // len(columns))]
+        if call["bias"] is not None:
+            parts.append(walk.values(walk.weight(call, "bias"), "bias"))
+        units = walk.ids.join(parts, call.by)
+    else:
+        units = walk.layer(call, weight, columns, groups)
+    return units.view(-1, *[1] * kernel).expand(call.shape).clone()
+
+
+@operators("embedding", does="values per unit: a column of the table each")
+def embedding(walk: Walk, call: Call) -> Tensor:
+    """Each column of the table is a unit, in whichever row."""
+    weight = walk.weight(call)
+    walk.numbers(call["indices"])
+    if not bool(walk.ids.is_fixed(walk.numbers(call["indices"])).all()):
+        raise Refused(f"{call.by} looks up what depends on units; look up inputs or constants")
+    return walk.values_along(weight.name, "embedding", call.shape[-1], 1).expand(call.shape).clone()
+
+
+@operators("prelu", does="values per unit, if it has one for each channel")
+def prelu(walk: Walk, call: Call) -> Tensor:
+    """Slopes along the channels."""
+    x = walk.numbers(call["self"])
+    slopes = walk.values(walk.weight(call), "value")
+    return walk.ids.join([x, slopes.view(-1, *[1] * max(x.dim() - 2, 0))], call.by)

@@ -1,0 +1,383 @@
+"""A walk through an exported graph that computes with numbers of units instead of activations.
+
+Each operator has a rule (:mod:`nispa.graph.operators`). A rule takes the numbers of its operands,
+ties what must be one unit, notes weights and values, and returns the numbers of the result. Tensors
+of numbers share memory where the activations do, so that writing into a view is seen by the rest.
+
+What a rule refuses is an error only if the logits depend on it: a module may compute more.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, fx, nn
+
+from nispa.graph.found import Buffer, Call, Found, LayerFound, Learned, Refused, ValuesFound
+from nispa.graph.ids import Ids
+from nispa.graph.units import ValueKind
+
+_CANNOT = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
+
+Rule = Callable[["Walk", Call], Any]
+
+
+class Walk:
+    """The state of a walk.
+
+    Attributes:
+        ids: Numbers and ties.
+        found: Weights, values and norms so far.
+    """
+
+    def __init__(self, model: nn.Module, rules: Mapping[str, Rule], unknown: Rule) -> None:
+        """A walk through a graph of ``model`` by rules; ``unknown`` is the rule of all others."""
+        self.ids = Ids()
+        self.found = Found()
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+        self._rules = rules
+        self._unknown = unknown
+        self._known: dict[fx.Node, Any] = {}
+        self._constants: set[str] = set()  # buffers read as such
+        # Memory that may or may not be shared in the module, and that of parameters and buffers, by
+        # its address; with a tensor in it, so that no other one gets the address.
+        self._unsure: dict[int, Tensor] = {}
+        self._state: dict[int, tuple[str, Tensor]] = {}
+
+    def run(
+        self, graph: fx.Graph, learned: Mapping[str, str], buffers: Mapping[str, str]
+    ) -> dict[str, Tensor]:
+        """Walks through a graph.
+
+        Args:
+            graph: Of ATen operators, each with the shape of its result.
+            learned: Names of inputs of the graph that are parameters, and the parameters' paths.
+            buffers: Likewise for buffers and constants.
+
+        Returns:
+            Numbers of each input's elements, by its name.
+
+        Raises:
+            Refused: The graph changes a tensor in a way that cannot be followed.
+        """
+        inputs: dict[str, Tensor] = {}
+        for node in graph.nodes:
+            if node.op == "placeholder" and node.name not in learned and node.name not in buffers:
+                numbers = self._known[node] = self._input(node)
+                if numbers is not None:
+                    inputs[node.name] = numbers
+        self.ids.inputs_end()
+        left = {node: len(node.users) for node in graph.nodes}
+        for node in graph.nodes:
+            if node.op == "placeholder" and node.name in learned:
+                shape = tuple(node.meta["val"].shape)
+                rows = torch.arange(shape[0] if shape else 1)
+                self._known[node] = Learned(learned[node.name], rows, shape)
+            elif node.op == "placeholder" and node.name in buffers:
+                self._known[node] = Buffer(buffers[node.name])
+            elif node.op == "call_function":
+                self._known[node] = self._called(node)
+                for read in node.all_input_nodes:
+                    left[read] -= 1
+                    if not left[read]:  # numbers of large images take much memory
+                        self._known.pop(read, None)
+        moving = sorted(self._constants & set(self.found.values))
+        if moving:
+            raise Refused(
+                f"the forward pass reads '{moving[0]}', which batch norm changes in training; read "
+                "it by batch norm alone"
+            )
+        return inputs
+
+    def result(self, node: fx.Node) -> Tensor:
+        """Numbers of a node's result.
+
+        Raises:
+            Refused: It depends on something that a rule refuses.
+        """
+        numbers = self.numbers(node)
+        assert isinstance(numbers, Tensor)
+        return numbers
+
+    def numbers(self, argument: Any) -> Any:
+        """An argument with numbers in place of tensors; also within lists."""
+        if isinstance(argument, fx.Node):
+            known = self._known[argument]
+            if isinstance(known, Refused):
+                raise known
+            if isinstance(known, Learned):
+                return self._of_state(known.name, self.values(known, "value").clone())
+            if isinstance(known, Buffer):
+                self._constants.add(known.name)
+                shape = argument.meta["val"].shape
+                return self._of_state(known.name, torch.zeros(shape, dtype=torch.int64))
+            return known
+        if isinstance(argument, (list, tuple)):
+            return [self.numbers(each) for each in argument]
+        return argument
+
+    def learned(self, argument: Any) -> Learned | None:
+        """The parameter that an argument is, unless it is computed."""
+        known = self._known[argument] if isinstance(argument, fx.Node) else None
+        if isinstance(known, Refused):
+            raise known
+        return known if isinstance(known, Learned) else None
+
+    def buffer(self, argument: Any) -> str | None:
+        """Path of the buffer that an argument is, unless it is computed."""
+        known = self._known[argument] if isinstance(argument, fx.Node) else None
+        return known.name if isinstance(known, Buffer) else None
+
+    def weight(self, call: Call, argument: str = "weight") -> Learned:
+        """The parameter that an operator takes as its weight, to be read as connections or values.
+
+        Raises:
+            Refused: It is computed from other tensors.
+        """
+        found = self.learned(call[argument])
+        if found is None:
+            raise Refused(
+                f"the weight of {call.by} is computed, not a parameter as it lies; take "
+                "parametrisations such as weight_norm off (torch.nn.utils.parametrize."
+                "remove_parametrizations) and pass parameters on unchanged"
+            )
+        return found
+
+    def values(self, learned: Learned, kind: ValueKind) -> Tensor:
+        """Numbers of a parameter's entries, one for each."""
+        entry = self._noted(learned.name, kind, learned.shape, None)
+        return entry.ids[learned.rows] if learned.shape else entry.ids
+
+    def values_along(self, name: str, kind: ValueKind, size: int, dim: int) -> Tensor:
+        """Numbers ``(size,)`` of a parameter or buffer whose entries differ along ``dim`` only."""
+        return self._noted(name, kind, (size,), dim).ids
+
+    def layer(self, call: Call, weight: Learned, columns: Tensor, blocks: int = 1) -> Tensor:
+        """Notes a weight of connections, and ties its bias.
+
+        Args:
+            call: The operator.
+            weight: Its rows and ``columns / blocks`` columns, with the kernel behind.
+            columns: Numbers it reads.
+            blocks: Groups of a grouped convolution.
+
+        Returns:
+            Numbers of its rows.
+        """
+        if weight.name in self.found.values:
+            raise Refused(_tied(weight.name))
+        count, first = len(weight.rows), int(weight.rows[0])
+        entry = self.found.layers.get((weight.name, first))
+        if entry is not None and len(entry.rows) == count and entry.blocks == blocks:
+            entry.columns = self.ids.join([entry.columns, columns], f"'{weight.name}', used twice")
+            entry.calls += 1
+            entry.module = entry.module if entry.module == self._whole(call, weight) else None
+        else:
+            for (name, start), other in self.found.layers.items():
+                if (
+                    name == weight.name
+                    and start < first + count
+                    and first < start + len(other.rows)
+                ):
+                    raise Refused(
+                        f"{call.by} takes rows of '{name}' that are taken otherwise, too; give "
+                        "each use a weight of its own"
+                    )
+            entry = LayerFound(
+                weight.name,
+                self.ids.fresh((count,), f"'{_owner(weight.name)}'"),
+                columns.clone(),
+                call.name,
+                weight.shape[2:],
+                blocks,
+                first,
+                self._whole(call, weight),
+            )
+            self.found.layers[weight.name, first] = entry
+        if call["bias"] is not None:
+            bias = self.weight(call, "bias")
+            if entry.bias is not None and entry.bias.name != bias.name:
+                raise Refused(
+                    f"{call.by} takes '{weight.name}' with another bias than before; give each use "
+                    "a weight of its own, or the same bias"
+                )
+            entry.bias = bias
+            self.ids.join([entry.rows, self.values(bias, "bias")], f"the bias '{bias.name}'")
+        return entry.rows
+
+    def refuse_over_units(self, call: Call, ids: Tensor, what: str, instead: str) -> NoReturn:
+        """Refuses an operator that mixes units without a weight for each."""
+        origins = self.ids.origins(ids)
+        names = ", ".join(origins[:3]) + (", ..." if len(origins) > 3 else "")
+        raise Refused(
+            f"{call.by} {what} units of {names}: a unit that is kept would change with the others; "
+            f"{instead}"
+        )
+
+    def _input(self, node: fx.Node) -> Tensor | None:
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor):
+            return None
+        each = self.ids.fresh(value.shape[1:], f"input '{node.name}'")
+        return (
+            each.expand(value.shape).clone() if value.dim() else torch.zeros((), dtype=torch.int64)
+        )
+
+    def _called(self, node: fx.Node) -> Any:
+        if node.target is operator.getitem:
+            return self._item(node)
+        call = self._call(node)
+        written = _written(node)
+        if written and call.name != "batch_norm":
+            # Not put off: somebody else may read what is changed by another name.
+            if written != ["self"] or not isinstance(node.args[0], fx.Node):
+                raise Refused(f"{call.by} writes into {', '.join(written)}; compute a new tensor")
+            try:
+                return self._in_place(call, node.args[0])
+            except _CANNOT as error:
+                raise _lost(call, error) from error
+        try:
+            cut = self._cut(call)
+            return cut if cut is not None else self._applied(call)
+        except Refused as refused:
+            return refused
+        except _CANNOT as error:
+            return _lost(call, error)
+
+    def _applied(self, call: Call) -> Any:
+        rule = self._rules.get(call.name, self._unknown)
+        try:
+            return rule(self, call)
+        except _CANNOT as error:
+            raise _lost(call, error) from error
+
+    def _in_place(self, call: Call, target: fx.Node) -> Any:
+        known = self._known[target]
+        if isinstance(known, Buffer) and known.name.rpartition(".")[2] == "num_batches_tracked":
+            return None
+        numbers = self.numbers(target)
+        if _memory(numbers) in self._state:
+            name, _ = self._state[_memory(numbers)]
+            raise Refused(
+                f"{call.by} changes '{name}' in every forward pass, which nothing holds still for "
+                "units that are kept; compute it once, before, or pass on a new tensor"
+            )
+        result = self._applied(call).expand_as(numbers)
+        if _memory(numbers) in self._unsure and not torch.equal(
+            self.ids.labels(numbers), self.ids.labels(result)
+        ):
+            raise Refused(
+                f"{call.by} writes into a tensor that may or may not share its memory with another "
+                "one; compute a new tensor instead"
+            )
+        numbers.copy_(result)
+        return numbers
+
+    def shares(self, one: Tensor, other: Tensor) -> None:
+        """Says that in the module two tensors may or may not share memory."""
+        self._unsure |= {_memory(one): one, _memory(other): other}
+
+    def _of_state(self, name: str, numbers: Tensor) -> Tensor:
+        self._state[_memory(numbers)] = name, numbers
+        return numbers
+
+    def _item(self, node: fx.Node) -> Any:
+        whole, place = node.args
+        assert isinstance(whole, fx.Node)
+        known = self._known[whole]
+        if isinstance(known, Refused):
+            return known
+        try:
+            return known[place]
+        except (TypeError, LookupError):
+            return Refused(f"an item of {whole.name} is no tensor")
+
+    def _cut(self, call: Call) -> Any:
+        """Rows of a parameter, such as a packed projection's, stay rows of a parameter."""
+        learned = self.learned(call["self"])
+        along_rows = call["dim"] in (None, 0) and call.name in (
+            "chunk", "split", "split_with_sizes", "slice", "narrow"
+        )  # fmt: skip
+        if learned is None or not along_rows or not learned.shape:
+            return None
+        more = {name: value for name, value in call.arguments.items() if name != "self"}
+        cut = call.target(learned.rows, **more)
+        parts = cut if isinstance(cut, (list, tuple)) else [cut]
+        refs = [Learned(learned.name, part, learned.shape) for part in parts]
+        if any(len(part) != int(part[-1]) - int(part[0]) + 1 for part in parts):
+            return None
+        return refs if isinstance(cut, (list, tuple)) else refs[0]
+
+    def _call(self, node: fx.Node) -> Call:
+        schema = getattr(node.target, "_schema", None)
+        name = schema.name.rpartition("::")[2] if schema else getattr(node.target, "__name__", "?")
+        arguments: dict[str, Any] = {}
+        if schema is not None:
+            for place, argument in enumerate(schema.arguments):
+                if place < len(node.args):
+                    arguments[argument.name] = node.args[place]
+                elif argument.name in node.kwargs:
+                    arguments[argument.name] = node.kwargs[argument.name]
+                elif argument.has_default_value():
+                    arguments[argument.name] = argument.default_value
+        value = node.meta.get("val")
+        results = value if isinstance(value, (list, tuple)) else [value]
+        shapes = tuple(tuple(each.shape) for each in results if isinstance(each, Tensor))
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        path = str(stack[-1][0]) if stack else ""
+        path = path.partition("@")[0]  # of a second call
+        owner = self._modules[path if path in self._modules else ""]
+        path = self._paths[id(owner)]
+        assert callable(node.target)
+        in_place = name.endswith("_") and not name.endswith("__")
+        name = name[:-1] if in_place else name
+        return Call(name, shapes, path, owner, arguments, node.target)
+
+    def _noted(
+        self, name: str, kind: ValueKind, shape: Sequence[int], dim: int | None
+    ) -> ValuesFound:
+        if any(weight == name for weight, _ in self.found.layers):
+            raise Refused(_tied(name))
+        entry = self.found.values.get(name)
+        if entry is None:
+            entry = ValuesFound(kind, self.ids.fresh(shape, f"'{name}'"), dim)
+            self.found.values[name] = entry
+        elif entry.dim != dim or tuple(entry.ids.shape) != tuple(shape):
+            raise Refused(_tied(name))
+        return entry
+
+    def _whole(self, call: Call, weight: Learned) -> str | None:
+        """The path of the module that uses a weight, if it is a known one and does nothing else."""
+        known = (nn.Linear, nn.Conv1d, nn.Conv2d)
+        mine = type(call.owner) in known and weight.name == f"{call.path}.weight".lstrip(".")
+        return call.path if mine else None
+
+
+def _written(node: fx.Node) -> list[str]:
+    """Names of the arguments that an operator changes."""
+    schema = getattr(node.target, "_schema", None)
+    arguments = schema.arguments if schema is not None else ()
+    return [each.name for each in arguments if each.alias_info and each.alias_info.is_write]
+
+
+def _lost(call: Call, error: Exception) -> Refused:
+    return Refused(f"{call.by} cannot be followed ({error}); compute it in another way")
+
+
+def _owner(parameter: str) -> str:
+    return parameter.removesuffix(".weight")
+
+
+def _tied(name: str) -> str:
+    return (
+        f"'{name}' is the weight of connections in one place and a value per unit in another (tied "
+        "weights that cross groups); give each place a parameter of its own"
+    )
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,0 +1,1 @@
+"""Any PyTorch module made sparse, in plain PyTorch: connections live or dead, kept values held."""

@@ -1,0 +1,131 @@
+"""A check at run time that kept logits repeat, whatever else is learned.
+
+All that can still change is drawn anew, a batch is run as in training, and then the logits of kept
+classes must be equal bit for bit. So a trace that missed a path can never forget silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nispa.base.modes import usual_modes
+from nispa.base.seeding import stream
+from nispa.errors import IsolationError
+from nispa.masked.network import MaskedNetwork
+
+
+def check_isolation(
+    network: MaskedNetwork, example: Tensor | tuple[Any, ...] | Mapping[str, Any], *, seed: int = 0
+) -> None:
+    """Checks that logits of stable outputs do not depend on anything plastic.
+
+    The network is put back as it was: values, statistics, modes and random state.
+
+    Args:
+        network: With the outputs of kept classes among its stable units.
+        example: What it is called with.
+        seed: Of what is drawn.
+
+    Raises:
+        IsolationError: They do; it names the first module whose stable units moved.
+    """
+    kept = network.stable[network.graph.output.name]
+    if not kept.any():
+        return
+    with usual_modes(), _put_back(network), torch.no_grad():
+        torch.manual_seed(seed)
+        network.eval()
+        before = _watched(network, example)
+        _draw(network, stream(seed, "isolation"))
+        network.train()
+        _call(network, example)  # moves statistics, as training does
+        network.eval()
+        after = _watched(network, example)
+    if torch.equal(before["logits"][:, kept], after["logits"][:, kept]):
+        return
+    first = next(
+        (
+            name
+            for name, value in before.items()
+            if name != "logits" and not torch.equal(value, after.get(name, value[:0]))
+        ),
+        None,
+    )
+    what = "values are not finite" if not _finite(before, after) else "stable units change"
+    place = f"in '{first.partition(':')[0]}'" if first else "behind the last layer"
+    raise IsolationError(
+        f"logits of kept classes change with values that are not kept; first {place} {what}. Is "
+        "there a branch that the trace did not take (on self.training, on random numbers), a fast "
+        "path, or a value that forward keeps for the next call?"
+    )
+
+
+def _call(network: MaskedNetwork, example: Any) -> Tensor:
+    if isinstance(example, Mapping):
+        logits: Tensor = network(**example)
+    else:
+        logits = network(*(example if isinstance(example, (tuple, list)) else (example,)))
+    return logits
+
+
+def _watched(network: MaskedNetwork, example: Any) -> dict[str, Tensor]:
+    """Logits, and what each layer's module computes for stable units, in order of the calls."""
+    seen: dict[str, Tensor] = {}
+    handles = []
+    for layer in network.graph.layers:
+        if layer.module is None:
+            continue
+        rows = layer.rows.spread(network.stable)
+        behind = len(layer.kernel)
+
+        def watch(
+            _: nn.Module, __: Any, result: Tensor, *, name: str = layer.name, rows: Tensor = rows,
+            behind: int = behind,
+        ) -> None:  # fmt: skip
+            calls = sum(key.startswith(f"{name}:") for key in seen)
+            rows = rows.to(result.device)
+            seen[f"{name}:{calls}"] = result.movedim(-1 - behind, 0)[rows].clone()
+
+        handles.append(network.body.get_submodule(layer.module).register_forward_hook(watch))
+    try:
+        seen["logits"] = _call(network, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _draw(network: MaskedNetwork, generator: torch.Generator) -> None:
+    """Moves all that is learned by as much as its own size."""
+    for value in network.parameters():
+        if value.numel():
+            size = float(value.square().mean().sqrt()) or 0.1
+            noise = torch.randn(value.shape, generator=generator).to(value)
+            value.add_(noise, alpha=size)
+
+
+def _finite(*seen: Mapping[str, Tensor]) -> bool:
+    return all(bool(value.isfinite().all()) for each in seen for value in each.values())
+
+
+@contextmanager
+def _put_back(network: MaskedNetwork) -> Iterator[None]:
+    """Puts back values, buffers, modes and random state, whatever happens within."""
+    tensors = [*network.parameters(), *network.buffers()]
+    first = [tensor.detach().clone() for tensor in tensors]
+    modes = [(module, module.training) for module in network.modules()]
+    devices = sorted({tensor.device.index or 0 for tensor in tensors if tensor.is_cuda})
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(tensors, first, strict=True):
+                    tensor.copy_(value)
+            for module, mode in modes:
+                module.training = mode
