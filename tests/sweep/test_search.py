@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from nispa.data.named import build_scenario
 from nispa.data.scenarios import on_validation
 from nispa.errors import ConfigError, FormatError, InputError, ScenarioError
 from nispa.runs.record import read_record
-from tests.cli_calls import NEEDS_TERMINAL, call, on_terminal
+from tests.cli_calls import NEEDS_TERMINAL, NISPA, call, on_terminal, write_npz
 from tests.extent import optional
 
 optuna = optional("optuna")
@@ -146,6 +147,34 @@ def test_the_command_at_the_end_can_be_typed() -> None:
     assert found["pairs"] == ("hidden=8,9", "lr=0.123456789012")
     unlike = replace(space, cell=replace(cell, given={"dataset": "x", "normalise": False}))
     assert "--no-normalise" in command_of(unlike, Trial(0, {}, 0.9))
+
+
+def test_the_command_at_the_end_runs(home: Path, capsys: Capture) -> None:
+    """With options of the scenario, in a shell, and wherever the data were found."""
+    write_npz(home / "it's mine.npz")
+    (home / "my data").mkdir()
+    args = ["search", "split", "--method", "finetune", "--workers", "1", "--trials", "1"]
+    args += ["--set", "dataset=it's mine.npz", "--set", "tasks=[[3, 1], [0, 2]]"]
+    args += ["--set", "normalise=t", "--set", "hidden=8,9", "--set", "epochs=1"]
+    args += ["--set", "density=0.8"]
+    args += ["--choice", "validation=0.25;0.3", "--data", "my data"]
+    ended = call(capsys, *args)
+    assert ended.code == 0, ended
+    command = ended.out.strip().splitlines()[-1].strip()
+    assert f"--data '{home / 'my data'}'" in command
+    done = subprocess.run(
+        ["bash", "-c", command.replace("nispa", shlex.join(NISPA), 1) + " --quiet --out found"],
+        cwd=home,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    record = read_record(home / "found")
+    assert [task.name for task in record.tasks] == ["1,3", "0,2"]
+    options = record.scenario.settings["options"]
+    assert isinstance(options, dict)
+    assert (options["normalise"], options["validation"]) in ((True, 0.25), (True, 0.3))
+    assert record.config["network"]["hidden"] == [8, 9]  # type: ignore[index,call-overload]
 
 
 @NEEDS_TERMINAL

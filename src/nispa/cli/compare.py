@@ -1,4 +1,4 @@
-"""``nispa compare``: groups of runs beside each other, and what chance can do. Needs no PyTorch."""
+"""``nispa compare``: groups of runs side by side, with statistical tests. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nispa.cli.options import PATH
 from nispa.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from nispa.reading.compare import Comparison, Group, Pair, Run
 
 MAX_RUNS = 10_000
-WIDE = 140  # columns of a terminal that all costs need
+WIDE = 140  # columns of a terminal that show all costs in one table
 SOURCES = {True: "told the task", False: "not told the task", None: "PARTLY TOLD THE TASK"}
 
 
@@ -32,9 +33,7 @@ SOURCES = {True: "told the task", False: "not told the task", None: "PARTLY TOLD
     epilog="\b\nExamples:\n  nispa compare runs/split-mnist-*\n"
     "  nispa compare runs/split-mnist-* --metric forgetting --baseline finetune"
 )
-@click.argument(
-    "runs", type=click.Path(readable=False, path_type=Path), metavar="RUNS...", nargs=-1
-)
+@click.argument("runs", type=PATH, metavar="RUNS...", nargs=-1)
 @click.option(
     "--metric",
     default="acc",
@@ -70,39 +69,35 @@ def compare(
     """Compare methods over the seeds that they have in common.
 
     RUNS are folders of runs, their record.json, or folders that hold several runs. Runs that differ
-    only by their seed form a group; each group gets its mean, an interval and what it cost, each
-    pair of groups the mean difference, its interval, an effect size and tests.
+    only in their seed form a group. Each group gets its mean, an interval and its costs; each pair
+    of groups gets the mean difference, its interval, an effect size and tests.
     """
     if not runs:
         raise InputError("no runs given; pass their folders, such as: nispa compare runs/*")
-    share = _share(level)
+    try:
+        share = float(level)
+    except ValueError:
+        raise ConfigError(
+            f"--level={level} must be a number in [0.001, 0.5]; 0.05 is usual"
+        ) from None
     read = _read(runs)
 
-    from nispa.reading.compare import compare as compared
+    from nispa.reading.compare import compare as compute
 
-    found = compared(read, metric, told=told, baseline=baseline, level=share)
+    comparison = compute(read, metric, told=told, baseline=baseline, level=share)
     if as_json:
-        click.echo(json.dumps(asdict(found), indent=1, allow_nan=False))
+        click.echo(json.dumps(asdict(comparison), indent=1, allow_nan=False))
         return
     from rich.console import Console
 
     from nispa.cli.tables import show
 
     console = Console(highlight=False)
-    show(render(found, console.width), console)
-
-
-def _share(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(
-            f"--level={text} must be a number in [0.001, 0.5]; 0.05 is usual"
-        ) from None
+    show(render(comparison, console.width), console)
 
 
 def _read(paths: Sequence[Path]) -> list[Run]:
-    """The records, each called by its folder's name where that is unique."""
+    """Reads the records; a run is named after its folder, or after the path if names repeat."""
     from nispa.reading.compare import Run
     from nispa.runs.record import RECORD, read_record
 
@@ -125,9 +120,9 @@ def _read(paths: Sequence[Path]) -> list[Run]:
 
 
 def _places(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
-    """Where the records lie, and whether each was given by itself.
+    """The paths of the runs, and whether each was named by the user.
 
-    A folder that holds no record stands for the runs that lie directly in it.
+    A folder without a record stands for the runs directly in it.
     """
     from nispa.runs.record import RECORD
 
@@ -144,10 +139,10 @@ def _places(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
 
 
 def render(found: Comparison, width: int = 80) -> Iterable[RenderableType]:
-    """The comparison as tables, complete at 80 columns; texts from records are never markup.
+    """The comparison as tables that fit 80 columns.
 
     Args:
-        found: What was compared.
+        found: The comparison. Texts from records are never taken for markup.
         width: Columns of the terminal.
     """
     from rich.text import Text
@@ -162,7 +157,7 @@ def render(found: Comparison, width: int = 80) -> Iterable[RenderableType]:
     hold = f"{100 * (1 - found.level):g} %"
 
     def problem(group: Group) -> str:
-        """What groups have in common that are compared with each other."""
+        """The scenario and kind; groups that differ in one are not compared."""
         kind = f", {group.incremental}-incremental" if found.by_kind else ""
         return f"{group.scenario}{kind}"
 
@@ -227,7 +222,7 @@ COSTS = (
 
 
 def _cost_tables(groups: Sequence[Group], width: int) -> Iterable[RenderableType]:
-    """Means of what runs cost, in two tables so that they fit; nothing where none is known."""
+    """Tables of mean costs, two on a narrow terminal; none if no cost is known."""
     from rich.text import Text
 
     from nispa.runs.costs import KINDS
@@ -246,7 +241,7 @@ def _cost_tables(groups: Sequence[Group], width: int) -> Iterable[RenderableType
 
 
 def _pair_tables(found: Comparison, width: int) -> Iterable[RenderableType]:
-    """A table per first group, their columns in line; with a baseline one table for all."""
+    """A table per first group with aligned columns; a single table if there is a baseline."""
     from rich.text import Text
 
     heads = ("n", "mean", "from", "to", "d_z", "g_z", "p", "Holm", "Wilcox.")
@@ -302,7 +297,7 @@ def _effect(value: float | None) -> str:
 
 
 def _probability(value: float | None) -> str:
-    """Three digits after the point; what is smaller than they can show is written out."""
+    """Three decimals, or one significant digit for smaller values."""
     if value is None:
         return "-"
     return f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import nispa.base.openmp  # noqa: F401 - before anything imports PyTorch
 from nispa.base.arguments import path_of, seed_of
 from nispa.base.modes import in_usual_modes
 from nispa.data.scenarios import Scenario
@@ -305,7 +306,7 @@ def _learn_tasks(
     return files.finish("complete")
 
 
-NAMES = {PhaseStart: "phase_start", EpochEnd: "epoch", PhaseEnd: "phase_end"}
+_NAMES = {PhaseStart: "phase_start", EpochEnd: "epoch", PhaseEnd: "phase_end"}
 """Names of a method's events in ``events.jsonl``."""
 
 
@@ -346,7 +347,7 @@ def _learn(
             else:
                 if isinstance(event, PhaseStart):
                     phase = {"task": task.index, "phase": event.phase}
-                files.log({"event": NAMES[type(event)], **phase, **asdict(event)})
+                files.log({"event": _NAMES[type(event)], **phase, **asdict(event)})
                 yield event
     except StopIteration as end:
         report: LearnReport = end.value
