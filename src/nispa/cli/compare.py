@@ -74,30 +74,34 @@ def compare(
     """
     if not runs:
         raise InputError("no runs given; pass their folders, such as: nispa compare runs/*")
-    try:
-        share = float(level)
-    except ValueError:
-        raise ConfigError(
-            f"--level={level} must be a number in [0.001, 0.5]; 0.05 is usual"
-        ) from None
+    share = _share(level)
     read = _read(runs)
 
-    from nispa.reading.compare import compare as compute
+    from nispa.reading.compare import compare as compared
 
-    comparison = compute(read, metric, told=told, baseline=baseline, level=share)
+    found = compared(read, metric, told=told, baseline=baseline, level=share)
     if as_json:
-        click.echo(json.dumps(asdict(comparison), indent=1, allow_nan=False))
+        click.echo(json.dumps(asdict(found), indent=1, allow_nan=False))
         return
     from rich.console import Console
 
     from nispa.cli.tables import show
 
     console = Console(highlight=False)
-    show(render(comparison, console.width), console)
+    show(render(found, console.width), console)
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(
+            f"--level={text} must be a number in [0.001, 0.5]; 0.05 is usual"
+        ) from None
 
 
 def _read(paths: Sequence[Path]) -> list[Run]:
-    """Reads the records; a run is named after its folder, or after the path if names repeat."""
+    """The records, each called by its folder's name where that is unique."""
     from nispa.reading.compare import Run
     from nispa.runs.record import RECORD, read_record
 
@@ -120,9 +124,9 @@ def _read(paths: Sequence[Path]) -> list[Run]:
 
 
 def _places(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
-    """The paths of the runs, and whether each was named by the user.
+    """Where the records lie, and whether each was given by itself.
 
-    A folder without a record stands for the runs directly in it.
+    A folder that holds no record stands for the runs that lie directly in it.
     """
     from nispa.runs.record import RECORD
 
@@ -157,7 +161,7 @@ def render(found: Comparison, width: int = 80) -> Iterable[RenderableType]:
     hold = f"{100 * (1 - found.level):g} %"
 
     def problem(group: Group) -> str:
-        """The scenario and kind; groups that differ in one are not compared."""
+        """What groups have in common that are compared with each other."""
         kind = f", {group.incremental}-incremental" if found.by_kind else ""
         return f"{group.scenario}{kind}"
 
@@ -222,7 +226,7 @@ COSTS = (
 
 
 def _cost_tables(groups: Sequence[Group], width: int) -> Iterable[RenderableType]:
-    """Tables of mean costs, two on a narrow terminal; none if no cost is known."""
+    """Means of what runs cost, in two tables so that they fit; nothing where none is known."""
     from rich.text import Text
 
     from nispa.runs.costs import KINDS

@@ -96,7 +96,7 @@ def runs(
 def _select(
     folders: Sequence[Path], conditions: Sequence[str], columns: str | None
 ) -> tuple[list[Run], list[Run], list[str]]:
-    """All runs, those that match the conditions, and the requested columns, which exist."""
+    """All runs, those that meet the conditions, and the columns asked for, all checked."""
     from nispa.reading.store import check_keys, choose, find_runs
 
     if not folders and not Path("runs").is_dir():
@@ -126,7 +126,7 @@ def _json(runs: Sequence[Run], keys: Sequence[str] | None) -> str:
 
 
 def _table(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
-    """A line per run, with numbers aligned to the right."""
+    """A line per run, numbers to the right."""
     columns = []
     for key in keys:
         values = [run.value(key) for run in runs]
