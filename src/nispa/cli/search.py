@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nispa.cli.exits import CommandError, stopped
 from nispa.cli.options import (
+    flag_of,
     incremental_option,
     lists_given,
     method_option,
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     import optuna
     from rich.progress import Progress
 
+    from nispa.sweep.jobs import Where
     from nispa.sweep.search import Followed, Space, Trial
 
 MAX_TRIALS = 100_000
@@ -104,7 +109,7 @@ def search(
 
 def _search(space: Space, shared: Shared, trials: int, seed: int) -> None:
     from nispa.files import shown
-    from nispa.sweep.search import best, check, command_of, open_study
+    from nispa.sweep.search import best, check, open_study
     from nispa.sweep.search import search as start
 
     out = shared.folder(f"search-{space.cell.scenario}-{space.cell.method}")
@@ -133,6 +138,44 @@ def _search(space: Space, shared: Shared, trials: int, seed: int) -> None:
     for trial in found:
         click.echo(_line(trial))
     click.echo(f"\nmeasure it on test images with:\n  {command_of(space, found[0], where)}")
+
+
+def command_of(space: Space, trial: Trial, where: Where) -> str:
+    """The shell command that learns with a trial's settings and measures on test images.
+
+    Args:
+        space: The space that was searched.
+        trial: The trial.
+        where: Tells where the search found its data and on which device it ran.
+    """
+    from nispa.base.config import describe
+    from nispa.data.named import SCENARIOS, resolve_options
+    from nispa.sweep.jobs import split_options
+
+    cell = replace(space.cell, given={**space.cell.given, **trial.params})
+    options, settings = split_options(cell)
+    parts = ["nispa", "run", cell.scenario, "--method", cell.method, "--preset", cell.preset]
+    parts += ["--data", str(where.data)] if where.data else []
+    parts += ["--device", where.device] if where.device != "cpu" else []
+    chosen = resolve_options(SCENARIOS[cell.scenario], options)
+    for field in describe(type(chosen)):
+        if field.name not in options:
+            continue
+        flag = flag_of(field.name)
+        if field.kind == "true or false":  # such an option is a pair of flags without a value
+            parts.append(flag if getattr(chosen, field.name) else f"--no-{flag[2:]}")
+        else:  # one word, since a value may begin with a dash
+            parts.append(f"{flag}={_typed(options[field.name])}")
+    for name, value in settings.items():
+        parts += ["--set", f"{name}={_typed(value)}"]
+    return shlex.join(parts)
+
+
+def _typed(value: Any) -> str:
+    """A value as a command line takes it."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_typed, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _progress(quiet: bool) -> Progress:

@@ -6,8 +6,6 @@ the same search, whichever trial ends first.
 
 from __future__ import annotations
 
-import json
-import shlex
 import statistics
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,14 +24,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from nispa.base.config import describe
-from nispa.data.named import SCENARIOS, resolve_options
 from nispa.errors import ConfigError, FormatError, InputError, either
 from nispa.files import check_own, shown, wording
 from nispa.runs.record import read_record
 from nispa.sweep.backends import sweep
 from nispa.sweep.base import Backend
-from nispa.sweep.jobs import Job, Outcome, Where, done_before, prepare, split_options
+from nispa.sweep.jobs import Job, Outcome, Where, done_before, prepare
 from nispa.sweep.plan import Cell
 
 STUDY = "study.jsonl"
@@ -231,41 +227,6 @@ def best(study: optuna.Study, most: int = 5) -> list[Trial]:
     complete: list[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     complete.sort(key=lambda trial: -(trial.value or 0.0))
     return [Trial(trial.number, trial.params, trial.value) for trial in complete[:most]]
-
-
-def command_of(space: Space, trial: Trial, where: Where | None = None) -> str:
-    """The shell command that learns with a trial's settings and measures on test images.
-
-    Args:
-        space: The space that was searched.
-        trial: The trial.
-        where: Tells where the search found its data and on which device it ran.
-    """
-    cell = replace(space.cell, given={**space.cell.given, **trial.params})
-    options, settings = split_options(cell)
-    parts = ["nispa", "run", cell.scenario, "--method", cell.method, "--preset", cell.preset]
-    if where is not None:
-        parts += ["--data", str(where.data)] if where.data else []
-        parts += ["--device", where.device] if where.device != "cpu" else []
-    chosen = resolve_options(SCENARIOS[cell.scenario], options)
-    for field in describe(type(chosen)):
-        if field.name not in options:
-            continue
-        flag = field.name.replace("_", "-")
-        if field.kind == "true or false":  # such an option is a pair of flags without a value
-            parts.append(f"--{flag}" if getattr(chosen, field.name) else f"--no-{flag}")
-        else:  # one word, since a value may begin with a dash
-            parts.append(f"--{flag}={_typed(options[field.name])}")
-    for name, value in settings.items():
-        parts += ["--set", f"{name}={_typed(value)}"]
-    return shlex.join(parts)
-
-
-def _typed(value: Any) -> str:
-    """A value as a command line takes it."""
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(_typed, value))
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def parse_range(text: str) -> tuple[str, tuple[float, float, bool]]:
