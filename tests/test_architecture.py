@@ -72,6 +72,35 @@ def test_the_table_has_no_circle() -> None:
         done |= ready
 
 
+def imported_modules(path: Path) -> set[str]:
+    """The modules of ``src/`` that a file imports, anywhere in it, by dotted name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{name.name}" for name in node.names} & set(NAMED)
+            found |= inner or {node.module}
+    return found & set(NAMED)
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMED = {dotted(path): path for path in modules()}
+"""All modules but ``nispa`` itself, which everybody may ask for the version."""
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports within functions count, too: putting them off does not break a circle."""
+    left = {name: imported_modules(path) for name, path in NAMED.items()}
+    while ready := {name for name, imports in left.items() if not imports & set(left)}:
+        left = {name: imports for name, imports in left.items() if name not in ready}
+    assert not left, f"in a circle, or importing one: {sorted(left)}"
+
+
 WITHOUT_TORCH = [
     *sorted((SOURCE / "reading").glob("*.py")),
     *sorted((SOURCE / "webpage").glob("*.py")),

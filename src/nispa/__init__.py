@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +13,11 @@ __all__ = ["Learner", "__version__", "errors"]
 
 __version__ = version("nispa")
 
-if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
-    # GNU OpenMP, PyTorch's on Linux, reads this once, when PyTorch is imported. By its own choice a
-    # thread that waits for another keeps its core busy for long, which on a machine with other work
-    # keeps that core from the very thread it waits for. See docs/howto/speed.md.
-    os.environ["GOMP_SPINCOUNT"] = "1000"
-
 
 def __getattr__(name: str) -> Any:
-    """Imports :class:`Learner`, and with it PyTorch, when it is first asked for."""
+    """Imports :class:`Learner`, and with it PyTorch, on first use."""
     if name == "Learner":
+        import nispa.base.openmp  # before PyTorch
         from nispa.learner import Learner
 
         return Learner
@@ -35,5 +29,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names, those that are imported when they are asked for among them."""
+    """The public names, including those that are imported on first use."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nispa.learner import Learner
 from nispa.runs import capacity
 from nispa.runs.capacity import fullness, warning
-from nispa.learner import Learner
-from nispa.runs.recording import filling
 from nispa.runs.record import Record, TaskResult, UnitCount
+from nispa.runs.recording import capacity_note
 from nispa.runs.runner import Notice, TaskEnd
 from tests.records import record
 from tests.runs.test_runner import experiment, finish
@@ -59,8 +59,8 @@ def after(*stable: int) -> Record:
 
 def test_nothing_is_said_after_the_last_task() -> None:
     assert len(record().tasks) == 2
-    assert "after task 1 of 2 the network is full" in filling(after(10))
-    assert filling(after(5, 10)) == ""
+    assert "after task 1 of 2 the network is full" in capacity_note(after(10))
+    assert capacity_note(after(5, 10)) == ""
 
 
 def test_a_run_keeps_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

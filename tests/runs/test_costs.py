@@ -16,7 +16,6 @@ from nispa.runs.record import Cost, Record, TaskResult, encode
 from nispa.runs.record import decode as read
 from nispa.runs.runner import resume, run
 from nispa.runs.usage import Spent, peak_bytes, spent
-
 from tests.records import priced, record
 from tests.runs.test_resume import die
 from tests.runs.test_resume import experiment as two_tasks

@@ -170,7 +170,7 @@ def test_a_run_of_an_older_version_predicts_as_far_as_it_can(
     )
     ended = ask(old, "new")
     assert ended.code == 2
-    assert "learn it anew" in ended.err
+    assert "start a new run" in ended.err
     settings = {"options": {"dataset": "x"}, "scenario": "split", "resolved": {"normalise": False}}
     plain = made.scenario.model_copy(update={"settings": settings})
     RunFolder(old).write_record(

@@ -255,7 +255,7 @@ def test_a_sealed_record_is_asked_for(tmp_path: Path) -> None:
     assert read_record(tmp_path, sealed=True) == record()
     (tmp_path / "record.json").write_text(json.dumps(json.loads(BYTES)))
     assert read_record(tmp_path) == record()
-    with pytest.raises(FormatError, match=r"has no checksum.*run it anew"):
+    with pytest.raises(FormatError, match=r"has no checksum.*start a new run"):
         read_record(tmp_path, sealed=True)
 
 

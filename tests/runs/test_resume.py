@@ -32,7 +32,6 @@ from nispa.runs.record import RECORD, Record, comparable, read_record
 from nispa.runs.runner import Experiment, TaskEnd, resume, run
 from nispa.training import fit as training
 from nispa.training.pausing import FitPause
-
 from tests.extent import one_of_each_kind
 from tests.methods.toy import FAST
 
@@ -263,7 +262,7 @@ def test_the_network_of_another_run_is_not_taken(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="is of another run; put back"):
         next(resume(experiment("finetune"), tmp_path / "run"))
     (tmp_path / "run" / NETWORK).unlink()
-    with pytest.raises(FormatError, match="cannot be resumed without it: run it anew"):
+    with pytest.raises(FormatError, match="cannot be resumed without it: start a new run"):
         next(resume(experiment("finetune"), tmp_path / "run"))
 
 

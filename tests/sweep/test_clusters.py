@@ -13,7 +13,8 @@ import pytest
 
 from nispa.errors import FormatError
 from nispa.runs.record import comparable, read_record
-from nispa.sweep.backends import Backend, make_backend, sweep
+from nispa.sweep.backends import make_backend, sweep
+from nispa.sweep.base import Backend
 from nispa.sweep.jobs import Job, Where, execute, prepare
 from nispa.sweep.plan import Cell
 from tests.extent import optional

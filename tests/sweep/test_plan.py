@@ -135,7 +135,7 @@ BAD: list[tuple[str, tuple[str, ...]]] = [
     ('scenario = "a"\ngrid = { k = [] }', ("k=[] holds no value",)),
     ('scenario = "a"\nset = { k = 2020-01-01 }', ("k=2020-01-01 must be a text, a number",)),
     ('scenario = "a"\nset = { k = { a = 1 } }', ("k=", "must be a text, a number")),
-    ('scenario = "a"\nset = { k = 1 }\ngrid = { k = [1] }', ("k stands in set and in grid",)),
+    ('scenario = "a"\nset = { k = 1 }\ngrid = { k = [1] }', ("k is in set and in grid",)),
     ('scenario = "a"\nruns = 3', ("runs must be tables",)),
     ('scenario = "a"\n[[runs]]\nabout = "x"', ("unknown key 'about'",)),
     ('scenario = "a"\nabout = 3', ("about=3 must be a text",)),
@@ -225,7 +225,7 @@ def test_values_that_nest_are_refused(
     """At each depth: some readers of TOML come to the end of the stack, what follows must not."""
     first, middle, last = form
     path = written(tmp_path, A + "set.k = " + first * depth + middle + last * depth)
-    with pytest.raises((ConfigError, FormatError), match=r"within each other|is not TOML"):
+    with pytest.raises((ConfigError, FormatError), match=r"nests more than 8|is not TOML"):
         read_plan(path)
 
 

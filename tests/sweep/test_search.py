@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,28 +12,29 @@ import pytest
 import torch
 
 from nispa.cli import cli
-from nispa.cli.search import _progress
+from nispa.cli.search import _progress, command_of
 from nispa.data.named import build_scenario
 from nispa.data.scenarios import on_validation
 from nispa.errors import ConfigError, FormatError, InputError, ScenarioError
 from nispa.runs.record import read_record
-from tests.cli_calls import NEEDS_TERMINAL, call, on_terminal
+from tests.cli_calls import NEEDS_TERMINAL, NISPA, call, on_terminal, write_npz
 from tests.extent import optional
 
 optuna = optional("optuna")
 
+from nispa.sweep.jobs import Where  # noqa: E402
 from nispa.sweep.plan import Cell  # noqa: E402
 from nispa.sweep.search import (  # noqa: E402
     STUDY,
     Space,
     Trial,
-    command_of,
     open_study,
     parse_range,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Capture = pytest.CaptureFixture[str]
+HERE = Where(Path("runs"))
 CELL = Cell("split-digits", "finetune", "default", 0, {"hidden": [8]})
 
 
@@ -136,7 +138,7 @@ def test_the_command_at_the_end_can_be_typed() -> None:
     given = {"dataset": folder, "tasks": "[[0, 1], [2, 3]]", "normalise": "true", "hidden": [8, 9]}
     cell = Cell("split", "finetune", "default", 0, given)
     space = Space(cell, (0,), {"lr": (0.1, 0.5, False)}, {"validation": ("0.2", "0.1")})
-    said = command_of(space, Trial(0, {"lr": 0.123456789012, "validation": "0.2"}, 0.9))
+    said = command_of(space, Trial(0, {"lr": 0.123456789012, "validation": "0.2"}, 0.9), HERE)
     run, *words = shlex.split(said)[1:]
     assert run == "run"
     context = cli.commands["run"].make_context("run", list(words))
@@ -145,7 +147,35 @@ def test_the_command_at_the_end_can_be_typed() -> None:
     assert (found["tasks"], found["validation"]) == ("[[0, 1], [2, 3]]", "0.2")
     assert found["pairs"] == ("hidden=8,9", "lr=0.123456789012")
     unlike = replace(space, cell=replace(cell, given={"dataset": "x", "normalise": False}))
-    assert "--no-normalise" in command_of(unlike, Trial(0, {}, 0.9))
+    assert "--no-normalise" in command_of(unlike, Trial(0, {}, 0.9), HERE)
+
+
+def test_the_command_at_the_end_runs(home: Path, capsys: Capture) -> None:
+    """With options of the scenario, in a shell, and wherever the data were found."""
+    write_npz(home / "it's mine.npz")
+    (home / "my data").mkdir()
+    args = ["search", "split", "--method", "finetune", "--workers", "1", "--trials", "1"]
+    args += ["--set", "dataset=it's mine.npz", "--set", "tasks=[[3, 1], [0, 2]]"]
+    args += ["--set", "normalise=t", "--set", "hidden=8,9", "--set", "epochs=1"]
+    args += ["--set", "density=0.8"]
+    args += ["--choice", "validation=0.25;0.3", "--data", "my data"]
+    ended = call(capsys, *args)
+    assert ended.code == 0, ended
+    command = ended.out.strip().splitlines()[-1].strip()
+    assert f"--data '{home / 'my data'}'" in command
+    done = subprocess.run(
+        ["bash", "-c", command.replace("nispa", shlex.join(NISPA), 1) + " --quiet --out found"],
+        cwd=home,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    record = read_record(home / "found")
+    assert [task.name for task in record.tasks] == ["1,3", "0,2"]
+    options = record.scenario.settings["options"]
+    assert isinstance(options, dict)
+    assert (options["normalise"], options["validation"]) in ((True, 0.25), (True, 0.3))
+    assert record.config["network"]["hidden"] == [8, 9]  # type: ignore[index,call-overload]
 
 
 @NEEDS_TERMINAL
@@ -199,7 +229,7 @@ def test_a_study_that_is_a_link_is_not_written_to(home: Path) -> None:
 def test_a_command_to_copy_holds_settings_and_nothing_else() -> None:
     """A stranger's study may hold any text as a value."""
     space = Space(CELL, (0,), {}, {"bias": ("zero", "x; touch y $(touch z)")})
-    command = command_of(space, Trial(0, {"bias": "x; touch y $(touch z)"}, 0.5))
+    command = command_of(space, Trial(0, {"bias": "x; touch y $(touch z)"}, 0.5), HERE)
     assert shlex.split(command)[-1] == "bias=x; touch y $(touch z)"
 
 

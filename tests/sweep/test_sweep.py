@@ -19,6 +19,7 @@ from nispa.runs.folder import RunFolder, held
 from nispa.runs.record import comparable, read_record
 from nispa.sweep import backends
 from nispa.sweep.backends import make_backend
+from nispa.sweep.base import Outcomes
 from nispa.sweep.jobs import Job, Outcome, Where, done_before, execute, key_of, prepare
 from nispa.sweep.kinds import check_kinds
 from nispa.sweep.local import Local
@@ -107,7 +108,7 @@ def test_two_kinds_may_be_asked_for(out: Path) -> None:
 
 
 def test_kinds_without_a_common_one_are_told(out: Path) -> None:
-    with pytest.raises(ConfigError, match="sweep them apart"):
+    with pytest.raises(ConfigError, match="use a sweep for each"):
         kinds(out, cell("packnet"), cell("icarl"))
 
 
@@ -291,7 +292,7 @@ def test_busy_jobs_come_last_and_are_waited_for(out: Path) -> None:
     class Made:
         workers = 1
 
-        def run(self, jobs: Sequence[Job], *, wait: bool = False) -> backends.Outcomes:
+        def run(self, jobs: Sequence[Job], *, wait: bool = False) -> Outcomes:
             calls.append((list(jobs), wait))
             for job in jobs:
                 yield None
@@ -455,8 +456,8 @@ def test_bad_calls_are_refused(home: Path, capsys: Capture) -> None:
     bad: list[tuple[list[str], str]] = [
         (["sweep"], "no plan and no scenario"),
         (["sweep", "split-nothing"], "unknown scenario 'split-nothing'"),
-        (["sweep", "plan.toml", "split-digits"], "give one plan alone"),
-        (["sweep", "plan.toml", "--method", "er"], "belong into the plan"),
+        (["sweep", "plan.toml", "split-digits"], "pass either one plan or scenarios"),
+        (["sweep", "plan.toml", "--method", "er"], "belong in the plan"),
         (["sweep", "other.toml"], "cannot read other.toml"),
         (["sweep", "split-digits", "--seeds", "1,x"], "--seeds=1,x must be whole numbers"),
         (["sweep", "split-digits", "--seeds", "1,1"], "seed holds 1 twice"),

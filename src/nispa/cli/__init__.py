@@ -1,7 +1,7 @@
-"""The command line: it parses, calls and prints; the algorithms are elsewhere.
+"""The command line: parses arguments, calls the other packages, prints results.
 
-The modules of this package import PyTorch, rich and the rest of nispa inside their functions, so
-that ``nispa --help`` and a mistyped command answer at once.
+The modules of this package import PyTorch, rich and most of nispa inside their functions, so that
+``nispa --help`` and a mistyped command answer at once.
 """
 
 from __future__ import annotations
@@ -62,5 +62,5 @@ for _command in (
 
 
 def main() -> None:
-    """The entry point of ``nispa`` and of ``python -m nispa``; does not return."""
+    """The entry point of ``nispa`` and ``python -m nispa``; does not return."""
     cli.main(prog_name="nispa")

@@ -1,4 +1,4 @@
-"""``nispa compare``: groups of runs beside each other, and what chance can do. Needs no PyTorch."""
+"""``nispa compare``: groups of runs side by side, with statistical tests. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nispa.cli.options import PATH
 from nispa.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from nispa.reading.samples import Pair, Sample
 
 MAX_RUNS = 10_000
-WIDE = 140  # columns of a terminal that all costs need
+WIDE = 140  # columns of a terminal that show all costs in one table
 SOURCES = {True: "told the task", False: "not told the task", None: "PARTLY TOLD THE TASK"}
 
 
@@ -30,9 +31,7 @@ SOURCES = {True: "told the task", False: "not told the task", None: "PARTLY TOLD
     epilog="\b\nExamples:\n  nispa compare runs/split-mnist-*\n"
     "  nispa compare runs/split-mnist-* --metric forgetting --baseline finetune"
 )
-@click.argument(
-    "runs", type=click.Path(readable=False, path_type=Path), metavar="RUNS...", nargs=-1
-)
+@click.argument("runs", type=PATH, metavar="RUNS...", nargs=-1)
 @click.option(
     "--metric",
     default="acc",
@@ -68,8 +67,8 @@ def compare(
     """Compare methods over the seeds that they have in common.
 
     RUNS are folders of runs, their record.json, or folders that hold several runs. Runs that differ
-    only by their seed form a group; each group gets its mean, an interval and what it cost, each
-    pair of groups the mean difference, its interval, an effect size and tests.
+    only in their seed form a group. Each group gets its mean, an interval and its costs; each pair
+    of groups gets the mean difference, its interval, an effect size and tests.
     """
     if not runs:
         raise InputError("no runs given; pass their folders, such as: nispa compare runs/*")
@@ -102,10 +101,10 @@ def _share(text: str) -> float:
 
 
 def render(found: Comparison, width: int = 80) -> Iterable[RenderableType]:
-    """The comparison as tables, complete at 80 columns; texts from records are never markup.
+    """The comparison as tables that fit 80 columns.
 
     Args:
-        found: What was compared.
+        found: The comparison. Texts from records are never taken for markup.
         width: Columns of the terminal.
     """
     from rich.text import Text
@@ -204,7 +203,7 @@ def _cost_tables(groups: Sequence[Sample], width: int) -> Iterable[RenderableTyp
 
 
 def _pair_tables(found: Comparison, width: int) -> Iterable[RenderableType]:
-    """A table per first group, their columns in line; with a baseline one table for all."""
+    """A table per first group with aligned columns; a single table if there is a baseline."""
     from rich.text import Text
 
     heads = ("n", "mean", "from", "to", "d_z", "g_z", "p", "Holm", "Wilcox.")
@@ -260,7 +259,7 @@ def _effect(value: float | None) -> str:
 
 
 def _probability(value: float | None) -> str:
-    """Three digits after the point; what is smaller than they can show is written out."""
+    """Three decimals, or one significant digit for smaller values."""
     if value is None:
         return "-"
     return f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"

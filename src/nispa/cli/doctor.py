@@ -1,4 +1,4 @@
-"""``nispa doctor``: what a bug report needs, and what is missing on this machine."""
+"""``nispa doctor``: the details that a bug report needs, and what is missing on this machine."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _versions() -> Iterable[tuple[str, str]]:
 
 
 def _build_of_torch() -> str:
-    """PyTorch's version with the build, such as ``+cu130``, which pip may not know of."""
+    """PyTorch's version with its build, such as ``+cu130``, which package metadata may lack."""
     import torch
 
     return str(torch.__version__)

@@ -1,7 +1,7 @@
-"""How a command ends: its exit code, and one line on stderr where it could not do its work.
+"""How a command ends: its exit code, and one line on stderr if it failed.
 
-0: done. 1: a run failed on its way. 2: the input cannot be used, nothing was started or written.
-130 and 143: stopped by Ctrl-C or SIGTERM. An exception that nobody foresaw keeps its traceback.
+0: done. 1: a run failed on its way. 2: the input cannot be used; nothing was started or written.
+130 and 143: stopped by Ctrl-C or SIGTERM. An unforeseen exception keeps its traceback.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Within it SIGTERM raises :class:`Terminated`, so that a run ends as tidily as on Ctrl-C."""
+    """Makes SIGTERM raise :class:`Terminated`, so that a run ends as tidily as on Ctrl-C."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Terminated
@@ -52,13 +52,13 @@ def terminable() -> Iterator[None]:
 
 
 class Stops:
-    """Ctrl-C and SIGTERM while a run learns: the first is kept, a second one stops at once."""
+    """Ctrl-C and SIGTERM while a run learns: the first one waits, a second one stops at once."""
 
     def __init__(self) -> None:
         self._asked: KeyboardInterrupt | None = None
 
     def __call__(self) -> KeyboardInterrupt | None:
-        """What was asked for, if anything: to be raised after a checkpoint."""
+        """The exception to raise after a checkpoint; None if no signal came."""
         return self._asked
 
     def _take(self, number: int, frame: FrameType | None) -> None:
@@ -69,7 +69,7 @@ class Stops:
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Within it the first signal waits until it is asked for, and is lost if nobody asks."""
+        """Makes the first signal wait for the next checkpoint; it is lost if there is none."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -83,18 +83,20 @@ class Stops:
 
 
 def stopped(stop: KeyboardInterrupt, kept: str) -> CommandError:
-    """What ends the program after Ctrl-C or SIGTERM; ``kept`` says what is left of the work."""
+    """The error that ends the program after Ctrl-C or SIGTERM; ``kept`` says what is left."""
     if isinstance(stop, Terminated):
         return CommandError(143, f"terminated: {kept}")
     return CommandError(130, f"interrupted: {kept}")
 
 
 class Commands(click.Group):
-    """A group of commands that ends every foreseen failure with one line and its exit code."""
+    """A group of commands that end every foreseen failure with one line and its exit code."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Runs a command and exits; see :meth:`click.Command.main`."""
-        _never_choke(sys.stdout)
+        import nispa.base.openmp  # noqa: F401 - before anything imports PyTorch
+
+        _replace_unencodable(sys.stdout)
         try:
             with on_command_line():
                 code = super().main(*args, **{**extra, "standalone_mode": False})
@@ -109,23 +111,24 @@ class Commands(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command; Ctrl-C becomes an exit code before click writes about it."""
+        """Runs a command; Ctrl-C and SIGTERM become an exit code before click writes about it."""
         try:
-            return super().invoke(ctx)
+            with terminable():
+                return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             raise stopped(stop, "nothing was written") from None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that ``args`` name, or an error that offers the nearest one."""
+        """The command that ``args`` name, or an error that suggests the nearest one."""
         if args[0] not in self.commands and not args[0].startswith("-"):
             raise unknown_name("command", args[0], self.commands)
         return super().resolve_command(ctx, args)
 
 
 def _explain(error: click.ClickException) -> str:
-    """What click found, with the place to read on."""
+    """Click's message, with the command that shows the help."""
     message = error.format_message()
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     if isinstance(error, click.NoSuchOption) and ctx is not None:
@@ -146,7 +149,7 @@ def _end(code: int, message: str) -> None:
     sys.exit(code)
 
 
-def _never_choke(stream: Any) -> None:
-    """Lets a stream write ``?`` for letters that its encoding lacks, instead of failing."""
+def _replace_unencodable(stream: Any) -> None:
+    """Makes a stream write ``?`` for characters that its encoding lacks."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")

@@ -1,4 +1,4 @@
-"""``nispa list``: everything that has a name, read from where it is defined."""
+"""``nispa list``: the names of scenarios, methods and so on, read from their definitions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nispa.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     from nispa.base.config import Setting
 
-NARROWEST = 24  # columns of text below which wrapping makes a table harder to read
+NARROWEST = 24  # narrower columns of text are harder to read than lines that are too long
 
 
 @click.command(
@@ -122,9 +122,9 @@ def _first_line(found: type[Any]) -> str:
 
 
 def rows(table: Sequence[Sequence[str]], head: Sequence[str] | None = None) -> Iterable[str]:
-    """A table as lines: columns as wide as they need to be.
+    """The lines of a table with columns of the smallest width.
 
-    On a terminal the last column is wrapped to its width; elsewhere a row is always one line.
+    On a terminal the last column is wrapped to fit; elsewhere a row is always one line.
     """
     table = [head, *table] if head else list(table)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

@@ -1,15 +1,16 @@
-"""``nispa predict``: the classes of images by the network of a run."""
+"""``nispa predict``: classes of images, predicted by the network of a run."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from nispa.cli.options import whole_number
+from nispa.cli.options import PATH, device_option, whole_number
 from nispa.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ MAX_TASK = 100_000
     epilog="\b\nExamples:\n  nispa predict runs/animals photos/*.jpg --task 2\n"
     "  nispa predict runs/animals photos/ --top 3 --csv > found.csv",
 )
-@click.argument("run", type=click.Path(readable=False, path_type=Path), metavar="RUN")
-@click.argument(
-    "images", nargs=-1, type=click.Path(readable=False, path_type=Path), metavar="IMAGES..."
-)
+@click.argument("run", type=PATH, metavar="RUN")
+@click.argument("images", nargs=-1, type=PATH, metavar="IMAGES...")
 @click.option(
     "--task",
     callback=whole_number(1, MAX_TASK, f"[1, {MAX_TASK:,}]", "nispa show RUN numbers them"),
@@ -40,20 +39,18 @@ MAX_TASK = 100_000
     default="1",
     metavar="K",
     show_default=True,
-    help="So many classes of each image, the likeliest first.",
+    help="Number of classes per image, the likeliest first.",
 )
-@click.option("--csv", "as_csv", is_flag=True, help="As a table of comma-separated values.")
-@click.option(
-    "--device", default="cpu", metavar="NAME", show_default=True, help="As for nispa run."
-)
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
+@device_option("As for nispa run.")
 def predict(
     run: Path, images: tuple[Path, ...], task: int | None, top: int, as_csv: bool, device: str
 ) -> None:
     """Predict the classes of IMAGES with the network in the folder RUN.
 
-    IMAGES are image files, folders of them, or .npz and .npy files. They are prepared as those that
-    the run learned from. The share beside a class says how sure the network is; it tends to be
-    surer than it is right.
+    IMAGES are image files, folders of them, or .npz and .npy files. They are prepared like those
+    that the run learned from. The share beside a class says how sure the network is, which is
+    usually more than how often it is right.
     """
     if not images:
         raise InputError(
@@ -61,32 +58,31 @@ def predict(
         )
     from nispa.runs.prediction import Predictor
 
-    found = Predictor(run, device).predict(images, task, top)
+    predictions = Predictor(run, device).predict(images, task, top)
     if as_csv:
-        _print_csv(found)
+        _print_csv(predictions)
     else:
-        _print(found)
+        _print(predictions)
 
 
-def _print_csv(found: list[Prediction]) -> None:
-    most = max(len(each.classes) for each in found)
+def _print_csv(predictions: list[Prediction]) -> None:
+    most = max(len(prediction.classes) for prediction in predictions)
     table = csv.writer(sys.stdout, lineterminator="\n")
     heads = [f"{head}_{place}" for place in range(1, most + 1) for head in ("class", "share")]
     table.writerow(["image", *(heads if most > 1 else ("class", "share"))])
-    for each in found:
-        row = [each.name]
-        for place, name in enumerate(each.classes):
-            row += [name, f"{each.shares[place]:.6f}" if each.shares else ""]
-        table.writerow(row)
+    for prediction in predictions:
+        shares = [f"{share:.6f}" for share in prediction.shares] or [""] * most
+        cells = zip(prediction.classes, shares, strict=False)
+        table.writerow([prediction.name, *itertools.chain.from_iterable(cells)])
 
 
-def _print(found: list[Prediction]) -> None:
+def _print(predictions: list[Prediction]) -> None:
     from nispa.files import one_line
 
-    width = min(60, max(len(one_line(each.name, 60)) for each in found))
-    for each in found:
-        parts = [
-            one_line(name, 60) + (f" {100 * each.shares[place]:.1f} %" if each.shares else "")
-            for place, name in enumerate(each.classes)
-        ]
-        click.echo(f"{one_line(each.name, 200):<{width}}  {', '.join(parts)}")
+    width = min(60, max(len(one_line(prediction.name, 60)) for prediction in predictions))
+    for prediction in predictions:
+        shares = [f" {100 * share:.1f} %" for share in prediction.shares]
+        parts = itertools.zip_longest(
+            (one_line(name, 60) for name in prediction.classes), shares, fillvalue=""
+        )
+        click.echo(f"{one_line(prediction.name, 200):<{width}}  {', '.join(map(''.join, parts))}")

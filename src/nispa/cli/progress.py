@@ -1,4 +1,4 @@
-"""What a run looks like while it runs: a live line on a terminal, plain lines elsewhere."""
+"""Displays of a run's progress: live lines on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Clock = Callable[[], float]
-QUIET_S = 10.0  # plain lines about data come no closer than this
+QUIET_S = 10.0  # least time between two plain lines about data
 NAME_WIDTH = 14
 
 
 class Progress:
-    """Where a run stands, put together from its events.
+    """The progress of a run, computed from its events.
 
     Attributes:
-        task: The task being learned, from 0.
+        task: The current task, from 0.
         name: Its name.
-        phase: The phase it is in, from 1; ``phases`` is the most it can have.
-        epoch: Epochs of that phase that are over, of ``epochs``.
-        tau: Share of activation that the phase's candidates were picked with, or None.
-        validation: Last validation accuracy of the task, or None before the first.
+        phase: Its current phase, from 1, of at most ``phases``.
+        epoch: Finished epochs of that phase, of ``epochs``.
+        tau: Share of activation that selected the phase's candidates, or None.
+        validation: Last validation accuracy of the task; None before the first.
         stable: Share of hidden units that are stable or candidates, or None.
     """
 
     def __init__(self, epoch_sizes: Sequence[int], clock: Clock = time.perf_counter) -> None:
-        """At the start of a run.
+        """Starts the clock.
 
         Args:
-            epoch_sizes: Training images of one epoch, for each task.
-            clock: Seconds since some moment.
+            epoch_sizes: Training images per epoch, for each task.
+            clock: Returns seconds; only differences matter.
         """
         self._sizes, self._clock = tuple(epoch_sizes), clock
         self._started = self._warm = clock()
@@ -61,7 +61,7 @@ class Progress:
         self.stable: float | None = None
 
     def update(self, event: RunEvent) -> None:
-        """Takes note of an event."""
+        """Updates the progress after an event."""
         if isinstance(event, TaskStart):
             self._new_task()
             self.task, self.name = event.task, one_line(event.name, NAME_WIDTH)
@@ -71,7 +71,7 @@ class Progress:
         elif isinstance(event, EpochEnd):
             self.epoch = event.epoch
             self._epochs_done += 1
-            if self._samples is None:  # the first epoch also warms up libraries: it is not counted
+            if self._samples is None:  # not counted, since libraries warm up in the first epoch
                 self._samples, self._warm = 0, self._clock()
             else:
                 self._samples += event.samples
@@ -89,13 +89,13 @@ class Progress:
 
     @property
     def share_done(self) -> float:
-        """Share of the run that is over if every task took its longest, in [0, 1]."""
+        """Share of the run that is done, in [0, 1], if every task takes its most epochs."""
         within = self._epochs_done / (self.phases * self.epochs)
         return min(1.0, (self.task + min(within, 1.0)) / self.tasks)
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left if every task takes all its phases; None before two epochs are over."""
+        """Seconds left if every task takes its most epochs; None before two epochs are over."""
         if not self._samples:
             return None
         most = self.phases * self.epochs
@@ -105,12 +105,12 @@ class Progress:
 
     @property
     def left(self) -> str:
-        """The time left in words; it is an upper bound, since tasks may end before their time."""
+        """The time left in words: an upper bound, since tasks may stop early."""
         return "" if self.left_s is None else f"at most {duration(self.left_s)} left"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words, such as ``4 s``, ``3 min 20 s`` or ``2 h 05 min``."""
+    """A time in words, such as ``4 s``, ``3 min 20 s`` or ``2 h 05 min``."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -124,24 +124,24 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """A share as ``43 %``, or ``-`` where there is none."""
+    """A share as ``43 %``, or ``-`` for None."""
     return "-" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def stable_share(event: TaskEnd) -> float | None:
-    """Share of hidden units that are stable after a task, or None for methods without such."""
+    """Share of hidden units that are stable after a task; None for methods without stable units."""
     counts = event.result.stable_units.values()
     size = sum(count.size for count in counts)
     return sum(count.stable for count in counts) / size if size else None
 
 
 def data_progress(what: str, done: int, total: int) -> str:
-    """How far reading or downloading has come, such as ``gzip.zip: 45 %``."""
+    """Progress of reading or downloading, such as ``gzip.zip: 45 %``."""
     return f"{what}: {100 * done // total} %" if total else f"{what}: {done:,}"
 
 
 class Closing:
-    """Something for a ``with`` block, whose end closes it."""
+    """A display for a ``with`` block, which closes it."""
 
     def __enter__(self) -> Self:
         return self
@@ -150,54 +150,53 @@ class Closing:
         self.close()
 
     def close(self) -> None:
-        """Takes what lives from the screen."""
+        """Removes live lines from the screen."""
 
 
 class Display(Closing):
-    """Shows nothing: what ``--quiet`` uses, and what the others build on."""
+    """Shows nothing; used by ``--quiet``, and the base of the others."""
 
     def loading(self, what: str, done: int, total: int) -> None:
-        """Data are coming in: images decoded, or bytes downloaded."""
+        """Shows how many images are decoded, or bytes downloaded."""
 
     def begin(self, epoch_sizes: Sequence[int], where: str) -> None:
-        """The tasks are known, and where the record goes."""
+        """Starts showing a run of these tasks, whose record goes to ``where``."""
         self.progress = Progress(epoch_sizes)
-        self.where = where
 
     def show(self, event: RunEvent) -> None:
-        """Something happened in the run."""
+        """Shows an event of the run."""
         self.progress.update(event)
         if isinstance(event, Notice):
             self.note(event.text)
 
     def note(self, text: str) -> None:
-        """Something else worth a line."""
+        """Shows a line of text."""
 
 
 class PlainDisplay(Display):
-    """A line for each phase and each task, without control characters: for logs and pipes."""
+    """Prints a line per phase and per task, without control characters, for logs and pipes."""
 
     def __init__(self, title: str, clock: Clock = time.perf_counter) -> None:
         self._clock, self._what, self._said = clock, "", 0.0
         click.echo(title)
 
     def loading(self, what: str, done: int, total: int) -> None:
-        """A line at the start and the end, and now and then between."""
+        """Prints a line at the start, at the end, and every few seconds in between."""
         if what != self._what or done == total or self._clock() - self._said >= QUIET_S:
             self._what, self._said = what, self._clock()
             click.echo(f"data: {data_progress(what, done, total)}")
 
     def begin(self, epoch_sizes: Sequence[int], where: str) -> None:
-        """A line with the number of tasks and the folder."""
+        """Prints the number of tasks and the folder."""
         super().begin(epoch_sizes, where)
         click.echo(f"{len(epoch_sizes)} tasks; the record goes to {where}")
 
     def note(self, text: str) -> None:
-        """A line."""
+        """Prints a line."""
         click.echo(text)
 
     def show(self, event: RunEvent) -> None:
-        """A line at the end of a phase and of a task."""
+        """Prints a line at the end of a phase or a task."""
         super().show(event)
         now = self.progress
         if isinstance(event, PhaseEnd):
@@ -223,7 +222,7 @@ class PlainDisplay(Display):
 
 
 class LiveDisplay(Display):
-    """A line for each finished task, and below them one that lives."""
+    """Prints a line per finished task, above live lines about the current one."""
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
@@ -243,15 +242,15 @@ class LiveDisplay(Display):
         return self
 
     def close(self) -> None:
-        """The living line goes."""
+        """Removes the live lines."""
         self._live.stop()
 
     def loading(self, what: str, done: int, total: int) -> None:
-        """Changes the living line."""
+        """Updates the live line."""
         self._loading = data_progress(one_line(what, 60), done, total)
 
     def begin(self, epoch_sizes: Sequence[int], where: str) -> None:
-        """The head of the table of tasks."""
+        """Prints the head of the table of tasks."""
         super().begin(epoch_sizes, where)
         text = f"{len(epoch_sizes)} tasks; the record goes to {where}"
         self._console.print(Text(text), soft_wrap=True)
@@ -261,11 +260,11 @@ class LiveDisplay(Display):
         self._started = True
 
     def note(self, text: str) -> None:
-        """A line above those of the tasks."""
+        """Prints a line above the live lines."""
         self._console.print(Text(text), soft_wrap=True)
 
     def show(self, event: RunEvent) -> None:
-        """A line at the end of a task; the rest changes the living line."""
+        """Prints a line at the end of a task; other events update the live lines."""
         super().show(event)
         if isinstance(event, TaskEnd):
             row = _row(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from nispa.cli.options import PATH
 from nispa.errors import OutputError
 
 EXAMPLES = """\b
@@ -17,10 +18,10 @@ Examples:
 
 
 @click.command(short_help="Make one HTML page of one run or many.", epilog=EXAMPLES)
-@click.argument("runs", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=PATH)
 @click.option(
     "--out",
-    type=click.Path(readable=False, path_type=Path),
+    type=PATH,
     default=Path("report.html"),
     metavar="FILE",
     show_default=True,
@@ -45,7 +46,7 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
 
 
 def _check(out: Path) -> None:
-    """Nothing but an earlier report is replaced."""
+    """Refuses to replace anything but an earlier report."""
     from nispa.errors import InputError
     from nispa.files import read_limited, shown
     from nispa.webpage import MARK, MAX_BYTES

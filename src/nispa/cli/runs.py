@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nispa.cli.options import settle, whole_number
+from nispa.cli.options import PATH, out_option, seed_option, whole_number
 from nispa.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -35,15 +35,13 @@ SHOWN = (
 )
 MAX_PROBLEMS = 20
 
-folders_argument = click.argument(
-    "folders", nargs=-1, type=click.Path(readable=False, path_type=Path), metavar="[FOLDER...]"
-)
+folders_argument = click.argument("folders", nargs=-1, type=PATH, metavar="[FOLDER...]")
 where_option = click.option(
     "--where",
     "conditions",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Only runs that meet this, such as 'method=ewc*' or 'accuracy>=90%'; may be repeated.",
+    help="Only runs that match, such as 'method=ewc*' or 'accuracy>=90%'; may be repeated.",
 )
 columns_option = click.option(
     "--columns",
@@ -59,13 +57,13 @@ columns_option = click.option(
 )
 @folders_argument
 @where_option
-@click.option("--sort", metavar="KEY", help="Rising by a column or setting; falling with -KEY.")
+@click.option("--sort", metavar="KEY", help="Ascending by a column or setting; descending by -KEY.")
 @columns_option
 @click.option(
     "--limit",
     callback=whole_number(1, 2**31, "[1, 2^31]", "leave it out for all"),
     metavar="N",
-    help="At most so many runs.",
+    help="Show at most N runs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with all columns and settings.")
 def runs(
@@ -82,9 +80,9 @@ def runs(
     """
     from nispa.reading.store import arrange
 
-    found, chosen, keys = _found(folders, conditions, columns)
-    if sort is not None:
-        chosen = arrange(chosen if chosen else found, sort) if chosen else []
+    found, chosen, keys = _select(folders, conditions, columns)
+    if sort is not None and chosen:
+        chosen = arrange(chosen, sort)
     shown_runs = chosen[:limit]
     if as_json:
         click.echo(_json(shown_runs, keys if columns else None))
@@ -96,7 +94,7 @@ def runs(
         click.echo(f"{len(shown_runs):,} of {len(found):,} runs")
 
 
-def _found(
+def _select(
     folders: Sequence[Path], conditions: Sequence[str], columns: str | None
 ) -> tuple[list[Row], list[Row], list[str]]:
     """All runs, those that meet the conditions, and the columns asked for, all checked."""
@@ -175,7 +173,7 @@ def _print_problems(runs: Sequence[Row]) -> None:
 @click.option(
     "--to",
     required=True,
-    type=click.Path(readable=False, path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Ends in .csv, .parquet or .tex; an older file of that name is replaced.",
 )
@@ -210,12 +208,12 @@ def export(
 
     ending = to.suffix.lower()
     if ending not in (".csv", ".parquet", ".tex"):
-        raise InputError(f"--to {shown(to)} has no ending known here; use .csv, .parquet or .tex")
+        raise InputError(f"--to {shown(to)} has no known ending; use .csv, .parquet or .tex")
     if is_long and (ending == ".tex" or columns):
         raise InputError("--long goes with .csv and .parquet and without --columns; leave it out")
     if by and ending != ".tex":
         raise InputError(f"--by {by[0]} goes with .tex alone; name it in --columns instead")
-    found, chosen, keys = _found(folders, conditions, columns)
+    found, chosen, keys = _select(folders, conditions, columns)
     if not chosen:
         raise InputError(f"none of {len(found):,} runs is left to export; see nispa runs")
     if ending == ".tex":
@@ -269,16 +267,10 @@ def _rows(
     epilog="\b\nExample:\n  nispa import matrix.csv --name avalanche --method ewc --seed 0 "
     "--scenario split-mnist",
 )
-@click.argument("file", type=click.Path(readable=False, path_type=Path), metavar="FILE")
-@click.option("--name", required=True, metavar="NAME", help="What made it, such as avalanche.")
+@click.argument("file", type=PATH, metavar="FILE")
+@click.option("--name", required=True, metavar="NAME", help="The tool, such as avalanche.")
 @click.option("--method", required=True, metavar="NAME", help="Listed as NAME:METHOD.")
-@click.option(
-    "--seed",
-    required=True,
-    callback=whole_number(0, 2**63 - 1, "[0, 2^63)", "the one that the tool ran with"),
-    metavar="N",
-    help="The seed that it ran with.",
-)
+@seed_option("The seed that it ran with.", default=None)
 @click.option(
     "--rows",
     default="after",
@@ -288,24 +280,27 @@ def _rows(
 )
 @click.option("--array", metavar="NAME", help="Which array of an .npz file.")
 @click.option(
-    "--scenario", default="imported", metavar="NAME", show_default=True, help="Its tasks' name."
+    "--scenario", default="imported", metavar="NAME", show_default=True, help="Name of its tasks."
 )
 @click.option(
     "--incremental",
     default="task",
     show_default=True,
     metavar="task|class|domain",
-    help="What a task adds; but for task the method was not told the task.",
+    help="What a task adds; with class and domain the method was not told the task.",
 )
-@click.option(
-    "--out",
-    type=click.Path(readable=False, path_type=Path),
-    metavar="DIR",
-    callback=settle,
-    help="New folder for the record; by default one in ./runs.",
-)
+@out_option("New folder for the record; by default one in ./runs.")
 def import_matrix(
-    file: Path, name: str, method: str, scenario: str, incremental: str, **given: Any
+    *,
+    file: Path,
+    name: str,
+    method: str,
+    seed: int,
+    rows: str,
+    array: str | None,
+    scenario: str,
+    incremental: str,
+    out: Path | None,
 ) -> None:
     """Make a run of the accuracy matrix in FILE: .csv, .npy or .npz.
 
@@ -320,8 +315,7 @@ def import_matrix(
             raise InputError(f"--{option}={text} must be a text of 1 to 100 letters on one line")
     if incremental not in ("task", "class", "domain"):
         raise unknown_name("--incremental", incremental, ("task", "class", "domain"))
-    seed, rows, out = given["seed"], given["rows"], given["out"]
-    matrix = read_matrix(file, rows=rows, array=given["array"])
+    matrix = read_matrix(file, rows=rows, array=array)
     record = imported_record(
         matrix,
         file=file.name,

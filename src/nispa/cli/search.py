@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import re
+import json
+import shlex
 import sys
+from collections import Counter
 from contextlib import closing
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nispa.cli.exits import CommandError, stopped, terminable
+from nispa.cli.exits import CommandError, stopped
 from nispa.cli.options import (
-    MAX_SEED,
+    flag_of,
     incremental_option,
+    lists_given,
     method_option,
     preset_option,
-    settings_of_kind,
+    seed_option,
+    set_option,
+    settings_given,
     whole_number,
 )
-from nispa.cli.sweep import Given, make_folder, place_of, seeds_given, with_shared_options
+from nispa.cli.sweep import Shared, make_folder, seeds_given, with_shared_options
 from nispa.errors import InputError
 
 if TYPE_CHECKING:
     import optuna
     from rich.progress import Progress
 
+    from nispa.sweep.jobs import Where
     from nispa.sweep.search import Followed, Space, Trial
 
 MAX_TRIALS = 100_000
@@ -52,25 +58,18 @@ MAX_TRIALS = 100_000
     "choices",
     multiple=True,
     metavar="KEY=V1,V2,...",
-    help="A setting to choose among values; semicolons stand between values that hold commas.",
+    help="A setting to choose among values; separate values that hold commas with semicolons.",
 )
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A setting of all trials.")
+@set_option("A setting of all trials.")
 @click.option(
     "--trials",
     callback=whole_number(1, MAX_TRIALS, f"[1, {MAX_TRIALS}]", "20 is usual"),
     default="20",
     metavar="N",
     show_default=True,
-    help="How many, those of earlier calls included.",
+    help="How many, including those of earlier calls.",
 )
-@click.option(
-    "--search-seed",
-    callback=whole_number(0, MAX_SEED, "[0, 2^63)", "0 is usual"),
-    default="0",
-    metavar="N",
-    show_default=True,
-    help="Decides what is tried.",
-)
+@seed_option("Decides what is tried.", "--search-seed")
 @with_shared_options
 def search(
     scenario: str,
@@ -89,80 +88,98 @@ def search(
     Test images are never looked at. The same command goes on where it was stopped. A trial is the
     mean over --seeds.
     """
-    chosen = Given(**given)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"search-{scenario}-{method}")[:100]
-    out = chosen.out or Path("runs") / name
+    shared = Shared(**given)
     try:
-        stays = settings_of_kind(pairs, incremental)
-        space = _space(scenario, method, preset, ranges, choices, stays, chosen.seeds)
+        from nispa.sweep.plan import Cell
+        from nispa.sweep.search import Space, parse_range
     except ModuleNotFoundError as error:
         raise InputError(
             f"nispa search needs the package '{error.name}', which is not installed; install it "
             "with: pip install 'nispa[search]'"
         ) from None
-    with terminable():
-        _search(space, out, chosen, trials, search_seed)
-
-
-def _space(
-    scenario: str,
-    method: str,
-    preset: str,
-    ranges: tuple[str, ...],
-    choices: tuple[str, ...],
-    stays: dict[str, str],
-    seeds: str | None,
-) -> Space:
-    from nispa.cli.sweep import lists_given
-    from nispa.sweep.plan import Cell
-    from nispa.sweep.search import Space, parse_range
-
-    found = [parse_range(text) for text in ranges]
-    for name, _ in found:
-        if [other for other, _ in found].count(name) > 1:
+    cell = Cell(scenario, method, preset, 0, settings_given(pairs, incremental))
+    ends = [parse_range(text) for text in ranges]
+    for name, count in Counter(name for name, _ in ends).items():
+        if count > 1:
             raise InputError(f"--range {name} is given twice; keep one of them")
-    return Space(
-        Cell(scenario, method, preset, 0, stays),
-        seeds_given(seeds) or (0,),
-        dict(found),
-        {name: tuple(values) for name, values in lists_given("--choice", choices).items()},
-    )
+    values = {name: tuple(texts) for name, texts in lists_given("--choice", choices).items()}
+    space = Space(cell, seeds_given(shared.seeds) or (0,), dict(ends), values)
+    _search(space, shared, trials, search_seed)
 
 
-def _search(space: Space, out: Path, given: Given, trials: int, seed: int) -> None:
+def _search(space: Space, shared: Shared, trials: int, seed: int) -> None:
     from nispa.files import shown
-    from nispa.sweep.search import best, check, command_of, open_study
+    from nispa.sweep.search import best, check, open_study
     from nispa.sweep.search import search as start
 
-    where, backend = place_of(out, given, runs=trials * len(space.seeds))
-    check(space, where, (lambda line: None) if given.quiet or given.dry_run else click.echo)
-    if given.dry_run:
+    out = shared.folder(f"search-{space.cell.scenario}-{space.cell.method}")
+    where, backend = shared.resources(out, runs=trials * len(space.seeds))
+    check(space, where, shared.tell)
+    if shared.dry_run:
         click.echo(f"{trials} trials of {len(space.seeds)} runs each would go to {shown(out)}")
         return
     make_folder(out)
     study = open_study(out, seed)
     try:
         with (
-            _progress(given.quiet) as progress,
+            _progress(shared.quiet) as progress,
             closing(start(space, study, where, backend, trials)) as steps,
         ):
-            _follow(steps, study, trials, progress, given.quiet)
+            _follow(steps, study, trials, progress, shared.quiet)
     except KeyboardInterrupt as stop:
         raise stopped(stop, f"the trials are in {shown(out)}; the same command goes on") from None
     found = best(study)
     if not found:
         raise CommandError(1, f"error: none of {trials} trials came to an end; see {shown(out)}")
-    if given.quiet:
+    if shared.quiet:
         click.echo(str(out))
         return
     click.echo(f"\nbest of {trials} trials, mean validation accuracy:")
     for trial in found:
         click.echo(_line(trial))
-    click.echo(f"\nmeasure it on test images with:\n  {command_of(space, found[0])}")
+    click.echo(f"\nmeasure it on test images with:\n  {command_of(space, found[0], where)}")
+
+
+def command_of(space: Space, trial: Trial, where: Where) -> str:
+    """The shell command that learns with a trial's settings and measures on test images.
+
+    Args:
+        space: The space that was searched.
+        trial: The trial.
+        where: Tells where the search found its data and on which device it ran.
+    """
+    from nispa.base.config import describe
+    from nispa.data.named import SCENARIOS, resolve_options
+    from nispa.sweep.jobs import split_options
+
+    cell = replace(space.cell, given={**space.cell.given, **trial.params})
+    options, settings = split_options(cell)
+    parts = ["nispa", "run", cell.scenario, "--method", cell.method, "--preset", cell.preset]
+    parts += ["--data", str(where.data)] if where.data else []
+    parts += ["--device", where.device] if where.device != "cpu" else []
+    chosen = resolve_options(SCENARIOS[cell.scenario], options)
+    for field in describe(type(chosen)):
+        if field.name not in options:
+            continue
+        flag = flag_of(field.name)
+        if field.kind == "true or false":  # such an option is a pair of flags without a value
+            parts.append(flag if getattr(chosen, field.name) else f"--no-{flag[2:]}")
+        else:  # one word, since a value may begin with a dash
+            parts.append(f"{flag}={_typed(options[field.name])}")
+    for name, value in settings.items():
+        parts += ["--set", f"{name}={_typed(value)}"]
+    return shlex.join(parts)
+
+
+def _typed(value: Any) -> str:
+    """A value as a command line takes it."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_typed, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _progress(quiet: bool) -> Progress:
-    """On a terminal a living line; elsewhere nothing but what is printed through it."""
+    """A live progress line on a terminal; elsewhere it only prints what goes through it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -180,7 +197,7 @@ def _progress(quiet: bool) -> Progress:
 def _follow(
     steps: Followed, study: optuna.Study, trials: int, progress: Progress, quiet: bool
 ) -> None:
-    """Carries a search out, with a line for each trial that ends."""
+    """Carries out a search and prints a line for each trial that ends."""
     from rich.text import Text
 
     from nispa.sweep.search import Trial, best, trials_over

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nispa.cli.options import PATH
+
 if TYPE_CHECKING:
     from nispa.runs.record import Record
 
-NETWORK = "network.safetensors"  # as runner.NETWORK, which is not imported: it would need PyTorch
-
 
 @click.command(epilog="\b\nExample:\n  nispa show runs/split-digits-nispa-default-s0")
-@click.argument("run", type=click.Path(readable=False, path_type=Path), metavar="RUN")
+@click.argument("run", type=PATH, metavar="RUN")
 def show(run: Path) -> None:
     """Show what a run learned, kept and took.
 
@@ -27,13 +27,13 @@ def show(run: Path) -> None:
 
 
 def print_report(record: Record, folder: Path) -> None:
-    """Prints a record, and where the files of its run lie."""
+    """Prints a record and the paths of the run's files."""
     from rich.console import Console
 
     from nispa.cli.tables import show as show_parts
     from nispa.files import shown
     from nispa.reading.tables import render
-    from nispa.runs.folder import EVENTS, PICTURE
+    from nispa.runs.folder import EVENTS, NETWORK, PICTURE
     from nispa.runs.record import RECORD
 
     console = Console(highlight=False)

@@ -1,4 +1,4 @@
-"""What a sweep looks like while it runs, and its table at the end."""
+"""Displays of a sweep's progress, and the table at its end."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ from nispa.runs.record import RECORD, Record, read_record
 from nispa.sweep.jobs import Job, Outcome
 
 Clock = Callable[[], float]
-QUIET_S = 60.0  # plain lines without news come no closer than this
-MAX_SHOWN = 8  # running jobs
-PATIENCE_S = 2.0  # between two looks at what runs
+QUIET_S = 60.0  # time after which a plain line says that the sweep still runs
+MAX_SHOWN = 8  # running jobs that are listed
+PATIENCE_S = 2.0  # least time between two looks for running jobs
 
 
 class Standing:
-    """Where a sweep stands.
+    """The progress of a sweep.
 
     Attributes:
-        total: All jobs.
-        before: Those that were done when it began.
-        done: Those that are done now, the earlier ones included.
-        failed: What failed.
-        best: Title and accuracy of the best run; None where what they learn does not compare.
+        total: Number of jobs.
+        before: Number of jobs that were done when it began.
+        done: Number of jobs that are done now, including those.
+        failed: Outcomes of the jobs that failed.
+        best: Title and accuracy of the best run; None if the jobs learn different things.
     """
 
     def __init__(self, jobs: Sequence[Job], before: Sequence[Job], clock: Clock) -> None:
-        """At the start of a sweep."""
         self._clock, self._began = clock, clock()
         self.total, self.before, self.done = len(jobs), len(before), len(before)
         self.failed: list[Outcome] = []
@@ -52,7 +51,7 @@ class Standing:
             self._end(job)
 
     def take(self, outcome: Outcome) -> Record | None:
-        """Takes note of an outcome; gives the record of a run that is done."""
+        """Counts an outcome; returns the record of a run that is done."""
         record = self._end(outcome.job)
         if outcome.status == "done":
             self.done += 1
@@ -67,16 +66,13 @@ class Standing:
             record = read_record(job.folder)
         except InputError:
             return None
-        metric = record.main_metrics.get("acc")
-        value = None if metric is None or record.status != "complete" else metric.value
-        if not self._alike or value is None:
-            return record
-        if self.best is None or value > self.best[1]:
+        value = _accuracy(record) if record.status == "complete" and self._alike else None
+        if value is not None and (self.best is None or value > self.best[1]):
             self.best = (job.title, value)
         return record
 
     def running(self) -> list[tuple[Job, Record]]:
-        """Jobs whose records say that they run, looked at every two seconds."""
+        """Jobs whose records say that they are running, with a delay of two seconds."""
         if self._clock() - self._looked >= PATIENCE_S:
             self._looked = self._clock()
             self._running = []
@@ -97,14 +93,14 @@ class Standing:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left if the rest goes on like what ended so far; None before a run ended."""
+        """Seconds left, extrapolated from the runs that ended; None before the first."""
         ended = self.done - self.before + len(self.failed)
         left = self.total - self.done - len(self.failed)
         return None if not ended else self.elapsed_s * left / ended
 
     @property
     def counts(self) -> str:
-        """Runs done, running, failed and the time left, in a line."""
+        """Runs done, running and failed, and the time left, in a line."""
         parts = [f"{self.done} of {self.total} done", f"{len(self.running())} running"]
         if self.failed:
             parts.append(f"{len(self.failed)} FAILED")
@@ -114,50 +110,51 @@ class Standing:
 
     @property
     def best_line(self) -> str:
-        """The best run so far."""
-        return (
-            "" if self.best is None else f"best so far: {percent(self.best[1], 2)}, {self.best[0]}"
-        )
+        """The best run so far, in a line; empty if there is none."""
+        return f"best so far: {percent(self.best[1], 2)}, {self.best[0]}" if self.best else ""
 
 
 class SweepDisplay(Closing):
-    """Shows nothing: what ``--quiet`` uses, and what the others build on."""
+    """Shows nothing; used by ``--quiet``, and the base of the others."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
 
     def begin(self, jobs: Sequence[Job], before: Sequence[Job], workers: int) -> None:
-        """The jobs are known, and which of them are done already."""
+        """Starts showing a sweep of ``jobs``, of which ``before`` are done already."""
         self.standing = Standing(jobs, before, self._clock)
 
     def show(self, outcome: Outcome | None) -> None:
-        """A job ended, or a moment passed."""
+        """Shows the outcome of a job; None only passes time."""
         if outcome is not None:
             self.standing.take(outcome)
 
 
+def _accuracy(record: Record | None) -> float | None:
+    metric = None if record is None else record.main_metrics.get("acc")
+    return None if metric is None else metric.value
+
+
 def outcome_line(outcome: Outcome, record: Record | None) -> str:
-    """What became of a job."""
+    """The outcome of a job in a line."""
     if outcome.status == "failed":
         return f"FAILED: {outcome.job.title}: {one_line(outcome.problem, 500)}"
     if outcome.status == "stopped":
         return f"stopped: {outcome.job.title}"
-    metric = None if record is None else record.main_metrics.get("acc")
-    value = None if metric is None else metric.value
-    return f"{outcome.job.title}: {percent(value, 2)} in {duration(outcome.seconds)}"
+    return f"{outcome.job.title}: {percent(_accuracy(record), 2)} in {duration(outcome.seconds)}"
 
 
 class PlainSweepDisplay(SweepDisplay):
-    """A line for each job that ends, and one a minute."""
+    """Prints a line for each job that ends, and one a minute."""
 
     def begin(self, jobs: Sequence[Job], before: Sequence[Job], workers: int) -> None:
-        """A line with the number of jobs."""
+        """Prints the number of jobs."""
         super().begin(jobs, before, workers)
         self._said = self._clock()
         click.echo(f"{len(jobs)} runs, {len(before)} of them done before, {workers} at a time")
 
     def show(self, outcome: Outcome | None) -> None:
-        """A line for a job, or for a minute."""
+        """Prints a line for a job, or once a minute."""
         now = self.standing
         if outcome is not None:
             record = now.take(outcome)
@@ -171,7 +168,7 @@ class PlainSweepDisplay(SweepDisplay):
 
 
 class LiveSweepDisplay(SweepDisplay):
-    """A line for each job that ends, and below them how all stands."""
+    """Prints a line for each job that ends, above live lines about the whole sweep."""
 
     def __init__(self, console: Console | None = None, clock: Clock = time.monotonic) -> None:
         super().__init__(clock)
@@ -179,7 +176,7 @@ class LiveSweepDisplay(SweepDisplay):
         self._live: Live | None = None
 
     def begin(self, jobs: Sequence[Job], before: Sequence[Job], workers: int) -> None:
-        """The lines that live appear."""
+        """Prints the number of jobs and starts the live lines."""
         super().begin(jobs, before, workers)
         text = f"{len(jobs)} runs, {len(before)} of them done before, {workers} at a time"
         self._console.print(Text(text))
@@ -189,12 +186,12 @@ class LiveSweepDisplay(SweepDisplay):
         self._live.start()
 
     def close(self) -> None:
-        """The lines that live go."""
+        """Removes the live lines."""
         if self._live is not None:
             self._live.stop()
 
     def show(self, outcome: Outcome | None) -> None:
-        """A line for a job; the rest changes below."""
+        """Prints a line for a job."""
         if outcome is not None:
             record = self.standing.take(outcome)
             style = "bold red" if outcome.status == "failed" else ""
@@ -219,14 +216,14 @@ class LiveSweepDisplay(SweepDisplay):
 
 
 def _problem(job: Job) -> tuple[str, str]:
-    """What a run learns: the scenario, and what a task adds."""
+    """The scenario and the kind of learning; runs that differ in one cannot be compared."""
     return job.scenario, f"{job.config['incremental']}-incremental"
 
 
 def summary(jobs: Sequence[Job]) -> RenderableType:
-    """Mean and standard deviation over seeds of all that is complete, best first.
+    """A table of means and standard deviations over the seeds of complete runs, best first.
 
-    Scenarios stand one after the other, and so do the kinds of one.
+    Rows are sorted by scenario, then by kind of learning.
     """
     groups: dict[tuple[tuple[str, str], str], list[Record]] = {}
     for job in jobs:
@@ -259,9 +256,9 @@ def summary(jobs: Sequence[Job]) -> RenderableType:
 
 
 def _over(records: Sequence[Record], name: str) -> tuple[float, str]:
-    """The mean of a metric, and it with its standard deviation as a text in per cent."""
-    found = [record.main_metrics.get(name) for record in records]
-    values = [metric.value for metric in found if metric is not None and metric.value is not None]
+    """The mean of a metric; and mean and standard deviation as a text in per cent."""
+    metrics = [record.main_metrics.get(name) for record in records]
+    values = [metric.value for metric in metrics if metric and metric.value is not None]
     if not values:
         return -1.0, "-"
     mean = statistics.fmean(values)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def show(parts: Iterable[RenderableType], console: Console) -> None:
-    """Prints what rich renders; in a file or pipe no line ends in blanks, as tables pad theirs."""
+    """Prints what rich renders; in a file or pipe without the blanks that pad lines of tables."""
     if console.is_terminal:
         for part in parts:
             console.print(part)

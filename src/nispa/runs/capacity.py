@@ -1,17 +1,17 @@
-"""How full a network is: stable units keep what was learned, plastic ones learn the rest."""
+"""How full a network is: stable units keep earlier tasks, plastic units learn new ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-NEARLY = 0.1  # share of a layer's units below which the next task has little to learn with
+NEARLY = 0.1  # a layer with at most this share of plastic units is nearly full
 
 Units = Mapping[str, tuple[int, int]]
-"""Stable units and size of each hidden group."""
+"""Per hidden group of units: how many are stable, and how many there are."""
 
 
 def fullness(units: Units) -> int:
-    """0 while there is room, 1 where a layer is nearly full, 2 where one is full."""
+    """0 while there is room, 1 if a layer is nearly full, 2 if one is full."""
     plastic = [(size - stable, size) for stable, size in units.values() if size]
     if any(not free for free, _ in plastic):
         return 2
@@ -19,11 +19,11 @@ def fullness(units: Units) -> int:
 
 
 def warning(before: Units, now: Units) -> str:
-    """What to say after a task: that the network became nearly full or full with it; else nothing.
+    """A sentence if a task made the network nearly full or full, otherwise an empty text.
 
     Args:
-        before: Its units before the task; empty before the first.
-        now: Its units after it.
+        before: The units before the task; empty before the first.
+        now: The units after it.
     """
     level = fullness(now)
     if level <= fullness(before):
@@ -31,8 +31,8 @@ def warning(before: Units, now: Units) -> str:
     if level == 2:
         layers = [name for name, (stable, size) in now.items() if size and stable == size]
         return (
-            f"the network is full: no unit of {', '.join(layers)} is plastic, so that later tasks "
-            "must do with what is learned; more tasks need wider layers"
+            f"the network is full: no unit of {', '.join(layers)} is plastic, so later tasks can "
+            "only reuse what is learned; more tasks need wider layers"
         )
     layers = [
         f"{name} ({size - stable} of {size})"

@@ -1,9 +1,8 @@
-"""Checkpoints within a task: what its fits have come to, in a folder beside the record.
+"""Checkpoints within a task: the state of each of its fits, in a folder beside the record.
 
-A fit that is over has a file of its own, written once. The one that runs has two, written in turn,
-so that one of them is always whole. All carry a checksum; a file that is damaged or missing costs
-the time to compute what it held, and changes no result. What lies between two fits is computed
-anew, see :mod:`nispa.training.pausing`.
+A finished fit has one file. The running fit has two, written in turn, so that one of them is always
+whole. Every file has a checksum; a damaged or missing one costs the time to repeat its training and
+changes no result. Work between two fits is repeated, see :mod:`nispa.training.pausing`.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from typing import Any
 from nispa import tensorfile
 from nispa.errors import InputError
 from nispa.files import check_own, make_folder, remove, remove_unfinished, write_atomic
-from nispa.training.pausing import FitPause, FitState
 from nispa.runs.folder import CHECKPOINTS
 from nispa.runs.usage import Spent, spent
+from nispa.training.pausing import FitPause, FitState
 
 FORMAT = "nispa-checkpoint/2"
 FOLDER = CHECKPOINTS
@@ -33,9 +32,12 @@ class Checkpoints:
     """Checkpoints of one run, task by task."""
 
     def __init__(self, run: Path, every: float = EVERY_S, identity: str = "") -> None:
-        """Checkpoints in a folder of ``run``, at least ``every`` seconds apart within a fit.
+        """Keeps checkpoints in a subfolder of ``run``.
 
-        ``identity`` tells what is run: checkpoints of anything else are not taken.
+        Args:
+            run: The run's folder.
+            every: Seconds between two checkpoints within a fit, at least.
+            identity: Identifies the experiment; checkpoints of another one are ignored.
         """
         self.folder, self._every, self._identity = run / FOLDER, every, identity
         self._task = self._fit = self._number = 0
@@ -43,9 +45,10 @@ class Checkpoints:
         self.spent = Spent()
 
     def begin(self, task: int) -> Iterator[FitState]:
-        """Begins a task; gives what was saved of its fits, the first one first.
+        """Begins a task, deletes the checkpoints of others, and sets ``spent`` to its time so far.
 
-        Checkpoints of other tasks are deleted. ``spent`` becomes what the task took so far.
+        Returns:
+            The saved states of the task's fits, in order.
 
         Raises:
             FormatError: A checkpoint is a link, or the folder is one.
@@ -56,31 +59,28 @@ class Checkpoints:
         for path in self._files():
             if not path.name.startswith(mine):
                 remove(path)
-        return iter(self._found())
-
-    def _found(self) -> list[FitState]:
-        found: list[FitState] = []
-        while (state := self._read(len(found) + 1, "over")) is not None:
-            found.append(state)
-        halves = [self._read(len(found) + 1, half) for half in ("a", "b")]
+        states: list[FitState] = []
+        while (state := self._read(len(states) + 1, "over")) is not None:
+            states.append(state)
+        halves = [self._read(len(states) + 1, half) for half in ("a", "b")]
         running = [state for state in halves if state is not None]
         if running:
-            found.append(max(running, key=lambda state: int(state.values["number"])))
-            self._number = int(found[-1].values["number"])
-        if found:
-            self.spent = _spent(found[-1].values)
-        return found
+            states.append(max(running, key=lambda state: int(state.values["number"])))
+            self._number = int(states[-1].values["number"])
+        if states:
+            self.spent = _spent(states[-1].values)
+        return iter(states)
 
     def fit(self) -> None:
-        """The next fit of the task begins."""
+        """Begins the next fit of the task."""
         self._fit += 1
 
     def reached(self, pause: FitPause, *, last: bool = False) -> None:
-        """A fit may be left here: writes a checkpoint if it is over, or one is due.
+        """Writes a checkpoint if the fit is over or one is due.
 
         Args:
             pause: Where the fit is.
-            last: Whether the process ends now, so that one is due in any case.
+            last: Whether the process is about to end, which makes one due.
 
         Raises:
             OutputError: It could not be written; the one before is whole.
@@ -109,33 +109,33 @@ class Checkpoints:
         self._written = time.monotonic()
 
     def clear(self) -> None:
-        """Deletes all checkpoints: the run is complete."""
+        """Deletes all checkpoints."""
         for path in self._files():
             remove(path)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     def _files(self) -> list[Path]:
-        """The checkpoints that are there; other files, which nispa never wrote, stay.
+        """The checkpoints on disk, after deleting files that a killed process left half written.
 
-        What a process left that was killed while it wrote is deleted.
+        Files with other names are not nispa's and stay.
         """
         check_own(self.folder, folder=True)
         remove_unfinished(self.folder)
-        found = [path for path in self.folder.glob("task*") if _NAME.fullmatch(path.name)]
-        for path in found:
+        paths = [path for path in self.folder.glob("task*") if _NAME.fullmatch(path.name)]
+        for path in paths:
             check_own(path)
-        return found
+        return paths
 
     def _path(self, fit: int, part: str) -> Path:
         return self.folder / f"task{self._task}-fit{fit}-{part}.safetensors"
 
     def _place(self, fit: int) -> dict[str, int | str]:
-        """What a checkpoint belongs to; its name alone could be another one's."""
+        """Header fields that identify a checkpoint, since a file may be renamed."""
         return {"run": self._identity, "task": self._task, "fit": fit}
 
     def _read(self, fit: int, part: str) -> FitState | None:
-        """What a file holds; None where there is none, or it is damaged or another one's."""
+        """The state in a file; None if it is missing, damaged or does not belong here."""
         with contextlib.suppress(InputError, KeyError, TypeError, ValueError, OverflowError):
             tensors, header = tensorfile.read(self._path(fit, part), FORMAT, "checkpoint")
             values = header["values"]

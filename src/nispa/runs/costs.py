@@ -1,25 +1,27 @@
-"""What a run cost: sums over its tasks, and how costs are named and shown. No torch.
+"""What a run cost: totals over its tasks, their names and units. No PyTorch here.
 
-Records may come from strangers or from before there were such numbers: what is not known of every
-task, or is no measurement any more, is None.
+A total is None if an older record lacks it for some task, or if it exceeds what a record can hold.
 """
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeVar
 
 from nispa.runs.record import Cost, Record, TaskResult
 
 MOST_COUNT = 2**63 - 1
 MOST_OPERATIONS = 10**30
 
+Number = TypeVar("Number", int, float)
+
 
 @dataclass(frozen=True)
 class Kind:
-    """One cost: what it is called, in which unit, and a short head for tables.
+    """The name of a cost, its unit, and a short heading for tables.
 
     ``unit`` is ``FLOP`` (operations), ``s``, ``B`` (bytes), or empty for a count.
     """
@@ -30,11 +32,11 @@ class Kind:
 
     @property
     def title(self) -> str:
-        """Label and unit, as an axis carries them."""
+        """Label and unit, for an axis."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def text(self, value: float | None) -> str:
-        """A value with its unit in few letters, such as ``1.23 TFLOP``; ``-`` if not known."""
+        """A short text with unit, such as ``1.23 TFLOP``; ``-`` if unknown."""
         if value is None:
             return "-"
         if self.unit == "s":
@@ -58,11 +60,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "peak_bytes": Kind("peak resident memory", "B", "peak memory"),
     }
 )
-"""The costs of a run by their names in :class:`nispa.runs.record.Cost`, the main ones first."""
+"""The costs of a run by their names in :class:`nispa.runs.record.Cost`, most important first."""
 
 
 def scaled(value: float) -> str:
-    """A number of three digits with a prefix of its unit (powers of 1000), such as ``1.23 T``."""
+    """Three digits and a unit prefix (powers of 1000), such as ``1.23 T``."""
     for letter in ("", "k", "M", "G", "T", "P"):
         if abs(value) < 999.5:
             return f"{value:.3g} {letter}"
@@ -71,15 +73,15 @@ def scaled(value: float) -> str:
 
 
 def cost_of(record: Record) -> Cost:
-    """What a run cost so far, from what its record says of each task."""
-    found = total_cost(record.per_task)
-    if found.live is None and record.parameters is not None:
-        return found.model_copy(update={"live": record.parameters.live})
-    return found
+    """What a run cost so far, from the tasks in its record."""
+    cost = total_cost(record.per_task)
+    if cost.live is None and record.parameters is not None:
+        return cost.model_copy(update={"live": record.parameters.live})
+    return cost
 
 
 def task_operations(task: TaskResult) -> int | None:
-    """All floating-point operations of learning a task."""
+    """Floating-point operations of learning a task; None if unknown."""
     return None if task.operations is None else sum(task.operations.values())
 
 
@@ -88,6 +90,7 @@ def total_cost(tasks: Sequence[TaskResult]) -> Cost:
     if not tasks:
         return Cost()
     last = tasks[-1]
+    known = [task.peak_bytes for task in tasks if task.peak_bytes is not None]
     return Cost(
         live=last.live,
         model_bytes=last.model_bytes,
@@ -95,41 +98,28 @@ def total_cost(tasks: Sequence[TaskResult]) -> Cost:
         operations=_by_purpose(tasks),
         train_operations=_sum(map(task_operations, tasks), MOST_OPERATIONS),
         inference_operations=last.inference_operations,
-        train_s=_seconds(task.train_s for task in tasks),
-        train_cpu_s=_seconds(task.train_cpu_s for task in tasks),
-        eval_s=_seconds(task.eval_s for task in tasks),
-        eval_cpu_s=_seconds(task.eval_cpu_s for task in tasks),
-        peak_bytes=_peak([task.peak_bytes for task in tasks]),
+        train_s=_sum((task.train_s for task in tasks), sys.float_info.max),
+        train_cpu_s=_sum((task.train_cpu_s for task in tasks), sys.float_info.max),
+        eval_s=_sum((task.eval_s for task in tasks), sys.float_info.max),
+        eval_cpu_s=_sum((task.eval_cpu_s for task in tasks), sys.float_info.max),
+        peak_bytes=max(known) if len(known) == len(tasks) else None,
     )
 
 
 def _by_purpose(tasks: Sequence[TaskResult]) -> dict[str, int] | None:
-    """Operations of all tasks by what they were for, in the order in which they are met."""
-    found: dict[str, int] = {}
+    """Operations of all tasks by purpose, in order of first appearance; None if unknown."""
+    sums: dict[str, int] = {}
     for task in tasks:
         if task.operations is None:
             return None
         for name, count in task.operations.items():
-            found[name] = found.get(name, 0) + count
-    return found if all(count <= MOST_OPERATIONS for count in found.values()) else None
+            sums[name] = sums.get(name, 0) + count
+    return sums if all(count <= MOST_OPERATIONS for count in sums.values()) else None
 
 
-def _sum(parts: Iterable[int | None], most: int) -> int | None:
-    known = list(parts)
-    if any(part is None for part in known):
-        return None
-    total = sum(part for part in known if part is not None)
-    return total if total <= most else None
-
-
-def _seconds(parts: Iterable[float | None]) -> float | None:
-    known = list(parts)
-    if any(part is None for part in known):
-        return None
-    total = sum(part for part in known if part is not None)
-    return total if math.isfinite(total) else None
-
-
-def _peak(parts: Sequence[int | None]) -> int | None:
-    known = [part for part in parts if part is not None]
-    return max(known) if len(known) == len(parts) else None
+def _sum(parts: Iterable[Number | None], most: Number) -> Number | None:
+    """The sum; None if a part is unknown or the sum exceeds ``most``."""
+    every = list(parts)
+    known = [part for part in every if part is not None]
+    total: Number = sum(known)
+    return total if len(known) == len(every) and total <= most else None

@@ -1,9 +1,9 @@
-"""The curve of a run: what was measured, over the training samples seen so far.
+"""The curve of a run: measurements over the number of training samples seen.
 
-Each line of ``events.jsonl`` that ends an epoch, a phase or a task is a point. Points are made from
-those lines alone, so that ``progress.csv``, trackers and the lines themselves cannot tell different
-stories. A run that is resumed tells its unfinished task again from the start and comes to the same
-points under the same numbers. No torch here.
+Each line of ``events.jsonl`` that ends an epoch, a phase or a task is a point. ``progress.csv`` and
+trackers are made from those lines alone, so they cannot disagree with them. A resumed run repeats
+its unfinished task from the start and comes to the same points with the same numbers. No PyTorch
+here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nispa.files import append_line, write_atomic
-from nispa.runs.record import Count, Instant, Many, Seconds, Share, now
 from nispa.runs.folder import EVENTS, PROGRESS, RunFolder
+from nispa.runs.record import Count, Instant, Many, Seconds, Share, now
 
 Kind = Literal["epoch", "phase", "task"]
 
@@ -35,11 +35,11 @@ COLUMNS = (
     "mean_accuracy",
     "forgetting",
 )
-"""Columns of ``progress.csv``; those of the tasks' accuracies follow."""
+"""Columns of ``progress.csv``, followed by one accuracy per task."""
 
 
 class _Line(BaseModel):
-    """A line that is a point; what else it holds does not matter here."""
+    """The fields of a line that make a point; others are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -68,16 +68,16 @@ class Point:
     """One point of the curve.
 
     Attributes:
-        number: Its place in the run, from 0.
+        number: Its index in the run, from 0.
         kind: What ended.
-        step: Training samples seen since the run began, over all tasks and epochs.
-        epochs: Epochs since the run began.
+        step: Training samples seen since the start of the run.
+        epochs: Epochs since the start of the run.
         train_s: Seconds that those epochs took.
-        time: When, in UTC, such as ``2022-06-18T09:30:00Z``; None in runs of earlier versions.
+        time: UTC, such as ``2022-06-18T09:30:00Z``; None in runs of earlier versions.
         task: The task, from 0.
         phase: The phase of the task, from 1; None at a task's end.
         epoch: The epoch of the phase, from 1; None at a phase's or task's end.
-        values: What was measured, by the names that every tracker uses; accuracies are fractions.
+        values: Measurements by the names that trackers show; accuracies are fractions.
     """
 
     number: int
@@ -93,25 +93,25 @@ class Point:
 
     @property
     def seconds(self) -> float | None:
-        """The time as seconds since 1970, or None."""
+        """``time`` in seconds since 1970, or None."""
         if self.time is None:
             return None
         try:
             moment = datetime.strptime(self.time, "%Y-%m-%dT%H:%M:%SZ")
-        except ValueError:  # such as the 31st of February, in a file of somebody else
+        except ValueError:  # such as the 31st of February
             return None
         return moment.replace(tzinfo=timezone.utc).timestamp()
 
 
 class Curve:
-    """Turns the lines of a run, in their order, into points."""
+    """Turns the lines of a run into points. Pass each line once, in order."""
 
     def __init__(self) -> None:
         self._number = self._step = self._epochs = 0
         self._train_s = 0.0
 
     def point(self, event: Mapping[str, Any]) -> Point | None:
-        """The point that a line is; None if it measures nothing, or is damaged."""
+        """The point of a line; None if the line measures nothing or is damaged."""
         try:
             line = _Line.model_validate(event)
         except ValidationError:
@@ -158,19 +158,18 @@ class Curve:
 
     def points(self, events: Iterable[Mapping[str, Any]]) -> list[Point]:
         """The points of several lines."""
-        found = (self.point(event) for event in events)
-        return [point for point in found if point is not None]
+        return [point for event in events if (point := self.point(event)) is not None]
 
 
 def as_csv(points: Iterable[Point], tasks: int) -> bytes:
-    """``progress.csv`` of these points of a run of so many tasks."""
+    """The content of ``progress.csv`` for these points of a run with ``tasks`` tasks."""
     head = ",".join((*COLUMNS, *(f"accuracy_{task}" for task in range(tasks))))
     rows = [_row(point, tasks) for point in points if point.kind != "phase"]
     return "".join(line + "\n" for line in (head, *rows)).encode()
 
 
 def _row(point: Point, tasks: int) -> str:
-    """Numbers and names of our own alone: nothing needs quotes."""
+    """A line of ``progress.csv``; no cell ever needs quotes."""
     names = ("train/loss", "validation/accuracy", "test/mean", "test/forgetting")
     cells = [
         point.time,
@@ -188,26 +187,26 @@ def _row(point: Point, tasks: int) -> str:
 
 
 class Journal:
-    """Writes what happens in a run: a line of ``events.jsonl``, and its row of ``progress.csv``."""
+    """Writes the events of a run to ``events.jsonl`` and their rows to ``progress.csv``."""
 
     def __init__(self, folder: RunFolder, tasks: int) -> None:
-        """Goes on after the lines that the folder holds; ``progress.csv`` is made from them anew.
+        """Continues after the events in the folder, and rewrites ``progress.csv`` from them.
 
         Args:
             folder: The run's folder.
-            tasks: How many tasks the run has.
+            tasks: Number of tasks of the run.
 
         Raises:
             OutputError: The file could not be written.
             FormatError: A line is damaged.
         """
         self._folder, self._tasks, self._curve = folder, tasks, Curve()
-        there = (folder.path / EVENTS).is_file()
-        points = self._curve.points(folder.read_events() if there else [])
+        begun = (folder.path / EVENTS).is_file()
+        points = self._curve.points(folder.read_events() if begun else [])
         write_atomic(folder.path / PROGRESS, as_csv(points, tasks))
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Writes an event with the time; raises OutputError where it does not fit."""
+        """Writes an event with the current time; raises OutputError if that fails."""
         line = {**event, "time": now()}
         self._folder.append_event(line)
         point = self._curve.point(line)

@@ -1,8 +1,8 @@
-"""A run's folder: its files, who is at work on it, and names for new ones.
+"""The folder of a run: its files, the lock of the process at work on it, names for new folders.
 
-A folder holds ``record.json`` (:mod:`nispa.runs.record`), ``events.jsonl`` beside it (a line per epoch,
-phase and task), ``progress.csv`` (:mod:`nispa.runs.curve`), the network and the picture ``run.png``. No
-torch here, so that reports work without it.
+A folder holds ``record.json`` (:mod:`nispa.runs.record`), ``events.jsonl`` (a line per epoch, phase
+and task), ``progress.csv`` (:mod:`nispa.runs.curve`), the network and the picture ``run.png``. No
+PyTorch here, so that reports work without it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,13 @@ from nispa.runs.record import RECORD, Record, decode, encode, read_record
 EVENTS, PROGRESS, PICTURE = "events.jsonl", "progress.csv", "run.png"
 TRACKERS = "trackers.json"
 NETWORK = "network.safetensors"
+NEWER_NETWORK = "network.next.safetensors"  # until the record counts its task
 ORIGIN = "origin.json"
-NEWER_NETWORK = "network.next.safetensors"
 LOCK = ".nispa-run.lock"
 CHECKPOINTS = "checkpoint"
 FILES = (RECORD, ORIGIN, EVENTS, PROGRESS, PICTURE, TRACKERS, NETWORK, NEWER_NETWORK, LOCK)
 FOLDERS = (CHECKPOINTS, "tensorboard", "wandb")
-"""All that is written in a run's folder."""
+"""Everything that a run writes into its folder."""
 
 MAX_EVENTS_BYTES = 256 * 2**20
 
@@ -47,16 +47,14 @@ _EVENT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 class RunFolder:
-    """A run's folder: what belongs to one run lies in it, each file whole or not there at all."""
+    """The folder of one run; every file in it is whole or missing."""
 
-    def __init__(
-        self, path: str | Path, drawing: Callable[[Record], bytes] | None = None
-    ) -> None:
-        self.path, self._drawing = Path(path), drawing
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
 
     @classmethod
     def check(cls, path: str | Path) -> None:
-        """Whether a new run can be written to ``path``; creates nothing.
+        """Checks that a new run can be written to ``path``; creates nothing.
 
         Raises:
             OutputError: It is a file, holds a run, or may not be written to.
@@ -78,9 +76,9 @@ class RunFolder:
                 raise OutputError(
                     f"{shown(nearest)} cannot be written to; choose an output folder that can"
                 )
+        except OutputError:
+            raise
         except (OSError, ValueError) as error:
-            if isinstance(error, OutputError):
-                raise
             raise OutputError(f"cannot use {shown(path)}: {reason(error)}") from error
 
     @classmethod
@@ -89,86 +87,78 @@ class RunFolder:
         path: str | Path,
         record: Record | None = None,
         beside: Mapping[str, bytes] | None = None,
-        drawing: Callable[[Record], bytes] | None = None,
     ) -> RunFolder:
-        """A new run's folder at ``path``, made with its parents after :meth:`check`.
+        """Creates the folder of a new run at ``path``, with its parents, after :meth:`check`.
 
         Args:
             path: Where.
             record: The first record, written at once.
-            beside: Files to write before it, by name: where the record is, they are.
-            drawing: Draws a record's picture; None writes none.
+            beside: Other files by name, written first: a folder with a record has them all.
 
         Raises:
-            OutputError: It cannot be used; no folder was left behind.
+            OutputError: The folder cannot be used; none was left behind.
         """
         cls.check(path)
-        folder = settled(path)
+        folder = cls(settled(path))
         made: list[Path] = []
         try:
-            missing = [part for part in (folder, *folder.parents) if not part.exists()]
+            missing = [part for part in (folder.path, *folder.path.parents) if not part.exists()]
             for part in reversed(missing):
                 part.mkdir()
                 made.append(part)
             for name, content in (beside or {}).items():
-                write_atomic(folder / name, content)
+                write_atomic(folder.path / name, content)
             if record is not None:
-                cls(folder).write_record(record)
-        except (OSError, ValueError) as error:  # OutputError is a ValueError, too
-            if record is not None:  # it may be in place, and only not safe from a power loss
-                remove(folder / RECORD)
+                folder.write_record(record)
+        except (OSError, ValueError) as error:  # includes OutputError
+            if record is not None:  # its last step may have failed, with the file in place
+                remove(folder.path / RECORD)
             for name in beside or ():
-                remove(folder / name)
-            for part in reversed(made):
-                with contextlib.suppress(OSError):
-                    part.rmdir()
+                remove(folder.path / name)
+            _remove_empty(made)
             if isinstance(error, OutputError):
                 raise
-            raise OutputError(f"cannot create {shown(folder)}: {reason(error)}") from error
-        return cls(folder, drawing)
-
-    def write_picture(self, record: Record) -> None:
-        """Replaces ``run.png``, if anyone draws it; raises OutputError where it does not fit."""
-        if self._drawing is not None:
-            write_atomic(self.path / PICTURE, self._drawing(record))
+            raise OutputError(f"cannot create {shown(folder.path)}: {reason(error)}") from error
+        return folder
 
     def write_record(self, record: Record) -> None:
         """Replaces ``record.json`` in one step.
 
         Raises:
             OutputError: It could not be written; the previous record is untouched.
+            FormatError: It could not be read again; nothing was written.
         """
         data = encode(record)
-        decode(data)  # what is written can be read: model_copy() and the like check nothing
+        decode(data)  # model_copy() validates nothing
         write_atomic(self.path / RECORD, data)
 
     def read_record(self, *, sealed: bool = False) -> Record:
-        """The run's record; see :func:`read_record`."""
+        """Reads the run's record; see :func:`nispa.runs.record.read_record`."""
         return read_record(self.path, sealed=sealed)
 
     def append_event(self, event: Mapping[str, JsonValue]) -> None:
-        """Adds a line to ``events.jsonl``; raises OutputError when it does not fit."""
+        """Appends a line to ``events.jsonl``; raises OutputError if that fails."""
         line = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         append_line(self.path / EVENTS, line)
 
     def cut_events(self, tasks: int) -> None:
-        """Keeps the events of the first ``tasks`` tasks alone.
+        """Drops the events of all but the first ``tasks`` tasks.
 
         Raises:
             FormatError: A line before the last is damaged.
-            OutputError: It could not be written.
+            OutputError: The file could not be written.
         """
         file = self.path / EVENTS
         if not check_own(file):
             return
         try:
-            kept = [line for line, event in self._events() if _task_of(event) < tasks]
+            lines = [line for line, event in self._events() if _task_of(event) < tasks]
         except FormatError as error:
             raise FormatError(f"{error}; delete the file to go on without it") from None
-        write_atomic(file, b"".join(line + b"\n" for line in kept))
+        write_atomic(file, b"".join(line + b"\n" for line in lines))
 
     def read_events(self) -> list[dict[str, Any]]:
-        """All events in order; an unfinished last line, as a crash leaves it, is passed over.
+        """Reads all events in order, except for an unfinished last line left by a crash.
 
         Raises:
             FormatError: A line before the last is damaged.
@@ -196,9 +186,10 @@ def _task_of(event: Mapping[str, Any]) -> int:
 
 @contextlib.contextmanager
 def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
-    """Keeps a run's folder for this process; made if it is missing, gone again if left empty.
+    """Locks a run's folder for this process. Creates a missing one; removes it if left empty.
 
-    The system frees it when the process dies, however it does.
+    The operating system releases the lock when the process dies in any way. A process that holds
+    the lock may ask for it once more.
 
     Args:
         path: The folder.
@@ -206,8 +197,8 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         BusyError: Another process is at work there.
-        OutputError: The folder cannot be made or written to.
-        FormatError: One of a run's files is a link there, or of another kind.
+        OutputError: The folder cannot be created or written to.
+        FormatError: One of the run's files is a link, or of another kind.
     """
     folder = settled(path)
     for name in FILES:
@@ -215,7 +206,7 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
     for name in FOLDERS:
         check_own(folder / name, folder=True)
     made: list[Path] = []
-    lock = FileLock(folder / LOCK, is_singleton=True)  # so that the holder may ask once more
+    lock = FileLock(folder / LOCK, is_singleton=True)  # lets the holder ask once more
     try:
         for part in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
             part.mkdir(exist_ok=True)
@@ -234,7 +225,7 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
     finally:
         try:
             if lock.lock_counter == 1:
-                with contextlib.suppress(OSError):  # some systems keep a file that is open
+                with contextlib.suppress(OSError):  # Windows keeps a file that is open
                     (folder / LOCK).unlink(missing_ok=True)
         finally:
             lock.release()
@@ -242,9 +233,9 @@ def held(path: str | Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def settled(path: str | Path) -> Path:
-    """The path without a ``..``, which leads elsewhere as soon as the folder before it is gone.
+    """Resolves a path that holds ``..``; any other path stays as it was written.
 
-    A path without one stays as it was written.
+    ``new/../runs`` stops working when ``new`` is removed, so it is resolved before that.
     """
     path = Path(path)
     return Path(os.path.realpath(path)) if ".." in path.parts else path
@@ -257,7 +248,7 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 
 
 def fresh_name(root: str | Path, stem: str) -> Path:
-    """A path in ``root`` that nothing has yet: ``stem``, then ``stem-2``, ``stem-3`` and on."""
+    """The first path in ``root`` that does not exist: ``stem``, ``stem-2``, ``stem-3``, …."""
     root = Path(root)
     path, number = root / stem, 1
     while os.path.lexists(path):
@@ -267,14 +258,11 @@ def fresh_name(root: str | Path, stem: str) -> Path:
 
 
 def locate_network(path: Path) -> tuple[Path, str]:
-    """Where a learner's file is, and what to know of it.
-
-    Args:
-        path: The file, or the folder of a run.
+    """Finds a learner's file from its own path or from the folder of a run.
 
     Returns:
-        The file, and a sentence where it is that of a run which prepared its images in a way that
-        the file does not keep, else an empty text.
+        The file; and a warning if a run prepared its images in a way that the file does not
+        store, otherwise an empty text.
     """
     if path.is_dir():
         path = path / NETWORK

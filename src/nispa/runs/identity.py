@@ -1,6 +1,7 @@
-"""What decides a run's result, as one number: settings, seed, tasks, data and code.
+"""The key of a run: a hash of everything that decides its result.
 
-Two runs of the same key are the same run. A sweep knows by it what is done already.
+That is its settings, seed, tasks, data and code. Two runs with the same key are the same run; a
+sweep uses the key to recognise runs that are done already.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ READERS = frozenset(
     {"cli", "reading", "sweep", "trackers", "webpage"}
     | {f"runs/{name}" for name in ("capacity", "costs", "curve", "origin", "prediction")}
 )
-"""Modules and packages that read or show runs, or start them, and cannot change one's numbers."""
+"""Packages and modules that start, read or show runs and cannot change their numbers."""
 
 CALL = ("scenario", "seed", "options", "measured")
-"""What of a scenario's settings says how it was built; the rest follows."""
+"""The scenario's settings that decide all others."""
 
 SOURCES = frozenset({".py", ".cpp", ".hpp"})
 
 
 @functools.cache
 def code_digest(root: Path = Path(__file__).parents[1]) -> str:
-    """SHA-256 over the version and the sources that a run's numbers come from, 64 hex digits.
+    """SHA-256 of the version and of the sources that make a run's numbers, 64 hex digits.
 
-    Whoever changes a method gets another one; whoever changes a report does not.
+    A change to a method changes it; a change to a report does not.
 
     Args:
         root: The folder of the package.
@@ -38,7 +39,10 @@ def code_digest(root: Path = Path(__file__).parents[1]) -> str:
     total = hashlib.sha256(f"{__version__}\n".encode())
     for path in sorted(root.rglob("*")):
         place = path.relative_to(root)
-        if path.suffix in SOURCES and not READERS & {place.parts[0], place.with_suffix("").as_posix()}:
+        if path.suffix in SOURCES and not READERS & {
+            place.parts[0],
+            place.with_suffix("").as_posix(),
+        }:
             content = path.read_bytes()
             total.update(f"{place.as_posix()}\n{len(content)}\n".encode())
             total.update(content)
@@ -59,9 +63,9 @@ def run_key(
     Args:
         method: Name of the method.
         seed: The seed.
-        config: Settings of network and method, complete, as JSON values.
-        scenario: How the tasks were built: name, seed and options, as JSON values.
-        data: SHA-256 of each data set, in the order of their use.
+        config: All settings of network and method, as JSON values.
+        scenario: The scenario's settings, as JSON values; only those in :data:`CALL` count.
+        data: SHA-256 of each data set, in order of use.
         code: See :func:`code_digest`.
     """
     parts = {

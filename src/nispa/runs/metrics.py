@@ -1,9 +1,9 @@
-"""Metrics of continual learning, from the accuracy matrix alone.
+"""Metrics of continual learning, computed from the accuracy matrix alone.
 
-``R[i, j]`` is the accuracy on task j after learning task i: rows and columns in training order,
-counted from 0, T tasks, fractions in [0, 1], NaN (or None) where not measured. Several definitions
-go by each of these names, so the formula and its source stand next to every number;
-``docs/metrics.md`` lists the other definitions.
+``R[i, j]`` is the accuracy on task j after learning task i. Rows and columns are in training order
+and count from 0; there are T tasks. Entries are fractions in [0, 1], NaN (or None) where not
+measured. Each of these names has several definitions in the literature, so every number comes with
+its formula and source; ``docs/metrics.md`` lists the other definitions.
 
 Sources:
 
@@ -27,13 +27,13 @@ Rows = Matrix | Sequence[Sequence[float | None]]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of an accuracy matrix.
+    """A metric of an accuracy matrix.
 
     Attributes:
-        formula: What is computed, in the symbols of this module.
-        source: Who defined it so.
-        function: From the matrix and the tasks' chance levels to the value, or None where the
-            formula asks for an entry that was not measured or for a second task.
+        formula: The formula, in the symbols of this module.
+        source: The paper that defined it.
+        function: Takes the matrix and the tasks' chance levels. Returns the value, or None if an
+            entry that it needs was not measured.
     """
 
     formula: str
@@ -42,24 +42,24 @@ class Metric:
 
 
 def as_matrix(rows: Rows) -> Matrix:
-    """An accuracy matrix ``(T, T)`` as float64; None and rows not reached become NaN.
+    """An accuracy matrix ``(T, T)`` as float64; None and missing rows become NaN.
 
     Args:
         rows: At most T rows of T fractions each.
 
     Raises:
-        ValueError: The rows differ in length, are more than the tasks, or leave [0, 1].
+        ValueError: The rows differ in length, outnumber the columns, or leave [0, 1].
     """
-    given = np.asarray(rows, dtype=np.float64)
-    if given.size == 0:
-        given = given.reshape(0, 0)
-    if given.ndim != 2 or given.shape[0] > given.shape[1]:
-        raise ValueError(f"an accuracy matrix of shape {given.shape} must have a column per task")
-    if not np.all(np.isnan(given) | ((given >= 0) & (given <= 1))):
+    values = np.asarray(rows, dtype=np.float64)
+    if values.size == 0:
+        values = values.reshape(0, 0)
+    if values.ndim != 2 or values.shape[0] > values.shape[1]:
+        raise ValueError(f"an accuracy matrix of shape {values.shape} must have a column per task")
+    if not np.all(np.isnan(values) | ((values >= 0) & (values <= 1))):
         raise ValueError("accuracies must be fractions in [0, 1], not per cent")
-    tasks = given.shape[1]
+    tasks = values.shape[1]
     matrix = np.full((tasks, tasks), np.nan)
-    matrix[: given.shape[0]] = given
+    matrix[: values.shape[0]] = values
     return matrix
 
 
@@ -74,17 +74,17 @@ def acc(rows: Rows, chance: Sequence[float] | None = None) -> float | None:
 
 
 def bwt(rows: Rows, chance: Sequence[float] | None = None) -> float | None:
-    """Backward transfer: how much later learning changed each task since it was learned."""
+    """Backward transfer: mean change in accuracy since each task was learned."""
     matrix = as_matrix(rows)
     return _mean(matrix[-1, :-1] - matrix.diagonal()[:-1]) if matrix.size else None
 
 
 def fwt(rows: Rows, chance: Sequence[float] | None = None) -> float | None:
-    """Forward transfer: accuracy on each task just before it is learned, above guessing.
+    """Forward transfer: mean accuracy above chance on each task just before it is learned.
 
     Args:
         rows: The accuracy matrix.
-        chance: Accuracy of guessing on each task, ``(T,)``; without it the value is None.
+        chance: Accuracy of guessing on each task, ``(T,)``; None gives None.
     """
     matrix = as_matrix(rows)
     if chance is None or not matrix.size:
@@ -96,16 +96,16 @@ def fwt(rows: Rows, chance: Sequence[float] | None = None) -> float | None:
 
 
 def forgetting(rows: Rows, chance: Sequence[float] | None = None) -> float | None:
-    """How far each task fell below the best it had been, before the last task was learned.
+    """Mean drop from each task's best accuracy to its last; the best excludes the last row.
 
-    Entries from before a task was learned (above the diagonal) count where they were measured, as
-    the definition says; from a task's own row on every entry must have been measured.
+    As the definition says, entries above the diagonal (a task not learned yet) count where they
+    were measured. All entries on and below the diagonal must have been measured.
     """
     matrix = as_matrix(rows)
     tasks = len(matrix)
     if tasks < 2 or np.isnan(matrix[np.tril_indices(tasks)]).any():
         return None
-    # A column is never all NaN here: the entry of the diagonal was measured.
+    # No column is all NaN: its diagonal entry was measured.
     return _mean(np.nanmax(matrix[:-1, :-1], axis=0) - matrix[-1, :-1])
 
 
@@ -133,13 +133,13 @@ METRICS: MappingProxyType[str, Metric] = MappingProxyType(
         ),
     }
 )
-"""The metrics by name, in the order of a record."""
+"""The metrics by name, in the order in which a record lists them."""
 
 
 def percent(value: float | None, *, signed: bool = False) -> str:
-    """A fraction in per cent with two decimals, for people; ``-`` where it is not defined.
+    """A fraction in per cent with two decimals; ``-`` for None.
 
-    ``0.00`` always means exactly zero: whatever is smaller than it can show is written out.
+    ``0.00`` always means exactly zero; a smaller value is shown with one significant digit.
     """
     if value is None:
         return "-"

@@ -1,4 +1,4 @@
-"""Classes of new images by the network of a run, prepared as the run prepared its own."""
+"""Predicts the classes of new images with a run's network, prepared as the run's own images."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch import Tensor
 
 from nispa.data.named import SCENARIOS, resolve_options
 from nispa.data.permuted import pixel_order
+from nispa.data.tasks import Samples, TaskInfo
 from nispa.data.unlabelled import Unlabelled, read_unlabelled
 from nispa.errors import ConfigError, InputError, NotLearnedError, either
 from nispa.files import check_own, one_line
-from nispa.methods.saving import decode
 from nispa.methods.base import Method
-from nispa.runs.record import InputEntry, Record, read_record
+from nispa.methods.saving import decode
 from nispa.runs.folder import NETWORK
-from nispa.data.tasks import Samples, TaskInfo
+from nispa.runs.record import InputEntry, Record, read_record
 from nispa.training.fit import EVALUATION_BATCH
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an image shows.
+    """The predicted classes of an image.
 
     Attributes:
         name: The image.
-        classes: The likeliest classes, the best first.
-        shares: Soft-max of the network's scores for each of them: how sure it is, which is not how
-            often it is right. Empty where the method gives no scores.
+        classes: The likeliest classes, best first.
+        shares: Soft-max of the scores of these classes: how sure the network is, not how often it
+            is right. Empty if the method gives no scores.
     """
 
     name: str
@@ -40,14 +40,14 @@ class Prediction:
 
 
 class Predictor:
-    """A run that is ready to predict."""
+    """The network of a run, ready to predict."""
 
     def __init__(self, run: Path, device: str = "cpu") -> None:
-        """Reads a run's record and network.
+        """Loads a run's record and network.
 
         Raises:
-            InputError: There is none, or no task is learned yet.
-            FormatError: One of them is damaged.
+            InputError: One is missing, or no task is learned yet.
+            FormatError: One is damaged.
         """
         self.record: Record = read_record(run)
         folder = run if run.is_dir() else run.parent
@@ -55,42 +55,42 @@ class Predictor:
             raise NotLearnedError(f"{one_line(str(run))} has not learned a task yet")
         check_own(folder / NETWORK)
         self.method, _, labels = decode(folder / NETWORK, device)
-        names = {
+        labelled = {
             output: str(label)
-            for task, each in zip(self.method.learned, labels, strict=True)
-            for output, label in zip(task.classes, each, strict=True)
+            for task, names in zip(self.method.learned, labels, strict=True)
+            for output, label in zip(task.classes, names, strict=True)
         }
-        self._names = names | dict(enumerate(self.record.class_names))
+        self._names = labelled | dict(enumerate(self.record.class_names))
 
     def predict(
         self, paths: Sequence[Path], task: int | None = None, top: int = 1
     ) -> list[Prediction]:
-        """The classes of images, in their order.
+        """Predicts the classes of images, in the order of the images.
 
         Args:
             paths: See ``nispa.data.unlabelled.read_unlabelled``.
-            task: Which task they belong to, from 1; None to choose among all classes.
-            top: How many classes of each.
+            task: The task that they belong to, from 1; None to choose among all classes.
+            top: Number of classes per image.
 
         Raises:
             InputError: An image cannot be used, or the run must be told the task.
         """
         info = self._task(task)
         images = read_unlabelled(paths, self.method.problem.input_shape, self._shaping())
-        found: list[Prediction] = []
+        predictions: list[Prediction] = []
         for part in images:
             samples = self._prepared(part, info)
             for start in range(0, len(samples), EVALUATION_BATCH):
                 batch, _ = samples.batch(slice(start, start + EVALUATION_BATCH))
                 names = part.names[start : start + EVALUATION_BATCH]
-                found += self._of(batch.to(self.method.device), names, info, top)
-        return found
+                predictions += self._batch(batch.to(self.method.device), names, info, top)
+        return predictions
 
-    def _of(
+    def _batch(
         self, images: Tensor, names: Sequence[str], info: TaskInfo | None, top: int
     ) -> list[Prediction]:
         choices = self.method.choices(info)
-        if type(self.method).scores is Method.scores:  # classes alone
+        if type(self.method).scores is Method.scores:  # the method has no scores
             if top > 1:
                 raise ConfigError(
                     f"method '{self.record.method}' gives one class for each image, no others; "
@@ -129,35 +129,28 @@ class Predictor:
         return None
 
     def _known(self) -> str:
-        """The tasks learned, by number and name."""
+        """The learned tasks by number and name, at most ten of them."""
         count = len(self.method.learned)
-        each = [f"{n + 1} ({one_line(self.record.title_of(n), 30)})" for n in range(min(count, 10))]
-        return f"learned are {', '.join(each)}{f' to {count}' if count > 10 else ''}"
+        tasks = [
+            f"{n + 1} ({one_line(self.record.title_of(n), 30)})" for n in range(min(count, 10))
+        ]
+        return f"learned are {', '.join(tasks)}{f' to {count}' if count > 10 else ''}"
 
-    # --- As the run saw its images ---------------------------------------------------------------
+    # --- Preparing images as the run did ---------------------------------------------------------
 
     def _shaping(self) -> tuple[Any, ...]:
-        """What the run did to image files, where its scenario has options for that."""
-        call = self.record.scenario.settings
-        known, given = SCENARIOS.get(str(call.get("scenario"))), call.get("options")
-        if known is None or not isinstance(given, dict):
+        """How the run shaped image files, if its scenario has options for that."""
+        known, options = SCENARIOS.get(self.record.scenario.name), self.record.scenario_options
+        if known is None or options is None:
             return ()
-        options = resolve_options(
-            known,
-            {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in given.items()
-                if value is not None
-            },
-        )
-        shaping = getattr(options, "shaping", None)
+        shaping = getattr(resolve_options(known, options), "shaping", None)
         return () if shaping is None else (shaping(),)
 
     def _prepared(self, part: Unlabelled, info: TaskInfo | None) -> Samples:
         how = self._input(info)
         scale = part.scale
         if part.stored and not part.images.is_floating_point() and how.scale != 1.0:
-            scale = how.scale  # bytes mean what they did in the training arrays
+            scale = how.scale  # integers mean the same as in the training arrays
         return Samples(
             part.images,
             torch.zeros(len(part.images), dtype=torch.int64),
@@ -168,32 +161,31 @@ class Predictor:
         )
 
     def _input(self, info: TaskInfo | None) -> InputEntry:
-        kept = self.record.inputs
-        resolved = self._resolved()
-        if not kept:
-            if resolved.get("normalise"):
+        inputs = self.record.inputs
+        if not inputs:
+            if self._resolved().get("normalise"):
                 raise InputError(
                     "the run subtracted a mean that its record, of an older version, does not "
-                    "keep; images cannot be brought into the same form: learn it anew"
+                    "hold, so images cannot be prepared in the same way; start a new run"
                 )
             return InputEntry(scale=1.0)
         if info is not None:
-            return kept[info.index]
-        if len(set(kept)) > 1:
+            return inputs[info.index]
+        if len(set(inputs)) > 1:
             raise InputError(
                 "the tasks of this run come from data that were prepared in different ways; pass "
                 f"{either('task=', '--task N')}, {self._known()}"
             )
-        return kept[0]
+        return inputs[0]
 
     def _order(self, info: TaskInfo | None) -> Tensor | None:
-        """The order of pixels in tasks that permute them."""
+        """The pixel order of a task that permutes its pixels; None for other tasks."""
         resolved = self._resolved()
         if resolved.get("kind") != "permuted":
             return None
         if info is None:
             raise InputError(
-                "each task of this run has its pixels in an order of its own; pass "
+                "each task of this run has its own order of pixels; pass "
                 f"{either('task=', '--task N')}, {self._known()}"
             )
         shares, seed = resolved.get("shares"), resolved.get("seed")

@@ -1,10 +1,11 @@
-"""The record of a run, ``record.json``: versioned models, the same bytes for the same record.
+"""The record of a run, ``record.json``: its models, and how it is written and read.
 
-Records may come from strangers: reading one evaluates nothing, is bounded in size, and ends in a
-record or in one :class:`~nispa.errors.FormatError`. No torch here, so that reports work without it.
+A record always gives the same bytes. Records may come from strangers: reading one runs no code, is
+limited in size, and ends in a record or in one :class:`~nispa.errors.FormatError`. No PyTorch here,
+so that reports work without it.
 
-Versions: ``schema`` counts the format. Fields may be added under the same number (readers ignore
-what they do not know); a field that changes its meaning or goes away raises the number.
+``schema`` holds the version of the format. Adding a field keeps the version, since readers ignore
+unknown fields; changing the meaning of a field or removing one raises it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from pydantic import (
     model_validator,
 )
 
-from nispa.runs import metrics as formulas
 from nispa.errors import FormatError, InputError
 from nispa.files import (
     check_own,
@@ -40,22 +40,23 @@ from nispa.files import (
     seal_holds,
     shown,
 )
+from nispa.runs import metrics as formulas
 
 SCHEMA_NAME = "nispa-record"
 SCHEMA_VERSION = 1
 RECORD = "record.json"
 MAX_RECORD_BYTES = 64 * 2**20
-MAX_TASKS = 1_000  # a matrix has the square of this: a stranger's record must not fill the memory
+MAX_TASKS = 1_000  # the matrix holds its square, which must fit into memory for any file
 
-NUMBERS = re.compile(r"[0-9]+(-[0-9]+|(,[0-9]+)*)")  # the name of a task after its classes
+NUMBERS = re.compile(r"[0-9]+(-[0-9]+|(,[0-9]+)*)")  # a task named after its class numbers
 
 T = TypeVar("T")
-# A list is accepted where a record is built, a tuple is kept: records are immutable.
+# Accepts a list and stores a tuple, since records are immutable.
 Many = Annotated[tuple[T, ...], Field(strict=False)]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0)]
-Operations = Annotated[int, Field(ge=0, le=10**30)]  # of large runs there are more than 2^63
+Operations = Annotated[int, Field(ge=0, le=10**30)]  # large runs exceed 2^63
 Instant = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")]
 Matrix = Many[Many[Share | None]]
 
@@ -69,7 +70,7 @@ def _finite(value: JsonValue) -> JsonValue:
     return value
 
 
-Json = Annotated[JsonValue, AfterValidator(_finite)]  # pydantic lets NaN pass inside JsonValue
+Json = Annotated[JsonValue, AfterValidator(_finite)]  # JsonValue alone would accept NaN
 
 
 class _Part(BaseModel):
@@ -77,21 +78,21 @@ class _Part(BaseModel):
 
 
 class ScenarioEntry(_Part):
-    """Which sequence of tasks was learned, with the settings that it was built from."""
+    """The sequence of tasks, with the settings that it was built from."""
 
     name: str
     settings: dict[str, Json] = Field(default_factory=dict)
 
 
 class DataEntry(_Part):
-    """One data set a number was measured on.
+    """A data set that the run used.
 
     Attributes:
         name: Its name, such as ``"emnist-balanced"``.
-        canonical: Whether the content is the published one, bit for bit; None for own data.
+        canonical: Whether the content equals the published one bit for bit; None for own data.
         sha256: Hash of the content, 64 hexadecimal digits.
-        source: What it was read from, such as ``"IDX files"``.
-        note: What a reader must know, such as how it differs from the canonical one.
+        source: Where it was read from, such as ``"IDX files"``.
+        note: A remark, such as how it differs from the canonical one.
     """
 
     name: str
@@ -102,9 +103,9 @@ class DataEntry(_Part):
 
 
 class TaskEntry(_Part):
-    """One task of the sequence: its classes, and the samples of each split.
+    """A task of the sequence: its classes, and the number of samples in each split.
 
-    The samples are None where nobody told them, as with another tool's matrix.
+    The numbers are None if unknown, as for a matrix imported from another tool.
     """
 
     name: str
@@ -115,12 +116,12 @@ class TaskEntry(_Part):
 
 
 class InputEntry(_Part):
-    """How the stored pixels of a task became what the network saw: ``(scale x - mean) / std``.
+    """How a task's stored pixels x became the network's input: ``(scale x - mean) / std``.
 
     Attributes:
-        scale: Factor of a stored pixel.
-        mean: Of each channel; None where nothing is subtracted.
-        std: Of each channel; None where nothing is divided by.
+        scale: Factor of the stored pixels.
+        mean: Mean per channel; None if nothing is subtracted.
+        std: Standard deviation per channel; None if nothing is divided.
     """
 
     scale: float
@@ -129,7 +130,7 @@ class InputEntry(_Part):
 
 
 class MetricValue(_Part):
-    """A number with the formula that made it; ``value`` is None where it is not defined."""
+    """A metric with its formula; ``value`` is None where it is not defined."""
 
     value: float | None
     formula: str
@@ -137,7 +138,7 @@ class MetricValue(_Part):
 
 
 class UnitCount(_Part):
-    """Units of one group: ``stable`` of ``size``."""
+    """How many of the ``size`` units of a group are stable."""
 
     stable: Count
     size: Count
@@ -150,9 +151,9 @@ class UnitCount(_Part):
 
 
 class ConnectionCount(_Part):
-    """Connections of one layer: ``live`` of ``total`` positions, ``frozen`` of the live ones.
+    """Connections of a layer: ``live`` of ``total`` positions, ``frozen`` of the live ones.
 
-    ``owed`` were dropped and found no place to grow: live and owed together stay constant.
+    ``owed`` were dropped and are waiting for a place to grow: live + owed is constant.
     """
 
     live: Count
@@ -168,26 +169,26 @@ class ConnectionCount(_Part):
 
 
 class TaskResult(_Part):
-    """What learning one task took, and the network after it.
+    """The cost of learning one task, and the network after it.
 
     Attributes:
         phases: Phases trained (1 for methods without phases).
         samples_trained: Training samples seen, over all epochs.
-        train_s: Seconds of learning, validation included.
+        train_s: Seconds of learning, including validation.
         eval_s: Seconds of measuring test accuracy after the task.
-        tau: τ that the chosen candidates were picked with; None where nothing was picked.
+        tau: τ that selected the chosen candidates; None if nothing was selected.
         stop_reason: Why learning ended, in a few words.
         stable_units: Per hidden group of units, in the network's order.
         connections: Per layer, in the network's order.
-        storage: Bytes kept beside the network for the tasks to come, by what they are for.
+        storage: Bytes kept beside the network for later tasks, by purpose.
         live: Live weights and biases.
-        model_bytes: Bytes of the network: live values and where each of them stands.
-        operations: Floating-point operations of learning, by what they were for.
-        inference_operations: The same of predicting one sample of the task.
-        train_cpu_s: Seconds of all processors together while learning; ``eval_cpu_s`` likewise.
-        peak_bytes: Most memory that the process had resident until the end of the task.
+        model_bytes: Bytes of the network: live values and their positions.
+        operations: Floating-point operations of learning, by purpose.
+        inference_operations: Floating-point operations of predicting one sample of the task.
+        train_cpu_s: CPU seconds of learning, over all threads; ``eval_cpu_s`` likewise.
+        peak_bytes: Peak resident memory of the process up to the end of the task.
 
-    From ``live`` on, None means that it is not known, as in records of before.
+    From ``live`` on, None means unknown, as in older records.
     """
 
     phases: Count
@@ -209,10 +210,10 @@ class TaskResult(_Part):
 
 
 class Cost(_Part):
-    """What a run took so far: sums over its tasks, sizes after the last one, the highest peak.
+    """The cost of a run so far: sums over its tasks, sizes after the last one, the highest peak.
 
-    None where something is not known of every task; the names are those of :class:`TaskResult`,
-    and ``kept_bytes`` is all of its ``storage``.
+    Fields are named as in :class:`TaskResult`; ``kept_bytes`` is the sum of its ``storage``. None
+    if a task's value is unknown.
     """
 
     live: Count | None = None
@@ -229,14 +230,14 @@ class Cost(_Part):
 
 
 class Parameters(_Part):
-    """Size of the network: ``live`` values of ``total`` positions, biases included."""
+    """Size of the network: ``live`` of ``total`` positions, biases included."""
 
     live: Count
     total: Count
 
 
 class Environment(_Part):
-    """Where it ran. Another machine or thread count may give other numbers."""
+    """Where the run took place. Another machine or thread count may give other numbers."""
 
     nispa: str
     python: str
@@ -250,10 +251,10 @@ class Environment(_Part):
 
 
 class Record(_Part):
-    """Everything about one run; ``docs/record.md`` tells each field.
+    """Everything about one run; ``docs/record.md`` explains each field.
 
-    ``accuracy_matrix`` has a row per task learned and a column per task: entry ``[i][j]`` is the
-    share of task j's test samples predicted rightly after task i, None where not measured.
+    ``accuracy_matrix`` has a row per learned task and a column per task. Entry ``[i][j]`` is the
+    share of task j's test samples predicted correctly after task i, None where not measured.
     """
 
     schema_: Annotated[str, Field(pattern=rf"^{SCHEMA_NAME}/{SCHEMA_VERSION}$")] = Field(
@@ -285,15 +286,28 @@ class Record(_Part):
     code: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     notes: Many[str] = ()
 
+    @property
+    def scenario_options(self) -> dict[str, Any] | None:
+        """Options that the scenario was built with; None if its tasks were built in Python."""
+        call = self.scenario.settings
+        options = call.get("options")
+        if call.get("scenario") != self.scenario.name or not isinstance(options, dict):
+            return None
+        return {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in options.items()
+            if value is not None
+        }
+
     def classes_of(self, task: int) -> list[str]:
-        """The classes of a task by name; by number where no names are kept, as in older records."""
+        """Names of a task's classes; their numbers in older records, which have no names."""
         names = self.class_names
         return [names[n] if n < len(names) else str(n) for n in self.tasks[task].classes]
 
     def title_of(self, task: int) -> str:
-        """What to call a task: after its classes where it is called after numbers and they are not.
+        """A task's name, or its class names if it is named after class numbers.
 
-        Names may be anybody's: they are as long as they are, and may hold control characters.
+        Names may be of any length and may hold control characters.
         """
         name, classes = self.tasks[task].name, self.classes_of(task)
         if NUMBERS.fullmatch(name) and not all(each.isdigit() for each in classes):
@@ -302,13 +316,13 @@ class Record(_Part):
 
     @property
     def main_matrix(self) -> Matrix:
-        """The accuracy matrix that counts, told the task where each has outputs of its own."""
+        """The matrix to report: told the task if each task has its own outputs, else not told."""
         untold = self.accuracy_matrix_task_agnostic
         return self.accuracy_matrix if self.incremental == "task" or untold is None else untold
 
     @property
     def main_metrics(self) -> dict[str, MetricValue]:
-        """The metrics of that matrix."""
+        """The metrics of :attr:`main_matrix`."""
         untold = self.metrics_task_agnostic
         return self.metrics if self.incremental == "task" or untold is None else untold
 
@@ -327,17 +341,17 @@ class Record(_Part):
 
 
 def kind_in_words(incremental: str, told: bool) -> str:
-    """What a task adds, and whether the method was told the task of an image."""
+    """The kind of learning, such as ``class-incremental (not told the task)``."""
     return f"{incremental}-incremental ({'told' if told else 'not told'} the task)"
 
 
 def now() -> str:
-    """The time in UTC as a record writes it, such as ``2022-06-18T09:30:00Z``."""
+    """The current time in UTC, such as ``2022-06-18T09:30:00Z``."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def as_rows(matrix: formulas.Rows) -> tuple[tuple[float | None, ...], ...]:
-    """An accuracy matrix ``(rows, tasks)`` as a record keeps it: NaN becomes None."""
+    """An accuracy matrix ``(rows, tasks)`` as tuples, with None for NaN."""
     values = np.asarray(matrix, dtype=np.float64).tolist()
     return tuple(tuple(None if math.isnan(value) else value for value in row) for row in values)
 
@@ -345,11 +359,11 @@ def as_rows(matrix: formulas.Rows) -> tuple[tuple[float | None, ...], ...]:
 def measured(
     matrix: formulas.Rows, chance: Sequence[float] | None = None
 ) -> dict[str, MetricValue]:
-    """All metrics of an accuracy matrix, each with its formula and source.
+    """Computes all metrics of an accuracy matrix.
 
     Args:
         matrix: ``(rows, tasks)`` fractions; NaN or None where not measured.
-        chance: Accuracy of guessing on each task, ``(tasks,)``; without it FWT is not defined.
+        chance: Accuracy of guessing on each task, ``(tasks,)``; FWT is None without it.
     """
     return {
         name: MetricValue(
@@ -360,7 +374,7 @@ def measured(
 
 
 def _lay_out(value: Any, indent: str = "") -> str:
-    """JSON for people: what fits on one line of 100 columns stays on one line."""
+    """Readable JSON: a value that fits on a line of 100 columns stays on one line."""
     flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
     if not isinstance(value, (dict, list)) or not value or len(indent) + len(flat) <= 96:
         return flat
@@ -371,25 +385,25 @@ def _lay_out(value: Any, indent: str = "") -> str:
             for key, item in value.items()
         ]
         return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
-    if set(map(type, value)) <= {float, int, type(None)}:  # a row of a matrix, which has many
+    if set(map(type, value)) <= {float, int, type(None)}:  # a long row of a matrix
         return f"[\n{deeper}" + flat[1:-1].replace(", ", f",\n{deeper}") + f"\n{indent}]"
     return "[\n" + ",\n".join(deeper + _lay_out(item, deeper) for item in value) + f"\n{indent}]"
 
 
 def encode(record: Record) -> bytes:
-    """The bytes of ``record.json``: the same record always gives the same bytes.
+    """The content of ``record.json``; equal records give equal bytes.
 
-    Fields stand in the order of the models, groups and layers in the network's order, and every
-    float with the fewest digits that read back to the same value. The last entry is a checksum.
+    Fields are in the order of the models, groups and layers in the network's order. Floats have
+    the fewest digits that read back to the same value. The last entry is a checksum.
     """
     return seal(_lay_out(record.model_dump(mode="json", by_alias=True)).encode())
 
 
 def comparable(record: Record) -> bytes:
-    """What two runs of the same command and seed must agree on, byte for byte.
+    """The part of a record on which two runs of the same command and seed agree, as bytes.
 
-    Leaves out when and where it ran, and what that changes: ``started``, ``finished``,
-    ``environment``, all seconds and the peak of memory. Keys are sorted.
+    Omits when and where it ran: ``started``, ``finished``, ``environment``, all seconds and peak
+    memory. Keys are sorted.
     """
     values = record.model_dump(mode="json", by_alias=True)
     for name in ("started", "finished", "environment"):
@@ -406,14 +420,14 @@ class _Head(BaseModel):
 
 
 def decode(data: bytes, name: str = RECORD) -> Record:
-    """A record from the bytes of its file.
+    """Reads a record from the content of its file.
 
     Args:
-        data: The whole content, from anywhere.
-        name: What to call it in messages.
+        data: The content; it may be anything.
+        name: The file's name for messages.
 
     Raises:
-        FormatError: It is damaged, no record of nispa, or from a newer version.
+        FormatError: It is damaged, not a record of nispa, or from a newer version.
     """
     try:
         head = _Head.model_validate_json(data)
@@ -439,22 +453,22 @@ def decode(data: bytes, name: str = RECORD) -> Record:
         raise FormatError(f"{name} is damaged: {first_fault(error)}") from None
     if seal_holds(data) is False:
         raise FormatError(
-            f"{name} is damaged: its content does not match its checksum; where it was changed on "
+            f"{name} is damaged: its content does not match its checksum; if it was changed on "
             "purpose, delete its last entry, sha256"
         )
     return record
 
 
 def read_record(path: str | Path, *, sealed: bool = False) -> Record:
-    """The record of a run, from its folder or from the file itself.
+    """Reads the record of a run.
 
     Args:
-        path: The folder or the file.
-        sealed: Whether it must have its checksum, which another program's changes take away.
+        path: The run's folder, or the file itself.
+        sealed: Whether to require a checksum. Records that another program wrote have none.
 
     Raises:
-        InputError: There is none, or it cannot be read.
-        FormatError: It is damaged, a link, no record of nispa, or from a newer version.
+        InputError: There is no record, or it cannot be read.
+        FormatError: It is damaged, a link, not a record of nispa, or from a newer version.
     """
     path = Path(path)
     file = path if path.name == RECORD and not path.is_dir() else path / RECORD
@@ -465,7 +479,7 @@ def read_record(path: str | Path, *, sealed: bool = False) -> Record:
     record = decode(data, shown(file))
     if sealed and seal_holds(data) is None:
         raise FormatError(
-            f"{shown(file)} has no checksum, so that something else than this nispa wrote it last; "
-            "a run can be resumed from its own record only: put that back, or run it anew"
+            f"{shown(file)} has no checksum, so another program wrote it last; a run can be "
+            "resumed only from its own record: put that back, or start a new run"
         )
     return record

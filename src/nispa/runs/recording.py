@@ -1,4 +1,4 @@
-"""What a run did, as entries of its record: its first form, a task's result, the record with it."""
+"""Builds the entries of a run's record: the first record, a task's result, the record with it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import numpy as np
 import torch
 
 from nispa import __version__
-from nispa.runs.capacity import warning
-from nispa.runs.costs import total_cost
-from nispa.data.scenarios import Scenario
-from nispa.methods.defaults import sentence
 from nispa.base.devices import choose_device
+from nispa.data.scenarios import Scenario
+from nispa.data.tasks import Task
 from nispa.errors import NotLearnedError
-from nispa.runs.identity import code_digest
 from nispa.kernels.dispatch import in_use
 from nispa.methods.base import LearnReport, Method, Problem, derive
+from nispa.methods.defaults import sentence
+from nispa.methods.presets import Settings
 from nispa.network.models import NetworkSpec
 from nispa.network.operations import Ledger, counting
-from nispa.methods.presets import Settings
+from nispa.runs.capacity import warning
+from nispa.runs.costs import total_cost
+from nispa.runs.identity import code_digest
 from nispa.runs.record import (
     ConnectionCount,
     DataEntry,
@@ -38,12 +39,11 @@ from nispa.runs.record import (
     measured,
     now,
 )
-from nispa.data.tasks import Task
 from nispa.runs.usage import Spent, peak_bytes
 
 
 def first_record(scenario: Scenario, settings: Settings, method: Method) -> Record:
-    """The record of a run that begins, with a method that has learned nothing yet."""
+    """The record of a run whose method has not learned a task yet."""
     census = method.census()
     return Record(
         version=__version__,
@@ -51,13 +51,7 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
         started=now(),
         scenario=ScenarioEntry(name=scenario.name, settings=dict(scenario.settings)),
         data=tuple(
-            DataEntry(
-                name=data.name,
-                canonical=data.canonical,
-                sha256=data.sha256,
-                source=data.source,
-                note=data.note,
-            )
+            DataEntry(**{name: getattr(data, name) for name in DataEntry.model_fields})
             for data in scenario.identity
         ),
         method=settings.method,
@@ -76,7 +70,7 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
             )
             for task in scenario.tasks
         ),
-        # Names of folders need not be text; what cannot be written becomes a question mark.
+        # Folder names may hold bytes that are not text; those become question marks.
         class_names=tuple(name.encode(errors="replace").decode() for name in scenario.class_names),
         inputs=tuple(
             InputEntry(scale=task.train.scale, mean=task.train.mean, std=task.train.std)
@@ -86,12 +80,12 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
         parameters=Parameters(live=census.live, total=census.total),
         environment=environment(method.device),
         code=code_digest(),
-        notes=_notes(scenario, method),
+        notes=_first_notes(scenario, method),
     )
 
 
 def _derived(scenario: Scenario, settings: Settings) -> tuple[dict[str, Any], ...]:
-    """What follows the data, for each task; nothing where no setting does."""
+    """Settings derived from the data, for each task; empty if none is."""
     if not settings.config.derived:
         return ()
     problem = Problem(scenario.input_shape, scenario.outputs, len(scenario.tasks))
@@ -104,7 +98,7 @@ def _derived(scenario: Scenario, settings: Settings) -> tuple[dict[str, Any], ..
 
 
 def derived_line(scenario: Scenario, settings: Settings) -> str:
-    """What follows the data in one line; empty where no setting does."""
+    """Settings derived from the data, in one line; empty if none is."""
     tasks = _derived(scenario, settings)
     if not tasks:
         return ""
@@ -112,7 +106,7 @@ def derived_line(scenario: Scenario, settings: Settings) -> str:
     return sentence(network.describe(), tasks)
 
 
-def _notes(scenario: Scenario, method: Method) -> tuple[str, ...]:
+def _first_notes(scenario: Scenario, method: Method) -> tuple[str, ...]:
     notes = [f"task {task.name}: {task.note}" for task in scenario.tasks if task.note]
     if scenario.settings.get("measured") == "validation":
         notes.insert(0, "accuracies were measured on validation images")
@@ -135,15 +129,15 @@ def task_result(
     evaluation: Spent,
     ledger: Ledger,
 ) -> TaskResult:
-    """What a task came to, once it is learned and measured.
+    """The record's entry for a task.
 
     Args:
-        method: What learned it, as it stands now.
+        method: The method after the task.
         task: The task.
-        report: What learning it reported.
-        training: Time that it took.
-        evaluation: Time that measuring took.
-        ledger: Operations of it.
+        report: What ``learn`` returned.
+        training: Time of learning.
+        evaluation: Time of measuring.
+        ledger: Operations counted while learning.
     """
     census = method.census()
     return TaskResult(
@@ -167,7 +161,7 @@ def task_result(
         live=census.live,
         model_bytes=census.model_bytes,
         operations=ledger.known(),
-        inference_operations=_inference(method, task),
+        inference_operations=_inference_operations(method, task),
         train_cpu_s=training.cpu_s,
         eval_cpu_s=evaluation.cpu_s,
         peak_bytes=peak_bytes(),
@@ -178,13 +172,21 @@ def with_task(
     record: Record,
     method: Method,
     result: TaskResult,
-    row: list[float | None],
-    agnostic: list[float | None],
+    told: list[float | None],
+    untold: list[float | None],
 ) -> Record:
-    """The record with one more task."""
+    """Returns the record with one more task, and a note if that task filled the network.
+
+    Args:
+        record: The record before the task.
+        method: The method after it.
+        result: The task's entry.
+        told: Accuracy on each task, the method being told which; None where not measured.
+        untold: The same without being told.
+    """
     census = method.census()
     chance = [1.0 / len(task.classes) for task in record.tasks]
-    matrix = (*record.accuracy_matrix, *as_rows([row]))
+    matrix = (*record.accuracy_matrix, *as_rows([told]))
     per_task = (*record.per_task, result)
     changes: dict[str, Any] = {
         "accuracy_matrix": matrix,
@@ -194,32 +196,39 @@ def with_task(
         "parameters": Parameters(live=census.live, total=census.total),
     }
     if record.accuracy_matrix_task_agnostic is not None:
-        both = (*record.accuracy_matrix_task_agnostic, *as_rows([agnostic]))
+        both = (*record.accuracy_matrix_task_agnostic, *as_rows([untold]))
         changes["accuracy_matrix_task_agnostic"] = both
         changes["metrics_task_agnostic"] = measured(both)
-    return record.model_copy(update=changes)
+    longer = record.model_copy(update=changes)
+    note = capacity_note(longer)
+    return longer.model_copy(update={"notes": (*record.notes, note)}) if note else longer
 
 
-def filling(record: Record) -> str:
-    """Whether the network became full, or nearly so, with the last task; "" where nothing is new.
-
-    It is no matter after the last task of all.
-    """
+def capacity_note(record: Record) -> str:
+    """A note if the last task made the network full, or nearly so, and more tasks follow."""
     done = len(record.per_task)
     if done == len(record.tasks):
         return ""
-
-    def units(task: int) -> dict[str, tuple[int, int]]:
-        counts = record.per_task[task].stable_units if task >= 0 else {}
-        return {name: (count.stable, count.size) for name, count in counts.items()}
-
-    text = warning(units(done - 2), units(done - 1))
+    units: list[dict[str, tuple[int, int]]] = [
+        {name: (count.stable, count.size) for name, count in result.stable_units.items()}
+        for result in record.per_task[-2:]
+    ]
+    text = warning(units[-2] if done > 1 else {}, units[-1])
     return f"after task {done} of {len(record.tasks)} {text}" if text else ""
 
 
-def task_end(record: Record, task: int) -> dict[str, Any]:
-    """The event that a task is learned; metrics are those of the tasks so far."""
-    result = record.per_task[task]
+def class_labels(record: Record, method: Method) -> list[list[Any]]:
+    """Names of the learned classes, a list per task; as integers if all names are integers."""
+    names: list[Any] = list(record.class_names)
+    if all(name.isascii() and name.isdecimal() and name == str(int(name)) for name in names):
+        names = [int(name) for name in names]
+    names += range(len(names), method.problem.outputs)  # records of older versions have no names
+    return [[names[output] for output in task.classes] for task in method.learned]
+
+
+def task_end(record: Record) -> dict[str, Any]:
+    """The event that the record's last task is learned, with metrics over the tasks so far."""
+    task, result = len(record.per_task) - 1, record.per_task[-1]
     rows = [row[: task + 1] for row in record.main_matrix]
     metrics = measured(rows)
     return {
@@ -234,11 +243,11 @@ def task_end(record: Record, task: int) -> dict[str, Any]:
     }
 
 
-def _inference(method: Method, task: Task) -> int | None:
-    """Operations of predicting one sample of a task, in the way that counts; None if not known.
+def _inference_operations(method: Method, task: Task) -> int | None:
+    """Operations of predicting one test sample the way the main matrix does; None if unknown.
 
-    It is predicted by itself, after all tasks were measured: what a method computes once, such as
-    means of exemplars, is then there.
+    Call it after all tasks were measured: by then a method has computed what it computes once,
+    such as class means.
     """
     told = method.config.incremental == "task" or not method.task_agnostic
     images, _ = task.test.to(method.device).batch(slice(0, 1))
@@ -248,8 +257,8 @@ def _inference(method: Method, task: Task) -> int | None:
             method.predict(images, task.info if told else None)
     except NotLearnedError:
         return None
-    found = ledger.known()
-    return None if found is None else sum(found.values())
+    operations = ledger.known()
+    return None if operations is None else sum(operations.values())
 
 
 def environment(device: torch.device | None = None) -> Environment:
@@ -272,7 +281,7 @@ def environment(device: torch.device | None = None) -> Environment:
 
 
 def _processor() -> str:
-    """The processor's model, as the system names it."""
+    """The processor's model name and number of cores."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

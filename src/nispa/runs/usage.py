@@ -1,4 +1,4 @@
-"""What this process has used: wall and CPU seconds, and the most memory it has had."""
+"""What this process has used: wall-clock time, CPU time and peak memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds by the clock, and seconds of all processors that worked on it, threads included."""
+    """Wall-clock seconds, and CPU seconds of all threads together."""
 
     wall_s: float = 0.0
     cpu_s: float = 0.0
@@ -23,14 +23,14 @@ class Spent:
 
 
 def spent() -> Spent:
-    """The time since some moment of the past: only differences mean something."""
+    """Reads the clocks; only differences between two readings are meaningful."""
     return Spent(time.perf_counter(), time.process_time())
 
 
 def peak_bytes() -> int | None:
-    """Most memory that this process has had resident; None where the system does not tell."""
+    """Peak resident memory of this process in bytes; None on systems that do not report it."""
     status = Path("/proc/self/status")
-    if status.is_file():  # what getrusage tells on Linux may be that of the process that began this
+    if status.is_file():  # on Linux, getrusage may report the peak of the parent process
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024

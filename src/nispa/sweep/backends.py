@@ -1,58 +1,28 @@
-"""Ways to carry out jobs; each is a well-kept library's, ours is only what a job is.
-
-A backend yields outcomes in the order in which jobs end, and None about once a second, so that
-whoever follows can show something, or stop.
-"""
+"""Backends by name, and sweeps on them. Each backend is a well-kept library's scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from nispa.errors import ConfigError, InputError
-from nispa.sweep.jobs import Job, Outcome
-
-Outcomes = Generator[Outcome | None, None, None]
-
-TICK_S = 0.5
-ATTEMPTS = 3  # of a job whose process dies: it goes on from its last checkpoint
-
-
-class Backend(Protocol):
-    """A way to carry out jobs."""
-
-    workers: int
-    """Runs at a time."""
-
-    def run(self, jobs: Sequence[Job], *, wait: bool = False) -> Outcomes:
-        """Carries out jobs.
-
-        Closing the iterator stops what runs; each run keeps a checkpoint.
-
-        Args:
-            jobs: What to do.
-            wait: Whether to wait for other processes that are at work on one of them.
-
-        Yields:
-            What became of each, and None from time to time.
-        """
-
+from nispa.sweep.base import Backend, Outcomes
+from nispa.sweep.jobs import Job
 
 BACKENDS = ("local", "ray", "slurm")
-"""Names of the ways there are."""
+"""Names of the backends."""
 
 
 def make_backend(name: str, workers: int, threads: int) -> Backend:
-    """A backend by its name.
+    """Builds a backend.
 
     Args:
         name: One of :data:`BACKENDS`.
         workers: Runs at a time.
-        threads: CPU threads of each.
+        threads: CPU threads of each run.
 
     Raises:
         InputError: Its library is not installed.
-        ConfigError: There is none of that name.
+        ConfigError: No backend has that name.
     """
     try:
         if name == "local":
@@ -76,10 +46,10 @@ def make_backend(name: str, workers: int, threads: int) -> Backend:
 
 
 def sweep(jobs: Sequence[Job], backend: Backend) -> Outcomes:
-    """Carries out jobs; those that another process is at work on come last, and are waited for.
+    """Carries out jobs; waits for those that another process is at work on, after all others.
 
     Yields:
-        What became of each, and None from time to time.
+        The outcome of each job, and None from time to time.
     """
     busy: list[Job] = []
     for outcome in backend.run(jobs):

@@ -1,4 +1,4 @@
-"""One run of a sweep: made ready, recognised when it is done, carried out in any process."""
+"""The jobs of a sweep: prepared, recognised when they are done, executed in any process."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ MAX_THREADS = 1024  # as on the command line
 
 @dataclass(frozen=True)
 class Where:
-    """What runs share that does not decide their results.
+    """Settings that the runs of a sweep share and that do not change their results.
 
     Attributes:
-        out: Folder of the sweep; each run has one of its own in it.
-        data: Where to look for data sets.
-        download: Whether to download what is not found.
+        out: Folder of the sweep, with a subfolder for each run.
+        data: Folder to look for data sets in.
+        download: Whether to download data sets that are not found.
         device: Name of the device.
         threads: CPU threads of each run.
         cache_bytes: See :class:`nispa.runs.runner.Experiment`.
-        checkpoint_every: Seconds.
+        checkpoint_every: Seconds between two checkpoints.
     """
 
     out: Path
@@ -59,7 +59,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Job:
-    """One run, as any process can carry it out: texts and numbers only, no code.
+    """A run as texts and numbers, without code, so that any process can execute it.
 
     Attributes:
         title: The run in a line.
@@ -68,11 +68,11 @@ class Job:
         method: Name of the method.
         preset: Name of the preset.
         seed: The seed.
-        network: Settings of the network, complete.
-        config: Settings of the method, complete.
+        network: All settings of the network.
+        config: All settings of the method.
         key: See :func:`nispa.runs.identity.run_key`.
-        folder: Where its record goes.
-        where: What it shares with the others.
+        folder: The run's folder.
+        where: Settings shared with the other jobs.
         measured: Which images accuracies are measured on.
     """
 
@@ -92,15 +92,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The outcome of a job.
 
     Attributes:
         job: The job.
-        status: ``done``, ``failed``; ``busy`` while another process is at work on it, ``stopped``
-            where it was told to.
+        status: ``done``, ``failed``, ``busy`` if another process is at work on it, or ``stopped``
+            on request.
         problem: Why it failed, in a line.
-        details: Where the program met something unforeseen: the traceback.
-        seconds: Wall time, of the attempt alone.
+        details: The traceback of an unforeseen exception.
+        seconds: Wall time of this attempt.
     """
 
     job: Job
@@ -110,23 +110,22 @@ class Outcome:
     seconds: float = 0.0
 
 
-# --- Making ready --------------------------------------------------------------------------------
+# --- Preparing -----------------------------------------------------------------------------------
 
 
 def prepare(
     cells: Iterable[Cell], where: Where, tell: Callable[[str], None] = lambda line: None
 ) -> list[Job]:
-    """The jobs of a sweep, every one checked: nothing is started if one of them cannot be.
+    """Makes the jobs of a sweep and checks them all before any is started.
 
     Args:
-        cells: What to run; cells that come to the same settings become one job.
-        where: What all of them share.
-        tell: Told what is being read.
+        cells: What to run; cells that resolve to the same settings become one job.
+        where: Settings that all jobs share.
+        tell: Called with a line about data that are about to be read.
 
     Raises:
-        InputError: A name is unknown, a setting out of range, data are missing, a method cannot
-            learn the tasks (the message says which run it is about), or runs of a scenario add
-            different things unasked.
+        InputError: A name is unknown, a setting is out of range, data are missing, a method cannot
+            learn the tasks (the message names the run), or runs of a scenario would not compare.
     """
     choose_device(where.device)
     cells = list(cells)
@@ -151,18 +150,19 @@ def _job(
     tell: Callable[[str], None],
 ) -> Job:
     options, given = split_options(cell)
-    place = json.dumps([cell.scenario, options], sort_keys=True)
-    if place not in scenarios:
-        resolve(cell.method, cell.preset, cell.scenario, (1, 28, 28), given)  # before data are read
+    call_key = json.dumps([cell.scenario, options], sort_keys=True)
+    if call_key not in scenarios:
+        # Checks the settings before the data are read, which may take long.
+        resolve(cell.method, cell.preset, cell.scenario, (1, 28, 28), given)
         tell(f"reading the data of {cell.scenario}")
-        scenarios[place] = build_scenario(
+        scenarios[call_key] = build_scenario(
             cell.scenario,
             seed=cell.seed,
             folder=where.data,
             download=where.download,
             options=options,
         )
-    scenario = scenarios[place]
+    scenario = scenarios[call_key]
     if cell.measured == "validation":
         scenario = on_validation(scenario)
     settings = resolve(
@@ -174,13 +174,12 @@ def _job(
         outputs=scenario.outputs,
         tasks=len(scenario.tasks),
     )
-    shape = json.dumps([place, settings.as_json(), cell.method], sort_keys=True)
-    if shape not in checked:  # seeds aside, whoever can learn it once can learn it again
-        Experiment(scenario, settings, cell.seed, where.device).method()
-        checked.add(shape)
-    call = {**scenario.settings, "seed": cell.seed}
-    key = _key(settings, cell.seed, call, scenario, code_digest())
     parts = settings.as_json()
+    but_seed = json.dumps([call_key, parts, cell.method], sort_keys=True)
+    if but_seed not in checked:  # one seed stands for all
+        Experiment(scenario, settings, cell.seed, where.device).method()
+        checked.add(but_seed)
+    key = _key(settings, cell.seed, {**scenario.settings, "seed": cell.seed}, scenario)
     return Job(
         title=cell.title,
         scenario=cell.scenario,
@@ -198,7 +197,12 @@ def _job(
 
 
 def split_options(cell: Cell) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a cell says of the scenario, and of network and method."""
+    """Splits a cell's settings into options of the scenario and settings of network and method.
+
+    Raises:
+        UnknownNameError: No scenario has its name.
+        ConfigError: One is an option of other scenarios only.
+    """
     if cell.scenario not in SCENARIOS:
         raise unknown_name("scenario", cell.scenario, SCENARIOS)
     names = {option.name for option in describe(SCENARIOS[cell.scenario].options)}
@@ -218,21 +222,19 @@ def split_options(cell: Cell) -> tuple[dict[str, Any], dict[str, Any]]:
     return options, given
 
 
-def _key(
-    settings: Settings, seed: int, call: Mapping[str, Any], scenario: Scenario, code: str
-) -> str:
+def _key(settings: Settings, seed: int, call: Mapping[str, Any], scenario: Scenario) -> str:
     return run_key(
         method=settings.method,
         seed=seed,
         config=settings.as_json(),
         scenario=call,
         data=[data.sha256 for data in scenario.identity],
-        code=code,
+        code=code_digest(),
     )
 
 
 def folder_name(cell: Cell, key: str) -> str:
-    """The name of a run's folder: readable, and another one for every key."""
+    """A readable name for a run's folder, different for every key."""
     text = f"{cell.scenario}-{cell.method}-{cell.preset}-s{cell.seed}-{key[:KEY_LETTERS]}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
 
@@ -241,7 +243,7 @@ def folder_name(cell: Cell, key: str) -> str:
 
 
 def key_of(record: Record) -> str | None:
-    """The key of the run that a record is of; None where its tasks were built in Python."""
+    """The key of a record's run; None if its tasks were built in Python."""
     if record.code is None or not {"scenario", "seed", "options"} <= set(record.scenario.settings):
         return None
     return run_key(
@@ -263,16 +265,19 @@ def done_before(job: Job) -> bool:
     return record.status == "complete" and key_of(record) == job.key
 
 
-# --- Carrying out --------------------------------------------------------------------------------
+# --- Executing -----------------------------------------------------------------------------------
 
 
 def execute(job: Job, stopping: Stopping = lambda: None, *, wait: bool = False) -> Outcome:
-    """Does a job, or goes on with it where an earlier attempt ended; raises nothing.
+    """Runs a job, from the last checkpoint of an earlier attempt if there is one.
 
     Args:
-        job: What to do.
+        job: The job.
         stopping: See :func:`nispa.runs.runner.run`.
-        wait: Whether to wait while another process is at work on it.
+        wait: Whether to wait if another process is at work on it.
+
+    Returns:
+        The outcome; every exception becomes one.
     """
     started = time.perf_counter()
 
@@ -288,7 +293,7 @@ def execute(job: Job, stopping: Stopping = lambda: None, *, wait: bool = False) 
         return outcome("failed", str(error))
     except KeyboardInterrupt:
         return outcome("stopped")
-    except Exception as error:  # noqa: BLE001 - one run's fault must not end the others
+    except Exception as error:  # noqa: BLE001 - a failure of one run must not end the others
         return outcome(
             "failed", f"{type(error).__name__}: {wording(error)}", traceback.format_exc()
         )
@@ -303,15 +308,14 @@ def _events(job: Job, stopping: Stopping, wait: bool) -> Iterator[Any]:
     if job.measured == "validation":
         scenario = on_validation(scenario)
     settings = settings_of(job.method, job.preset, job.network, job.config)
-    found = _key(settings, job.seed, scenario.settings, scenario, code_digest())
-    if found != job.key:
+    if _key(settings, job.seed, scenario.settings, scenario) != job.key:
         raise InputError(
             "the data or the code are not those that the sweep was begun with; start it again"
         )
     experiment = Experiment(
         scenario, settings, job.seed, where.device, where.cache_bytes, where.data
     )
-    with held(job.folder, wait=wait):  # what is decided by the record holds until it is done
+    with held(job.folder, wait=wait):  # so that the record cannot change after it was read
         if not (job.folder / RECORD).exists():
             yield from run(experiment, job.folder, where.checkpoint_every, stopping, picture)
         elif not done_before(job):
@@ -319,13 +323,13 @@ def _events(job: Job, stopping: Stopping, wait: bool) -> Iterator[Any]:
             if record.status == "complete":
                 raise InputError(f"{shown(job.folder)} holds another run; move it away")
             before = record.environment.threads or where.threads
-            torch.set_num_threads(min(before, MAX_THREADS))  # a stranger's record says any number
+            torch.set_num_threads(min(before, MAX_THREADS))  # a record may say any number
             yield from resume(experiment, job.folder, where.checkpoint_every, stopping, picture)
 
 
 @functools.lru_cache(maxsize=1)
 def _scenario(name: str, seed: int, options: str, data: Path | None, download: bool) -> Scenario:
-    """The tasks; kept for the next job, which often has the same."""
+    """Builds the scenario; cached, since the next job often has the same."""
     given = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in json.loads(options).items()

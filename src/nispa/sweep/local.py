@@ -1,4 +1,4 @@
-"""Jobs in processes of this machine, by Pebble: a process that dies takes one job with it."""
+"""Runs jobs in processes of this machine, by Pebble. A process that dies affects only one job."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from multiprocessing.synchronize import Event
 from pebble import ProcessExpired, ProcessPool
 
 from nispa.errors import either
-from nispa.sweep.backends import ATTEMPTS, TICK_S, Outcomes
+from nispa.sweep.base import ATTEMPTS, TICK_S, Outcomes
 from nispa.sweep.jobs import Job, Outcome, execute
 
-STOP_S = 30.0  # for a last checkpoint of each run
+STOP_S = 30.0  # time for a last checkpoint of each run
 _stop: Event | None = None
 _parent = 0
 
 
 def _begin(stop: Event, parent: int) -> None:
-    """In a new process: only the first one decides on Ctrl-C."""
+    """Sets up a worker. It ignores Ctrl-C, which the parent passes on by ``stop``."""
     global _stop, _parent
     _stop, _parent = stop, parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stopping() -> BaseException | None:
-    """What to stop with, once the sweep is told to or its process is gone."""
+    """The exception to stop with, if the sweep was stopped or its process is gone."""
     asked = _stop is not None and _stop.is_set()
     return KeyboardInterrupt() if asked or os.getppid() != _parent else None
 
@@ -41,15 +41,14 @@ def _work(job: Job, wait: bool) -> Outcome:
 
 
 class Local:
-    """A pool of processes; each keeps PyTorch and the last data that it read."""
+    """A pool of ``workers`` processes; each keeps PyTorch and the last data that it read."""
 
     def __init__(self, workers: int) -> None:
-        """A pool of so many processes."""
         self.workers = workers
 
     def run(self, jobs: Sequence[Job], *, wait: bool = False) -> Outcomes:
-        """See :class:`nispa.sweep.backends.Backend`."""
-        context = multiprocessing.get_context("spawn")  # forks of a process with threads may hang
+        """See :class:`nispa.sweep.base.Backend`."""
+        context = multiprocessing.get_context("spawn")  # forking a process with threads may hang
         stop = context.Event()
         pool = ProcessPool(
             max_workers=min(self.workers, len(jobs)),
@@ -78,7 +77,7 @@ class Local:
                         schedule(job)
                 if not ended:
                     yield None
-        finally:  # also when the follower has enough: what runs keeps a checkpoint
+        finally:  # also when the generator is closed: running jobs write a last checkpoint
             stop.set()
             try:
                 wait_for(waiting, STOP_S)
@@ -88,7 +87,7 @@ class Local:
 
 
 def _outcome(future: Future[Outcome], job: Job, *, last: bool) -> Outcome | None:
-    """What became of a job; None if its process died and it may be tried again."""
+    """The outcome of a job; None if its process died and it may be tried again."""
     try:
         return future.result()
     except ProcessExpired as death:
@@ -101,5 +100,5 @@ def _outcome(future: Future[Outcome], job: Job, *, last: bool) -> Outcome | None
             f"its process ended {how} {ATTEMPTS} times, perhaps for lack of memory; pass fewer "
             f"{either('', '--')}workers, or run it alone with nispa resume",
         )
-    except (CancelledError, Exception) as error:  # noqa: BLE001 - one job must not end the others
+    except (CancelledError, Exception) as error:  # noqa: BLE001 - must not end the other jobs
         return Outcome(job, "failed", f"{type(error).__name__}: {error}")

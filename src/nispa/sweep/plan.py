@@ -1,4 +1,4 @@
-"""Many runs described at once: every combination of the lists in a plan is a run.
+"""Plans: descriptions of many runs. Every combination of the lists in a plan is a run.
 
 A plan is a TOML file::
 
@@ -13,9 +13,9 @@ A plan is a TOML file::
     [runs.grid]
     learning_rate = [0.003, 0.01]
 
-What stands before the first ``[[runs]]`` holds for all of them; each may replace it. ``set`` is for
-settings as they are, ``grid`` for lists of values to try; both take settings of the network, of the
-method and of the scenario.
+Everything before the first ``[[runs]]`` applies to all of them, and each may replace it. ``set``
+holds settings, ``grid`` lists of values to try; both take settings of the network, the method and
+the scenario.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ except ModuleNotFoundError:  # Python 3.10
 MAX_PLAN_BYTES = 2**20
 MAX_CELLS = 100_000
 MAX_GRIDS = 10_000
-MAX_SETTINGS = 200  # in one table
-MAX_NESTING = 8  # of lists and tables
+MAX_SETTINGS = 200  # per table
+MAX_NESTING = 8  # depth of lists and tables
 MAX_TEXT = 200
 MAX_SEED = 2**63 - 1
 
@@ -61,8 +61,8 @@ class Cell:
         method: Name of the method.
         preset: Name of the preset.
         seed: The seed.
-        given: Settings of network, method and scenario, over those of the preset.
-        varied: Those of them that tell it from other runs of the plan.
+        given: Settings of network, method and scenario that replace those of the preset.
+        varied: Names of those settings that differ between runs of the plan.
         measured: Which images accuracies are measured on.
     """
 
@@ -84,16 +84,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """Lists whose every combination is a run.
+    """Lists of which every combination is a run.
 
     Attributes:
         scenario: Names of scenarios.
         method: Names of methods.
         preset: Names of presets.
         seed: Seeds.
-        set: Settings, the same in all runs.
-        grid: Values to try of further settings.
-        told: Settings of ``set`` that tell its runs from those of other grids.
+        set: Settings of all runs.
+        grid: Values to try, by setting.
+        told: Names in ``set`` to show in the runs' titles, since other grids differ in them.
     """
 
     scenario: tuple[str, ...]
@@ -111,16 +111,16 @@ class Grid:
                 _check_list(key, values)
         both = sorted(set(self.set) & set(self.grid))
         if both:
-            raise ConfigError(f"{both[0]} stands in set and in grid; keep one of them")
+            raise ConfigError(f"{both[0]} is in set and in grid; keep one of them")
 
     @property
     def runs(self) -> int:
-        """How many runs it is; there may be more than anything can count up to."""
+        """Number of runs, which may be astronomically large."""
         lists = [*(getattr(self, name) for name in AXES), *self.grid.values()]
         return math.prod(map(len, lists))
 
     def cells(self, seed: int) -> Iterator[Cell]:
-        """All runs of one of its seeds."""
+        """All runs with one of its seeds."""
         names = tuple(self.grid)
         for scenario, method, preset in itertools.product(self.scenario, self.method, self.preset):
             for values in itertools.product(*self.grid.values()):
@@ -140,11 +140,11 @@ def _check_list(name: str, values: Sequence[Any]) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run.
+    """Several grids.
 
     Attributes:
-        grids: The grids, each a product of lists.
-        about: What it is for, in a line.
+        grids: The grids.
+        about: The purpose of the plan, in a line.
     """
 
     grids: tuple[Grid, ...]
@@ -154,10 +154,10 @@ class Plan:
         _check_runs(len(self))
 
     def __len__(self) -> int:
-        return min(sum(grid.runs for grid in self.grids), 2**31)  # a length has a most in Python
+        return min(sum(grid.runs for grid in self.grids), 2**31)  # len() has a limit
 
     def only(self, methods: Sequence[str]) -> Plan:
-        """The part of the plan with some of its methods; all of it if none is named.
+        """The plan restricted to these methods, or the whole plan if there are none.
 
         Raises:
             UnknownNameError: The plan has no such method.
@@ -168,43 +168,43 @@ class Plan:
         for name in methods:
             if name not in known:
                 raise unknown_name("method of this plan", name, known)
-        kept = [
+        grids = tuple(
             replace(grid, method=tuple(name for name in grid.method if name in methods))
             for grid in self.grids
             if set(grid.method) & set(methods)
-        ]
-        return Plan(tuple(kept), self.about)
+        )
+        return Plan(grids, self.about)
 
     def cells(self) -> Iterator[Cell]:
-        """Its runs, a seed after the other, so that what is done first compares everything."""
-        having: dict[int, list[Grid]] = {}
+        """Its runs, seed by seed, so that the first results already compare everything."""
+        grids_of: dict[int, list[Grid]] = {}
         for grid in self.grids:
             for seed in grid.seed:
-                having.setdefault(seed, []).append(grid)
-        for seed, grids in having.items():
+                grids_of.setdefault(seed, []).append(grid)
+        for seed, grids in grids_of.items():
             for grid in grids:
                 yield from grid.cells(seed)
 
 
-# A name of many parts, with dots between them: a TOML reader's time grows as their square.
+# A dotted name with many parts, which takes the TOML reader a time that grows with their square.
 _PART = rb"""(?:"[^"\n]*"|'[^'\n]*'|[A-Za-z0-9_-]+)"""
 _LONG_NAME = re.compile(rb"(?<![A-Za-z0-9_-])(?:%b[ \t]*\.[ \t]*){64}" % _PART)
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan in a TOML file.
+    """Reads a plan from a TOML file.
 
     Raises:
         InputError: It cannot be read.
-        FormatError: It is no TOML.
-        ConfigError: A key is unknown, or a value is of another kind.
+        FormatError: It is not TOML.
+        ConfigError: A key is unknown, or a value has the wrong type.
     """
     data = read_limited(path, MAX_PLAN_BYTES)
     if _LONG_NAME.search(data):
-        raise FormatError(f"{shown(path)} holds a name of more than 64 parts; a plan's have three")
+        raise FormatError(f"{shown(path)} holds a name of more than 64 parts; plans need three")
     try:
         values = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are such
+    except (ValueError, RecursionError) as error:  # includes errors in TOML and UTF-8
         raise FormatError(f"{shown(path)} is not TOML: {wording(error)}") from None
     try:
         return make_plan(values)
@@ -213,15 +213,15 @@ def read_plan(path: Path) -> Plan:
 
 
 def make_plan(values: Mapping[str, Any]) -> Plan:
-    """The plan that a TOML document describes.
+    """Makes a plan from the content of a TOML document.
 
     Raises:
-        ConfigError: A key is unknown, or a value is of another kind.
+        ConfigError: A key is unknown, or a value has the wrong type.
     """
     if too_deep(values, MAX_NESTING):
         raise ConfigError(
-            f"a value is of more than {MAX_NESTING} lists or tables within each other; a plan's "
-            "settings are texts, numbers and lists of such"
+            f"a value nests more than {MAX_NESTING} lists or tables; a plan's settings are texts, "
+            "numbers and lists of them"
         )
     _check_keys(values, KEYS)
     about = values.get("about", "")
@@ -232,8 +232,8 @@ def make_plan(values: Mapping[str, Any]) -> Plan:
         raise ConfigError("runs must be tables, each headed [[runs]]")
     if len(parts) > MAX_GRIDS:
         raise ConfigError(
-            f"the plan has {len(parts):,} tables [[runs]], more than {MAX_GRIDS:,}; with lists of "
-            "values one table makes many runs"
+            f"the plan has {len(parts):,} tables [[runs]], more than {MAX_GRIDS:,}; use lists of "
+            "values, which make many runs of one table"
         )
     _check_tables(values)
     grids: list[Grid] = []
@@ -241,7 +241,7 @@ def make_plan(values: Mapping[str, Any]) -> Plan:
     for part in parts:
         grids.append(_grid(values, part))
         runs += grids[-1].runs
-        _check_runs(runs)  # before more of them are made
+        _check_runs(runs)
     return Plan(tuple(grids), one_line(about, MAX_TEXT))
 
 
@@ -262,35 +262,34 @@ def _check_keys(values: Mapping[str, Any], known: Sequence[str]) -> None:
 def _grid(shared: Mapping[str, Any], part: Mapping[str, Any]) -> Grid:
     _check_keys(part, (*AXES, *TABLES))
     _check_tables(part)
-    found: dict[str, Any] = {}
-    for name in AXES:
-        if name in part or name in shared:
-            found[name] = _axis(name, part.get(name, shared.get(name)))
-    if "scenario" not in found:
+    axes = {
+        name: _axis(name, part.get(name, shared.get(name)))
+        for name in AXES
+        if name in part or name in shared
+    }
+    if "scenario" not in axes:
         raise ConfigError('the scenario is missing; add a line such as scenario = "efmnist"')
-    for name in TABLES:
-        tables = [shared.get(name, {}), part.get(name, {})]
-        found[name] = {key: value for table in tables for key, value in table.items()}
-    for key, value in part.get("set", {}).items():  # a run's own value goes before a shared list
-        if key not in part.get("grid", {}):
-            found["grid"].pop(key, None)
-            found["set"][key] = value
-    for key in found["grid"]:
-        if key in part.get("grid", {}) and key not in part.get("set", {}):
-            found["set"].pop(key, None)
-    return Grid(**found, told=tuple(part.get("set", {})))
+    own_set, own_grid = part.get("set", {}), part.get("grid", {})
+    # What a part sets or lists itself replaces the shared value or list; Grid refuses both at once.
+    fixed = {key: value for key, value in shared.get("set", {}).items() if key not in own_grid}
+    lists = {key: values for key, values in shared.get("grid", {}).items() if key not in own_set}
+    return Grid(**axes, set=fixed | own_set, grid=lists | own_grid, told=tuple(own_set))
 
 
 def _check_tables(values: Mapping[str, Any]) -> None:
-    """Whether ``set`` and ``grid`` are tables of what a setting can be."""
+    """Checks that ``set`` and ``grid`` are tables of possible settings.
+
+    Raises:
+        ConfigError: They are not.
+    """
     for name in TABLES:
         table = values.get(name, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{name} must be a table of settings, such as [{name}]")
         if len(table) > MAX_SETTINGS:
             raise ConfigError(
-                f"{name} has {len(table):,} settings, more than {MAX_SETTINGS}, and no method has "
-                "as many; leave some out"
+                f"{name} has {len(table):,} settings, more than {MAX_SETTINGS}, which no method "
+                "has; leave some out"
             )
     for key, value in values.get("set", {}).items():
         _check_value(key, value)
@@ -320,21 +319,21 @@ def _check_value(key: str, value: Any) -> None:
     if not all(isinstance(part, (str, int, float)) for part in parts):  # bool is an int
         raise ConfigError(
             f"{one_line(key)}={as_text(value)} must be a text, a number, true, false, or a list "
-            "of such"
+            "of them"
         )
     if any(isinstance(part, int) and abs(part) >= 2**63 for part in parts):
         raise ConfigError(
-            f"{one_line(key)}={as_text(value)} must hold whole numbers in (-2^63, 2^63) alone"
+            f"{one_line(key)}={as_text(value)} must hold whole numbers in (-2^63, 2^63)"
         )
 
 
 def as_text(value: Any) -> str:
-    """A value in a line, as a command line would take it."""
+    """A value in a line, as a command line takes it."""
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, (list, tuple)):
         return one_line(",".join(as_text(part) for part in value[:MAX_TEXT]))
-    if isinstance(value, int) and abs(value) >= 2**63:  # of very long ones Python writes no digits
+    if isinstance(value, int) and abs(value) >= 2**63:  # Python refuses to print very long numbers
         return one_line(hex(value), 40)
     if isinstance(value, dict):
         return "{...}"

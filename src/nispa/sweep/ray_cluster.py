@@ -1,7 +1,7 @@
-"""Jobs on a Ray cluster: scheduling and retries of lost workers are Ray's.
+"""Runs jobs on a Ray cluster; Ray schedules them and retries those of lost workers.
 
-Runs lie in a folder that all machines share; whichever takes up a lost one goes on from its last
-checkpoint.
+The runs are in a folder that all machines share. The worker that takes over a lost run continues
+from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from nispa.sweep.backends import ATTEMPTS, TICK_S, Outcomes
+from nispa.sweep.base import ATTEMPTS, TICK_S, Outcomes
 from nispa.sweep.jobs import Job, Outcome, execute
 
 
@@ -22,19 +22,19 @@ def _work(job: Job, wait: bool) -> Outcome:
 
 
 class RayCluster:
-    """The cluster that ``RAY_ADDRESS`` names, or one of this machine alone."""
+    """The cluster that ``RAY_ADDRESS`` names, or one on this machine."""
 
     def __init__(self, workers: int, threads: int) -> None:
-        """Connects to it.
+        """Stores the limits; :meth:`run` connects.
 
         Args:
-            workers: Runs at a time, where Ray is started on this machine.
+            workers: Runs at a time if Ray is started on this machine.
             threads: CPUs to reserve for each run.
         """
         self.workers, self._threads = workers, threads
 
     def run(self, jobs: Sequence[Job], *, wait: bool = False) -> Outcomes:
-        """See :class:`nispa.sweep.backends.Backend`; what is stopped keeps its last checkpoint."""
+        """See :class:`nispa.sweep.base.Backend`; stopped jobs keep their last checkpoint."""
         began = not ray.is_initialized()
         if began:
             here: dict[str, Any] = {"num_cpus": self.workers * self._threads}
@@ -63,8 +63,8 @@ class RayCluster:
 
 def _outcome(reference: Any, job: Job) -> Outcome:
     try:
-        found: Outcome = ray.get(reference)
-        return found
+        outcome: Outcome = ray.get(reference)
+        return outcome
     except RayError as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         return Outcome(job, "failed", f"{type(error).__name__}: {said[0]}")

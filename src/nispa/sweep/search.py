@@ -1,13 +1,11 @@
-"""A search for settings, by Optuna, on validation images; test images are never looked at.
+"""Searches for settings with Optuna, on validation images; test images are never looked at.
 
-Trials are asked for in rounds of as many as run at a time, so that the same seed and the same
-number of workers give the same search, whichever trial ends first.
+Trials are drawn in rounds of as many as run at a time. So the same seed and number of workers give
+the same search, whichever trial ends first.
 """
 
 from __future__ import annotations
 
-import json
-import shlex
 import statistics
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,13 +24,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from nispa.base.config import describe
-from nispa.data.named import SCENARIOS
 from nispa.errors import ConfigError, FormatError, InputError, either
 from nispa.files import check_own, shown, wording
 from nispa.runs.record import read_record
-from nispa.sweep.backends import Backend, sweep
-from nispa.sweep.jobs import Job, Outcome, Where, done_before, prepare, split_options
+from nispa.sweep.backends import sweep
+from nispa.sweep.base import Backend
+from nispa.sweep.jobs import Job, Outcome, Where, done_before, prepare
 from nispa.sweep.plan import Cell
 
 STUDY = "study.jsonl"
@@ -40,13 +37,13 @@ STUDY = "study.jsonl"
 
 @dataclass(frozen=True)
 class Space:
-    """What to search in.
+    """The space of settings to search.
 
     Attributes:
-        cell: Scenario, method, preset and settings that stay.
-        seeds: Each trial is the mean over them.
-        ranges: Lowest and highest value, and whether to search in logarithms, by setting.
-        choices: Values, by setting.
+        cell: Scenario, method, preset and fixed settings.
+        seeds: Seeds over which each trial takes the mean.
+        ranges: Lowest and highest value by setting, and whether to search logarithms.
+        choices: Possible values by setting.
     """
 
     cell: Cell
@@ -61,8 +58,8 @@ class Space:
             )
         if "incremental" in self.choices:
             raise ConfigError(
-                "incremental is no setting to choose by accuracy: what it adds makes tasks harder "
-                "or easier; search each kind by itself"
+                "incremental cannot be chosen by accuracy, since it makes tasks harder or easier; "
+                "search each kind by itself"
             )
         for name in self.ranges:
             if name in self.choices:
@@ -76,16 +73,16 @@ class Space:
                 raise ConfigError(f"the range {name}={low:g}..{high:g} must have {what}")
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """The space as Optuna has it."""
-        found: dict[str, BaseDistribution] = {}
+        """The space as Optuna's distributions."""
+        space: dict[str, BaseDistribution] = {}
         for name, (low, high, log) in self.ranges.items():
             if isinstance(low, int) and isinstance(high, int):
-                found[name] = IntDistribution(low, high, log=log)
+                space[name] = IntDistribution(low, high, log=log)
             else:
-                found[name] = FloatDistribution(low, high, log=log)
+                space[name] = FloatDistribution(low, high, log=log)
         for name, values in self.choices.items():
-            found[name] = CategoricalDistribution(values)
-        return found
+            space[name] = CategoricalDistribution(values)
+        return space
 
     def cells(self, params: Mapping[str, Any]) -> list[Cell]:
         """The runs of a trial, one for each seed."""
@@ -96,26 +93,26 @@ class Space:
         ]
 
     def corners(self) -> list[Cell]:
-        """A few runs that are checked before any is started: the ends of each range."""
+        """Runs to check before any is started: both ends of the ranges, each choice."""
         low = {name: ends[0] for name, ends in self.ranges.items()}
         high = {name: ends[1] for name, ends in self.ranges.items()}
         first = {name: values[0] for name, values in self.choices.items()}
-        found = [self.cells({**ends, **first})[0] for ends in (low, high)]
+        corners = [low | first, high | first]
         for name, values in self.choices.items():
-            found += [self.cells({**low, **first, name: value})[0] for value in values[1:]]
-        return found
+            corners += [low | first | {name: value} for value in values[1:]]
+        return [self.cells(params)[0] for params in corners]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that is over.
+    """A finished trial.
 
     Attributes:
         number: Its number, from 0.
-        params: What was tried.
-        accuracy: Mean validation accuracy over tasks and seeds after the last task; None where a
-            run failed.
-        problem: Why it did.
+        params: The settings that were tried.
+        accuracy: Mean validation accuracy over tasks and seeds after the last task; None if a run
+            failed.
+        problem: Why it failed.
     """
 
     number: int
@@ -128,11 +125,11 @@ Followed = Generator[Trial | Outcome | None, None, None]
 
 
 def open_study(out: Path, seed: int) -> optuna.Study:
-    """The study in a folder, a new one if there is none; trials that were cut off come again.
+    """Opens the study in a folder, or creates it; interrupted trials are repeated.
 
     Args:
         out: The folder of the search.
-        seed: Decides what is tried, with the number of trials so far.
+        seed: Decides what is tried, together with the number of trials so far.
 
     Raises:
         FormatError: It is damaged, or a link.
@@ -145,10 +142,10 @@ def open_study(out: Path, seed: int) -> optuna.Study:
             storage=storage, study_name="nispa", direction="maximize", load_if_exists=True
         )
         trials = study.get_trials(deepcopy=False)
-    except Exception as error:  # noqa: BLE001 - Optuna raises whatever a line of nonsense leads to
+    except Exception as error:  # noqa: BLE001 - a damaged line makes Optuna raise anything
         raise FormatError(
-            f"{shown(out / STUDY)} cannot be read: {wording(error)}; delete it to begin the search "
-            "anew, which keeps the runs that are done"
+            f"{shown(out / STUDY)} cannot be read: {wording(error)}; delete it to start the search "
+            "again, which keeps the runs that are done"
         ) from None
     study.sampler = TPESampler(seed=(seed + len(trials)) % 2**32)
     for trial in trials:
@@ -159,24 +156,24 @@ def open_study(out: Path, seed: int) -> optuna.Study:
 
 
 def trials_over(study: optuna.Study) -> int:
-    """How many trials have ended, failed ones included, those that were cut off not."""
+    """Number of finished trials, including failed but not interrupted ones."""
     return sum(trial.user_attrs.get("told", False) for trial in study.get_trials(deepcopy=False))
 
 
 def search(
     space: Space, study: optuna.Study, where: Where, backend: Backend, trials: int
 ) -> Followed:
-    """Goes on with a study until so many trials are complete or failed.
+    """Continues a study until ``trials`` trials are complete or failed.
 
     Args:
-        space: What to search in.
+        space: The space to search.
         study: See :func:`open_study`.
-        where: What the runs share.
-        backend: What carries them out.
-        trials: How many, those of earlier calls included.
+        where: Settings that the runs share.
+        backend: Carries out the runs.
+        trials: Number of trials, including those of earlier calls.
 
     Yields:
-        Trials as they end, outcomes of runs before them, and None from time to time.
+        Trials as they end, outcomes of their runs before that, and None from time to time.
     """
     told = trials_over(study)
     while told < trials:
@@ -204,7 +201,7 @@ def search(
 
 
 def _value(jobs: Sequence[Job], problems: Mapping[str, str]) -> float | str:
-    """The mean accuracy of a trial's runs, or why there is none."""
+    """The mean accuracy of a trial's runs, or the reason why there is none."""
     values: list[float] = []
     for job in jobs:
         if job.key in problems:
@@ -217,53 +214,26 @@ def _value(jobs: Sequence[Job], problems: Mapping[str, str]) -> float | str:
 
 
 def check(space: Space, where: Where, tell: Callable[[str], None]) -> None:
-    """Whether every run of a search can be; see :func:`nispa.sweep.jobs.prepare`.
+    """Checks the corners of a search; see :func:`nispa.sweep.jobs.prepare`.
 
     Raises:
-        InputError: One cannot.
+        InputError: One of these runs is impossible.
     """
     prepare(space.corners(), where, tell)
 
 
 def best(study: optuna.Study, most: int = 5) -> list[Trial]:
-    """The best trials, the best one first."""
-    found: list[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    found.sort(key=lambda trial: -(trial.value or 0.0))
-    return [Trial(trial.number, trial.params, trial.value) for trial in found[:most]]
-
-
-def command_of(space: Space, trial: Trial) -> str:
-    """The command that learns with what a trial found, measured on test images."""
-    cell = replace(space.cell, given={**space.cell.given, **trial.params})
-    options, given = split_options(cell)
-    parts = ["nispa", "run", cell.scenario, "--method", cell.method, "--preset", cell.preset]
-    for field in describe(SCENARIOS[cell.scenario].options):
-        if field.name not in options:
-            continue
-        flag, value = field.name.replace("_", "-"), _typed(options[field.name])
-        if field.kind == "true or false":  # such an option has two names and takes no value
-            parts.append(
-                f"--{flag}" if value.lower() in ("true", "1", "yes", "on") else f"--no-{flag}"
-            )
-        else:
-            parts += [f"--{flag}", value]
-    for name, value in given.items():
-        parts += ["--set", f"{name}={_typed(value)}"]
-    return shlex.join(parts)
-
-
-def _typed(value: Any) -> str:
-    """A value as one would type it."""
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(_typed, value))
-    return value if isinstance(value, str) else json.dumps(value)
+    """At most ``most`` trials, best first."""
+    complete: list[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    complete.sort(key=lambda trial: -(trial.value or 0.0))
+    return [Trial(trial.number, trial.params, trial.value) for trial in complete[:most]]
 
 
 def parse_range(text: str) -> tuple[str, tuple[float, float, bool]]:
-    """``KEY=LOW..HIGH`` or ``KEY=LOW..HIGH:log``; whole numbers are searched as such.
+    """Parses ``KEY=LOW..HIGH`` or ``KEY=LOW..HIGH:log``; whole ends stay whole numbers.
 
     Raises:
-        InputError: It is something else.
+        InputError: It has another form.
     """
     key, equals, ends = text.partition("=")
     ends, colon, scale = ends.partition(":")

@@ -1,4 +1,4 @@
-"""Jobs on a Slurm cluster by submitit: one array job, logs beside the runs."""
+"""Runs jobs on a Slurm cluster, by submitit, as one array job with logs beside the runs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import submitit
 
 from nispa.files import check_own
-from nispa.sweep.backends import TICK_S, Outcomes
+from nispa.sweep.base import TICK_S, Outcomes
 from nispa.sweep.jobs import Job, Outcome, execute
 
 HOURS = 24
-LOGS = ".slurm"  # in the sweep's folder; hidden, so that nobody looks for runs in it
+LOGS = ".slurm"  # in the sweep's folder; hidden, so that it is not searched for runs
 
 
 def _work(job: Job, wait: bool) -> Outcome:
@@ -22,23 +22,23 @@ def _work(job: Job, wait: bool) -> Outcome:
 
 
 class Slurm:
-    """The cluster that ``sbatch`` submits to; its own variables choose partition and account."""
+    """The cluster that ``sbatch`` submits to; sbatch's variables choose partition and account."""
 
     def __init__(self, workers: int, threads: int, cluster: str | None = None) -> None:
-        """A queue.
+        """Stores the limits.
 
         Args:
             workers: Runs at a time.
             threads: CPUs of each run.
-            cluster: ``"local"`` or ``"debug"`` to do without Slurm; found out if left out.
+            cluster: ``"local"`` or ``"debug"`` to run without Slurm; None to detect it.
         """
         self.workers, self._threads, self._cluster = workers, threads, cluster
 
     def run(self, jobs: Sequence[Job], *, wait: bool = False) -> Outcomes:
-        """See :class:`nispa.sweep.backends.Backend`."""
+        """See :class:`nispa.sweep.base.Backend`."""
         logs = jobs[0].where.out / LOGS
         check_own(logs, folder=True)
-        # submitit unpickles what it finds there: nobody may have put anything there before.
+        # submitit unpickles files there, so the folder must be new: nobody could put any into it.
         logs /= secrets.token_hex(8)
         executor = submitit.AutoExecutor(folder=logs, cluster=self._cluster)
         executor.update_parameters(
@@ -52,10 +52,10 @@ class Slurm:
         waiting = list(zip(tasks, jobs, strict=True))
         try:
             while waiting:
-                ended = [each for each in waiting if each[0].done()]
-                for each in ended:
-                    waiting.remove(each)
-                    yield _outcome(*each)
+                ended = [pair for pair in waiting if pair[0].done()]
+                for pair in ended:
+                    waiting.remove(pair)
+                    yield _outcome(*pair)
                 if not ended:
                     yield None
                     time.sleep(TICK_S)
@@ -66,8 +66,8 @@ class Slurm:
 
 def _outcome(task: Any, job: Job) -> Outcome:
     try:
-        found: Outcome = task.result()
-        return found
-    except Exception as error:  # noqa: BLE001 - submitit raises what the process met
+        outcome: Outcome = task.result()
+        return outcome
+    except Exception as error:  # noqa: BLE001 - submitit raises any exception of the process
         said = str(error).strip().splitlines() or [""]
         return Outcome(job, "failed", f"{type(error).__name__}: {said[-1]}")

@@ -1,4 +1,4 @@
-"""Trackers by name: services and programs that show the curve of a run while it goes on."""
+"""Experiment trackers by name: programs and services that show a run's curve while it runs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TRACKERS: MappingProxyType[str, Callable[[], Tracker]] = MappingProxyType(
 
 
 def open_trackers(names: Iterable[str]) -> list[Tracker]:
-    """The trackers of these names, each once; nothing is written or sent yet.
+    """Makes the trackers of these names, without repetitions; writes and sends nothing yet.
 
     Raises:
-        UnknownNameError: There is none of that name.
-        ConfigError: Its library is missing, or it was not told where to send to.
+        UnknownNameError: No tracker has that name.
+        ConfigError: Its library is missing, or its destination is not configured.
     """
     return [_open(name) for name in dict.fromkeys(names)]
 

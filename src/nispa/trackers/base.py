@@ -1,4 +1,4 @@
-"""What a tracker is, and what all of them are told of a run."""
+"""What a tracker is, and the settings and metrics that every tracker gets."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Setting = str | int | float | bool | None
 
 
 class Opened(NamedTuple):
-    """Where a tracker keeps a run: its ``id`` for the next time, and words for people."""
+    """A run in a tracker: its ``id`` for reopening it, and a text that says where to find it."""
 
     id: str
     where: str
 
 
 class Tracker(Protocol):
-    """One place that the curve of a run is sent to.
+    """A destination for the curve of a run.
 
-    Making one checks that its library is there and writes nothing. Whatever a call raises, the run
-    goes on without this tracker.
+    The constructor checks that the library is there and writes nothing. If a method raises
+    anything, the run continues without this tracker.
     """
 
     name: str
@@ -32,25 +32,25 @@ class Tracker(Protocol):
         """Opens the run.
 
         Args:
-            record: The run as it stands: its settings.
+            record: The run's record so far.
             folder: The run's folder.
-            known: The ``id`` that this gave when the run was first opened; None the first time.
+            known: The ``id`` from the first call for this run; None in the first call.
         """
         ...
 
     def log(self, point: Point) -> None:
-        """Sends a point; each comes once, in order."""
+        """Sends a point. Called once per point, in order."""
         ...
 
     def end(self, record: Record) -> None:
-        """Closes the run; the record holds its status and last metrics."""
+        """Closes the run, with its status and last metrics in ``record``."""
         ...
 
 
 def settings_of(record: Record) -> dict[str, Setting]:
-    """The settings of a run by flat names such as ``method.learning_rate``.
+    """The settings of a run under flat names such as ``method.learning_rate``.
 
-    Only what is needed to run it again: no user's or machine's name.
+    Only what is needed to repeat the run; no name of a user or machine.
     """
     return {
         "scenario": record.scenario.name,
@@ -68,7 +68,7 @@ def settings_of(record: Record) -> dict[str, Setting]:
 
 
 def final_metrics(record: Record) -> dict[str, float]:
-    """The metrics that count, such as ``final/acc``; those that are not defined are left out."""
+    """The main metrics, such as ``final/acc``, without those that are undefined."""
     return {
         f"final/{name}": metric.value
         for name, metric in record.main_metrics.items()

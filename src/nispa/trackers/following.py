@@ -1,8 +1,8 @@
-"""Follows a run for its trackers, so that neither runner nor methods know of them.
+"""Sends the curve of a run to trackers; runner and methods do not know of them.
 
-What trackers are sent is read from the run's ``events.jsonl`` and not from the events in memory: so
-a tracker is told of the tasks before a pause, too, and sees what the files say. How far each has
-come is kept in ``trackers.json``.
+Points are read from the run's ``events.jsonl``, not from the events in memory. So a tracker that
+joins at a resume also gets the earlier tasks, and all trackers agree with the file.
+``trackers.json`` holds how many points each tracker has got.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_STATE_BYTES = 2**16
 
 
 def _warn(text: str) -> None:
-    logging.getLogger("nispa").warning(text)  # which no setting turns into an exception
+    logging.getLogger("nispa").warning(text)  # unlike a Python warning, it can never raise
 
 
 def tracked(
@@ -40,18 +40,18 @@ def tracked(
     warn: Say = _warn,
     tell: Say = lambda text: None,
 ) -> Generator[RunEvent, None, Record]:
-    """The events of a run, sent to trackers on their way.
+    """Passes on the events of a run and sends its curve to trackers.
 
     Args:
-        running: What :func:`nispa.runs.runner.run` or :func:`nispa.runs.runner.resume` gave.
-        trackers: Where to send to.
+        running: A generator from :func:`nispa.runs.runner.run` or ``resume``.
+        trackers: The trackers.
         out: The run's folder.
-        warn: Told in a line when a tracker fails, which is then left out; the run goes on. Without
-            it the line goes to the logger ``nispa``.
-        tell: Told in a line where each tracker keeps the run.
+        warn: Called with a line when a tracker fails and is dropped; the run goes on. By default
+            the line goes to the logger ``nispa``.
+        tell: Called with a line that says where a tracker keeps the run.
 
     Yields and returns:
-        What ``running`` does.
+        The same as ``running``.
     """
     sending = Sending(trackers, Path(out), warn, tell)
     try:
@@ -64,16 +64,16 @@ def tracked(
             sending.catch_up()
             yield event
     finally:
-        running.close()  # before the end, so that the record says how the run ended
+        running.close()  # first, so that the record has its final status
         sending.end()
 
 
 class Sent(BaseModel):
-    """How far a tracker has come.
+    """The progress of a tracker.
 
     Attributes:
-        id: What it calls the run.
-        points: How many points of the curve it was sent.
+        id: The tracker's name for the run.
+        points: Number of points sent.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -86,7 +86,7 @@ _STATE: TypeAdapter[dict[str, Sent]] = TypeAdapter(dict[str, Sent])
 
 
 def read_state(out: Path) -> dict[str, Sent]:
-    """What ``trackers.json`` in a run's folder holds, by the trackers' names.
+    """Reads ``trackers.json`` from a run's folder: progress by name of the tracker.
 
     Raises:
         FormatError: It is damaged.
@@ -101,7 +101,7 @@ def read_state(out: Path) -> dict[str, Sent]:
 
 
 class Sending:
-    """Some trackers of one run; one that fails is left out."""
+    """Sends one run to several trackers and drops those that fail."""
 
     def __init__(self, trackers: Iterable[Tracker], out: Path, warn: Say, tell: Say) -> None:
         self._active, self._out = list(trackers), out
@@ -111,21 +111,21 @@ class Sending:
         self._begun = False
 
     def catch_up(self) -> None:
-        """Sends what has come since the last time; the run's folder is there."""
+        """Sends the points that are new since the last call; the run's folder must exist."""
         if not self._begun:
             self._begun = True
-            self._each(self._begin)
+            self._call_each(self._begin)
         if not self._active:
             return
         for point in self._new_points():
-            self._each(partial(self._log, point))
+            self._call_each(partial(self._log, point))
 
     def end(self) -> None:
-        """Closes what was opened."""
+        """Closes the run in all trackers."""
         if self._begun:
-            self._each(lambda tracker: tracker.end(read_record(self._out)))
+            self._call_each(lambda tracker: tracker.end(read_record(self._out)))
 
-    def _each(self, call: Callable[[Tracker], None]) -> None:
+    def _call_each(self, call: Callable[[Tracker], None]) -> None:
         for tracker in list(self._active):
             try:
                 call(tracker)
@@ -137,28 +137,31 @@ class Sending:
         self._state = {**read_state(self._out), **self._state}
         known = self._state.get(tracker.name)
         opened = tracker.begin(read_record(self._out), self._out, known.id if known else None)
-        self._keep(tracker, Sent(id=opened.id, points=known.points if known else 0))
+        self._save(tracker, Sent(id=opened.id, points=known.points if known else 0))
         self._tell(f"{tracker.name}: {opened.where}")
 
     def _log(self, point: Point, tracker: Tracker) -> None:
-        """Sends a point that is new; it counts before it is sent, so that none comes twice."""
+        """Sends a point unless it was sent before.
+
+        It is counted first: if the process dies in between, a point is missing, but none is there
+        twice.
+        """
         sent = self._state[tracker.name]
         if point.number < sent.points:
             return
-        self._keep(tracker, sent.model_copy(update={"points": point.number + 1}))
+        self._save(tracker, sent.model_copy(update={"points": point.number + 1}))
         try:
             tracker.log(point)
         except Exception:
-            self._keep(tracker, sent)
+            self._save(tracker, sent)
             raise
 
-    def _keep(self, tracker: Tracker, sent: Sent) -> None:
+    def _save(self, tracker: Tracker, sent: Sent) -> None:
         self._state[tracker.name] = sent
-        text = {name: each.model_dump() for name, each in self._state.items()}
-        write_atomic(self._out / TRACKERS, (json.dumps(text, indent=1) + "\n").encode())
+        write_atomic(self._out / TRACKERS, _STATE.dump_json(self._state, indent=1) + b"\n")
 
     def _new_points(self) -> list[Point]:
-        """The points of the complete lines that are new in ``events.jsonl``."""
+        """The points of the new complete lines in ``events.jsonl``."""
         try:
             return self._curve.points(self._new_lines())
         except (OSError, ValueError, RecursionError) as error:
@@ -168,7 +171,7 @@ class Sending:
 
     def _new_lines(self) -> list[dict[str, Any]]:
         path = self._out / EVENTS
-        if not path.exists():  # nothing has happened yet
+        if not path.exists():  # no event so far
             return []
         with path.open("rb") as file:
             file.seek(self._read)

@@ -16,20 +16,20 @@ from nispa.trackers.base import Opened, final_metrics, settings_of
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-MOST_AT_ONCE = 1000  # metrics in one call
-MOST_PARAMS = 100  # likewise
-MOST_LETTERS = 500  # of a parameter's value; stores of some versions take no more
+MOST_AT_ONCE = 1000  # metrics per call
+MOST_PARAMS = 100  # parameters per call
+MOST_LETTERS = 500  # per parameter value; the limit of some versions
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",  # no lines into the display
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds; a server that is gone shall not hold a run up
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # keeps its lines out of our display
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds, so that a lost server does not delay a run
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
 ENDS = {"complete": "FINISHED", "interrupted": "KILLED"}
 
 
 class MLflow:
-    """Metrics over samples trained, settings as parameters, last metrics as ``final/…``."""
+    """Logs metrics over samples trained, settings as parameters, last metrics as ``final/…``."""
 
     name = "mlflow"
 
@@ -39,13 +39,13 @@ class MLflow:
         from mlflow import entities
         from mlflow.tracking import MlflowClient
 
-        self._open, self._entities = MlflowClient, entities
+        self._client_class, self._entities = MlflowClient, entities
         self._client: MlflowClient
         self._run, self._last = "", 0
 
     def begin(self, record: Record, folder: Path, known: str | None) -> Opened:
-        """Makes a run with its parameters, or goes on with the known one; see :class:`Tracker`."""
-        self._client = self._open()
+        """Creates a run with its parameters, or reopens it; see :class:`Tracker`."""
+        self._client = self._client_class()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "nispa"
         if known is not None:
             self._run = known
@@ -68,7 +68,7 @@ class MLflow:
         self._last = point.step
 
     def end(self, record: Record) -> None:
-        """Sends the last metrics and says how it ended; see :class:`Tracker`."""
+        """Sends the last metrics and the status; see :class:`Tracker`."""
         if record.status == "complete":
             self._send(final_metrics(record), None, self._last)
         self._client.set_terminated(self._run, ENDS.get(record.status, "FAILED"))

@@ -1,4 +1,4 @@
-"""TensorBoard: event files in the run's folder, to be read with ``tensorboard --logdir``."""
+"""TensorBoard: event files in the run's folder; read them with ``tensorboard --logdir``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = "tensorboard"
 
 
 class TensorBoard:
-    """Scalars over samples trained; the settings as a text, and as HPARAMS once it is complete."""
+    """Writes scalars over samples trained; settings as a text, and as HPARAMS at the end."""
 
     name = "tensorboard"
 
@@ -30,7 +30,7 @@ class TensorBoard:
         self._last = 0
 
     def begin(self, record: Record, folder: Path, known: str | None) -> Opened:
-        """Opens a new event file, beside those from before a pause; see :class:`Tracker`."""
+        """Opens a new event file, beside those of earlier parts; see :class:`Tracker`."""
         _await_new_second(folder / FOLDER)
         self._writer = self._open(str(folder / FOLDER))
         if known is None:
@@ -43,7 +43,7 @@ class TensorBoard:
         """Writes a point's values; see :class:`Tracker`."""
         for name, value in point.values.items():
             self._writer.add_scalar(name, value, point.step, point.seconds)
-        self._writer.flush()  # seen at once, and not lost when the process dies
+        self._writer.flush()  # visible at once, and not lost if the process dies
         self._last = point.step
 
     def end(self, record: Record) -> None:
@@ -59,10 +59,10 @@ class TensorBoard:
 
 
 def _await_new_second(folder: Path) -> None:
-    """Waits, for a second at most, until a new event file's name sorts behind those in ``folder``.
+    """Waits up to a second, so that a new event file's name sorts after those in ``folder``.
 
-    TensorBoard reads event files in the order of their names, which begin with the second of
-    their creation; two of one second are in the order of process numbers, which means nothing.
+    TensorBoard reads event files by name. Names begin with the second of creation; two files of
+    the same second would be in the arbitrary order of their process numbers.
     """
     now = int(time.time())
     if any(folder.glob(f"events.out.tfevents.{now:010d}.*")):

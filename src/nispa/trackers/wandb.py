@@ -13,7 +13,7 @@ from nispa.runs.record import Record
 from nispa.trackers.base import Opened, final_metrics, settings_of
 
 DEFAULTS = {
-    "WANDB_SILENT": "true",  # no lines into the display, no questions
+    "WANDB_SILENT": "true",  # no output and no questions
     "WANDB_ERROR_REPORTING": "false",
 }
 QUIET: dict[str, Any] = {
@@ -25,16 +25,16 @@ QUIET: dict[str, Any] = {
     "x_disable_stats": True,
     "x_disable_machine_info": True,
     "x_save_requirements": False,
-    "init_timeout": 30.0,  # seconds; a network that is gone shall not hold a run up
+    "init_timeout": 30.0,  # seconds, so that a lost network does not delay a run
     "finish_timeout": 60.0,
     "stop_on_fatal_error": False,
-    "stop_fn": lambda: None,  # by default a button on the web page sends Ctrl-C
+    "stop_fn": lambda: None,  # the default lets a button on the web page send Ctrl-C
 }
-"""Settings for it to send the curve alone; those that a version does not have are left out."""
+"""Settings that make it send the curve only; those unknown to the installed version are dropped."""
 
 
 class WandB:
-    """A history over samples trained, the settings as config, last metrics as ``final/…``."""
+    """Logs a history over samples trained, settings as config, last metrics as ``final/…``."""
 
     name = "wandb"
 
@@ -54,11 +54,11 @@ class WandB:
     def _logged_in(self) -> bool:
         try:
             return bool(self._wandb.login(verify=False))
-        except self._wandb.Error:  # there is nobody to ask
+        except self._wandb.Error:  # it cannot ask for a key without a terminal
             return False
 
     def begin(self, record: Record, folder: Path, known: str | None) -> Opened:
-        """Makes a run with its config, or goes on with the known one; see :class:`Tracker`."""
+        """Creates a run with its config, or reopens it; see :class:`Tracker`."""
         wandb = self._wandb
         fields = wandb.Settings.model_fields
         self._run = wandb.init(
