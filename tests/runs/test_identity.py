@@ -40,7 +40,8 @@ def test_what_makes_numbers_counts(copy: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cli/run.py", "webpage/charts.py", "reading/plots.py", "runs/costs.py", "sweep/local.py"]
+    "name",
+    ["cli/run.py", "webpage/charts.py", "reading/plots.py", "runs/costs.py", "sweep/local.py"],
 )
 def test_what_reads_or_shows_does_not_count(copy: Path, name: str) -> None:
     assert not changed(copy, name)

@@ -144,6 +144,8 @@ RULES: Mapping[str, Callable[[Facts], Any]] = {
     "retrain_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts) // 2,
     "epochs_per_phase": epochs_per_phase,
     "settle_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts),
+    "settle_fresh": lambda _: True,
+    "refill": lambda _: True,
     "min_phases": min_phases,
     "drop_errors": lambda _: 2.0,
     "unit_share": unit_share,

@@ -49,9 +49,7 @@ _EVENT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 class RunFolder:
     """A run's folder: what belongs to one run lies in it, each file whole or not there at all."""
 
-    def __init__(
-        self, path: str | Path, drawing: Callable[[Record], bytes] | None = None
-    ) -> None:
+    def __init__(self, path: str | Path, drawing: Callable[[Record], bytes] | None = None) -> None:
         self.path, self._drawing = Path(path), drawing
 
     @classmethod

@@ -38,7 +38,10 @@ def code_digest(root: Path = Path(__file__).parents[1]) -> str:
     total = hashlib.sha256(f"{__version__}\n".encode())
     for path in sorted(root.rglob("*")):
         place = path.relative_to(root)
-        if path.suffix in SOURCES and not READERS & {place.parts[0], place.with_suffix("").as_posix()}:
+        if path.suffix in SOURCES and not READERS & {
+            place.parts[0],
+            place.with_suffix("").as_posix(),
+        }:
             content = path.read_bytes()
             total.update(f"{place.as_posix()}\n{len(content)}\n".encode())
             total.update(content)
