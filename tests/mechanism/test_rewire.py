@@ -27,11 +27,23 @@ def rewired(
     seed: int = 0,
     owed: dict[str, int] | None = None,
     rule: str = "full",
+    refill: dict[str, str] | None = None,
     **kept: str,
 ) -> dict[str, Rewiring]:
     sets = topology.no_units() | {name: units(text) for name, text in kept.items()}
-    generator = torch.Generator().manual_seed(seed)
-    return rewire(topology, patterns, sets, growth_rule(rule), owed=owed, generator=generator)
+    candidates = None
+    if refill is not None:
+        none = {group.name: torch.zeros(group.size, dtype=torch.bool) for group in topology.groups}
+        candidates = none | {name: units(text) for name, text in refill.items()}
+    return rewire(
+        topology,
+        patterns,
+        sets,
+        growth_rule(rule),
+        owed=owed,
+        refill=candidates,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 TINY = chain(3, 4, 3, 2)
@@ -80,6 +92,51 @@ def test_revival_and_growth_reach_every_place_they_may() -> None:
         grown |= set(change.grown.tolist())
     assert revived == {7, 11}
     assert grown == {5, 7, 8, 10, 11}  # absent in rows 1 and 2 once the drop is done
+
+
+def test_candidates_get_back_what_they_lost() -> None:
+    # Kept: the inputs, a0 and a2, b0 (a candidate) and b1 (stable), output 0 (a candidate).
+    for seed in range(30):
+        changes = rewired(
+            TINY,
+            {**tiny_patterns(), "to_b": drawn("xx.x", ".xx.", ".x..")},
+            seed=seed,
+            refill={"b": "x..", "out": "x."},
+            a="x.x.",
+            b="xx.",
+            out="x.",
+        )
+        # b0 loses a1 and a3, and finds room for a2 alone; b1 is stable and gets nothing back.
+        middle = changes["to_b"]
+        assert middle.refilled.tolist() == [2]
+        assert middle.dropped == 3
+        assert middle.pattern[:2].tolist() == drawn("x.x.", "..x.").tolist()
+        # One of what is left revives a3 or a1; all of it enters b2.
+        assert len(middle.revived) + len(middle.grown) + middle.ungrown == 2
+        # Output 0 reads b0 and b1 already: nothing is absent that it could get.
+        assert changes["to_out"].refilled.tolist() == []
+
+
+def test_what_candidates_get_back_is_drawn_among_all_kept_sources() -> None:
+    topology = chain(4, 2, 1)
+    patterns = {"to_a": drawn("....", "...."), "to_out": drawn(".x")}
+    wide = chain(2, 6, 2)
+    drawn_from = set()
+    for seed in range(60):
+        made = rewired(
+            wide,
+            {"to_a": drawn(*["xx"] * 6), "to_out": drawn("....xx", "......")},
+            seed=seed,
+            refill={"out": "x."},
+            a="xxxx..",
+            out="x.",
+        )["to_out"]
+        assert made.pattern[0].sum() == 2
+        assert not made.pattern[0, 4:].any()
+        drawn_from |= set(made.refilled.tolist())
+    assert drawn_from == {0, 1, 2, 3}
+    made = rewired(topology, patterns, refill={"out": "x"}, a="..", out="x")["to_out"]
+    assert (made.refilled.tolist(), made.ungrown) == ([], 1)  # no kept source: it stays owed
 
 
 def test_inputs_stay_as_they_were() -> None:
@@ -311,11 +368,23 @@ def test_invariants_of_every_rewiring(net: Net, rule: str, seed: int, data: st.D
     owed = {name: data.draw(st.sampled_from([0, 0, 1, 4])) for name in names}
     before = {name: pattern.clone() for name, pattern in net.patterns.items()}
     kept_before = {name: members.clone() for name, members in kept.items()}
+    refill = None
+    if data.draw(st.booleans()):  # of the kept units, those that no earlier task made stable
+        refill = {
+            name: members
+            & torch.tensor(
+                data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=torch.bool
+            )
+            for name, members in kept.items()
+            for n in [len(members)]
+        }
 
     def run() -> dict[str, Rewiring]:
         generator = torch.Generator().manual_seed(seed)
         rule_ = growth_rule(rule)
-        return rewire(topology, net.patterns, kept, rule_, owed=owed, generator=generator)
+        return rewire(
+            topology, net.patterns, kept, rule_, owed=owed, refill=refill, generator=generator
+        )
 
     changes = run()
     after = {name: change.pattern for name, change in changes.items()}
@@ -331,10 +400,17 @@ def test_invariants_of_every_rewiring(net: Net, rule: str, seed: int, data: st.D
         entering = kept[layer.target].unsqueeze(1)
         # What was live survives, unless it ran from a plastic into a kept unit.
         assert not (old & (leaving | ~entering) & ~change.pattern).any()
-        # Everything new enters a plastic unit, was absent, and is named exactly once.
+        # Everything new enters a plastic unit, or a candidate in place of what it lost.
         new = change.pattern & ~old
-        assert not (new & entering).any()
-        named = [*change.revived.tolist(), *change.grown.tolist()]
+        back = torch.zeros_like(old)
+        back.view(-1)[change.refilled] = True
+        assert torch.equal(new & entering, back)
+        lost = (old & ~leaving & entering).sum(1)
+        members = refill[layer.target] if refill is not None else torch.zeros_like(lost).bool()
+        room = (~old & leaving).sum(1)
+        assert back.sum(1).tolist() == torch.where(members, lost.minimum(room), 0).tolist()
+        # It was absent, and is named exactly once.
+        named = [*change.refilled.tolist(), *change.revived.tolist(), *change.grown.tolist()]
         assert sorted(named) == new.flatten().nonzero().flatten().tolist()
         # Nothing is lost without being reported.
         dropped = int((old & ~leaving & entering).sum())
@@ -351,7 +427,8 @@ def test_invariants_of_every_rewiring(net: Net, rule: str, seed: int, data: st.D
         for layer in topology.readers(group):
             if silent.any() and plastic[layer.target].any():
                 change = changes[layer.name]
-                assert len(change.revived) == change.dropped + owed[layer.name]
+                given = len(change.revived) + len(change.refilled)
+                assert given == change.dropped + owed[layer.name]
     # Inputs are not written to, and the generator decides everything.
     assert all(torch.equal(net.patterns[name], before[name]) for name in names)
     assert all(torch.equal(kept[name], kept_before[name]) for name in kept)

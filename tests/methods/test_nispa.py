@@ -68,6 +68,7 @@ CHOICES = st.fixed_dictionaries(
         "other_logits": st.sampled_from(["slice", "zero"]),
         "demote_unsupported": st.booleans(),
         "revive_with_growth": st.booleans(),
+        "refill": st.booleans(),
         "accuracy_drop": st.sampled_from([0.0, 5.0, 100.0]),
     }
 )

@@ -119,6 +119,7 @@ def derive(
         outputs=problem.outputs - len(seen),
         optimiser=config.optimiser,
         kind=network.architecture,
+        incremental=config.incremental,
         k=getattr(config, "k", PUBLISHED_K),
     )
     return {name: RULES[name](facts) for name in config.derived}
@@ -268,11 +269,17 @@ class Method(ABC):
         """A function that measures a network's accuracy on ``samples`` as it is when called."""
         return lambda: accuracy(network, classes.predict, samples)
 
-    def redraw_plastic(self, task: Task, mode: FanMode) -> None:
-        """Draws every plastic weight of the network again; plastic biases become 0."""
-        config = self.network_config
+    def redraw_plastic(self, task: Task, mode: FanMode, seed: int | None = None) -> None:
+        """Draws every plastic weight of the network again; plastic biases become 0.
+
+        Args:
+            task: Each task has random numbers of its own.
+            mode: Kaiming-normal mode of the draw.
+            seed: Where they come from; None takes the method's seed.
+        """
+        config, seed = self.network_config, self.seed if seed is None else seed
         restart_plastic(
-            self.network, mode, config.fan, seed=self.seed, task=task.index, gain=config.gain
+            self.network, mode, config.fan, seed=seed, task=task.index, gain=config.gain
         )
 
     def prepare(self, network: SparseNetwork, samples: Samples | JoinedSamples) -> DataSet:

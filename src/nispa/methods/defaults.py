@@ -36,6 +36,7 @@ class Facts:
         optimiser: What values are updated with.
         kind: The network's architecture.
         k: Parameter of the tau schedule.
+        incremental: What each task adds: ``"task"``, ``"class"`` or ``"domain"``.
     """
 
     images: int
@@ -44,6 +45,7 @@ class Facts:
     optimiser: str = "adam"
     kind: str = "convnet"
     k: float = PUBLISHED_K
+    incremental: str = "task"
 
     @property
     def updates(self) -> int:
@@ -123,6 +125,9 @@ RULES: Mapping[str, Callable[[Facts], Any]] = {
     "retrain_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts) // 2,
     "epochs_per_phase": epochs_per_phase,
     "settle_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts),
+    "settle_fresh": lambda _: True,
+    "settle_fresh": lambda facts: facts.incremental == "task",
+    "refill": lambda _: True,
     "min_phases": min_phases,
     "drop_errors": lambda _: 2.0,
     "unit_share": unit_share,

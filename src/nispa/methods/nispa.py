@@ -25,6 +25,8 @@ the preset ``paper`` chooses the published behaviour:
   starts like every grown one.
 - ``carry_over``: the published code loses the connections that find no place. Here they stay owed
   to their layer, and the next rewiring tries again.
+- ``refill``, ``unit_share``, ``settle_epochs``, ``settle_fresh`` and ``drop_errors`` are not in the
+  paper. They are off unless set or derived from the data; docs/defaults.md says what each does.
 - ``mask``, ``fan``, ``init``, ``bias`` of the network: see models.py.
 Where a channel feeds a flattened Linear layer, the published code looks at one of its features when
 it revives units or grows from stable or plastic units only; here it is always the whole block.
@@ -44,7 +46,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nispa.base.config import setting, settings
-from nispa.base.seeding import stream
+from nispa.base.seeding import derive, stream
 from nispa.data.tasks import Task
 from nispa.mechanism.grow import GROWTH_RULES, PUBLISHED_NAMES, growth_rule, growth_values
 from nispa.mechanism.rewire import Rewiring, rewire
@@ -117,6 +119,7 @@ class NispaConfig(MethodConfig):
         ge=0,
         le=1_000_000,
     )
+    settle_fresh: bool = setting(False, "draw all plastic values again before settle_epochs")
     schedule: str = setting("cosine", "how tau falls", choices=lambda: tuple(SCHEDULES))
     k: float = setting(30.0, "parameter of the tau schedule", gt=0)
     tau_min: float = setting(TAU_MIN, "a task ends when tau is not above this share", ge=0, lt=1)
@@ -129,6 +132,9 @@ class NispaConfig(MethodConfig):
     )
     growth_init: Literal["normal", "uniform", "zero"] = setting(
         "normal", "values of new connections, like those of the layer or zero"
+    )
+    refill: bool = setting(
+        False, "candidates get back, from kept units, as many connections as they lost"
     )
     restart: bool = setting(True, "draw plastic weights again after each task")
     restart_init: Literal["fan_in", "fan_out"] = setting(
@@ -195,6 +201,7 @@ class Phases:
         step: From the number of a phase (from 1) and its optimiser to one update.
         validate: Returns the accuracy that chooses an epoch and ends the task.
         rewire: Drops and grows connections, given the units to keep and a source of randomness.
+        restart: Draws plastic values again, given a seed.
     """
 
     task: Task
@@ -204,6 +211,7 @@ class Phases:
     step: Callable[[int, torch.optim.Optimizer], Step]
     validate: Callable[[], float | None]
     rewire: Callable[[UnitSets, torch.Generator], dict[str, Rewiring]]
+    restart: Callable[[int], None]
 
 
 class Nispa(Method):
@@ -241,6 +249,7 @@ class Nispa(Method):
                 step=lambda t, optimiser: network_step(self.network, loss, optimiser),
                 validate=self.validator(self.network, classes, validation),
                 rewire=self.rewire,
+                restart=lambda seed: self.redraw_plastic(task, self.config.restart_init, seed),
             )
         )
         freeze_stable(self.network, self.stable)
@@ -295,7 +304,10 @@ class Nispa(Method):
                 kept={group.name: int(kept[group.name].sum()) for group in self.topology.hidden},
                 dropped={name: change.dropped for name, change in changes.items()},
                 revived={name: len(change.revived) for name, change in changes.items()},
-                grown={name: len(change.grown) for name, change in changes.items()},
+                grown={
+                    name: len(change.refilled) + len(change.grown)
+                    for name, change in changes.items()
+                },
                 ungrown={name: change.ungrown for name, change in changes.items()},
             )
 
@@ -305,6 +317,8 @@ class Nispa(Method):
         if epochs := self.config.settle_epochs:
             started, t = time.perf_counter(), t + 1
             share = hidden_share(self.topology, previous.kept)
+            if self.config.settle_fresh:  # phases found the structure; now find the values
+                phases.restart(derive(self.seed, "settle"))
             yield PhaseStart(t, epochs, t, previous.tau, share)
             result = yield from self._train(phases, t, epochs)
             samples += result.samples
@@ -393,18 +407,30 @@ class Nispa(Method):
         """Drops connections from plastic into kept units and grows as many elsewhere."""
         patterns = self.network.patterns()
         rule = growth_rule(self.config.growth)
-        changes = rewire(self.topology, patterns, kept, rule, owed=self.owed, generator=generator)
+        candidates = {name: units & ~self.stable[name] for name, units in kept.items()}
+        changes = rewire(
+            self.topology,
+            patterns,
+            kept,
+            rule,
+            owed=self.owed,
+            refill=candidates if self.config.refill else None,
+            generator=generator,
+        )
         for name, change in changes.items():
             layer = self.network.layers[name]
             remaining = layer.values_at(change.pattern)
             init = self.config.growth_init
             revive_init = init if self.config.revive_with_growth else "zero"
             values = [
+                growth_values(init, remaining, len(change.refilled), generator),
                 growth_values(revive_init, remaining, len(change.revived), generator),
                 growth_values(init, remaining, len(change.grown), generator),
             ]
             layer.rewire(
-                change.pattern, torch.cat([change.revived, change.grown]), torch.cat(values)
+                change.pattern,
+                torch.cat([change.refilled, change.revived, change.grown]),
+                torch.cat(values),
             )
             self.owed[name] = change.ungrown if self.config.carry_over else 0
         return changes

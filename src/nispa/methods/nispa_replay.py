@@ -132,6 +132,7 @@ class NispaReplay(Nispa):
                 step=lambda t, optimiser: self.step(task, classes, t, optimiser),
                 validate=lambda: self.validate(task, classes, validation),
                 rewire=self.rewire_outputs if self.config.output_rewiring else self.rewire,
+                restart=lambda seed: self.restart(task, seed),
             )
         )
         freeze_stable(self.network, self.stable, outputs=False)
@@ -218,12 +219,12 @@ class NispaReplay(Nispa):
         return changes
 
     @torch.no_grad()
-    def restart(self, task: Task) -> None:
+    def restart(self, task: Task, seed: int | None = None) -> None:
         """Draws plastic values again, except those into outputs of seen classes."""
         output = self.topology.output.name
         heads = [self.network.layers[spec.name] for spec in self.topology.feeders(output)]
         before = [(layer.weight.clone(), layer.bias.clone()) for layer in heads]
-        self.redraw_plastic(task, self.config.restart_init)
+        self.redraw_plastic(task, self.config.restart_init, seed)
         seen = self.stable[output].to(self.device)
         for layer, (weight, bias) in zip(heads, before, strict=True):
             rows = seen[layer.plastic_index // layer.shape[1]]
