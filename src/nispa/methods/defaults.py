@@ -125,7 +125,6 @@ RULES: Mapping[str, Callable[[Facts], Any]] = {
     "retrain_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts) // 2,
     "epochs_per_phase": epochs_per_phase,
     "settle_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts),
-    "settle_fresh": lambda _: True,
     "settle_fresh": lambda facts: facts.incremental == "task",
     "refill": lambda _: True,
     "min_phases": min_phases,
