@@ -55,7 +55,7 @@ def test_a_connection_belongs_to_the_task_that_claimed_it() -> None:
     assert as_lists(made.of(5, earlier=True)) == as_lists(made.of(5))
     assert as_lists(made.of(2, earlier=True)) == {"a": [0, 1, 2, 3], "b": [0]}
     assert made.counts() == {5: 3, 2: 2}
-    assert made.bytes == 2 * 5
+    assert made.nbytes == 2 * 5
 
 
 def test_sets_of_connections_may_overlap() -> None:
@@ -65,7 +65,7 @@ def test_sets_of_connections_may_overlap() -> None:
     assert as_lists(made.of(2)) == {"a": [0, 4, 5], "b": [1, 2]}
     assert as_lists(made.of(2, earlier=True)) == {"a": [0, 4, 5, 8], "b": [1, 2]}
     assert made.counts() == {5: 3, 2: 5}
-    assert made.bytes == 2 * (2 + 1)  # nine bits are two bytes, three bits one
+    assert made.nbytes == 2 * (2 + 1)  # nine bits are two bytes, three bits one
 
 
 def test_owners_are_saved_and_loaded() -> None:

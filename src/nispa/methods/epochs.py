@@ -35,7 +35,7 @@ class EpochsConfig(MethodConfig):
 
 
 Keep = Literal["best", "last"]
-"""The epoch whose values stay: the one with the best validation accuracy, or the last."""
+"""Epoch whose values stay, the one with the best validation accuracy or the last."""
 
 
 @settings

@@ -62,7 +62,7 @@ class Owners:
         return {task: _total(self.of(task)) for task in self.tasks}
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Bytes of the owners."""
         return sum(places.nbytes for places in self.places.values())
 
@@ -135,7 +135,7 @@ class TaskMasks:
         return {task: _total(self.of(task)) for task in self.tasks}
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Bytes of the bits."""
         return sum(bits.nbytes for masks in self._bits.values() for bits in masks.values())
 
