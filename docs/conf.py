@@ -89,7 +89,8 @@ show_warning_types = True
 myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "no-value": True}
+# A name is described where it is defined, also where another module offers it in its __all__.
+autodoc_default_options = {"members": True, "no-value": True, "ignore-module-all": True}
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {
     name: name for name in ("ArrayLike", "Event", "Learning", "Loss", "RunEvent", "Rows", "Step")

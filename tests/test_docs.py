@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from nispa.base.config import build
+from nispa.base.config import _described, build
 from nispa.mechanism.grow import GROWTH_RULES
 from nispa.methods import METHODS
-from nispa.network.models import NetworkConfig
+from nispa.network.models import ARCHITECTURES, NetworkConfig
 
 from .methods.toy import NETWORKS, accuracy_on, finish, toy_problem, toy_task
 from .pages import PAGES, ROOT, SHELLS, Block, Page, blocks
@@ -45,13 +45,14 @@ def text_of(page: Path) -> str:
 @pytest.fixture(autouse=True)
 def known() -> Iterator[None]:
     """Puts back what a page changes for the whole process: registries, and PyTorch's threads."""
-    tables: list[dict[str, Any]] = [METHODS, GROWTH_RULES]
+    tables: list[dict[str, Any]] = [METHODS, GROWTH_RULES, ARCHITECTURES]
     before, threads = [dict(table) for table in tables], torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
     for table, names in zip(tables, before, strict=True):
         table.clear()
         table.update(names)
+    _described.cache_clear()  # settings that list the names of a registry
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nispa.base.config import as_json, build
+from nispa.base.config import _described, as_json, build
 from nispa.errors import ConfigError, UnknownNameError
 from nispa.files import write_atomic
 from nispa.methods.base import Problem
@@ -47,6 +47,7 @@ def one_layer() -> Iterator[str]:
     ARCHITECTURES[OneLayer.name] = OneLayer()
     yield OneLayer.name
     del ARCHITECTURES[OneLayer.name]
+    _described.cache_clear()  # which lists the names of the registry
 
 
 @pytest.mark.parametrize("method", ["nispa", "ewc", "packnet"])

@@ -1,8 +1,8 @@
 """A data set as kernels read it: pixels, and activations that need not be computed again.
 
-What a constant unit computes for an image stays the same while a task is learned. So a data set can
-be laid out once with such activations beside its pixels; a pass then copies them into the buffers
-in place of computing them. Which of them are worth the memory is decided here, too.
+The activations of a constant unit stay the same while a task is learned. So a data set can be laid
+out once with such activations beside its pixels; a pass then copies them into the buffers instead
+of computing them. This module also decides which of them are worth the memory.
 """
 
 from __future__ import annotations

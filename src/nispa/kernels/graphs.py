@@ -36,7 +36,7 @@ class Recorded:
         """A computation that is not recorded yet.
 
         Args:
-            compute: What to repeat.
+            compute: The computation.
             parameters: All that it may give a ``grad`` or change.
             replayed: Called after each replay, for whatever ``compute`` does besides.
         """

@@ -26,8 +26,8 @@ _HERE = Path(__file__).parent
 
 
 # The structures below are those of the C++ source, field by field in the same order: the names may
-# differ, the order may not. Each field is 8 bytes wide. What a pointer leads to is kept alive by
-# whoever wrote it there.
+# differ, the order may not. Each field is 8 bytes wide. A pointer keeps nothing alive: whoever
+# writes one here must hold on to the array.
 
 
 class Rows(ctypes.Structure):
@@ -76,7 +76,7 @@ class Layer(ctypes.Structure):
     """One layer of a chain; see ``chain.cpp``. Row lists are those of ``structure.py``."""
 
     _fields_ = (
-        # What it is.
+        # The layer itself.
         ("kind", ctypes.c_int64),
         ("relu", ctypes.c_int64),  # whether its output has passed a ReLU
         ("input_relu", ctypes.c_int64),  # and its input: backward then masks the gradient
@@ -85,7 +85,7 @@ class Layer(ctypes.Structure):
         ("stride", ctypes.c_int64),
         ("padding", ctypes.c_int64),
         ("pool_follows", ctypes.c_int64),  # with the same rows: both can be computed at once
-        # What it reads and writes. Backward writes gradients over the activations.
+        # Its input and output. Backward writes gradients over the activations.
         ("input", Image),
         ("output", Image),
         # Its values, where the layer stores them.

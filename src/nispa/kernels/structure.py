@@ -123,7 +123,7 @@ class MergedConnections:
 
         Args:
             row: Row of each connection.
-            source: What it reads.
+            source: The channel or place that it reads.
             origin: Where its value comes from.
             rows: Number of rows.
             weights: Weights of one connection.

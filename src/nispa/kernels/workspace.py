@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nispa.kernels.chain import Chain
 
 FLOATS: Any = {"dtype": torch.float32, "device": "cpu"}
-"""What kernels read and write, whatever PyTorch's defaults are."""
+"""Type and device of all values that kernels read and write, whatever PyTorch's defaults."""
 
 
 class Workspace:
@@ -52,8 +52,8 @@ class Workspace:
             image.channels, image.height = buffer.channels, buffer.height
             image.width, image.pad = buffer.width, buffer.pad
         self.layers = (Layer * len(chain.links))()
-        # What ``layers`` describes: a version of the chain, and cached data or None. The reference
-        # is weak, so that data that is no longer used is freed.
+        # ``layers`` describes this version of the chain, and this cached data or None. The
+        # reference is weak, so that data that is no longer used is freed.
         self._chain_version = -1
         self._data: weakref.ref[CachedData] | None = None
         # ``layers`` holds bare addresses; these lists keep the arrays behind them alive.

@@ -27,13 +27,13 @@ LEAST_PHASES, PUBLISHED_K = 7, 30.0
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a task before it is learned.
+    """Facts about a task that are known before it is learned.
 
     Attributes:
         images: Training images of an epoch.
-        classes: Classes that no task before had.
-        outputs: Outputs that no task before took, those of this one included.
-        optimiser: What values are updated with.
+        classes: Classes that no earlier task had.
+        outputs: Outputs that no earlier task took, those of this task included.
+        optimiser: Name of the optimiser.
         kind: The network's architecture.
         k: Parameter of the tau schedule.
         incremental: What each task adds: ``"task"``, ``"class"`` or ``"domain"``.
@@ -135,7 +135,7 @@ RULES: Mapping[str, Callable[[Facts], Any]] = {
 
 
 def sentence(network: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> str:
-    """What was derived, in one line; empty if nothing was.
+    """The derived settings in one line; empty if there are none.
 
     Args:
         network: Settings of the network that were.

@@ -1,6 +1,6 @@
 """Named settings as data: published hyper-parameters per benchmark, and published behaviour.
 
-A run's settings are put together in one order, later ones winning:
+The settings of a run come from four sources; later ones override earlier ones:
 
 1. the defaults of the settings classes;
 2. the *benchmark*: hyper-parameters for a network and a method on one kind of data, and for the
@@ -126,7 +126,7 @@ def resolve(
     outputs: int = 2,
     tasks: int | None = None,
 ) -> Settings:
-    """The settings of a run, in the order this module's text tells.
+    """The settings of a run, resolved in the order that this module's text gives.
 
     Args:
         method: Name of the method.
@@ -179,7 +179,7 @@ def resolve(
 
 
 def _implied(given: Values) -> dict[str, Any]:
-    """The architecture that the settings given speak of, where it is not given itself.
+    """The architecture implied by the user's other settings, unless it is given itself.
 
     Raises:
         ConfigError: A setting is given that the architecture does not have.
@@ -208,10 +208,10 @@ def _derived(
     for_network: Values,
     for_method: Values,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of network and method that follow the data; what the user says comes over them.
+    """Settings of network and method that follow the data, without the user's own.
 
-    What no rule tells, such as the strength of a penalty, is that of the benchmark with the same
-    architecture. Every method gets the same optimiser.
+    Settings without a rule, such as the strength of a penalty, come from the benchmark with the
+    same architecture. Every method gets the same optimiser.
     """
     kind = str(for_network.get("architecture", defaults.architecture(input_shape)))
     if kind not in ARCHITECTURES:

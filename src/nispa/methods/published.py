@@ -99,7 +99,7 @@ class Benchmark:
         doc: One line.
         network: Of the network.
         methods: Of each method, by its name.
-        networks: What a method's network has otherwise, by the method's name.
+        networks: Exceptions for the network of a method, by the method's name.
     """
 
     doc: str
@@ -284,7 +284,7 @@ def benchmark_with(architecture: str) -> Benchmark:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What validation accuracy chose for the correct version: of the network, of the method."""
+    """Settings of the correct version that were tuned by validation accuracy."""
 
     network: Values
     method: Values
@@ -331,7 +331,7 @@ PAPER_NETWORK: dict[str, Values] = {
 PAPER_NETWORKS: dict[str, Values] = _same(
     ("l2", "ewc", "ewc-online", "si", "mas"), {"init": "fan_in", "gain": 6**-0.5, "bias": "uniform"}
 )
-"""What a method's network has otherwise, by its name: deviations as of PyTorch's own first draw."""
+"""Exceptions for the network of a method: deviations as in PyTorch's own initialisation."""
 
 PAPER_METHODS: dict[str, Values] = {
     **_same(("l2", "ewc", "ewc-online", "si", "mas"), {"keep": "last"}),

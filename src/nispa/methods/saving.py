@@ -45,14 +45,14 @@ def make_method(
 
 @dataclass(frozen=True)
 class Saved:
-    """What a file holds.
+    """The content of a learner's file.
 
     Attributes:
         method: Between two tasks.
-        settings: What it was built from.
+        settings: Its settings.
         labels: The user's name of each class, task by task.
         reach: The largest absolute value in the images of the first task, as the network saw them;
-            None where nobody noted it.
+            None if unknown.
     """
 
     method: Method
@@ -71,7 +71,7 @@ def encode(
 
     Args:
         method: Between two tasks.
-        settings: What it was built from.
+        settings: Its settings.
         labels: The user's name of each class, task by task; None for class numbers.
         reach: See :class:`Saved`.
     """
@@ -108,7 +108,7 @@ def decode(path: Path, device: str = "cpu") -> tuple[Method, Settings, list[list
 
 
 def read_learner(path: Path, device: str | torch.device = "cpu") -> Saved:
-    """All that a file holds.
+    """The content of a learner's file, checked.
 
     Raises:
         InputError: There is no such file.
@@ -141,7 +141,7 @@ def read_learner(path: Path, device: str | torch.device = "cpu") -> Saved:
 
 
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuses numbers that no learning ends with; they would be predicted from without a word."""
+    """Refuses NaN and infinities: learning never ends with one, and predictions would be wrong."""
     for name in sorted(tensors):
         tensor = tensors[name]
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -151,7 +151,7 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 _REACH = "reach"
 
 _BIAS_BYTES = 4
-"""What each unit takes in a file at least."""
+"""Smallest size of a unit in a file."""
 
 
 class _Part(BaseModel):

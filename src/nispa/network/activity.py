@@ -1,4 +1,4 @@
-"""How active each unit was: the sum of its activations over a data set.
+"""The activity of each unit: the sum of its activations over a data set.
 
 Published: signed sums, after ReLU (and after the pool, where one follows). For other activation
 functions a signed sum can cancel, so absolute values are summed; for ReLU the two are equal.

@@ -1,4 +1,4 @@
-"""What an architecture is, and the parts that architectures are put together from.
+"""The contract of an architecture, and the parts that architectures are built from.
 
 Each architecture is one short file (``mlp.py``, ``convnet.py``) and one entry in ``models.py``. It
 has three jobs: to name its settings, to build its layers, and to suggest sizes for data that no
@@ -33,7 +33,7 @@ class Architecture(ABC):
     """One kind of network.
 
     Attributes:
-        name: What the setting ``architecture`` calls it.
+        name: Its value of the setting ``architecture``.
         config_class: The settings that only it reads.
         sizes: Those of its settings that list the units of hidden layers.
         dense: Names of layers that stay full at any density.
@@ -84,7 +84,7 @@ ARCHITECTURES: dict[str, Architecture] = {}
 
 @settings
 class ArchitectureSettings:
-    """What the settings of every architecture begin with."""
+    """The choice of the architecture, with which the settings of every network begin."""
 
     architecture: str = setting(
         "mlp", "fully connected, or convolutional", choices=lambda: ARCHITECTURES
@@ -116,7 +116,7 @@ def widened(units: int, width: float) -> int:
 
 
 class LayerStack:
-    """Puts a network together whose layers follow each other: modules, unit groups, layers."""
+    """Builds a network layer by layer: its modules, unit groups and connection layers."""
 
     def __init__(self, first: UnitGroup) -> None:
         """A stack of no layers yet, over the input group."""
@@ -152,7 +152,7 @@ class LayerStack:
 
         Args:
             input_shape: Channels, height and width of an image.
-            smaller: What to pass where a layer is too large, for the message.
+            smaller: Advice for the message where a layer is too large.
 
         Raises:
             ConfigError: A layer, or all of them, would have too many positions.

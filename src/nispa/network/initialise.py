@@ -1,4 +1,4 @@
-"""The first pattern of each layer, and the values that connections start or restart with.
+"""First patterns of layers, and the values of connections at a start or restart.
 
 Densities: ``uniform`` gives each layer the same share of live connections; ``erk`` (Erdos-Renyi
 with kernels; Mocanu et al. 2018, Evci et al. 2020, arXiv 1911.11134) gives a layer a share
@@ -45,11 +45,13 @@ def layer_densities(
         raw[layer.name] = (rows + columns + sum(layer.kernel)) / weights[layer.name]
     budget = density * sum(weights.values())
     free = set(weights)
+    # A layer whose share would exceed 1 is filled, and the others share what is left of the budget;
+    # that may push another one over 1, hence the loop.
     while free:
         spent = sum(weights[name] for name in weights if name not in free)
         scale = (budget - spent) / sum(raw[name] * weights[name] for name in free)
         full = {name for name in free if raw[name] * scale > 1.0}
-        if not full:  # layers that would be more than full were filled; the rest shares the budget
+        if not full:
             return shares | {name: raw[name] * scale for name in free}
         free -= full
     return shares

@@ -1,4 +1,4 @@
-"""Layers that store their live connections and nothing else.
+"""Layers that store live connections only.
 
 A live connection is either plastic, and then a value of the parameter ``weight``, or frozen, and
 then a value of the buffer ``frozen_weight``. No optimiser ever sees a buffer, so momentum or weight
@@ -19,16 +19,17 @@ from nispa.network.topology import ConnectionLayer
 
 
 class SparseLayer(nn.Module):
-    """A layer of sparse connections: what Linear and Conv2d have in common.
+    """A layer of sparse connections, the common part of Linear and Conv2d.
 
     Attributes:
         weight: Values of plastic connections, ``(plastic, *kernel)``.
-        plastic_index: Their flat positions in the pattern, ``(plastic,)`` int64, rising.
+        plastic_index: Their flat positions in the pattern, ``(plastic,)`` int64, ascending.
         frozen_weight: Values of frozen connections, ``(frozen, *kernel)``.
-        frozen_index: Their flat positions, ``(frozen,)`` int64, rising.
+        frozen_index: Their flat positions, ``(frozen,)`` int64, ascending.
         bias: Biases of plastic units, ``(plastic units,)``.
-        bias_index: Their units, int64, rising; ``frozen_bias`` and ``frozen_bias_index`` likewise.
-        changes: Rises with every change of what is live, plastic or frozen.
+        bias_index: Their units, int64, ascending; ``frozen_bias`` and ``frozen_bias_index``
+            likewise.
+        changes: A counter of changes to which connections are live, plastic or frozen.
         places: Outputs of one unit for one sample (the pixels of a convolution's output), as of
             the last pass; 0 before the first.
     """
@@ -44,7 +45,7 @@ class SparseLayer(nn.Module):
         """An empty layer: no live connection, all biases zero and plastic.
 
         Args:
-            spec: What the layer joins.
+            spec: The groups that the layer joins.
             shape: Rows (target units) and columns (source features) of its pattern.
         """
         super().__init__()
@@ -62,7 +63,7 @@ class SparseLayer(nn.Module):
         self.register_buffer("frozen_bias", torch.zeros(0))
         self.register_buffer("frozen_bias_index", none)
 
-    # What is live, and how much of it.
+    # Which connections are live, and how many.
 
     @property
     def pattern(self) -> Tensor:
@@ -103,16 +104,16 @@ class SparseLayer(nn.Module):
         marks[index.cpu()] = True
         return marks.view(self.shape)
 
-    # Values, dense, for looking and for the kernels.
+    # Values, for the kernels and as dense tensors.
 
     def live_weight(self) -> dispatch.LiveValues:
-        """The weights as kernels take them."""
+        """The weights in the form that kernels take."""
         return dispatch.LiveValues(
             self.weight, self.plastic_index, self.frozen_weight, self.frozen_index, self.shape
         )
 
     def live_bias(self) -> dispatch.LiveValues:
-        """The biases as kernels take them."""
+        """The biases in the form that kernels take."""
         return dispatch.LiveValues(
             self.bias, self.bias_index, self.frozen_bias, self.frozen_bias_index, self.shape[:1]
         )
@@ -129,7 +130,7 @@ class SparseLayer(nn.Module):
 
     @torch.no_grad()
     def values_at(self, positions: Tensor) -> Tensor:
-        """The values of live connections that lie in a mask, in no promised order.
+        """The values of live connections within a mask, in unspecified order.
 
         Args:
             positions: ``(target, source * block)`` bool.
@@ -141,7 +142,8 @@ class SparseLayer(nn.Module):
         plastic = self.weight.cpu()[mask[self.plastic_index.cpu()]]
         return torch.cat([plastic, self.frozen_weight.cpu()[mask[self.frozen_index.cpu()]]])
 
-    # Changes. Each makes new parameters: build the optimiser anew afterwards.
+    # Changes. Each makes new parameters, so the optimiser must be a new one afterwards: the moments
+    # of the old one belong to other connections.
 
     @torch.no_grad()
     def connect(self, pattern: Tensor, values: Tensor) -> None:
@@ -176,10 +178,11 @@ class SparseLayer(nn.Module):
 
     @torch.no_grad()
     def freeze(self, connections: Tensor, biases: Tensor) -> None:
-        """Turns plastic values into frozen ones, bit by bit the same.
+        """Turns plastic values into frozen ones without changing a bit of them.
 
         Args:
-            connections: Which, ``(target, source * block)`` bool; dead and frozen ones are ignored.
+            connections: Which connections, ``(target, source * block)`` bool; dead and frozen ones
+                are ignored.
             biases: Which target units' biases, ``(target,)`` bool.
         """
         device = self.weight.device
@@ -201,13 +204,14 @@ class SparseLayer(nn.Module):
 
     @torch.no_grad()
     def restart_plastic(self, weight: Tensor, bias: Tensor) -> None:
-        """Gives every plastic value a new one.
+        """Replaces every plastic value.
 
         Args:
             weight: Values for all live connections in order of position, ``(live, *kernel)``;
                 those at frozen positions are ignored.
             bias: Values for all target units, ``(target,)``; those of frozen biases are ignored.
         """
+        # The rank of each plastic position among all live ones: its place in ``weight``.
         index = torch.cat([self.plastic_index, self.frozen_index])
         place = index.argsort().argsort()[: len(self.plastic_index)]
         self.weight.copy_(weight.to(self.weight)[place])
@@ -339,7 +343,7 @@ class SparseConv2d(SparseLayer):
 
 
 class Units(nn.Module):
-    """Marks the place where the activations of a unit group are final; changes nothing."""
+    """Marks where the activations of a unit group are final. It computes nothing."""
 
     def __init__(self, group: str) -> None:
         super().__init__()

@@ -184,9 +184,9 @@ def restart_plastic(
     """Redraws every plastic weight (Kaiming-normal) and sets every plastic bias to zero.
 
     Args:
-        network: What to change.
+        network: The network.
         mode: Fan of the deviation; see :func:`.kaiming_values`.
-        fan: What the fan counts.
+        fan: Live connections, or all positions.
         seed: Of the stream "restart", one a task and layer.
         task: Number of the task that has just been learned.
         gain: Factor on every deviation.

@@ -1,16 +1,16 @@
-"""Floating-point operations of passes through networks, counted by what they are for.
+"""Floating-point operations of passes through networks, counted by purpose.
 
-A multiplication and the addition that follows it are two operations. Counted are the connections:
-of each live one a multiply-add per sample (and, for a kernel, per weight and place of the output)
-in the forward pass; as many for its weight's gradient if it is plastic; and as many for the
-gradient that flows back through it if the unit it leaves needs one. A unit needs one if anything
-that it is computed from can still learn: no gradient flows into a stable unit. All follows from
-the pattern and from what is frozen, so the numbers are the same on every device, with every kernel
-and whatever is kept between passes. docs/cost.md tells what is not counted, and why.
+A multiply-add is two operations. Connections are counted: each live one makes a multiply-add per
+sample (and, for a kernel, per weight and output pixel) in the forward pass; another if it is
+plastic, for its weight's gradient; and another if the unit it leaves needs a gradient. A unit needs
+one if anything that it is computed from can still learn: no gradient flows into a stable unit. The
+numbers follow from the pattern and from which values are frozen, so they are the same on every
+device, with every kernel, and whatever is cached between passes. docs/cost.md says what is not
+counted, and why.
 
-A :class:`Ledger` is the account of one run's task. While it is in force (:func:`counting`), every
-network adds its passes to it; nobody else needs to do anything. ``fit`` says where a step begins:
-what passes in a step beyond its batch's samples is replay.
+A :class:`Ledger` is the account of one task. While it is in force (:func:`counting`), every network
+enters its passes into it. ``fit`` says where a step begins: samples that pass in a step beyond
+those of its batch are replay.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PURPOSES = {
     "activity": "passes that measure how active units are",
     "other": "other passes without gradients: outputs and features that are kept",
 }
-"""What operations are for, in the order in which records list them."""
+"""The purposes of operations, in the order in which records list them."""
 
 MOST = 10**30  # of one purpose: more is no count
 
@@ -120,7 +120,7 @@ class Ledger:
     """Operations by purpose.
 
     Attributes:
-        purpose: What passes are for at the moment: a name in ``PURPOSES``; ``""`` between fits,
+        purpose: The present purpose of passes: a name in ``PURPOSES``; ``""`` between fits,
             ``"step"`` in a step of training.
     """
 
@@ -135,43 +135,43 @@ class Ledger:
         self.purpose, self._ahead, self._behind = "step", samples, samples
 
     def forward(self, samples: int, cost: PerSample, *, learning: bool) -> None:
-        """Samples passed forward; ``learning`` says whether a gradient may follow."""
+        """Enters a forward pass; ``learning`` says whether a gradient may follow."""
         if self.purpose == "step" and learning:
-            own = min(samples, self._ahead)
-            self._ahead -= own
-            self._counts["forward"] += own * cost.forward
-            self._counts["replay"] += (samples - own) * cost.forward
+            of_batch = min(samples, self._ahead)
+            self._ahead -= of_batch
+            self._counts["forward"] += of_batch * cost.forward
+            self._counts["replay"] += (samples - of_batch) * cost.forward
             return
         aim = self.purpose if self.purpose in PURPOSES else "importance" if learning else "other"
         self._counts[aim] += samples * cost.forward
 
     def backward(self, samples: int, cost: PerSample) -> None:
-        """Gradients of samples flowed back."""
+        """Enters a backward pass."""
         if self.purpose == "step":
-            own = min(samples, self._behind)
-            self._behind -= own
-            self._counts["weight_gradients"] += own * cost.weights
-            self._counts["input_gradients"] += own * cost.inputs
-            self._counts["replay"] += (samples - own) * (cost.weights + cost.inputs)
+            of_batch = min(samples, self._behind)
+            self._behind -= of_batch
+            self._counts["weight_gradients"] += of_batch * cost.weights
+            self._counts["input_gradients"] += of_batch * cost.inputs
+            self._counts["replay"] += (samples - of_batch) * (cost.weights + cost.inputs)
             return
         aim = self.purpose if self.purpose in PURPOSES else "importance"
         self._counts[aim] += samples * (cost.weights + cost.inputs)
 
     def add(self, purpose: str, operations: int) -> None:
-        """Adds operations that are no passes."""
+        """Adds operations other than passes."""
         self._counts[purpose] += operations
 
     def table(self) -> dict[str, int]:
-        """What there was, in the order of ``PURPOSES``; what there was not is left out."""
+        """Operations by purpose, in the order of ``PURPOSES``, without the zeros."""
         return {name: count for name, count in self._counts.items() if count}
 
     def known(self) -> dict[str, int] | None:
-        """The table, or None where no pass was counted: then networks were of another kind."""
-        found = self.table()
-        return found if found.keys() - {"updates"} else None
+        """The table, or None if no pass was counted: then networks were not sparse networks."""
+        table = self.table()
+        return table if table.keys() - {"updates"} else None
 
     def since(self, before: Mapping[str, int]) -> dict[str, int]:
-        """What has come since :meth:`table` gave ``before``."""
+        """Operations since :meth:`table` gave ``before``."""
         return {
             name: count - before.get(name, 0)
             for name, count in self._counts.items()
@@ -179,10 +179,10 @@ class Ledger:
         }
 
     def take(self, values: Any) -> None:
-        """Adds what :meth:`since` gave in another process.
+        """Adds operations that :meth:`since` gave in another process.
 
         Raises:
-            FormatError: It is something else.
+            FormatError: ``values`` is not such a table.
         """
         if not isinstance(values, dict) or not values.keys() <= PURPOSES.keys():
             raise FormatError("the saved operations do not name what they are for")
@@ -202,7 +202,7 @@ def current() -> Ledger | None:
 
 @contextmanager
 def counting(ledger: Ledger | None) -> Iterator[None]:
-    """Puts a ledger in force; with None nothing is counted."""
+    """Puts a ledger in force; None stops counting."""
     token = _in_force.set(ledger)
     try:
         yield
@@ -212,7 +212,7 @@ def counting(ledger: Ledger | None) -> Iterator[None]:
 
 @contextmanager
 def purpose(name: str) -> Iterator[None]:
-    """Says what passes are for; the name is one of ``PURPOSES``."""
+    """Sets the purpose of passes to a name in ``PURPOSES``."""
     ledger = current()
     if ledger is None:
         yield
@@ -240,11 +240,11 @@ _RULES: dict[type[torch.optim.Optimizer], tuple[int, int]] = {
     torch.optim.SGD: (2, 2),
     torch.optim.Adadelta: (16, 2),
 }
-"""Operations per value of a rule, and of its weight decay; docs/cost.md adds them up."""
+"""Operations of each rule per value, and of its weight decay; docs/cost.md derives them."""
 
 
 def update_operations(optimiser: torch.optim.Optimizer) -> int:
-    """Operations of one update of all values; a rule that is not known counts as plain descent."""
+    """Operations of one update of all values. An unknown rule counts as plain gradient descent."""
     total = 0
     for group in optimiser.param_groups:
         known = (_RULES[kind] for kind in type(optimiser).__mro__ if kind in _RULES)

@@ -195,20 +195,19 @@ class SparseNetwork(nn.Module):
         return value.detach()
 
     def prepare(self, samples: DataSet, budget: int) -> DataSet:
-        """A data set ready for many passes, with the activations of constant units.
+        """Lays out a data set for many passes, with cached activations of constant units.
 
-        What a constant unit (one whose inputs are all frozen) computes for an image is computed
-        once and kept where that saves work; on a GPU, the images are kept scaled. The result holds
-        until a value is frozen or drawn anew; every number that comes out of it is the same, bit
-        for bit, as without.
+        The activations of a constant unit (one whose inputs are all frozen) are computed once and
+        cached where that saves work; on a GPU, the scaled images are cached. The result is valid
+        until values are frozen or redrawn. All results are bit for bit the same as without it.
 
         Args:
             samples: The data set.
-            budget: Bytes that it may take.
+            budget: Bytes that the result may take.
 
         Returns:
-            The data set, or ``samples`` where compiled kernels do not run, it would not fit, or
-            images vary from epoch to epoch.
+            The prepared data set; or ``samples`` itself if compiled kernels do not run, the pixels
+            do not fit the budget, or images are augmented in each epoch.
         """
         if getattr(samples, "augment", None) is not None:
             return samples

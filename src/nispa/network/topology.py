@@ -1,4 +1,4 @@
-"""Which units a network has, which layers join them, and what that implies. No tensors of values.
+"""The units of a network and the layers that join them, without any values.
 
 A *group* is a set of units that are stable or plastic one by one: the neurons of a Linear layer,
 the channels of a convolution, or several of these tied by a residual sum. A *connection layer*
@@ -12,7 +12,7 @@ k x k kernel.
   stream is then one unit, whichever layer feeds it, and the group may feed itself through a block.
 
 A *pattern* is a boolean ``(target units, source units * block)`` matrix, True where a connection is
-live. Patterns and the sets of stable units are kept elsewhere; the functions here only relate them.
+live. Patterns and sets of stable units are stored elsewhere; the functions here relate the two.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def source_columns(layer: ConnectionLayer, units: Tensor) -> Tensor:
 
 
 def column_units(layer: ConnectionLayer, columns: Tensor) -> Tensor:
-    """Columns of a pattern ``(units * block,)`` as units: True where any column of a unit is."""
+    """Columns ``(units * block,)`` as units ``(units,)``: True if any column of the unit is."""
     return columns if layer.block == 1 else columns.view(-1, layer.block).any(dim=1)
 
 

@@ -1,11 +1,11 @@
-"""Leaving a fit at any batch and taking it up again in another process, bit for bit.
+"""Interrupting a fit at any batch and resuming it in another process, bit for bit.
 
-``fit`` yields a :class:`FitBegin` before it starts and a :class:`FitPause` wherever it may be left.
-Whoever drives it takes the state at a pause, and in a later process sends it back at the same
-fit's beginning: ``events.send(state)``. The fit then goes on where it was, or returns at once if it
-was over. A method's ``learn`` passes both through, so a task is taken up by learning it again from
-its start and sending each of its fits what was saved of it; whatever a method computes between two
-fits it computes anew, from the same values and the same derived random streams.
+``fit`` yields a :class:`FitBegin` before it starts and a :class:`FitPause` at each point where it
+can be interrupted. The caller takes the state at a pause, and in a later process sends it back when
+the same fit begins: ``events.send(state)``. The fit then goes on from there, or returns at once if
+it was over. A method's ``learn`` passes both through. So a task is resumed by learning it from its
+start and sending each of its fits its saved state; what a method computes between two fits is
+computed again, from the same values and the same derived random streams.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MISFITS = (
 
 @dataclass(frozen=True)
 class FitState:
-    """All that a fit needs to go on: tensors by name, on the CPU, and JSON values."""
+    """The complete state of a fit: tensors by name, on the CPU, and JSON values."""
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
@@ -46,11 +46,11 @@ class FitBegin:
 
 @dataclass(frozen=True)
 class FitPause:
-    """A fit may be left here.
+    """A point where a fit can be interrupted.
 
     Attributes:
-        over: Whether it is over, so that it need not be gone through again.
-        state: Gives what it takes to go on; to be called before the fit does.
+        over: Whether the fit is over.
+        state: Gives the state of the fit; valid until the fit goes on.
     """
 
     over: bool
@@ -59,12 +59,12 @@ class FitPause:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What one epoch did.
+    """The result of one epoch.
 
     Attributes:
         epoch: Its number, from 1.
         loss: Mean training loss over the epoch's images.
-        validation_accuracy: Fraction right on the validation set, or None if it is empty.
+        validation_accuracy: Accuracy on the validation set, or None if it is empty.
         samples: Training images seen in this epoch.
         seconds: Wall time, validation included.
     """
@@ -78,11 +78,11 @@ class EpochEnd:
 
 @dataclass(frozen=True)
 class Carried:
-    """Something beside the network that steps change, such as a memory.
+    """State beside the network that steps change, such as a memory.
 
     Attributes:
         save: Gives its tensors by name and JSON values.
-        load: Takes both back; raises FormatError where they do not fit.
+        load: Restores both; raises FormatError if they do not fit.
     """
 
     save: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]
@@ -91,13 +91,13 @@ class Carried:
 
 @dataclass
 class Progress:
-    """Where a fit stands, between two batches.
+    """The progress of a fit, between two batches.
 
     Attributes:
-        epoch: Number of the epoch that runs, from 1.
+        epoch: Number of the present epoch, from 1.
         batches: Batches of it that are over.
         loss: Sum of the losses of its images so far, a float64 scalar.
-        seconds: What it took so far.
+        seconds: Wall time of it so far.
         ends: The epochs that are over.
         best: Accuracy of the best epoch so far, whose number is ``best_epoch``.
         kept: Values of the best epoch.
@@ -120,7 +120,7 @@ class Progress:
         optimiser: torch.optim.Optimizer | None,
         carried: Sequence[Carried],
     ) -> FitState:
-        """Copies of everything; of a fit that is over, without what only training needs."""
+        """Copies of all state. A fit that is over leaves out optimiser and best epoch."""
         tensors = _under("network.", network.state_dict())
         values: dict[str, Any] = {
             "epoch": self.epoch,
@@ -133,9 +133,9 @@ class Progress:
             "carried": [],
         }
         for number, each in enumerate(carried):
-            found, more = each.save()
-            tensors |= _under(f"carried{number}.", found)
-            values["carried"].append(more)
+            state, rest = each.save()
+            tensors |= _under(f"carried{number}.", state)
+            values["carried"].append(rest)
         if not self.over:
             tensors |= _under("kept.", self.kept) | _under("", {"loss": self.loss})
             tensors |= _under("optimiser.", _moments(optimiser))
@@ -148,7 +148,7 @@ class Progress:
         optimiser: torch.optim.Optimizer | None,
         carried: Sequence[Carried],
     ) -> None:
-        """Takes over what :meth:`save` gave.
+        """Restores the state that :meth:`save` gave.
 
         Raises:
             FormatError: It does not fit.
@@ -195,7 +195,7 @@ def best_of(ends: Sequence[EpochEnd]) -> tuple[float | None, int]:
 
 
 def _epoch_end(values: Mapping[str, Any], number: int) -> EpochEnd:
-    """An epoch from a file, whose numbers will be added up and written on."""
+    """An epoch from a file, checked: its numbers go into sums and records."""
     end = EpochEnd(**values)
     numbers = (end.loss, end.seconds, end.validation_accuracy or 0.0)
     if type(end.samples) is not int or not 0 <= end.samples < 2**63:
@@ -230,7 +230,7 @@ def _moments(optimiser: torch.optim.Optimizer | None) -> dict[str, Tensor]:
 
 
 def _put_moments(optimiser: torch.optim.Optimizer | None, tensors: Mapping[str, Tensor]) -> None:
-    """Gives them back."""
+    """Restores the tensors that :func:`_moments` gave."""
     parameters = _parameters(optimiser) if optimiser is not None else []
     for key, value in tensors.items():
         number, _, name = key.partition(".")

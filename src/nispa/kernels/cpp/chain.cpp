@@ -24,6 +24,7 @@ static_assert(sizeof(void*) == 8, "pointers must be 8 bytes wide");
 
 enum Kind : int64_t { CONVOLUTION = 0, LINEAR = 1, POOL = 2 };
 
+// Biases of some units; `unit` is the tensor of positions itself.
 struct Biases {
   const int64_t* unit;
   const float* value;
@@ -37,6 +38,7 @@ struct Merged {
   int64_t count;
 };
 
+// One layer. Lists of rows and inputs are those of `structure.py`: nothing is computed for others.
 struct Layer {
   int64_t kind, relu, input_relu;           // whether its output, and its input, passed a ReLU
   int64_t height, width, stride, padding;   // of the kernel
@@ -59,6 +61,7 @@ struct Layer {
   float *weight_part, *bias_part;           // room: for convolutions one of each a slab
 };
 
+// Biases in order of their units, for the loops to read.
 static void gather_bias(const Layer& layer) {
   for (const Biases* biases : {&layer.frozen_bias, &layer.plastic_bias})
     for (int64_t i = 0; i < biases->count; i++) layer.bias[biases->unit[i]] = biases->value[i];
@@ -147,6 +150,7 @@ static void sums(const Image& from, int64_t count, double* to) {
   });
 }
 
+// The reverse of fill: a buffer's pixels, without border, into rows of features.
 static void empty(const Image& from, float* to, int64_t count) {
   const int64_t size = from.channels * from.height * from.width;
   const int64_t slabs = (count + LANES - 1) / LANES;
@@ -245,6 +249,7 @@ static void merge_values(const Layer& layer, const Merged& merged, bool flip) {
   });
 }
 
+// Some rows of a layer: the sum of two lists of connections, of which either may be empty.
 static void forward_rows(const Layer& layer, const Rows& first, const Rows& second,
                          const int32_t* rows, const int32_t* place, int64_t count,
                          const Image& pooled, int64_t slabs) {
@@ -278,6 +283,7 @@ static bool pools_at_once(const Layer& layer) {
   return layer.pools && convolution::small(layer.height, layer.width, layer.stride);
 }
 
+// Adds the parts in order, and picks the units whose bias is plastic.
 static void gather_bias_gradient(const Layer& layer, int64_t parts, bool fresh) {
   for (int64_t i = 0; i < layer.plastic_bias.count; i++) {
     float total = fresh ? 0.0f : layer.bias_gradient[i];
@@ -287,6 +293,7 @@ static void gather_bias_gradient(const Layer& layer, int64_t parts, bool fresh) 
   }
 }
 
+// The gradient of values is computed first: that of the input is written over the activations.
 static void backward_convolution(const Layer& layer, int64_t slabs, bool fresh) {
   const int height = static_cast<int>(layer.height), width = static_cast<int>(layer.width);
   const int stride = static_cast<int>(layer.stride);

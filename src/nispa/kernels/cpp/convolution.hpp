@@ -23,6 +23,7 @@ struct Pass {
   Image pooled;               // the largest of each 2 x 2 outputs, if that is what is wanted
 };
 
+// A tile's sums stay in registers until they are stored.
 constexpr int TILE_ROWS = 2;
 constexpr int TILE_WIDTH = REGISTERS >= 32 ? 8 : 4;
 
@@ -80,6 +81,7 @@ static inline void store_largest(const Vec (&sum)[TILE_ROWS][T], float* to, floa
   }
 }
 
+// One tile of R x T pixels of a row, whose first pixel is (y, x) of the output.
 template <int R, int T, Finish F, Store W>
 static inline void tile(const Pass& pass, const float* in, float* out, float* pooled, int32_t row,
                         int64_t y, int64_t x) {
@@ -108,6 +110,8 @@ static inline void tile(const Pass& pass, const float* in, float* out, float* po
   }
 }
 
+// R lines of pixels of all rows: the input that they read stays in the cache from row to row. The
+// end of a line takes narrower tiles.
 template <int R, Finish F, Store W>
 static void strip(const Pass& pass, const float* in, float* out, float* pooled, int64_t y) {
   const int64_t width = W == Store::largest ? 2 * pass.pooled.width : pass.out.width;
@@ -129,6 +133,7 @@ static inline bool small(int64_t height, int64_t width, int64_t stride) {
   return height == 3 && width == 3 && stride == 1;
 }
 
+// Threads share strips of slabs. A pass over a pool skips a last odd line, which no window holds.
 template <Finish F>
 static void run(const Pass& pass, int64_t slabs) {
   const int64_t high = small(pass.height, pass.width, pass.stride) ? TILE_ROWS : 1;
@@ -197,8 +202,8 @@ static void run_strided_gradient(const Pass& pass, int64_t padding, int64_t slab
 // Gradient to live values: products of input and output gradient, summed over pixels and images.
 struct Weights {
   Image in, gradient;
-  int height, width, stride;
-  int64_t shift;
+  int height, width, stride;      // of the kernel
+  int64_t shift;                  // how far into the border of `in` the first window starts
   const int32_t *start, *source;  // plastic connections, row by row
   const int32_t* rows;            // rows with a plastic connection or bias
   int64_t row_count;
@@ -209,6 +214,8 @@ struct Weights {
 
 constexpr int64_t STRIP = 8;  // rows of the output at a time: what they read stays in the cache
 
+// A 3 x 3 kernel, stride 1, over `high` x `wide` outputs: nine sums in registers, two outputs at a
+// time, since their windows share six of their pixels in each line.
 static inline void add_3x3(const float* x, const float* g, int64_t line, int64_t gradient_line,
                            int64_t high, int64_t wide, float* to) {
   Vec sum[9];
@@ -241,6 +248,8 @@ static inline void add_3x3(const float* x, const float* g, int64_t line, int64_t
   to[8] += ::sum(sum[8]);
 }
 
+// The same for any kernel and stride. Two sums by turns, so that no addition waits for the one
+// before.
 static inline void add_any(const float* x, const float* g, const Weights& job, int64_t high,
                            float* to) {
   const int64_t line = job.in.line(), step = job.stride;
@@ -256,6 +265,8 @@ static inline void add_any(const float* x, const float* g, const Weights& job, i
     }
 }
 
+// Each slab writes sums of its own; `chain.cpp` adds them in order. So they do not depend on which
+// thread computes which slab.
 static void gradient(const Weights& job, int64_t slabs) {
   const bool fast = small(job.height, job.width, job.stride);
   const int64_t weights = int64_t{job.height} * job.width;

@@ -33,6 +33,7 @@ static inline void add_row(const Rows& list, int32_t row, const float* in, int64
     for (Vec& one : each) one = broadcast(0.0f);
   int32_t k = list.start[row];
   const int32_t end = list.start[row + 1];
+  // Whole groups of connections, one for each strand; then the rest, to the strands in order.
   for (; k + STRANDS <= end; k += STRANDS)
     for (int i = 0; i < STRANDS; i++) {
       const float* from = in + int64_t{list.source[k + i]} * LANES;
@@ -54,6 +55,8 @@ static inline void add_row(const Rows& list, int32_t row, const float* in, int64
   }
 }
 
+// Rows [first, last) of the list over S slabs. Frozen connections are added before plastic ones; a
+// row that has both is listed as merged connections instead.
 template <int S, Finish F>
 static void tile(const Pass& pass, int64_t slab, int64_t first, int64_t last) {
   const float* in = pass.in + slab * pass.in_slab;
@@ -70,6 +73,8 @@ static void tile(const Pass& pass, int64_t slab, int64_t first, int64_t last) {
   }
 }
 
+// Work is shared out as tiles of slabs and, where there are fewer tiles than threads, groups of
+// rows. Neither changes a sum: each belongs to one row and one lane.
 template <Finish F>
 static void run(const Pass& pass, int64_t slabs) {
   const int64_t wide = std::min<int64_t>(TILE, std::max<int64_t>(1, slabs));
@@ -126,6 +131,7 @@ static inline void add_products(const float* in, int64_t in_slab, const int32_t*
   }
 }
 
+// The rows [first, last): their weights and biases, over S slabs from `slab` on.
 template <int S>
 static void add_slabs(const Weights& job, int64_t slab, int64_t first, int64_t last, bool fresh) {
   const float* in = job.in + slab * job.in_slab;
@@ -144,6 +150,8 @@ static void add_slabs(const Weights& job, int64_t slab, int64_t first, int64_t l
   }
 }
 
+// Threads share rows and each goes over all slabs, so a sum runs over images in one order, whatever
+// the number of threads. As many slabs at a time as output gradients fit the registers.
 static void gradient(const Weights& job, int64_t slabs) {
   const int64_t groups = std::min<int64_t>(job.row_count, 4 * threads::wanted);
   const Rows list{job.start, job.source, nullptr};

@@ -8,6 +8,7 @@
 
 namespace threads {
 
+// GOMP_parallel: function, its argument, threads, flags. The others ask for numbers.
 using Fork = void (*)(void (*)(void*), void*, unsigned, unsigned);
 using Ask = int (*)();
 
