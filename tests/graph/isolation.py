@@ -48,7 +48,8 @@ def _moved(
     model: nn.Module, graph: UnitGraph, inputs: Any, kept: Sets, generator: torch.Generator
 ) -> bool:
     state = everything(model)
-    assert {name for name, _ in model.named_parameters()} <= mapped(graph)
+    changing = {name for name in state if "running_" in name}
+    assert {name for name, _ in model.named_parameters()} | changing <= mapped(graph)
     rest = {name: ~units for name, units in kept.items()}
     for layer in graph.layers:
         rows = state[layer.weight][layer.first_row : layer.first_row + len(layer.rows)]

@@ -10,7 +10,9 @@ from torch import nn
 
 from nispa.backbones import BACKBONES
 from nispa.errors import ConfigError, GraphError
+from nispa.masked.isolation import check_isolation
 from nispa.masked.network import MaskedNetwork, sparsify
+from nispa.masked.norms import GenerationNorm
 from tests.mechanism.drawing import drawn, units
 
 
@@ -153,6 +155,34 @@ class Closure(nn.Module):
 def test_a_module_that_no_copy_is_of_is_refused() -> None:
     with pytest.raises(GraphError, match=r"linear in .* is computed, not a parameter as it lies"):
         sparsify(Closure(), torch.zeros(2, 3))
+
+
+class TwoNames(nn.Module):
+    """One norm and one layer, each under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.head = nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)
+        self.b, self.again = nn.Linear(4, 4), self.norm
+        self.c = self.b
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.a(x))
+        x = self.again(x + self.b(x))
+        logits: torch.Tensor = self.head(x + self.c(x).relu())
+        return logits
+
+
+def test_a_module_under_two_names_is_replaced_under_both() -> None:
+    torch.manual_seed(0)
+    network = sparsify(TwoNames(), torch.zeros(2, 3), density=1.0)
+    assert isinstance(network.body.norm, GenerationNorm)
+    assert network.body.again is network.body.norm
+    assert network.body.c is network.body.b
+    units_kept = {"input": units("xxx"), "a": units("xx.."), "output": units("x.")}
+    network.drop_into(units_kept)
+    network.freeze(units_kept)
+    check_isolation(network, torch.randn(5, 3))
 
 
 def test_groups_as_text() -> None:

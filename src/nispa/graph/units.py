@@ -70,6 +70,21 @@ class UnitMap:
         ]
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
 
+    def sums(self, entries: Tensor, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        """The way back: the sum of each unit's entries, ``(units,)`` for each group that occurs.
+
+        Args:
+            entries: Numbers ``(entries,)``.
+            sizes: Units of each group.
+        """
+        totals = {name: entries.new_zeros(sizes[name]) for name in self.groups}
+        start = 0
+        for span in self.spans:
+            part = entries[start : start + len(span)].view(span.count, span.repeat)
+            totals[span.group][span.first : span.first + span.count] += part.sum(1)
+            start += len(span)
+        return totals
+
     def units(self) -> list[tuple[str, int]]:
         """Group and unit of each entry."""
         return [

@@ -211,8 +211,8 @@ class MaskedNetwork(nn.Module):
 
 def _replace(body: nn.Module, module: nn.Module, other: nn.Module) -> None:
     """Puts a module in the place of another one, wherever that is a child."""
-    for parent in body.modules():
-        for name, child in list(parent.named_children()):
+    for parent in list(body.modules()):
+        for name, child in list(parent._modules.items()):  # named_children leaves out second names
             if child is module:
                 setattr(parent, name, other)
 
