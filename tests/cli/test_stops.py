@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_from_the_start(home: Path) -> None:
 
 @posix
 def test_a_disk_that_fills_up_in_mid_run(home: Path) -> None:
-    done = run_with_full_disk(home, 5000)  # enough for the first record, not for a checkpoint
+    done = run_with_full_disk(home, 7000)  # enough for the first record, not for a checkpoint
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("nispa: error: cannot write here/")
     assert "Run: kept " in done.stderr

@@ -106,6 +106,15 @@ def test_a_task_may_take_its_share_of_the_classes_to_come() -> None:
     assert unit_share(facts(100, 0, 8)) == 0.125  # classes all known: as if it had one
 
 
+def test_a_phase_has_fifty_updates_and_a_whole_fit_eight_hundred() -> None:
+    few = facts(270)  # batches of 32: nine updates an epoch
+    assert (epochs_per_phase(few), RULES["epochs"](few), RULES["settle_epochs"](few)) == (6, 96, 96)
+    usual = facts(6000)  # batches of 128: 47 updates
+    assert (epochs_per_phase(usual), RULES["epochs"](usual)) == (5, 40)
+    many = facts(60_000)  # 469 updates
+    assert (epochs_per_phase(many), RULES["epochs"](many)) == (2, 16)
+
+
 def test_the_learning_rate_is_the_optimisers() -> None:
     rule = RULES["learning_rate"]
     assert rule(facts(100)) == 0.001

@@ -322,6 +322,11 @@ class Method(ABC):
         classes = self.choices(task)
         return self.class_mask(classes).predict(self.network_for(task).eval()(images))
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether :meth:`scores` suits :meth:`predict`: both are inherited, or it has its own."""
+        return type(self).predict is Method.predict or type(self).scores is not Method.scores
+
     @torch.no_grad()
     def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
         """Scores of the classes in :meth:`choices`; their soft-max gives probabilities.
@@ -333,7 +338,7 @@ class Method(ABC):
             NotLearnedError: As in :meth:`predict`.
             ConfigError: The method predicts in a way of its own, without scores.
         """
-        if type(self).predict is not Method.predict:  # whose scores the logits need not be
+        if not self.has_scores:
             raise ConfigError(f"method '{self.name}' has no scores, only classes; use predict")
         classes = self.choices(task)
         logits: Tensor = self.network_for(task).eval()(images)

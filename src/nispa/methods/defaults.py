@@ -17,10 +17,10 @@ CONVNET_FROM = 16
 """Pixels of the shorter side from which on images get convolutions."""
 ROOMS, MOST_WIDE = 30.0, 3.0
 """See :func:`width`."""
-MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 100, 1000, 5
+MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 50, 1000, 5
 """Of a phase."""
-PHASES_IN_ONE = 8
-"""How many phases' epochs a task gets where it is learned in one go."""
+EPOCHS_IN_ONE = 8
+"""How many times these epochs a whole fit takes, with at least sixteen times these updates."""
 LEAST_PHASES, PUBLISHED_K = 7, 30.0
 """Phases after which a task may end, with the published schedule."""
 
@@ -96,11 +96,15 @@ def batch_size(facts: Facts) -> int:
     return min(128, max(16, 1 << (eighth.bit_length() - 1)))
 
 
-def epochs_per_phase(facts: Facts) -> int:
-    """Five; more where these are fewer than 100 updates, fewer where they are over 1,000."""
-    least = math.ceil(MIN_UPDATES / facts.updates)
+def epochs_per_phase(facts: Facts, least: int = MIN_UPDATES) -> int:
+    """Five; more where these are fewer than 50 updates, fewer where they are over 1,000."""
     most = max(1, MAX_UPDATES // facts.updates)
-    return max(least, min(USUAL_EPOCHS, most))
+    return max(math.ceil(least / facts.updates), min(USUAL_EPOCHS, most))
+
+
+def epochs(facts: Facts) -> int:
+    """Eight times five; more where these are fewer than 800 updates, fewer where over 8,000."""
+    return EPOCHS_IN_ONE * epochs_per_phase(facts, least=2 * MIN_UPDATES)
 
 
 def min_phases(facts: Facts) -> int:
@@ -121,10 +125,10 @@ RULES: Mapping[str, Callable[[Facts], Any]] = {
     "batch_size": batch_size,
     "decay": lambda _: "linear",
     "keep": lambda _: "last",
-    "epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts),
-    "retrain_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts) // 2,
+    "epochs": epochs,
+    "retrain_epochs": lambda facts: epochs(facts) // 2,
     "epochs_per_phase": epochs_per_phase,
-    "settle_epochs": lambda facts: PHASES_IN_ONE * epochs_per_phase(facts),
+    "settle_epochs": epochs,
     "settle_fresh": lambda facts: facts.incremental == "task",
     "refill": lambda _: True,
     "min_phases": min_phases,

@@ -16,7 +16,6 @@ from nispa.data.tasks import Samples, TaskInfo
 from nispa.data.unlabelled import Unlabelled, read_unlabelled
 from nispa.errors import ConfigError, InputError, NotLearnedError, either
 from nispa.files import check_own, one_line
-from nispa.methods.base import Method
 from nispa.methods.saving import decode
 from nispa.runs.folder import NETWORK
 from nispa.runs.record import InputEntry, Record, read_record
@@ -90,7 +89,7 @@ class Predictor:
         self, images: Tensor, names: Sequence[str], info: TaskInfo | None, top: int
     ) -> list[Prediction]:
         choices = self.method.choices(info)
-        if type(self.method).scores is Method.scores:  # the method has no scores
+        if not self.method.has_scores:
             if top > 1:
                 raise ConfigError(
                     f"method '{self.record.method}' gives one class for each image, no others; "
