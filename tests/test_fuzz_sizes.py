@@ -24,7 +24,6 @@ from nispa.data.cifar import read_cifar
 from nispa.data.idx import read_idx
 from nispa.data.images import decode as read_image
 from nispa.data.npz import read_npz
-from nispa.data.shaping import Reading
 from nispa.data.sources import load_path
 from nispa.errors import FormatError, NispaError
 from nispa.methods.saving import FORMAT, MAX_TASKS, decode
@@ -271,4 +270,4 @@ def test_an_array_of_objects_runs_nothing(name: str, tmp_path: Path) -> None:
 
 
 def load_own(path: Path) -> Any:
-    return load_path(path, Reading())
+    return load_path(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nispa.data.dataset import MOST_NAMED, ImageData, check_wanted, sort_names
+from nispa.data.dataset import MOST_NAMED, ImageData, Progress, check_wanted, sort_names
 from nispa.data.images import HEIC, ImageStack, Source, data_of, suffixes
-from nispa.data.shaping import Reading
+from nispa.data.shaping import AS_STORED, Reading, Shaping
 from nispa.data.splits import TRAIN, choose_test, part_of_folder, unknown_part
 from nispa.errors import DataError
 from nispa.files import one_line
@@ -71,7 +71,15 @@ class Tree:
         return sum(len(place) == 1 and _suffix(place) in suffixes() for place in self.files)
 
 
-def read_folder(path: Path, how: Reading = Reading(), *, name: str = "") -> ImageData:  # noqa: B008
+def read_folder(
+    path: Path,
+    *,
+    seed: int = 0,
+    name: str = "",
+    progress: Progress | None = None,
+    shaping: Shaping = AS_STORED,
+    only: Collection[int] | None = None,
+) -> ImageData:
     """Images in one folder per class; the folders' names are the names of the classes.
 
     Classes are numbered in sorted order (as numbers, if all names are numbers). Images in deeper
@@ -81,12 +89,16 @@ def read_folder(path: Path, how: Reading = Reading(), *, name: str = "") -> Imag
 
     Args:
         path: The folder.
-        how: How to read it.
+        seed: Determines the test split if there is none.
         name: Name of the data set; by default the folder's.
+        progress: Called as ``progress(what, done, total)`` while images are decoded.
+        shaping: How to crop and scale each image.
+        only: Numbers of the classes to read; None for all.
 
     Raises:
         DataError: A class has no images, or an image is damaged or has another size.
     """
+    how = Reading(seed, progress, shaping, only)
     return read_tree(walk(path), name or path.resolve().name, "image folders", how)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from nispa.data.archives import check_unpacked
 from nispa.data.arrays import number_labels
-from nispa.data.dataset import ImageData, check_wanted
+from nispa.data.dataset import ImageData, Progress, check_wanted
 from nispa.data.images import ImageStack, Source, data_of
-from nispa.data.shaping import Reading
+from nispa.data.shaping import AS_STORED, Reading, Shaping
 from nispa.data.splits import TEST, TRAIN, VALIDATION, by_part, choose_test
 from nispa.data.tables import from_tables, label_column
 from nispa.errors import DataError
@@ -37,10 +37,14 @@ MOST_ROWS = 20_000_000  # a file of kilobytes can claim any number
 
 def read_parquet(
     files: Sequence[Path],
-    how: Reading = Reading(),  # noqa: B008
     *,
     name: str,
+    seed: int = 0,
     class_names: tuple[str, ...] = (),
+    progress: Progress | None = None,
+    shaping: Shaping = AS_STORED,
+    only: Collection[int] | None = None,
+    label: str | None = None,
 ) -> ImageData:
     """A data set from Parquet files; their names or those of their folders mark the parts.
 
@@ -49,14 +53,19 @@ def read_parquet(
 
     Args:
         files: All files of the data set; a single file is all of it, whatever its name.
-        how: How to read them.
         name: Name of the data set.
+        seed: Determines the test split if there is none.
         class_names: Names of the classes; by default those in the file's schema, or the labels that
             occur.
+        progress: Called as ``progress(what, done, total)`` while images are decoded.
+        shaping: How to crop and scale each image.
+        only: Numbers of the classes to read; None for all. Tables are read whole.
+        label: Name of a table's column of labels, if it has none of the usual names.
 
     Raises:
         DataError: A file is damaged or missing, has other columns, or an image cannot be decoded.
     """
+    how = Reading(seed, progress, shaping, only, label)
     groups = {TRAIN: list(files)} if len(files) == 1 else by_part(files)
     for group in groups.values():
         _check_shards(group)

@@ -86,7 +86,9 @@ def load(
         return shape_data(found, shaping)
     path = Path(name_or_path).expanduser()
     if path.exists():
-        return load_path(path, Reading(seed, progress, shaping, only, label))
+        return load_path(
+            path, seed=seed, progress=progress, shaping=shaping, only=only, label=label
+        )
     if not name or "/" in name or "\\" in name or path.suffix:
         known = ", ".join(NAMES)
         raise DataError(f"{path} does not exist; give a file, a folder, or one of {known}")
@@ -139,8 +141,9 @@ def read_found(entry: Entry, found: DataFiles, *, progress: Progress | None = No
     """
     proof = ""
     if found.form == "parquet":
-        how = Reading(progress=progress)
-        data = read_parquet(found.files, how, name=entry.name, class_names=entry.class_names)
+        data = read_parquet(
+            found.files, name=entry.name, class_names=entry.class_names, progress=progress
+        )
     else:
         if found.form in ("idx", "zip"):
             train, test, proof = _read_idx_form(entry, found)
@@ -238,12 +241,21 @@ def judge(entry: Entry, data: ImageData, proof: str) -> tuple[bool, str]:
     return False, f"not verified: as many images as the canonical data set, but {LOOSE}"
 
 
-def load_path(path: Path, how: Reading) -> ImageData:
+def load_path(
+    path: Path,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    shaping: Shaping = AS_STORED,
+    only: Collection[int] | None = None,
+    label: str | None = None,
+) -> ImageData:
     """A user's own data set from a file or folder; see :func:`load`.
 
     Raises:
         DataError: It contains no data set in a known form, or a damaged one.
     """
+    how = Reading(seed, progress, shaping, only, label)
     if not path.is_dir():
         return _load_file(path, how)
     check_folder(path)
@@ -251,7 +263,7 @@ def load_path(path: Path, how: Reading) -> ImageData:
     name = path.resolve().name
     parquet = parquet_files(path, listing)
     if parquet:
-        return _table_of(read_parquet(parquet, how, name=name), how.shaping)
+        return _table_of(read_parquet(parquet, name=name, **vars(how)), how.shaping)
     _refuse_label(path, how.label, bool(plain_files(path, listing, *TABLE_ENDS)))
     idx = [file for file in idx_files(path, listing.get(path, ()), MNIST_FILES) if file is not None]
     if idx:
@@ -262,7 +274,7 @@ def load_path(path: Path, how: Reading) -> ImageData:
     tables = plain_files(path, listing, *TABLE_ENDS)
     if tables and (how.label is not None or not any(_holds_images(listing, path))):
         return shape_data(read_csv(tables, name=name, seed=how.seed, label=how.label), how.shaping)
-    return read_folder(path, how)
+    return read_folder(path, seed=seed, progress=progress, shaping=shaping, only=only)
 
 
 TABLE_ENDS = (".csv", ".tsv")
@@ -281,7 +293,7 @@ def _load_file(path: Path, how: Reading) -> ImageData:
     if end in TABLE_ENDS:
         return shape_data(read_csv([path], name=path.stem, seed=seed, label=how.label), shaping)
     if end == ".parquet":
-        return _table_of(read_parquet([path], how, name=path.stem), shaping)
+        return _table_of(read_parquet([path], name=path.stem, **vars(how)), shaping)
     if end == ".zip":
         return read_zip_folders(path, how)
     raise DataError(
