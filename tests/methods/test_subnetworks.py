@@ -272,6 +272,10 @@ def a_task_more(_: dict[str, Tensor], values: dict[str, Any]) -> None:
     values["tasks"] = [0, 1]
 
 
+def more_tasks_than_outputs(_: dict[str, Tensor], values: dict[str, Any]) -> None:
+    values["tasks"] = list(range(1_000_000))
+
+
 def no_task(_: dict[str, Tensor], values: dict[str, Any]) -> None:
     values["tasks"] = []
 
@@ -286,7 +290,15 @@ def a_free_connection_owned(tensors: dict[str, Tensor], _: dict[str, Any]) -> No
 @pytest.mark.parametrize("name", METHODS_HERE)
 @pytest.mark.parametrize(
     "damage",
-    [no_layer, cut_short, another_layer, a_task_more, no_task, a_free_connection_owned],
+    [
+        no_layer,
+        cut_short,
+        another_layer,
+        a_task_more,
+        more_tasks_than_outputs,
+        no_task,
+        a_free_connection_owned,
+    ],
 )
 def test_a_damaged_state_is_refused(
     name: str, damage: Callable[[dict[str, Tensor], dict[str, Any]], None]

@@ -165,7 +165,10 @@ class TaskConnections(Part):
 
     def load(self, state: MethodState, method: Method, parts: Parts) -> TaskMasks:
         """One bit for each task and live connection."""
-        tasks, sizes = state.values.get("tasks"), _live_counts(parts["network"])
+        tasks = task_numbers(state.values.get("tasks"), "tasks")
+        if len(tasks) > method.problem.outputs:  # each has classes of its own; code can swell
+            raise FormatError(f"'tasks' lists {len(tasks)} tasks for fewer outputs")
+        sizes = _live_counts(parts["network"])
         return TaskMasks.load_coded(tasks, take_tensors(state, "mask."), sizes)
 
 
