@@ -19,7 +19,7 @@ from nispa.methods import METHODS
 from nispa.methods.base import MethodState
 from nispa.methods.parts import hidden_layers
 from nispa.methods.subnetworks import MaskedPass, Numbered, Subnetworks, live_index
-from nispa.network.models import NetworkConfig, NetworkSpec
+from nispa.network.models import NetworkConfig, NetworkSpec, SparseNetwork
 from nispa.network.operations import Ledger, counting
 from nispa.network.taskmasks import decoded
 from nispa.training.fit import Batch
@@ -243,6 +243,19 @@ def test_saved_it_goes_on_identically(name: str, network: str) -> None:
         finish(each.learn(toy_task(2)))
     assert same_tensors(method.state().tensors, other.state().tensors)
     assert method.state().values == other.state().values == {"tasks": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("name", METHODS_HERE)
+def test_a_layer_without_connections_is_no_error(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SparseNetwork, "unreached", lambda self: ())  # or it would be refused
+    shape = {"density": 0.001, "mask": "bernoulli"}
+    method = made(name, epochs=1, network_settings=shape)
+    for index in range(2):
+        finish(method.learn(toy_task(index)))
+    assert 0 in [layer.live_count for layer in method.network.layers.values()]
+    made(name, epochs=1, network_settings=shape).load_state(method.state())
 
 
 @pytest.mark.parametrize("name", METHODS_HERE)

@@ -109,7 +109,7 @@ class MaskedPass:
             layer.bias.grad = of_bias[layer.bias_index]
             if name in self._of.numbers:
                 number = self._of.numbers[name]
-                of_bit = (of_product * self._weights[name]).view(len(number), -1).sum(1)
+                of_bit = (of_product * self._weights[name]).view(-1, layer.weights_each).sum(1)
                 number.grad = slope(number, of_bit)
         return loss
 
