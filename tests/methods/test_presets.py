@@ -255,7 +255,7 @@ def test_resolving_leaves_the_tables_alone() -> None:
             "paper",
             {"patience": 3},
             ConfigError,
-            "'patience' is a setting of .*finetune, .*joint, .*stl, stl-iso, not of this method",
+            "'patience' is a setting of .*finetune, .*joint, .*stl, stl-iso, .*not of this method",
         ),
         ("stl", "paper", {"a_f": 1}, ConfigError, "'a_f' is a setting of nispa, nispa-replay, not"),
         ("nispa", "paper", {"density": 1.3}, ConfigError, "density=1.3 must be"),

@@ -15,7 +15,7 @@ from nispa.methods.base import Event, Learning, LearnReport, Method, Problem
 from nispa.network.models import NetworkConfig
 from nispa.training.pausing import FitBegin, FitPause
 
-FREEZES = {"nispa", "clnp", "packnet", "stl", "stl-iso"}
+FREEZES = {"nispa", "clnp", "packnet", "stl", "stl-iso", "wsn", "piggyback"}
 """Methods that must not forget anything."""
 
 SIDE = 4
@@ -87,6 +87,7 @@ FAST: dict[str, dict[str, object]] = {
     **{key: {"epochs": 20, "strength": 1.0} for key in ("ewc", "ewc-online", "si")},
     **{key: {"epochs": 20, "strength": 0.01} for key in ("l2", "mas")},
     "nispa-replay": {**PHASES, "memory": 24},
+    "piggyback": {"epochs": 20, "mask_rate": 0.01},
     "rehearsal": MEMORY,
     "gem": MEMORY,
     "icarl": MEMORY,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from nispa.errors import FormatError
-from nispa.network.taskmasks import Owners, TaskMasks
+from nispa.network.taskmasks import Owners, TaskMasks, coded, decoded
 
 
 def listed(**positions: list[int]) -> dict[str, Tensor]:
@@ -124,3 +127,67 @@ def test_an_owner_that_is_no_task_is_refused(place: int) -> None:
     tensors["a"][0] = place
     with pytest.raises(FormatError, match="not a task learned"):
         Owners.load(made.tasks, tensors, {"a": 4, "b": 1})
+
+
+@given(
+    rows=st.integers(0, 5),
+    width=st.integers(0, 40),
+    seed=st.integers(0, 99),
+    density=st.sampled_from([0.0, 0.1, 0.5]),
+)
+def test_coded_rows_come_back(rows: int, width: int, seed: int, density: float) -> None:
+    random = torch.Generator().manual_seed(seed)
+    bits = (torch.rand((rows, 8 * width), generator=random) < density).numpy()
+    packed = torch.from_numpy(np.packbits(bits, axis=1)).view(rows, width)
+    assert torch.equal(decoded(coded(packed), rows, width), packed)
+
+
+def test_what_tasks_share_takes_few_bytes() -> None:
+    random = torch.Generator().manual_seed(0)
+    row = torch.randint(0, 256, (1, 1000), generator=random, dtype=torch.uint8)
+    once, same = len(coded(row)), len(coded(row.repeat(10, 1)))
+    assert 1000 < once < 1020  # bits without order cannot be coded in less
+    assert same < once + 100
+    changed = row.repeat(10, 1)
+    changed[:, ::50] ^= 1 << 3  # the second row changes nothing of the first ...
+    for task in range(1, 10):
+        changed[task, task::50] ^= 1  # ... but one bit of every 50th byte
+    other = torch.randint(0, 256, (10, 1000), generator=random, dtype=torch.uint8)
+    assert len(coded(changed)) < 0.3 * len(coded(other))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        torch.zeros(0, dtype=torch.uint8),
+        coded(torch.ones(2, 3, dtype=torch.uint8)).float(),
+        coded(torch.ones(2, 3, dtype=torch.uint8))[:-1],
+        coded(torch.ones(2, 3, dtype=torch.uint8))[1:],
+        torch.cat([coded(torch.ones(2, 3, dtype=torch.uint8)), torch.zeros(1, dtype=torch.uint8)]),
+        coded(torch.ones(2, 4, dtype=torch.uint8)),
+        coded(torch.ones(3, 3, dtype=torch.uint8)),
+        coded(torch.zeros(1000, 1000, dtype=torch.uint8)),  # far more than was promised
+    ],
+)
+def test_a_damaged_code_is_refused(data: Tensor) -> None:
+    with pytest.raises(FormatError, match="masks of"):
+        decoded(data, 2, 3)
+
+
+def test_a_bit_beyond_the_connections_is_refused() -> None:
+    made = masks()
+    tensors = made.tensors()
+    tensors["a"][1, 1] |= 1
+    with pytest.raises(FormatError, match="beyond"):
+        TaskMasks.load(made.tasks, tensors, made.sizes)
+
+
+def test_sets_are_saved_in_code_and_loaded() -> None:
+    made = masks()
+    again = TaskMasks.load_coded(made.tasks, made.coded(), made.sizes)
+    for task in (5, 2):
+        assert as_lists(again.of(task)) == as_lists(made.of(task))
+    assert as_lists(made.union()) == {"a": [0, 4, 5, 8], "b": [1, 2]}
+    assert as_lists(TaskMasks({"a": 3}).union()) == {"a": []}
+    with pytest.raises(FormatError, match="layers"):
+        TaskMasks.load_coded(made.tasks, {"a": made.coded()["a"]}, made.sizes)

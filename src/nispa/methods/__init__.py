@@ -21,13 +21,15 @@ from nispa.methods.mas import Mas
 from nispa.methods.nispa import Nispa
 from nispa.methods.nispa_replay import NispaReplay
 from nispa.methods.packnet import PackNet
+from nispa.methods.piggyback import Piggyback
 from nispa.methods.rehearsal import Rehearsal
 from nispa.methods.si import Si
 from nispa.methods.stl import Stl
 from nispa.methods.stl_iso import StlIso
+from nispa.methods.wsn import Wsn
 
 _NISPA = (Nispa, NispaReplay)
-_STRUCTURAL = (Clnp, PackNet)
+_STRUCTURAL = (Clnp, PackNet, Wsn, Piggyback)
 _REGULARISED = (L2, Ewc, EwcOnline, Si, Mas)
 _REPLAY = (Rehearsal, Er, Der, Derpp, AGem, Gem, ICarl, Fdr)
 _BOUNDS = (Finetune, Joint, Stl, StlIso)

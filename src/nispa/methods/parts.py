@@ -6,14 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
+from nispa.base.seeding import stream
 from nispa.data.tasks import Samples, pack, unpack
 from nispa.errors import FormatError
 from nispa.methods.base import draw_network, load_network, network_state
 from nispa.methods.carried import MethodState, Part, Tally, take_tensors
+from nispa.network.layers import SparseLayer
 from nispa.network.models import SparseNetwork
-from nispa.network.taskmasks import Owners, task_numbers
+from nispa.network.taskmasks import Owners, TaskMasks, task_numbers
 from nispa.training.memory import Memory
 
 if TYPE_CHECKING:
@@ -145,6 +148,65 @@ class ConnectionOwners(Part):
         return Owners.load(state.values.get("tasks"), take_tensors(state, "mask."), sizes)
 
 
+class TaskConnections(Part):
+    """The connections of each task, which may overlap; saved as ``mask.``, coded, and ``tasks``.
+
+    All live connections are listed, in order of position, so their pattern must stay.
+    """
+
+    def first(self, method: Method, parts: Parts) -> TaskMasks:
+        """No task."""
+        return TaskMasks(_live_counts(parts["network"]))
+
+    def save(self, value: TaskMasks) -> MethodState:
+        """One tensor for each layer, and the tasks."""
+        tensors = {f"mask.{name}": data for name, data in value.coded().items()}
+        return MethodState(tensors, {"tasks": value.tasks})
+
+    def load(self, state: MethodState, method: Method, parts: Parts) -> TaskMasks:
+        """One bit for each task and live connection."""
+        tasks = task_numbers(state.values.get("tasks"), "tasks")
+        if len(tasks) > method.problem.outputs:  # each has classes of its own; code can swell
+            raise FormatError(f"'tasks' lists {len(tasks)} tasks for fewer outputs")
+        sizes = _live_counts(parts["network"])
+        return TaskMasks.load_coded(tasks, take_tensors(state, "mask."), sizes)
+
+
+class ConnectionScores(Part):
+    """A number for each live connection of the hidden layers; saved under ``importance.``.
+
+    All live connections have one, in order of position, ``(live,)`` float32, so their pattern must
+    stay.
+    """
+
+    def first(self, method: Method, parts: Parts) -> dict[str, Tensor]:
+        """Drawn evenly between -b and b, b = 1 / square root of a unit's possible inputs."""
+        drawn = {}
+        for name, layer in hidden_layers(parts["network"]).items():
+            bound = (layer.shape[1] * layer.weights_each) ** -0.5
+            numbers = torch.rand(layer.live_count, generator=stream(method.seed, "scores", name))
+            drawn[name] = ((2 * numbers - 1) * bound).to(method.device)
+        return drawn
+
+    def save(self, value: Mapping[str, Tensor]) -> MethodState:
+        """One tensor for each hidden layer."""
+        copies = {f"importance.{name}": each.detach().cpu() for name, each in value.items()}
+        return MethodState({name: copy.clone() for name, copy in copies.items()}, {})
+
+    def load(self, state: MethodState, method: Method, parts: Parts) -> dict[str, Tensor]:
+        """Finite numbers, one for each live connection."""
+        found, hidden = take_tensors(state, "importance."), hidden_layers(parts["network"])
+        if found.keys() != hidden.keys():
+            raise FormatError("the saved scores are not those of the network's hidden layers")
+        for name, layer in hidden.items():
+            numbers = found[name]
+            if numbers.dtype != torch.float32 or numbers.shape != (layer.live_count,):
+                raise FormatError(f"layer {name}: each connection must have one score, float32")
+            if not bool(numbers.isfinite().all()):
+                raise FormatError(f"layer {name}: a score is not finite")
+        return {name: found[name].to(method.device) for name in hidden}
+
+
 class PerValue(Part):
     """One number for each plastic value of the network, by the names of its tensors; none at first.
 
@@ -267,6 +329,17 @@ class Derived(Part):
 
     def load(self, state: MethodState, method: Method, parts: Parts) -> None:
         """None: computed again."""
+
+
+def hidden_layers(network: SparseNetwork) -> dict[str, SparseLayer]:
+    """The layers that do not feed the output, in order."""
+    output = network.topology.output.name
+    names = (layer.name for layer in network.topology.layers if layer.target != output)
+    return {name: network.layers[name] for name in names}
+
+
+def _live_counts(network: SparseNetwork) -> dict[str, int]:
+    return {name: layer.live_count for name, layer in network.layers.items()}
 
 
 def plastic_values(network: nn.Module) -> dict[str, nn.Parameter]:

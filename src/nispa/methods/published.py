@@ -4,11 +4,11 @@ Sources: Gurbuz and Dovrolis 2022 (arXiv 2206.09117) and its published scripts f
 ``cifar10``, ``cifar100`` and ``mnist``: NISPA's settings, those of NISPA-Replay, of the baselines
 that they compare with, and of their single-task networks, which fine-tuning and joint training
 share here. Baselines are dense, as published. Nothing is published there for ``l2``, ``ewc-online``
-(EWC's settings), ``packnet`` and the methods of ``_replay``; theirs are chosen here, as are those
-of NISPA-Replay on CIFAR-100: CIFAR-10's, with twice the memory and the tolerance that NISPA has
-there. ``digits`` is chosen for 8x8 images, by hand. What was tuned, and why, is in docs/log.md:
-with a fan that counts live connections, first values come out two to three times as large as those
-that the published learning rate was chosen for.
+(EWC's settings), ``packnet``, ``wsn``, ``piggyback`` and the methods of ``_replay``; theirs are
+chosen here, as are those of NISPA-Replay on CIFAR-100: CIFAR-10's, with twice the memory and the
+tolerance that NISPA has there. ``digits`` is chosen for 8x8 images, by hand. What was tuned, and
+why, is in docs/log.md: with a fan that counts live connections, first values come out two to three
+times as large as those that the published learning rate was chosen for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Values = Mapping[str, Any]
 
 
 BOUNDS = ("stl", "stl-iso", "finetune", "joint")
-DENSE = ("l2", "ewc", "ewc-online", "si", "mas", "clnp", "packnet")
+DENSE = ("l2", "ewc", "ewc-online", "si", "mas", "clnp", "packnet", "wsn", "piggyback")
 """Methods whose published comparison is with dense networks."""
 
 
@@ -69,6 +69,12 @@ def _regularised(
         "si": {**shared, "batch_size": si[0], "strength": si[1]},
         "mas": {**shared, "patience": mas[2], "batch_size": mas[0], "strength": mas[1]},
     }
+
+
+def _subnetworks(learning_rate: float, batch_size: int, epochs: int) -> dict[str, Values]:
+    """Settings of the methods that choose parts of a network; those of PackNet, where alike."""
+    values = {"learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs}
+    return {"wsn": values, "piggyback": values}
 
 
 REPLAY = ("rehearsal", "er", "der", "derpp", "a-gem", "gem", "icarl", "fdr")
@@ -132,6 +138,7 @@ BENCHMARKS: dict[str, Benchmark] = {
                 "margin": 0.5,
             },
             "packnet": {"learning_rate": 0.001, "batch_size": 128, "epochs": 20},
+            **_subnetworks(0.001, 128, 20),
             **_regularised(
                 0.01, 20, 3, 1000, ewc=(256, 10_000), si=(512, 100), mas=(512, 1000, 3), l2=0.01
             ),
@@ -157,6 +164,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             },
             "clnp": {"learning_rate": 0.01, "batch_size": 512, "l1": 1e-5, "margin": 0.5},
             "packnet": {"learning_rate": 0.001, "batch_size": 128, "epochs": 20},
+            **_subnetworks(0.001, 128, 20),
             **_regularised(
                 0.01, 20, 3, 1000, ewc=(256, 10_000), si=(512, 100), mas=(512, 1000, 3), l2=0.01
             ),
@@ -192,6 +200,7 @@ BENCHMARKS: dict[str, Benchmark] = {
                 "epochs": 40,
                 "retrain_epochs": 20,
             },
+            **_subnetworks(0.001, 256, 40),
             **_regularised(
                 0.001, 50, 3, 2000, ewc=(128, 5000), si=(256, 10), mas=(256, 1, 3), l2=0.01
             ),
@@ -200,7 +209,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         },
         {
             **_same(DENSE, {"density": 1.0, "fc": (512,)}),
-            **_same(("clnp", "packnet"), {"density": 1.0}),
+            **_same(("clnp", "packnet", "wsn", "piggyback"), {"density": 1.0}),
         },
     ),
     "cifar100": Benchmark(
@@ -230,6 +239,7 @@ BENCHMARKS: dict[str, Benchmark] = {
                 "epochs": 40,
                 "retrain_epochs": 20,
             },
+            **_subnetworks(0.001, 64, 40),
             **_regularised(
                 0.001, 50, 3, 1000, ewc=(32, 20_000), si=(32, 1000), mas=(32, 1000, 5), l2=0.01
             ),
@@ -238,7 +248,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         },
         {
             **_same(DENSE, {"density": 1.0, "fc": (512,)}),
-            **_same(("clnp", "packnet"), {"density": 1.0}),
+            **_same(("clnp", "packnet", "wsn", "piggyback"), {"density": 1.0}),
         },
     ),
     "digits": Benchmark(
@@ -254,6 +264,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             },
             "clnp": {"learning_rate": 0.01, "batch_size": 32, "margin": 1.0},
             "packnet": {"learning_rate": 0.01, "batch_size": 32, "epochs": 20},
+            **_subnetworks(0.01, 32, 20),
             **_regularised(
                 0.01, 20, 3, 1000, ewc=(32, 1000), si=(32, 10), mas=(32, 100, 3), l2=0.01
             ),
@@ -336,6 +347,7 @@ PAPER_NETWORKS: dict[str, Values] = _same(
 PAPER_METHODS: dict[str, Values] = {
     **_same(("l2", "ewc", "ewc-online", "si", "mas"), {"keep": "last"}),
     "clnp": {"restart_init": "fan_out"},
+    "piggyback": {"mask_rate": 0.0001},
     "nispa": {
         "restart_init": "fan_out",
         "other_logits": "zero",

@@ -10,6 +10,7 @@ position, or all positions.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -95,7 +96,9 @@ class Owners:
 
 
 class TaskMasks:
-    """A set of connections for each task, stored as one bit for each connection.
+    """A set of connections for each task: in memory one bit for each connection.
+
+    In a file the bits are entropy-coded, see :func:`coded`.
 
     Attributes:
         sizes: How many connections each layer lists.
@@ -130,6 +133,12 @@ class TaskMasks:
         bits = np.unpackbits(self._bits[task][name].numpy(), count=self.sizes[name])
         return torch.from_numpy(bits).bool()
 
+    def union(self) -> dict[str, Tensor]:
+        """The connections of at least one task, per layer, ``(listed,)`` bool."""
+        if self._bits:
+            return self.of(self.tasks[-1], earlier=True)
+        return {name: torch.zeros(size, dtype=torch.bool) for name, size in self.sizes.items()}
+
     def counts(self) -> dict[int, int]:
         """Number of connections of each task."""
         return {task: _total(self.of(task)) for task in self.tasks}
@@ -148,6 +157,26 @@ class TaskMasks:
             for name, size in self.sizes.items()
         }
 
+    def coded(self) -> dict[str, Tensor]:
+        """The bits as they are stored, by layer; see :func:`coded`."""
+        return {name: coded(rows) for name, rows in self.tensors().items()}
+
+    @classmethod
+    def load_coded(
+        cls, tasks: object, saved: Mapping[str, Tensor], sizes: Mapping[str, int]
+    ) -> TaskMasks:
+        """What ``tasks`` and :meth:`coded` saved; see :meth:`Owners.load`.
+
+        Raises:
+            FormatError: They do not fit.
+        """
+        numbers = task_numbers(tasks, "tasks")
+        _check_layers(saved, sizes)
+        rows = {
+            name: decoded(data, len(numbers), _bytes(sizes[name])) for name, data in saved.items()
+        }
+        return cls.load(numbers, rows, sizes)
+
     @classmethod
     def load(
         cls, tasks: object, saved: Mapping[str, Tensor], sizes: Mapping[str, int]
@@ -163,9 +192,61 @@ class TaskMasks:
             expected = (len(numbers), _bytes(sizes[name]))
             if rows.dtype != torch.uint8 or rows.shape != expected:
                 raise FormatError(f"layer {name}: each task must have one bit for each connection")
+            beyond = 2 ** (-sizes[name] % 8) - 1  # the bits that fill the last byte
+            if rows.numel() and bool((rows[:, -1] & beyond).any()):
+                raise FormatError(f"layer {name}: a task has a bit beyond the connections")
         for row, task in enumerate(numbers):
             loaded._bits[task] = {name: saved[name][row].clone() for name in sizes}
         return loaded
+
+
+def coded(rows: Tensor) -> Tensor:
+    """Rows of bits in few bytes: Deflate over the rows, or over what each changes of the last.
+
+    The form that is shorter is taken; the first byte says which. Tasks that share most of their
+    connections change few bits.
+
+    Args:
+        rows: ``(rows, bytes)`` uint8, as :meth:`TaskMasks.tensors` gives them.
+
+    Returns:
+        ``(coded bytes,)`` uint8.
+    """
+    plain = rows.numpy()
+    changes = plain.copy()
+    changes[1:] ^= plain[:-1]
+    forms = [
+        bytes([kind]) + zlib.compress(each.tobytes(), 9)
+        for kind, each in enumerate((plain, changes))
+    ]
+    return torch.frombuffer(bytearray(min(forms, key=len)), dtype=torch.uint8)
+
+
+def decoded(data: Tensor, rows: int, width: int) -> Tensor:
+    """The rows of bits that :func:`coded` took.
+
+    Args:
+        data: ``(coded bytes,)`` uint8.
+        rows: How many rows.
+        width: Bytes of each.
+
+    Raises:
+        FormatError: ``data`` is not the code of such rows.
+    """
+    size = rows * width
+    if data.dtype != torch.uint8 or data.dim() != 1 or len(data) == 0 or int(data[0]) > 1:
+        raise FormatError("the masks of tasks must be coded bytes")
+    reader = zlib.decompressobj()
+    try:  # one byte more than expected is enough to see that there are too many
+        found = reader.decompress(data[1:].numpy().tobytes(), size + 1)
+    except zlib.error as error:
+        raise FormatError(f"the masks of tasks are damaged: {error}") from None
+    if len(found) != size or not reader.eof or reader.unused_data:
+        raise FormatError(f"the masks of {rows} tasks must be {size} bytes")
+    bits = np.frombuffer(found, dtype=np.uint8).reshape(rows, width)
+    if int(data[0]) == 1:
+        bits = np.bitwise_xor.accumulate(bits, axis=0)
+    return torch.from_numpy(bits.copy())
 
 
 def task_numbers(value: object, name: str) -> list[int]:

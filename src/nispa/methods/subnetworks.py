@@ -1,0 +1,250 @@
+"""A network that each task uses a part of: everything but the choice of the parts.
+
+Winning SubNetworks and Piggyback choose connections by a real number for each, which is trained.
+The pass of a training step multiplies every weight w by a bit m and gives the gradient g by the
+product w m. From g follow the gradients of the weight, g m, and, as if the choice were the number
+itself (*straight-through*), of the bit, g w. So g is needed where m is 0, too: training runs over
+all connections of the pattern, prediction over those of the task alone.
+
+A connection into a convolution is a whole kernel, chosen as one: its number's gradient is the sum
+over the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nispa.data.tasks import Task, TaskInfo
+from nispa.errors import FormatError, NotLearnedError
+from nispa.methods.base import Learning, Method, MethodState, Part, load_network, network_spec
+from nispa.methods.epochs import KeepConfig, learn_by_steps
+from nispa.methods.parts import Derived, Network, TaskConnections, hidden_layers
+from nispa.network.layers import SparseLayer
+from nispa.network.models import SparseNetwork
+from nispa.network.taskmasks import TaskMasks
+from nispa.training.fit import Batch, Loss, batch_gradients, make_optimiser
+
+Choose = Callable[[Tensor], Tensor]
+"""From the numbers of a layer's connections, ``(live,)``, to those chosen, ``(live,)`` bool."""
+
+Slope = Callable[[Tensor, Tensor], Tensor]
+"""From the numbers and the gradients of their bits, both ``(live,)``, to those of the numbers."""
+
+
+class Numbered(nn.Module):
+    """A network and a trained number for each hidden connection, restored together.
+
+    Attributes:
+        network: The network; frozen connections have numbers, too.
+        numbers: By layer, in the network's order.
+    """
+
+    def __init__(self, network: SparseNetwork, numbers: Mapping[str, Tensor]) -> None:
+        """Copies of ``numbers``, by layer, ``(live,)`` each in order of position."""
+        super().__init__()
+        self.network = network
+        self._names = list(numbers)
+        self._numbers = nn.ParameterList(each.detach().clone() for each in numbers.values())
+
+    @property
+    def numbers(self) -> dict[str, nn.Parameter]:
+        """By layer."""
+        return dict(zip(self._names, self._numbers, strict=True))
+
+
+class MaskedPass:
+    """A copy of a network for passes in which weights are multiplied by bits.
+
+    Attributes:
+        network: The copy, all of it plastic, so that every connection gets a gradient.
+    """
+
+    def __init__(self, numbered: Numbered, empty: SparseNetwork, loss: Loss) -> None:
+        """A copy, in the network ``empty``, that is trained on ``loss``."""
+        self._of, self.network = numbered, empty
+        self._bits: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+        self._plastic: dict[str, Tensor] = {}  # places of the plastic among the live connections
+        for name, layer in numbered.network.layers.items():
+            index = torch.cat([layer.plastic_index, layer.frozen_index])
+            order = index.argsort()
+            weights = torch.cat([layer.weight.detach(), layer.frozen_weight])[order]
+            empty.layers[name].connect(layer.pattern, weights)
+            self._weights[name] = weights
+            self._plastic[name] = order.argsort()[: len(layer.plastic_index)]
+        self._gradients = batch_gradients(empty, loss)
+
+    @torch.no_grad()
+    def take(self, bits: Mapping[str, Tensor]) -> None:
+        """Makes the copy's weights those of now, times bits; layers without bits count as chosen.
+
+        Args:
+            bits: By layer, ``(live,)`` bool.
+        """
+        self._bits = dict(bits)
+        for name, layer in self._of.network.layers.items():
+            weights, copy = self._weights[name], self.network.layers[name]
+            weights[self._plastic[name]] = layer.weight
+            copy.weight.copy_(self._times_bits(name, weights))
+            copy.bias.copy_(layer.dense_bias())
+
+    @torch.no_grad()
+    def gradients(self, batch: Batch, slope: Slope) -> Tensor:
+        """Sets the ``grad`` of the network's plastic values and of the numbers, straight-through.
+
+        Returns:
+            The loss, a detached scalar.
+        """
+        with torch.enable_grad():
+            loss = self._gradients(batch.images, batch.labels)
+        for name, layer in self._of.network.layers.items():
+            copy = self.network.layers[name]
+            of_product, of_bias = _grad(copy.weight), _grad(copy.bias)
+            of_weight = self._times_bits(name, of_product)
+            layer.weight.grad = of_weight[self._plastic[name]]
+            layer.bias.grad = of_bias[layer.bias_index]
+            if name in self._of.numbers:
+                number = self._of.numbers[name]
+                of_bit = (of_product * self._weights[name]).view(-1, layer.weights_each).sum(1)
+                number.grad = slope(number, of_bit)
+        return loss
+
+    def _times_bits(self, name: str, values: Tensor) -> Tensor:
+        bits = self._bits.get(name)
+        return values if bits is None else values * bits.view(-1, *(1,) * (values.dim() - 1))
+
+
+class Subnetworks(Method):
+    """Task-incremental; a task is predicted with its own connections, which no later one changes.
+
+    Attributes:
+        masks: The live connections of each task: chosen ones in hidden layers, and all into the
+            task's outputs.
+    """
+
+    carries: ClassVar[tuple[Part, ...]] = (
+        Network(),
+        TaskConnections("masks", "masks"),
+        Derived("_view"),
+    )
+    shares_classes = False
+    task_agnostic = False
+    config: KeepConfig
+    masks: TaskMasks
+    _view: tuple[int, SparseNetwork] | None  # the task last predicted, and its network
+
+    def train_masked(
+        self, task: Task, numbered: Numbered, choose: Choose, slope: Slope, config: KeepConfig
+    ) -> Learning:
+        """Trains all plastic values of the network together with the numbers.
+
+        Args:
+            task: The task.
+            numbered: The network and the numbers.
+            choose: The connections that compute.
+            slope: The gradients of the numbers.
+            config: How long, and with which optimiser.
+        """
+        classes = self.class_mask(task.classes)
+        empty = network_spec(self).empty().to(self.device)
+        masked = MaskedPass(numbered, empty, classes.loss)
+        optimiser = make_optimiser(config, numbered.parameters())
+        train, validation = self.prepare_both(masked.network, task)
+        measure = self.validator(masked.network, classes, validation)
+
+        def step(batch: Batch) -> Tensor:
+            masked.take(chosen(numbered, choose))
+            loss = masked.gradients(batch, slope)
+            optimiser.step()
+            return loss
+
+        def validate() -> float | None:
+            masked.take(chosen(numbered, choose))
+            return measure()
+
+        return learn_by_steps(
+            numbered, step, train, validate, config, self.shuffle(task), optimiser, config.keep
+        )
+
+    def own(self, task: Task, bits: Mapping[str, Tensor]) -> None:
+        """Freezes connections with the task's outputs, and gives them to the task.
+
+        Args:
+            task: The task.
+            bits: Its connections by hidden layer, ``(live,)`` bool in order of position.
+        """
+        output, every = self.network.topology.output, {}
+        outputs = torch.zeros(output.size, dtype=torch.bool)
+        outputs[list(task.classes)] = True
+        for name, layer in self.network.layers.items():
+            into_output = layer.spec.target == output.name
+            live, marks = live_index(layer), torch.zeros(layer.position_count, dtype=torch.bool)
+            every[name] = outputs[live // layer.shape[1]] if into_output else bits[name].cpu()
+            marks[live[every[name]]] = True
+            # Hidden biases are frozen after the first task.
+            biases = outputs if into_output else torch.ones(layer.shape[0], dtype=torch.bool)
+            layer.freeze(marks.view(layer.shape), biases)
+        self.masks.add(task.index, every)
+
+    def network_for(self, task: TaskInfo | None) -> SparseNetwork:
+        """The network of one task: its connections alone.
+
+        The logits of the task's classes are the same after any later task. Those of other classes
+        mean nothing.
+
+        Raises:
+            NotLearnedError: That task has not been learned.
+        """
+        assert task is not None  # refused by choices
+        if task.index not in self.masks.tasks:
+            raise NotLearnedError(f"the task with classes {task.classes} has not been learned yet")
+        if self._view is None or self._view[0] != task.index:
+            self._view = task.index, self._restricted(task.index)
+        return self._view[1].eval()
+
+    def _restricted(self, task: int) -> SparseNetwork:
+        """A copy of the network with a task's connections, all of them frozen."""
+        values = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        paths = {module: path for path, module in self.network.named_modules()}
+        for name, bits in self.masks.of(task).items():
+            layer = self.network.layers[name]
+            own = torch.isin(layer.frozen_index, live_index(layer)[bits].to(self.device))
+            path = paths[layer]
+            values[f"network.{path}.weight"] = layer.weight.detach()[:0]
+            values[f"network.{path}.plastic_index"] = layer.plastic_index[:0]
+            values[f"network.{path}.frozen_weight"] = layer.frozen_weight[own]
+            values[f"network.{path}.frozen_index"] = layer.frozen_index[own]
+        return load_network(self, MethodState(values, {}))
+
+    def check_parts(self, parts: dict[str, Any]) -> None:
+        """What is frozen is what tasks own: their connections, with hidden or their own biases."""
+        network, masks = parts["network"], parts["masks"]
+        hidden = hidden_layers(network)
+        for name, bits in masks.union().items():
+            layer = network.layers[name]
+            rows = torch.zeros(layer.shape[0], dtype=torch.bool)
+            rows[layer.frozen_bias_index.cpu()] = True
+            if name in hidden:
+                right = bool((rows == bool(masks.tasks)).all())
+            else:  # an output is frozen with all its connections
+                right = torch.equal(layer.frozen, layer.pattern & rows[:, None])
+            if not right or not torch.equal(live_index(layer)[bits], layer.frozen_index.cpu()):
+                raise FormatError("what is frozen does not fit the connections of the tasks")
+
+
+def chosen(numbered: Numbered, choose: Choose) -> dict[str, Tensor]:
+    """The hidden connections chosen by their numbers of now, by layer, ``(live,)`` bool."""
+    return {name: choose(each.detach()) for name, each in numbered.numbers.items()}
+
+
+def live_index(layer: SparseLayer) -> Tensor:
+    """Flat positions of a layer's live connections, ``(live,)`` int64, ascending, on the CPU."""
+    return torch.cat([layer.plastic_index, layer.frozen_index]).cpu().sort().values
+
+
+def _grad(values: nn.Parameter) -> Tensor:
+    return torch.zeros_like(values) if values.grad is None else values.grad
