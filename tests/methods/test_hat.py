@@ -207,7 +207,7 @@ def tiny(**values: object) -> Hat:
     [
         {},
         {"s_max": 100.0, "strength": 1e4, "learning_rate": 1e-4},  # the norm is cut
-        {"s_max": 2.0, "learning_rate": 100.0},  # embeddings are cut
+        {"s_max": 1.1, "strength": 1e4, "learning_rate": 0.02},  # embeddings are cut
     ],
 )
 def test_the_first_steps_of_two_tasks_by_hand(values: dict[str, object]) -> None:
