@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.base.config import build
+from nispa.base.config import build, describe
 from nispa.data.tasks import Samples, Task, TaskInfo
 from nispa.errors import ConfigError, FormatError, NotLearnedError
 from nispa.methods.base import MethodState, PhaseEnd, Problem
+from nispa.methods.epochs import KeepConfig
 from nispa.methods.hat import Gated, Hat, HatConfig, compensation, free_shares, held, scale, taken
 from nispa.network.models import NetworkConfig, build_network
 from nispa.network.operations import Ledger, counting
@@ -368,6 +369,12 @@ def test_a_full_network_still_learns_heads_and_says_so() -> None:
 
 
 # The learning rate.
+
+
+def test_settings_that_hat_begins_with_otherwise_keep_their_other_names() -> None:
+    every = {each.name: each.aliases for each in describe(KeepConfig)}
+    own = {each.name: each.aliases for each in describe(HatConfig)}
+    assert {name: own[name] for name in every} == every
 
 
 def test_the_schedule_is_that_of_the_settings() -> None:

@@ -84,7 +84,9 @@ class HatConfig(KeepConfig):
     """Settings of HAT, with the paper's symbols as aliases."""
 
     optimiser: Literal["adam", "adamw", "sgd", "adadelta"] = setting(
-        "sgd", "update rule; any but sgd (published) weakens the hold on earlier tasks"
+        "sgd",
+        "update rule; any but sgd (published) weakens the hold on earlier tasks",
+        aliases=("optimizer",),
     )
     learning_rate: float = setting(
         0.05, "step size of the optimiser", gt=0, le=100, aliases=("lr",), hint="0.05 is published"
