@@ -86,6 +86,7 @@ FAST: dict[str, dict[str, object]] = {
     "nispa": PHASES,
     **{key: {"epochs": 20, "strength": 1.0} for key in ("ewc", "ewc-online", "si")},
     **{key: {"epochs": 20, "strength": 0.01} for key in ("l2", "mas")},
+    "hat": {"epochs": 20, "learning_rate": 0.2, "strength": 0.1, "rate_patience": None},
     "nispa-replay": {**PHASES, "memory": 24},
     "piggyback": {"epochs": 20, "mask_rate": 0.01},
     "rehearsal": MEMORY,

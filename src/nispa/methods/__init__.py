@@ -14,6 +14,7 @@ from nispa.methods.ewc_online import EwcOnline
 from nispa.methods.fdr import Fdr
 from nispa.methods.finetune import Finetune
 from nispa.methods.gem import Gem
+from nispa.methods.hat import Hat
 from nispa.methods.icarl import ICarl
 from nispa.methods.joint import Joint
 from nispa.methods.l2 import L2
@@ -29,7 +30,7 @@ from nispa.methods.stl_iso import StlIso
 from nispa.methods.wsn import Wsn
 
 _NISPA = (Nispa, NispaReplay)
-_STRUCTURAL = (Clnp, PackNet, Wsn, Piggyback)
+_STRUCTURAL = (Clnp, PackNet, Wsn, Piggyback, Hat)
 _REGULARISED = (L2, Ewc, EwcOnline, Si, Mas)
 _REPLAY = (Rehearsal, Er, Der, Derpp, AGem, Gem, ICarl, Fdr)
 _BOUNDS = (Finetune, Joint, Stl, StlIso)

@@ -33,6 +33,7 @@ from nispa.training.pausing import (
     Progress,
     best_of,
 )
+from nispa.training.plateau import Plateau
 from nispa.training.steps import (
     Batch,
     Loss,
@@ -163,6 +164,7 @@ def fit(
     optimiser: torch.optim.Optimizer | None,
     carried: Sequence[Carried] = (),
     rates: Rates | None = None,
+    plateau: Plateau | None = None,
 ) -> Generator[EpochEnd | FitBegin | FitPause, FitState | None, FitResult]:
     """Trains for some epochs and leaves the network with the values of the epoch to keep.
 
@@ -180,6 +182,8 @@ def fit(
             take the same course.
         carried: Other state that ``step`` changes.
         rates: Schedule of the optimiser's learning rate; None leaves it constant.
+        plateau: Schedule that follows the validation accuracy and may end the fit, if there are no
+            ``rates``.
 
     Raises:
         DivergedError: The loss is no longer a finite number.
@@ -200,6 +204,9 @@ def fit(
         started = paused = time.perf_counter()
         spent = at.seconds
         network.train()
+        if plateau is not None and optimiser is not None:
+            for group in optimiser.param_groups:
+                group["lr"] = plateau.rate_after(_accuracies(at.ends))
         generator = order(at.epoch)
         shuffled = torch.randperm(len(train), generator=generator).to(device)
         train = of_epoch(train, generator)
@@ -233,7 +240,8 @@ def fit(
         if at.best_epoch == at.epoch and keep == "best":
             at.kept = {name: value.clone() for name, value in network.state_dict().items()}
         waited = patience is not None and at.epoch - at.best_epoch >= patience
-        at.over = at.epoch == epochs or waited
+        settled = plateau is not None and plateau.rate_after(_accuracies(at.ends)) is None
+        at.over = at.epoch == epochs or waited or settled
         if at.over and keep == "best":
             network.load_state_dict(at.kept)
         at.epoch, at.batches, at.seconds = at.epoch + 1, 0, 0.0
@@ -257,6 +265,10 @@ def fit(
     if keep == "best":
         return FitResult(at.best, at.best_epoch, last.epoch, samples)
     return FitResult(last.validation_accuracy, last.epoch, last.epoch, samples)
+
+
+def _accuracies(ends: Sequence[EpochEnd]) -> list[float | None]:
+    return [end.validation_accuracy for end in ends]
 
 
 @torch.no_grad()
