@@ -386,7 +386,7 @@ def test_a_failed_run_is_listed_and_stops_nothing(home: Path, capsys: Capture) -
 
 @pytest.mark.ci
 def test_ctrl_c_keeps_what_is_done(home: Path) -> None:
-    args = ["sweep", "split-digits", "--seeds", "0-11", "--workers", "2", *ARGS[:1]]
+    args = ["sweep", "split-digits", "--seeds", "0,1,2,3", "--workers", "2", *ARGS[:1]]
     with spawn(*args, cwd=home) as process:
         folder = home / "runs" / "sweep-split-digits"
         deadline = time.monotonic() + 120
@@ -396,7 +396,7 @@ def test_ctrl_c_keeps_what_is_done(home: Path) -> None:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert err.startswith("nispa: interrupted: ")
-    assert "of 12 runs are done in" in err
+    assert "of 4 runs are done in" in err
     assert "the same command goes on" in err
     states = {read_record(path.parent).status for path in folder.glob("*/record.json")}
     assert states <= {"interrupted", "complete"}
