@@ -104,7 +104,7 @@ class Group:
 
     @cached_property
     def counted(self) -> list[tuple[int, Run]]:
-        """The members that means are taken over: complete, and the first of each seed."""
+        """The complete members, one for each seed, that means are taken over."""
         first: dict[int, tuple[int, Run]] = {}
         for position, run in self.members:
             if run.record.status == "complete" and run.accuracy is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 NEARLY = 0.1  # a layer with at most this share of plastic units is nearly full
 
 Units = Mapping[str, tuple[int, int]]
-"""Per hidden group of units: how many are stable, and how many there are."""
+"""For each hidden group of units, how many are stable, and how many there are."""
 
 
 def fullness(units: Units) -> int:

@@ -316,7 +316,7 @@ class Record(_Part):
 
     @property
     def main_matrix(self) -> Matrix:
-        """The matrix to report: told the task if each task has its own outputs, else not told."""
+        """The matrix to report, told the task if each task has its own outputs, else not told."""
         untold = self.accuracy_matrix_task_agnostic
         return self.accuracy_matrix if self.incremental == "task" or untold is None else untold
 
