@@ -230,7 +230,7 @@ def sparsify(
     """A sparse copy of a module.
 
     Args:
-        model: Any module whose units a trace can tell apart, see :func:`nispa.graph.trace.find_units`.
+        model: Any module whose units ``find_units`` can tell apart.
         example: What it is called with.
         density: Share of live connections of each layer.
         classes: How many logits it must have.
