@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
 from nispa.data.tasks import Task, TaskInfo
-from nispa.errors import FormatError, NotLearnedError
+from nispa.errors import FormatError
 from nispa.methods.base import (
     Learning,
     LearnReport,
@@ -58,11 +58,11 @@ from nispa.methods.base import (
     Part,
     PhaseEnd,
     PhaseStart,
-    load_network,
 )
 from nispa.methods.carried import take_tensors
 from nispa.methods.epochs import KeepConfig, stop_reason
 from nispa.methods.parts import Derived, Network
+from nispa.methods.task_networks import TaskNetworks
 from nispa.network.layers import SparseLayer, Units
 from nispa.network.models import SparseNetwork
 from nispa.network.operations import PerSample, counting, current
@@ -255,7 +255,7 @@ class TaskGates(Part):
         return loaded
 
 
-class Hat(Method):
+class Hat(TaskNetworks):
     """Task-incremental HAT.
 
     Attributes:
@@ -265,11 +265,8 @@ class Hat(Method):
     name = "hat"
     config_class = HatConfig
     carries = (Network(), TaskGates("gates", "masks"), Derived("_view"))
-    shares_classes = False
-    task_agnostic = False
     config: HatConfig
     gates: dict[int, Gates]
-    _view: tuple[TaskInfo, SparseNetwork] | None  # the task last predicted, and its network
 
     def learn_task(self, task: Task) -> Learning:
         """Trains weights and gates, keeps the gates, freezes what must not change."""
@@ -372,44 +369,28 @@ class Hat(Method):
                 used[name] = torch.maximum(used[name], gate.float())
         return used
 
-    def network_for(self, task: TaskInfo | None) -> SparseNetwork:
-        """The network of one task, its gates multiplied into the weights that leave their units.
+    @torch.no_grad()
+    def task_network(self, task: TaskInfo) -> SparseNetwork:
+        """The connections between open units, gates multiplied into the weights that leave them.
 
         Units whose gate is 0 are cut off, and so are the outputs of other tasks.
-
-        Raises:
-            NotLearnedError: That task has not been learned.
         """
-        assert task is not None  # refused by choices
-        if task.index not in self.gates:
-            raise NotLearnedError(f"the task with classes {task.classes} has not been learned yet")
-        if self._view is None or self._view[0] != task:
-            self._view = task, self._folded(task)
-        return self._view[1].eval()
-
-    @torch.no_grad()
-    def _folded(self, task: TaskInfo) -> SparseNetwork:
         groups = self.network.topology.groups
         gates = {group.name: torch.ones(group.size, device=self.device) for group in groups}
         gates |= {name: gate.float() for name, gate in self.gates[task.index].items()}
         output = gates[self.network.topology.output.name]
         output.zero_()[list(task.classes)] = 1
-        values = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        paths = {module: path for path, module in self.network.named_modules()}
-        for layer in self.network.layers.values():
+        found = {}
+        for name, layer in self.network.layers.items():
             index = torch.cat([layer.plastic_index, layer.frozen_index])
             order = index.argsort()
             index, weight = index[order], torch.cat([layer.weight, layer.frozen_weight])[order]
             rows, columns = ends(index, layer)
             leaving = gates[layer.spec.source][columns]
             live = (leaving > 0) & (gates[layer.spec.target][rows] > 0)
-            each = leaving.view(-1, *[1] * len(layer.spec.kernel))
-            path = f"network.{paths[layer]}"
-            values[f"{path}.weight"] = weight[:0]
-            values[f"{path}.plastic_index"] = index[:0]
-            values[f"{path}.frozen_weight"] = (weight * each)[live]
-            values[f"{path}.frozen_index"] = index[live]
-        return load_network(self, MethodState(values, {}))
+            factors = leaving.view(-1, *[1] * len(layer.spec.kernel))
+            found[name] = index[live], (weight * factors)[live]
+        return self.part_with(found)
 
     def check_parts(self, parts: dict[str, Any]) -> None:
         """Exactly what must not change is frozen."""

@@ -40,19 +40,17 @@ from torch import Tensor
 
 from nispa.base.config import setting, settings
 from nispa.data.tasks import Task, TaskInfo
-from nispa.errors import ConfigError, FormatError, NotLearnedError
+from nispa.errors import ConfigError, FormatError
 from nispa.methods.base import (
     Fitting,
     Learning,
     LearnReport,
-    Method,
-    MethodState,
     PhaseEnd,
     PhaseStart,
-    load_network,
 )
 from nispa.methods.epochs import KeepConfig, stop_reason
-from nispa.methods.parts import ConnectionOwners, Derived, Network
+from nispa.methods.parts import ConnectionOwners, Derived, Network, hidden_layers
+from nispa.methods.task_networks import TaskNetworks
 from nispa.network.models import DataSet, SparseNetwork
 from nispa.network.taskmasks import Owners
 from nispa.network.topology import Patterns
@@ -89,7 +87,7 @@ class PackNetConfig(KeepConfig):
         return self.prune[min(place, len(self.prune) - 1)]
 
 
-class PackNet(Method):
+class PackNet(TaskNetworks):
     """Task-incremental PackNet.
 
     Between two tasks, every frozen connection belongs to a task and every plastic one is free.
@@ -101,18 +99,15 @@ class PackNet(Method):
     name = "packnet"
     config_class = PackNetConfig
     carries = (Network(), ConnectionOwners("owners", "masks"), Derived("_view"))
-    shares_classes = False
-    task_agnostic = False
     config: PackNetConfig
     owners: Owners
-    _view: tuple[int, SparseNetwork] | None  # the task last predicted, and its network
 
     def learn_task(self, task: Task) -> Learning:
         """Trains all free connections, frees most of them again, trains and freezes the rest."""
         network, config, pool = self.network, self.config, self.network.patterns()
         train, validation = self.prepare_both(network, task)
         validate = self.validator(network, self.class_mask(task.classes), validation)
-        something_free = any(len(network.layers[name].weight) for name in hidden_layers(network))
+        something_free = any(len(layer.weight) for layer in hidden_layers(network).values())
         phases = 2 if config.retrain_epochs and something_free else 1
 
         started = time.perf_counter()
@@ -199,48 +194,19 @@ class PackNet(Method):
         if self.config.free_values == "draw":
             self.redraw_plastic(task, self.network_config.init)
 
-    def network_for(self, task: TaskInfo | None) -> SparseNetwork:
-        """The network of one task: its connections and those of earlier tasks.
-
-        The logits of the task's classes are the same after any later task. Those of other classes
-        mean nothing.
-
-        Raises:
-            NotLearnedError: That task has not been learned.
-        """
-        assert task is not None  # refused by choices
-        if task.index not in self.owners.tasks:
-            raise NotLearnedError(f"the task with classes {task.classes} has not been learned yet")
-        if self._view is None or self._view[0] != task.index:
-            self._view = task.index, self._restricted(task.index)
-        return self._view[1].eval()
-
-    def _restricted(self, task: int) -> SparseNetwork:
-        """A copy of the network with the connections of the tasks up to ``task`` only.
-
-        It has no plastic weights, since free connections belong to no task.
-        """
-        values = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        paths = {module: path for path, module in self.network.named_modules()}
-        for name, owned in self.owners.of(task, earlier=True).items():
-            layer, owned = self.network.layers[name], owned.to(self.device)
-            path = paths[layer]
-            values[f"network.{path}.weight"] = layer.weight.detach()[:0]
-            values[f"network.{path}.plastic_index"] = layer.plastic_index[:0]
-            values[f"network.{path}.frozen_weight"] = layer.frozen_weight[owned]
-            values[f"network.{path}.frozen_index"] = layer.frozen_index[owned]
-        return load_network(self, MethodState(values, {}))
+    def task_network(self, task: TaskInfo) -> SparseNetwork:
+        """Its connections and those of earlier tasks; free ones belong to no task."""
+        layers = self.network.layers
+        found = {}
+        for name, owned in self.owners.of(task.index, earlier=True).items():
+            owned = owned.to(self.device)
+            found[name] = layers[name].frozen_index[owned], layers[name].frozen_weight[owned]
+        return self.part_with(found)
 
     def check_parts(self, parts: dict[str, Any]) -> None:
         """The right connections and biases are frozen."""
         if not is_packed(parts["network"], bool(parts["owners"].tasks)):
             raise FormatError("what is frozen does not fit the tasks learned")
-
-
-def hidden_layers(network: SparseNetwork) -> list[str]:
-    """The layers that do not feed the output, in order."""
-    output = network.topology.output.name
-    return [layer.name for layer in network.topology.layers if layer.target != output]
 
 
 def smallest(sizes: Tensor, share: float) -> Tensor:

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from nispa.data.tasks import Task, TaskInfo
-from nispa.errors import FormatError, NotLearnedError
-from nispa.methods.base import Learning, Method, MethodState, Part, load_network, network_spec
+from nispa.errors import FormatError
+from nispa.methods.base import Learning, Part, network_spec
 from nispa.methods.epochs import KeepConfig, learn_by_steps
 from nispa.methods.parts import Derived, Network, TaskConnections, hidden_layers
+from nispa.methods.task_networks import TaskNetworks
 from nispa.network.layers import SparseLayer
 from nispa.network.models import SparseNetwork
 from nispa.network.taskmasks import TaskMasks
@@ -118,7 +119,7 @@ class MaskedPass:
         return values if bits is None else values * bits.view(-1, *(1,) * (values.dim() - 1))
 
 
-class Subnetworks(Method):
+class Subnetworks(TaskNetworks):
     """Task-incremental; a task is predicted with its own connections, which no later one changes.
 
     Attributes:
@@ -131,11 +132,8 @@ class Subnetworks(Method):
         TaskConnections("masks", "masks"),
         Derived("_view"),
     )
-    shares_classes = False
-    task_agnostic = False
     config: KeepConfig
     masks: TaskMasks
-    _view: tuple[int, SparseNetwork] | None  # the task last predicted, and its network
 
     def train_masked(
         self, task: Task, numbered: Numbered, choose: Choose, slope: Slope, config: KeepConfig
@@ -190,35 +188,14 @@ class Subnetworks(Method):
             layer.freeze(marks.view(layer.shape), biases)
         self.masks.add(task.index, every)
 
-    def network_for(self, task: TaskInfo | None) -> SparseNetwork:
-        """The network of one task: its connections alone.
-
-        The logits of the task's classes are the same after any later task. Those of other classes
-        mean nothing.
-
-        Raises:
-            NotLearnedError: That task has not been learned.
-        """
-        assert task is not None  # refused by choices
-        if task.index not in self.masks.tasks:
-            raise NotLearnedError(f"the task with classes {task.classes} has not been learned yet")
-        if self._view is None or self._view[0] != task.index:
-            self._view = task.index, self._restricted(task.index)
-        return self._view[1].eval()
-
-    def _restricted(self, task: int) -> SparseNetwork:
-        """A copy of the network with a task's connections, all of them frozen."""
-        values = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        paths = {module: path for path, module in self.network.named_modules()}
-        for name, bits in self.masks.of(task).items():
+    def task_network(self, task: TaskInfo) -> SparseNetwork:
+        """The connections of the task."""
+        found = {}
+        for name, bits in self.masks.of(task.index).items():
             layer = self.network.layers[name]
             own = torch.isin(layer.frozen_index, live_index(layer)[bits].to(self.device))
-            path = paths[layer]
-            values[f"network.{path}.weight"] = layer.weight.detach()[:0]
-            values[f"network.{path}.plastic_index"] = layer.plastic_index[:0]
-            values[f"network.{path}.frozen_weight"] = layer.frozen_weight[own]
-            values[f"network.{path}.frozen_index"] = layer.frozen_index[own]
-        return load_network(self, MethodState(values, {}))
+            found[name] = layer.frozen_index[own], layer.frozen_weight[own]
+        return self.part_with(found)
 
     def check_parts(self, parts: dict[str, Any]) -> None:
         """What is frozen is what tasks own: their connections, with hidden or their own biases."""

@@ -1,0 +1,59 @@
+"""Methods that predict a task with a part of one network: its connections, and no others."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from nispa.data.tasks import TaskInfo
+from nispa.errors import NotLearnedError
+from nispa.methods.base import Method, MethodState, load_network
+from nispa.network.models import SparseNetwork
+
+
+class TaskNetworks(Method):
+    """A method whose tasks share one network and predict with a part of it each.
+
+    A subclass lists ``Derived("_view")`` among its parts, and sets ``_view`` to None where values
+    that an earlier task predicts with may have changed.
+    """
+
+    shares_classes: ClassVar[bool] = False
+    task_agnostic: ClassVar[bool] = False
+    _view: tuple[TaskInfo, SparseNetwork] | None  # the task last predicted, and its network
+
+    @abstractmethod
+    def task_network(self, task: TaskInfo) -> SparseNetwork:
+        """The network of a task that was learned; see :meth:`part_with`."""
+
+    def network_for(self, task: TaskInfo | None) -> SparseNetwork:
+        """The network of one task. Its logits of other classes mean nothing.
+
+        Raises:
+            NotLearnedError: That task has not been learned.
+        """
+        assert task is not None  # refused by choices
+        if task.index not in {info.index for info in self.learned}:
+            raise NotLearnedError(f"the task with classes {task.classes} has not been learned yet")
+        if self._view is None or self._view[0] != task:
+            self._view = task, self.task_network(task)
+        return self._view[1].eval()
+
+    def part_with(self, connections: Mapping[str, tuple[Tensor, Tensor]]) -> SparseNetwork:
+        """A copy of the network with some connections alone, all of them frozen.
+
+        Args:
+            connections: Flat positions, ``(n,)`` int64 in rising order, and values of each layer.
+        """
+        values = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        paths = {module: f"network.{path}" for path, module in self.network.named_modules()}
+        for name, (index, weight) in connections.items():
+            layer = self.network.layers[name]
+            values[f"{paths[layer]}.weight"] = layer.weight.detach()[:0]
+            values[f"{paths[layer]}.plastic_index"] = layer.plastic_index[:0]
+            values[f"{paths[layer]}.frozen_weight"] = weight
+            values[f"{paths[layer]}.frozen_index"] = index
+        return load_network(self, MethodState(values, {}))
