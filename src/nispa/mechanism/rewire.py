@@ -144,10 +144,10 @@ def _choose_in_rows(allowed: Tensor, counts: Tensor, generator: torch.Generator)
     rows = counts.nonzero().squeeze(1)
     draws = torch.rand(len(rows), allowed.shape[1], generator=generator)
     draws[~allowed[rows]] = 2.0  # sorts behind every allowed position
-    rank = draws.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-    chosen = torch.zeros_like(allowed)
-    chosen[rows] = allowed[rows] & (rank < counts[rows].unsqueeze(1))
-    return chosen.flatten().nonzero().squeeze(1)
+    first = draws.argsort(dim=1, stable=True)
+    wanted = counts[rows].minimum(allowed[rows].sum(1)).unsqueeze(1)
+    places = rows.unsqueeze(1) * allowed.shape[1] + first
+    return places[torch.arange(allowed.shape[1]) < wanted].sort().values
 
 
 def _revive(
