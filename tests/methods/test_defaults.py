@@ -64,20 +64,21 @@ def test_images_from_16_pixels_on_get_a_convnet(shape: tuple[int, int, int], kin
 
 
 @pytest.mark.parametrize(
-    ("outputs", "tasks", "factor"),
+    ("outputs", "tasks", "convnet", "mlp"),
     [
-        (10, 5, 1.0),  # 5 * sqrt(2) = 7.1 of thirty rooms
-        (40, 2, 1.0),  # 2 * sqrt(20) = 8.9
-        (94, 5, 1.0),  # 5 * sqrt(18.8) = 21.7
-        (100, 20, 1.491),  # 20 * sqrt(5) = 44.7
-        (100, None, 1.054),  # ten tasks of ten: 31.6
-        (1000, 200, 3.0),
+        (10, 5, 1.5, 1.0),  # 5 * sqrt(2) = 7.1 of thirty rooms
+        (94, 5, 1.5, 1.0),  # 5 * sqrt(18.8) = 21.7
+        (100, 20, 1.5, 1.491),  # 20 * sqrt(5) = 44.7
+        (100, None, 1.5, 1.054),  # ten tasks of ten: 31.6
+        (200, 20, 2.108, 2.108),  # 20 * sqrt(10) = 63.2
+        (1000, 200, 3.0, 3.0),
     ],
 )
 def test_networks_are_as_wide_as_all_tasks_need(
-    outputs: int, tasks: int | None, factor: float
+    outputs: int, tasks: int | None, convnet: float, mlp: float
 ) -> None:
-    assert width(outputs, tasks) == pytest.approx(factor, abs=1e-3)
+    assert width("convnet", outputs, tasks) == pytest.approx(convnet, abs=1e-3)
+    assert width("mlp", outputs, tasks) == pytest.approx(mlp, abs=1e-3)
 
 
 def test_a_wide_network_has_units_that_read_as_many_others() -> None:
@@ -86,7 +87,7 @@ def test_a_wide_network_has_units_that_read_as_many_others() -> None:
     assert found["fc"] == (2048,)
     assert found["density"] == 0.05
     assert network("mlp", (1, 8, 8), 450, 8)["hidden"] == (800, 800, 800)
-    assert network("convnet", (1, 28, 28), 10, 5)["channels"] == (64, 64, 128, 128)
+    assert network("convnet", (1, 28, 28), 10, 5)["channels"] == (96, 96, 192, 192)
 
 
 def test_larger_images_get_more_convolutions() -> None:
@@ -100,10 +101,10 @@ def test_memory_is_a_hundred_a_class_within_bounds() -> None:
     assert [memory(outputs) for outputs in (2, 10, 57, 6000)] == [200, 1000, 5000, 6000]
 
 
-def test_a_task_may_take_its_share_of_the_classes_to_come() -> None:
-    assert unit_share(facts(100, 2, 10)) == 0.2
-    assert unit_share(facts(100, 2, 2)) == 1.0
-    assert unit_share(facts(100, 0, 8)) == 0.125  # classes all known: as if it had one
+def test_a_task_may_take_half_more_than_its_share_of_the_classes_to_come() -> None:
+    assert unit_share(facts(100, 2, 10)) == pytest.approx(0.3)
+    assert unit_share(facts(100, 2, 3)) == unit_share(facts(100, 2, 2)) == 1.0
+    assert unit_share(facts(100, 0, 8)) == 0.1875  # classes all known: as if it had one
 
 
 def test_a_phase_has_fifty_updates_and_a_whole_fit_eight_hundred() -> None:
@@ -237,7 +238,7 @@ def test_a_learner_takes_what_follows_from_its_images() -> None:
     expected = epochs_per_phase(facts(54, 2, 4))
     assert learner.method.config.epochs_per_phase == expected
     assert learner.method.config.batch_size == 16
-    assert learner.method.config.unit_share == 0.5
+    assert learner.method.config.unit_share == 0.75
     assert learner.method.config.learning_rate == 0.01
     assert learner.accuracy(*toy(1)) >= 0.9
 
@@ -268,13 +269,13 @@ def test_the_record_keeps_what_each_task_derived(tmp_path: Path) -> None:
     settings = resolve("nispa", "default", scenario.name, scenario.input_shape, given, outputs=4)
     line = derived_line(scenario, settings)
     assert "architecture mlp, hidden 32-32" in line
-    assert "unit_share 0.5 to 1" in line
+    assert "unit_share 0.75 to 1" in line
     running = run(Experiment(scenario, settings, seed=0), tmp_path / "run")
     for _ in running:
         pass
     record = read_record(tmp_path / "run")
     assert [set(values) for values in record.derived] == [set(settings.config.derived)] * 2
-    assert [values["unit_share"] for values in record.derived] == [0.5, 1.0]
+    assert [values["unit_share"] for values in record.derived] == [0.75, 1.0]
     assert record.config["method"]["epochs_per_phase"] is None  # type: ignore[call-overload, index]
     assert record.config["method"]["batch_size"] == 8  # type: ignore[call-overload, index]
 

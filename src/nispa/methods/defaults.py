@@ -15,8 +15,10 @@ from nispa.network.models import ARCHITECTURES, Shape
 
 CONVNET_FROM = 16
 """Pixels of the shorter side from which on images get convolutions."""
-ROOMS, MOST_WIDE = 30.0, 3.0
+ROOMS, LEAST_WIDE, MOST_WIDE = 30.0, {"convnet": 1.5}, 3.0
 """See :func:`width`."""
+SPARE_SHARE = 1.5
+"""See :func:`unit_share`."""
 MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 50, 1000, 5
 """Of a phase."""
 EPOCHS_IN_ONE = 8
@@ -58,18 +60,21 @@ def architecture(input_shape: Shape) -> str:
     return "convnet" if min(input_shape[1:]) >= CONVNET_FROM else "mlp"
 
 
-def width(outputs: int, tasks: int | None) -> float:
-    """By what factor a network is wider than the published one, in [1, 3].
+def width(kind: str, outputs: int, tasks: int | None) -> float:
+    """By what factor a network is wider than the published one: at most 3, a ConvNet at least 1.5.
 
     A task of C classes needs room for about sqrt(C) times what the simplest needs, and all tasks
-    need theirs side by side; the published sizes are taken to be enough for thirty such rooms.
+    need theirs side by side; the published sizes are taken to be enough for thirty such rooms. In
+    the published ConvNet a task that keeps a fifth of the units has no more than 13 first channels.
 
     Args:
+        kind: Name of the architecture.
         outputs: Classes of all tasks to come.
         tasks: How many tasks they come in; None takes about as many as a task has classes.
     """
     many = tasks or max(1.0, math.sqrt(outputs))
-    return min(MOST_WIDE, max(1.0, many * math.sqrt(outputs / many) / ROOMS))
+    needed = many * math.sqrt(outputs / many) / ROOMS
+    return min(MOST_WIDE, max(LEAST_WIDE.get(kind, 1.0), needed))
 
 
 def network(kind: str, input_shape: Shape, outputs: int, tasks: int | None) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def network(kind: str, input_shape: Shape, outputs: int, tasks: int | None) -> d
         outputs: See :func:`width`.
         tasks: See :func:`width`.
     """
-    suggested = ARCHITECTURES[kind].suggest(input_shape, width(outputs, tasks))
+    suggested = ARCHITECTURES[kind].suggest(input_shape, width(kind, outputs, tasks))
     return {"architecture": kind, **suggested}
 
 
@@ -116,8 +121,11 @@ def min_phases(facts: Facts) -> int:
 
 
 def unit_share(facts: Facts) -> float:
-    """The task's share of the classes that are still to come, its own included."""
-    return min(1.0, max(1, facts.classes) / max(1, facts.outputs))
+    """Half as much again as the task's share of the classes still to come, its own included.
+
+    Later tasks reuse what earlier ones keep, so they need fewer units of their own.
+    """
+    return min(1.0, SPARE_SHARE * max(1, facts.classes) / max(1, facts.outputs))
 
 
 RULES: Mapping[str, Callable[[Facts], Any]] = {
