@@ -182,11 +182,23 @@ def test_records_of_before_have_no_costs() -> None:
     assert decode(json.dumps(old).encode()) == record()
 
 
-@pytest.mark.parametrize("count", [-1, 1.5, True, 10**30 + 1])
+@pytest.mark.parametrize("count", [-1, 1.5, True, 10**24 + 1])
 def test_operations_that_are_no_count(count: float) -> None:
     changed = fields(priced())
     changed["per_task"][0]["operations"]["forward"] = count
     with pytest.raises(FormatError, match="operations"):
+        decode(json.dumps(changed).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("samples_trained", 10**15), ("peak_bytes", 10**15), ("train_s", 1e12)]
+)
+def test_more_than_was_ever_measured_is_damaged(name: str, most: float) -> None:
+    changed = fields(priced())
+    changed["per_task"][0][name] = most
+    decode(json.dumps(changed).encode())
+    changed["per_task"][0][name] = 2 * most
+    with pytest.raises(FormatError, match=f"damaged.*{name}.*less than or equal to"):
         decode(json.dumps(changed).encode())
 
 

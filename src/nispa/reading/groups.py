@@ -35,8 +35,6 @@ MAX_DEPTH = 8  # folders below the given one, and levels of settings
 MAX_SETTINGS = 500
 MAX_TEXT = 200
 MAX_INT = 2**63 - 1
-MOST = 1e15  # seconds or bytes; a record that claims more measured nothing
-MOST_OPERATIONS = 1e25
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,9 @@ class Run:
         return cost_of(self.record)
 
     def cost(self, name: str) -> float | None:
-        """A cost by its name in :data:`nispa.runs.costs.KINDS`; None if unknown or absurd."""
+        """A cost by its name in :data:`nispa.runs.costs.KINDS`; None if unknown."""
         value: float | None = getattr(self._cost, name)
-        most = MOST_OPERATIONS if name.endswith("operations") else MOST
-        return float(value) if value is not None and value < most else None
+        return None if value is None else float(value)
 
 
 # --- Grouping ------------------------------------------------------------------------------------

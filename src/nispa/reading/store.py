@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from nispa.errors import ConfigError, InputError, either, unknown_name
 from nispa.files import one_line, seal_holds
-from nispa.reading.groups import IMPORTED, MAX_INT, Value, as_text, flatten, scan
+from nispa.reading.groups import IMPORTED, Value, as_text, flatten, scan
 from nispa.reading.groups import short_text as _text
 from nispa.runs.costs import cost_of
 from nispa.runs.record import MAX_RECORD_BYTES, RECORD, Record, read_record
@@ -122,17 +122,11 @@ def summarise(record: Record) -> dict[str, Value]:
         "finished": record.finished,
         "tasks": len(record.tasks),
         "learned": max(len(record.accuracy_matrix), len(untold)),
-        "samples": _total([task.samples_trained for task in record.per_task]),
+        "samples": sum(t.samples_trained for t in record.per_task) if record.per_task else None,
         "canonical": _canonical([data.canonical for data in record.data]),
         "device": _text(record.environment.device),
         "version": _text(record.version),
     }
-
-
-def _total(parts: Sequence[int]) -> int | None:
-    """The sum; None if there is nothing to add, or more than 64 bits hold."""
-    total = sum(parts)
-    return total if parts and total <= MAX_INT else None
 
 
 def _float(count: int | None) -> float | None:

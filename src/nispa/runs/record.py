@@ -53,10 +53,13 @@ NUMBERS = re.compile(r"[0-9]+(-[0-9]+|(,[0-9]+)*)")  # a task named after its cl
 T = TypeVar("T")
 # Accepts a list and stores a tuple, since records are immutable.
 Many = Annotated[tuple[T, ...], Field(strict=False)]
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+# A value beyond these bounds was never measured. Within them every sum over the tasks of a run is
+# a finite number, and every sum of counts fits 64 bits, as columns of Parquet need.
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Seconds = Annotated[float, Field(ge=0.0, le=1e12)]
+Operations = Annotated[int, Field(ge=0, le=10**24)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Seconds = Annotated[float, Field(ge=0.0)]
-Operations = Annotated[int, Field(ge=0, le=10**30)]  # large runs exceed 2^63
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Instant = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")]
 Matrix = Many[Many[Share | None]]
 
@@ -216,17 +219,17 @@ class Cost(_Part):
     if a task's value is unknown.
     """
 
-    live: Count | None = None
-    model_bytes: Count | None = None
-    kept_bytes: Count | None = None
-    operations: dict[str, Operations] | None = None
-    train_operations: Operations | None = None
-    inference_operations: Operations | None = None
-    train_s: Seconds | None = None
-    train_cpu_s: Seconds | None = None
-    eval_s: Seconds | None = None
-    eval_cpu_s: Seconds | None = None
-    peak_bytes: Count | None = None
+    live: int | None = None
+    model_bytes: int | None = None
+    kept_bytes: int | None = None
+    operations: dict[str, int] | None = None
+    train_operations: int | None = None
+    inference_operations: int | None = None
+    train_s: float | None = None
+    train_cpu_s: float | None = None
+    eval_s: float | None = None
+    eval_cpu_s: float | None = None
+    peak_bytes: int | None = None
 
 
 class Parameters(_Part):
@@ -268,7 +271,7 @@ class Record(_Part):
     data: Many[DataEntry]
     method: str
     preset: str | None = None
-    seed: Count
+    seed: Seed
     incremental: Literal["task", "class", "domain"] = "task"
     config: dict[str, Json]
     derived: Many[dict[str, Json]] = ()

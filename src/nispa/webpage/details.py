@@ -161,7 +161,7 @@ def _task_row(record: Record, index: int, task: TaskResult) -> list[Node]:
         count(task.phases),
         "" if task.tau is None else f"{task.tau:.3f}",
         count(task.samples_trained),
-        f"{task.train_s:,.1f}" if task.train_s < 1e12 else "",
+        f"{task.train_s:,.1f}",
         count(sum(task.storage.values())),
         cell(one_line((task.stop_reason or "").replace("_", " "), 60)),
     ]
@@ -193,7 +193,7 @@ def _texts(operations: int | None, cost: TaskResult | Cost) -> Iterable[str]:
     """The cells of ``TASK_COSTS``."""
     for name in TASK_COSTS:
         value = operations if name == "train_operations" else getattr(cost, name)
-        yield "" if value is None or value > 1e25 else KINDS[name].text(value)
+        yield "" if value is None else KINDS[name].text(value)
 
 
 def _settings(record: Record) -> Element:
