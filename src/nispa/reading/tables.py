@@ -100,8 +100,7 @@ def _head(record: Record) -> Text:
     text = Text(", ".join([*words, f"seed {record.seed}"]), style="bold")
     if record.status == "complete":
         return text
-    learned = f"{len(record.accuracy_matrix)} of {len(record.tasks)} tasks"
-    return text.append(f"\n{record.status.upper()} after {learned}", style="bold yellow")
+    return text.append(f"\n{record.status.upper()} after {record.progress}", style="bold yellow")
 
 
 def _data(record: Record) -> Text:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -302,6 +301,16 @@ class Record(_Part):
             if value is not None
         }
 
+    @property
+    def learned(self) -> int:
+        """Tasks that were measured after they were learned."""
+        return max(len(self.accuracy_matrix), len(self.accuracy_matrix_task_agnostic or ()))
+
+    @property
+    def progress(self) -> str:
+        """The tasks learned so far, such as ``3 of 5 tasks``."""
+        return f"{self.learned} of {len(self.tasks)} tasks"
+
     def classes_of(self, task: int) -> list[str]:
         """Names of a task's classes; their numbers in older records, which have no names."""
         names = self.class_names
@@ -432,6 +441,24 @@ def decode(data: bytes, name: str = RECORD) -> Record:
     Raises:
         FormatError: It is damaged, not a record of nispa, or from a newer version.
     """
+    record, fault = None, ""
+    try:
+        record = Record.model_validate_json(data)
+    except ValidationError as error:
+        fault = first_fault(error)
+    if record is None or "schema_" not in record.model_fields_set:
+        _check_head(data, name)  # says it better
+        raise FormatError(f"{name} is damaged: {fault}")
+    if seal_holds(data) is False:
+        raise FormatError(
+            f"{name} is damaged: its content does not match its checksum; if it was changed on "
+            "purpose, delete its last entry, sha256"
+        )
+    return record
+
+
+def _check_head(data: bytes, name: str) -> None:
+    """Refuses what is not JSON, not a record, or newer than this version."""
     try:
         head = _Head.model_validate_json(data)
     except ValidationError as error:
@@ -450,16 +477,6 @@ def decode(data: bytes, name: str = RECORD) -> Record:
             f"{name} was written by a newer nispa (version {version}, schema {head.schema_}; this "
             f"one reads up to {SCHEMA_VERSION}); update with: pip install --upgrade nispa"
         )
-    try:
-        record = Record.model_validate_json(data)
-    except ValidationError as error:
-        raise FormatError(f"{name} is damaged: {first_fault(error)}") from None
-    if seal_holds(data) is False:
-        raise FormatError(
-            f"{name} is damaged: its content does not match its checksum; if it was changed on "
-            "purpose, delete its last entry, sha256"
-        )
-    return record
 
 
 def read_record(path: str | Path, *, sealed: bool = False) -> Record:
@@ -475,9 +492,8 @@ def read_record(path: str | Path, *, sealed: bool = False) -> Record:
     """
     path = Path(path)
     file = path if path.name == RECORD and not path.is_dir() else path / RECORD
-    if not os.path.lexists(file):
+    if not check_own(file):
         raise InputError(f"{shown(path)} holds no {RECORD}; pass the folder of a run")
-    check_own(file)
     data = read_limited(file, MAX_RECORD_BYTES)
     record = decode(data, shown(file))
     if sealed and seal_holds(data) is None:

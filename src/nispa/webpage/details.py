@@ -59,7 +59,7 @@ def _title(record: Record) -> str:
     words += [f"preset {one_line(record.preset, 30)}"] if record.preset else []
     words += [f"seed {record.seed}", record.status]
     if record.status != "complete":
-        words[-1] += f" after {len(record.accuracy_matrix)} of {len(record.tasks)} tasks"
+        words[-1] += f" after {record.progress}"
     words += [f"started {record.started}"] if record.started else []
     return ", ".join(words)
 

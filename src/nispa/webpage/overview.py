@@ -40,14 +40,6 @@ COSTS = {
 """The costs on the page, named as in :data:`nispa.runs.costs.KINDS`, with a short word for each."""
 
 
-def _accuracy(run: Run) -> float | None:
-    return run.accuracy
-
-
-def _forgetting(run: Run) -> float | None:
-    return run.forgetting
-
-
 def _cost(name: str) -> Callable[[Run], float | None]:
     return lambda run: run.cost(name)
 
@@ -243,7 +235,7 @@ def _group_row(group: Group) -> list[Node]:
         percent(found.mean if found else None),
         percent(found.sd if found else None),
         " to ".join(map(percent, within)) if within else "-",
-        percent(group.mean(_forgetting)),
+        percent(group.mean(lambda run: run.forgetting)),
         percent(group.mean(other_accuracy)),
     ]
 
@@ -257,7 +249,7 @@ def _costs(groups: Sequence[Group], number: int) -> list[Node]:
     rows: list[list[Node]] = [
         [
             cell(group.label, head=True),
-            percent(group.mean(_accuracy)),
+            percent(group.mean(lambda run: run.accuracy)),
             *(KINDS[name].text(means[name][k]) for name in known),
         ]
         for k, group in enumerate(groups)
