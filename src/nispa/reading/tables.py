@@ -92,9 +92,8 @@ def _task(record: Record, index: int) -> str:
 
 
 def _head(record: Record) -> Text:
-    told = record.main_matrix is record.accuracy_matrix
     words = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
-    words.append(kind_in_words(record.incremental, told))
+    words.append(kind_in_words(record.incremental, record.told))
     if record.preset:
         words.append(f"preset {one_line(record.preset, 30)}")
     text = Text(", ".join([*words, f"seed {record.seed}"]), style="bold")

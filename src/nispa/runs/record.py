@@ -329,8 +329,12 @@ class Record(_Part):
     @property
     def main_matrix(self) -> Matrix:
         """The matrix to report, told the task if each task has its own outputs, else not told."""
-        untold = self.accuracy_matrix_task_agnostic
-        return self.accuracy_matrix if self.incremental == "task" or untold is None else untold
+        return self.accuracy_matrix if self.told else self.accuracy_matrix_task_agnostic or ()
+
+    @property
+    def told(self) -> bool:
+        """Whether :attr:`main_matrix` was measured with the task told."""
+        return self.incremental == "task" or self.accuracy_matrix_task_agnostic is None
 
     @property
     def main_metrics(self) -> dict[str, MetricValue]:

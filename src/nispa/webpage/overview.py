@@ -192,7 +192,7 @@ def side_by_side(problem: Problem, number: int) -> list[Node]:
     counted = [run for group in ranked for _, run in group.counted]
     heads = ["method", "runs", "accuracy (%)", "std", "95 % interval", "forgetting (%)"]
     if any(other_accuracy(run) is not None for run in counted):
-        is_told = told(problem.record) == "told the task"
+        is_told = problem.record.told
         heads.append(f"{'not told the task' if is_told else 'told the task'} (%)")
     rows = [_group_row(group)[: len(heads)] for group in groups]
     caption = f"Accuracy, {told(problem.record)}: means over runs"
