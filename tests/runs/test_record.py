@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from nispa.errors import FormatError, InputError, OutputError
 from nispa.files import seal
+from nispa.reading.store import summarise
 from nispa.runs import record as results
 from nispa.runs.costs import total_cost
 from nispa.runs.folder import RunFolder, fresh_name
@@ -199,6 +200,17 @@ def test_more_than_was_ever_measured_is_damaged(name: str, most: float) -> None:
     decode(json.dumps(changed).encode())
     changed["per_task"][0][name] = 2 * most
     with pytest.raises(FormatError, match=f"damaged.*{name}.*less than or equal to"):
+        decode(json.dumps(changed).encode())
+
+
+def test_totals_of_a_stranger_fit_a_table() -> None:
+    changed = fields(priced())
+    changed["per_task"][-1]["storage"] = {str(n): 10**15 for n in range(1_000)}
+    changed["per_task"][0]["samples_trained"] = 10**15
+    found = summarise(decode(json.dumps(changed).encode()))
+    assert found["kept_bytes"] == 10**18 < 2**63
+    changed["per_task"][-1]["storage"]["more"] = 1
+    with pytest.raises(FormatError, match=r"storage.*at most 1000"):
         decode(json.dumps(changed).encode())
 
 

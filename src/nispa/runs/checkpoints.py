@@ -25,9 +25,8 @@ FORMAT = "nispa-checkpoint/2"
 FOLDER = CHECKPOINTS
 EVERY_S = 30.0
 
-_NAME = re.compile(
-    r"task[0-9]+-fit[0-9]+-(a|b|part|over)\.safetensors"
-)  # a and b: of earlier versions
+# Earlier versions wrote the running fit to a and b in turn.
+_NAME = re.compile(r"task[0-9]+-fit[0-9]+-(a|b|part|over)\.safetensors")
 
 
 class Checkpoints:

@@ -52,8 +52,8 @@ NUMBERS = re.compile(r"[0-9]+(-[0-9]+|(,[0-9]+)*)")  # a task named after its cl
 T = TypeVar("T")
 # Accepts a list and stores a tuple, since records are immutable.
 Many = Annotated[tuple[T, ...], Field(strict=False)]
-# A value beyond these bounds was never measured. Within them every sum over the tasks of a run is
-# a finite number, and every sum of counts fits 64 bits, as columns of Parquet need.
+# A value beyond these bounds was never measured. Within them, and with at most 1,000 tasks, every
+# total of a run is a finite number, and every total of counts fits 64 bits, as Parquet needs.
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Seconds = Annotated[float, Field(ge=0.0, le=1e12)]
 Operations = Annotated[int, Field(ge=0, le=10**24)]
@@ -201,7 +201,7 @@ class TaskResult(_Part):
     stop_reason: str | None = None
     stable_units: dict[str, UnitCount] = Field(default_factory=dict)
     connections: dict[str, ConnectionCount] = Field(default_factory=dict)
-    storage: dict[str, Count] = Field(default_factory=dict)
+    storage: dict[str, Count] = Field(default_factory=dict, max_length=1_000)
     live: Count | None = None
     model_bytes: Count | None = None
     operations: dict[str, Operations] | None = None
