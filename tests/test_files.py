@@ -23,7 +23,6 @@ from nispa.files import (
     read_limited,
     seal,
     seal_holds,
-    too_deep,
     write_atomic,
 )
 
@@ -216,18 +215,6 @@ def test_what_belongs_to_a_run_lies_there_itself(tmp_path: Path) -> None:
         check_own(tmp_path)
     with pytest.raises(FormatError, match="is not a folder"):
         check_own(tmp_path / "file", folder=True)
-
-
-def test_what_nests_is_measured_without_going_into_it() -> None:
-    value: object = 1
-    for depth in range(100_000):
-        if depth < 5:
-            assert not too_deep(value, depth)
-            assert depth == 0 or too_deep(value, depth - 1)
-        value = [1, value] if depth % 2 else {"a": value, "b": 1}
-    assert too_deep(value, 50)
-    assert not too_deep({"a": [{}, 1, "x"]}, 3)
-    assert too_deep({"a": [{}, 1, "x"]}, 2)
 
 
 SCRIPT = """

@@ -15,7 +15,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nispa.errors import FormatError, InputError, OutputError
 
@@ -212,10 +212,12 @@ def read_limited(path: str | Path, limit: int) -> bytes:
     """
     path = Path(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe could wait forever
             raise FormatError(f"{shown(path)} is not a regular file")
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            # Python makes room for all that is asked for: not for the limit, if the file is small.
+            size = max(os.fstat(file.fileno()).st_size, 2**16)
+            data = file.read(min(limit, size) + 1)
     except FileNotFoundError:
         raise InputError(f"cannot read {shown(path)}: there is no such file") from None
     except (OSError, ValueError) as error:
@@ -259,22 +261,6 @@ def _parted(data: bytes) -> tuple[bytes, bytes | None]:
     return (data, None) if match is None else (data[: match.start()], match[1])
 
 
-def too_deep(value: Any, most: int) -> bool:
-    """Whether a value from JSON or TOML nests deeper than ``most`` lists and tables.
-
-    Recursive functions would otherwise exhaust the stack on it.
-    """
-    level = [value]
-    for _ in range(most):
-        level = [each for each in level if isinstance(each, (dict, list))]
-        if not level:
-            return False
-        level = [
-            part for each in level for part in (each.values() if isinstance(each, dict) else each)
-        ]
-    return any(isinstance(each, (dict, list)) for each in level)
-
-
 def shown(path: str | Path) -> str:
     """A path for a message: on one line, shortened."""
     return one_line(str(path))
@@ -282,6 +268,8 @@ def shown(path: str | Path) -> str:
 
 def one_line(text: str, limit: int = 200) -> str:
     """An untrusted text for a terminal: shortened, without control characters or line breaks."""
+    if len(text) <= limit and text.isprintable():  # nearly all texts
+        return text
     clean = "".join(letter if letter.isprintable() else "?" for letter in text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."
 

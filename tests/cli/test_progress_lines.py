@@ -138,4 +138,4 @@ def test_a_sweep_on_a_terminal(tmp_path: Path) -> None:
     assert "0 of 2 done, 1 running" in text
     assert re.search(r"split, nispa, preset default, seed 1: [\d.]+ % in ", text)
     assert "best so far: " in text
-    assert re.search(r"nispa, preset default +2 ", text)
+    assert re.search(r"nispa +2 ", text)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from nispa.cli.progress import percent
-from nispa.cli.sweep_display import LiveSweepDisplay, PlainSweepDisplay
+from nispa.cli.sweep_display import SweepDisplay
 from nispa.runs.folder import RunFolder
 from nispa.runs.record import read_record
 from nispa.sweep.jobs import Job, Outcome, execute
@@ -40,7 +40,7 @@ def accuracy(job: Job) -> str:
 
 def test_plain_lines_tell_where_a_sweep_stands(jobs: list[Job], capsys: Capture) -> None:
     now = [100.0]
-    with PlainSweepDisplay(lambda: now[0]) as display:
+    with SweepDisplay(clock=lambda: now[0]) as display:
         display.begin(jobs, jobs[:1], 2)
         begin(jobs[3], jobs[0])
         display.show(None)  # too soon for a line
@@ -65,8 +65,8 @@ def test_plain_lines_tell_where_a_sweep_stands(jobs: list[Job], capsys: Capture)
 
 def test_the_living_lines_name_what_runs(jobs: list[Job]) -> None:
     now = [0.0]
-    console = Console(file=io.StringIO(), width=200)
-    with LiveSweepDisplay(console, lambda: now[0]) as display:
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)
+    with SweepDisplay(console, lambda: now[0]) as display:
         display.begin(jobs, jobs[:1], 2)
         begin(jobs[3], jobs[0])
         now[0] += 10
@@ -82,10 +82,11 @@ def test_the_living_lines_name_what_runs(jobs: list[Job]) -> None:
 
 
 def test_a_display_ends_with_its_block() -> None:
-    with LiveSweepDisplay(Console(file=io.StringIO())) as display:
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with SweepDisplay(console) as display:
         pass  # nothing began
     assert display._live is None
-    with LiveSweepDisplay(Console(file=io.StringIO())) as display:
+    with SweepDisplay(console) as display:
         display.begin([], [], 1)
         assert display._live is not None
         assert display._live.is_started

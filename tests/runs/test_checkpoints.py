@@ -42,7 +42,7 @@ def test_fits_come_back_in_order(tmp_path: Path) -> None:
     assert [path.name for path in paths] == [
         "task2-fit1-over.safetensors",
         "task2-fit2-over.safetensors",
-        "task2-fit3-b.safetensors",
+        "task2-fit3-part.safetensors",
     ]
     states = list(Checkpoints(tmp_path, 0.0, "mine").begin(2))
     assert [state.tensors["x"].tolist() for state in states] == [[1, 1], [2, 2], [3, 3]]
@@ -60,9 +60,9 @@ def test_those_of_another_run_or_task_are_not_taken(tmp_path: Path) -> None:
     ("source", "target", "taken"),
     [
         ("task2-fit1-over", "task2-fit2-over", [1]),  # else the first fit's values twice
-        ("task2-fit3-b", "task2-fit1-over", []),
-        ("task2-fit1-over", "task2-fit3-b", [1, 2]),
-        ("task2-fit3-b", "task2-fit3-a", [1, 2, 3]),  # the two are written in turn
+        ("task2-fit3-part", "task2-fit1-over", []),
+        ("task2-fit1-over", "task2-fit3-part", [1, 2]),
+        ("task2-fit3-part", "task2-fit3-b", [1, 2, 3]),  # of an earlier version
     ],
 )
 def test_a_file_in_the_place_of_another_is_not_taken(
@@ -83,11 +83,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 NONSENSE: list[Callable[[dict[str, Any]], None]] = [
-    lambda header: header["values"].update(number=float("inf")),
-    lambda header: header["values"].update(number="many"),
-    lambda header: header["values"].update(task_seconds=10**400),
-    lambda header: header["values"].update(task_seconds=-1.0),
-    lambda header: header["values"].update(task_seconds=float("nan")),
+    lambda header: header["values"].pop("task_seconds"),
     lambda header: header["values"].pop("over"),
     lambda header: header.update(values=[1]),
     lambda header: header.pop("run"),

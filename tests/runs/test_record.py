@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from nispa.errors import FormatError, InputError, OutputError
 from nispa.files import seal
+from nispa.reading.store import summarise
 from nispa.runs import record as results
 from nispa.runs.costs import total_cost
 from nispa.runs.folder import RunFolder, fresh_name
@@ -182,11 +183,34 @@ def test_records_of_before_have_no_costs() -> None:
     assert decode(json.dumps(old).encode()) == record()
 
 
-@pytest.mark.parametrize("count", [-1, 1.5, True, 10**30 + 1])
+@pytest.mark.parametrize("count", [-1, 1.5, True, 10**24 + 1])
 def test_operations_that_are_no_count(count: float) -> None:
     changed = fields(priced())
     changed["per_task"][0]["operations"]["forward"] = count
     with pytest.raises(FormatError, match="operations"):
+        decode(json.dumps(changed).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("samples_trained", 10**15), ("peak_bytes", 10**15), ("train_s", 1e12)]
+)
+def test_more_than_was_ever_measured_is_damaged(name: str, most: float) -> None:
+    changed = fields(priced())
+    changed["per_task"][0][name] = most
+    decode(json.dumps(changed).encode())
+    changed["per_task"][0][name] = 2 * most
+    with pytest.raises(FormatError, match=f"damaged.*{name}.*less than or equal to"):
+        decode(json.dumps(changed).encode())
+
+
+def test_totals_of_a_stranger_fit_a_table() -> None:
+    changed = fields(priced())
+    changed["per_task"][-1]["storage"] = {str(n): 10**15 for n in range(1_000)}
+    changed["per_task"][0]["samples_trained"] = 10**15
+    found = summarise(decode(json.dumps(changed).encode()))
+    assert found["kept_bytes"] == 10**18 < 2**63
+    changed["per_task"][-1]["storage"]["more"] = 1
+    with pytest.raises(FormatError, match=r"storage.*at most 1000"):
         decode(json.dumps(changed).encode())
 
 

@@ -66,7 +66,7 @@ def test_a_single_run_begins_with_its_matrix() -> None:
 def test_a_full_network_is_told_of_before_the_run() -> None:
     """386, 399 and 393 of 400 units are stable: less than a tenth is left in each layer."""
     text = made(five_tasks()).text
-    assert text.index("Nearly full") < text.index("Accuracy on each task")
+    assert text.index("nearly full") < text.index("Accuracy on each task")
     half = five_tasks(per_task=five_tasks().per_task[:2])
     assert "full" not in made(half).text.lower()
 

@@ -53,13 +53,13 @@ def hostile_record(**changes: Any) -> Record:
                     "stop_reason": HOSTILE,
                     "stable_units": {HOSTILE: UnitCount(stable=1, size=1)},
                     "connections": {HOSTILE: task.connections["fc1"]},
-                    "storage": {HOSTILE: 2**63 - 1},
-                    "train_s": 1e308,
-                    "train_cpu_s": 1e308,
-                    "operations": {HOSTILE: 10**30, "forward": 10**30},
-                    "inference_operations": 10**30,
-                    "model_bytes": 2**63 - 1,
-                    "peak_bytes": 2**63 - 1,
+                    "storage": {HOSTILE: 10**15},
+                    "train_s": 1e12,
+                    "train_cpu_s": 1e12,
+                    "operations": {HOSTILE: 10**24, "forward": 10**24},
+                    "inference_operations": 10**24,
+                    "model_bytes": 10**15,
+                    "peak_bytes": 10**15,
                     "tau": 0.0,
                 }
             )
@@ -292,9 +292,9 @@ def test_marks_of_the_data() -> None:
 
 def test_a_network_that_is_nearly_full_is_told_of() -> None:
     text = made(five_tasks()).text  # 386, 399 and 393 of 400 units are stable
-    assert "Nearly full, at most 10% of the units plastic" in text
-    assert "hidden2 (1 of 400 plastic)" in text
-    assert "Full, no plastic unit left: hidden2." in made(record()).text  # 30 of 30
+    assert "The network is nearly full: few units are plastic in" in text
+    assert "hidden2 (1 of 400)" in text
+    assert "The network is full: no unit of hidden2 is plastic" in made(record()).text  # 30 of 30
     free = record(per_task=record().per_task[:1])
     assert "full" not in made(free).text.lower()
 

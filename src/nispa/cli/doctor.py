@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,22 +16,6 @@ from nispa.cli.options import DATA_VARIABLE, data_option
 
 if TYPE_CHECKING:
     from nispa.data.sources import Availability
-
-PACKAGES = (
-    "nispa",
-    "torch",
-    "numpy",
-    "scikit-learn",
-    "pydantic",
-    "safetensors",
-    "click",
-    "rich",
-    "matplotlib",
-    "pillow",
-    "pyarrow",
-    "pooch",
-    "requests",
-)
 
 
 @click.command(epilog="\b\nExample:\n  nispa doctor --data ~/data")
@@ -62,11 +47,20 @@ def doctor(data: Path | None) -> None:
 
 def _versions() -> Iterable[tuple[str, str]]:
     yield "Python", f"{platform.python_version()} on {platform.platform()}"
-    for package in PACKAGES:
+    for package in ("nispa", *_needed()):
         try:
             yield package, _build_of_torch() if package == "torch" else version(package)
         except (PackageNotFoundError, ModuleNotFoundError):
             yield package, f"MISSING; install it with: pip install {package}"
+
+
+def _needed() -> list[str]:
+    """The packages that every installation has."""
+    try:
+        lines = requires("nispa") or []
+    except PackageNotFoundError:  # not installed, but run from its source
+        return ["torch"]
+    return [re.split(r"[^\w.-]", line)[0] for line in lines if ";" not in line]
 
 
 def _build_of_torch() -> str:

@@ -130,7 +130,6 @@ def kept(out: Path) -> str:
         record = read_record(out)
     except InputError:
         return "nothing was written"
-    done = len(record.accuracy_matrix)
-    tasks = f"{done} of {len(record.tasks)} tasks" if done else "no finished task"
+    tasks = record.progress if record.learned else "no finished task"
     names = ", ".join(sorted(path.name for path in out.iterdir() if path.is_file()))
     return f"kept {tasks} in {shown(out)} ({names}); go on with: nispa resume {shown(out)}"

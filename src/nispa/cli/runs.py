@@ -180,12 +180,6 @@ def _print_problems(runs: Sequence[Row]) -> None:
 @where_option
 @columns_option
 @click.option(
-    "--by",
-    multiple=True,
-    metavar="KEY",
-    help="With .tex: a row for each value of this setting, too; may be repeated.",
-)
-@click.option(
     "--long",
     "is_long",
     is_flag=True,
@@ -196,13 +190,12 @@ def export(
     to: Path,
     conditions: tuple[str, ...],
     columns: str | None,
-    by: tuple[str, ...],
     is_long: bool,
 ) -> None:
     """Write the runs in each FOLDER (./runs where none is named) to a file.
 
-    CSV and Parquet have a row per run. LaTeX has mean and standard deviation over seeds, a row per
-    method and preset, of complete runs; --columns says of which numbers.
+    CSV and Parquet have a row per run. LaTeX has mean and standard deviation over seeds of
+    complete runs, a row per method and settings; --columns says of which numbers.
     """
     from nispa.files import shown, write_atomic
 
@@ -211,28 +204,22 @@ def export(
         raise InputError(f"--to {shown(to)} has no known ending; use .csv, .parquet or .tex")
     if is_long and (ending == ".tex" or columns):
         raise InputError("--long goes with .csv and .parquet and without --columns; leave it out")
-    if by and ending != ".tex":
-        raise InputError(f"--by {by[0]} goes with .tex alone; name it in --columns instead")
     found, chosen, keys = _select(folders, conditions, columns)
     if not chosen:
         raise InputError(f"none of {len(found):,} runs is left to export; see nispa runs")
     if ending == ".tex":
-        data, count = _latex(found, chosen, keys, by)
+        data, count = _latex(chosen, keys)
     else:
         data, count = _rows(chosen, keys, is_long, ending)
     write_atomic(to, data)
     click.echo(f"{count} to {shown(to)}")
 
 
-def _latex(
-    found: Sequence[Row], chosen: Sequence[Row], keys: Sequence[str], by: Sequence[str]
-) -> tuple[bytes, str]:
+def _latex(chosen: Sequence[Row], keys: Sequence[str]) -> tuple[bytes, str]:
     from nispa.reading.exports import as_latex
-    from nispa.reading.store import check_keys
 
-    check_keys(found, by)
     complete = [run for run in chosen if run.value("status") == "complete"]
-    data = as_latex(complete, keys or ("accuracy", "forgetting"), by)
+    data = as_latex(complete, keys or ("accuracy", "forgetting"))
     if left_out := len(chosen) - len(complete):
         what = (
             "run that is not complete was" if left_out == 1 else "runs that are not complete were"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -35,7 +34,6 @@ from nispa.cli.options import (
 from nispa.errors import ConfigError, InputError, unknown_name
 
 if TYPE_CHECKING:
-    from nispa.cli.sweep_display import SweepDisplay
     from nispa.sweep.base import Backend
     from nispa.sweep.jobs import Job, Outcome, Where
     from nispa.sweep.plan import Plan
@@ -263,6 +261,7 @@ def _carry_out(plan: Plan, out: Path, shared: Shared, *, report: bool = False) -
         InputError: One of the runs cannot be carried out; none was started.
         CommandError: Some failed, or the sweep was stopped.
     """
+    from nispa.cli.sweep_display import SweepDisplay
     from nispa.files import shown
     from nispa.sweep.backends import sweep as start
     from nispa.sweep.jobs import done_before, prepare
@@ -280,7 +279,7 @@ def _carry_out(plan: Plan, out: Path, shared: Shared, *, report: bool = False) -
     before = [job for job in jobs if job.key in done]
     left = [job for job in jobs if job.key not in done]
     make_folder(out)
-    display = _display(shared.quiet)
+    display = SweepDisplay(quiet=shared.quiet)
     try:
         with display, closing(start(left, backend)) as outcomes:
             display.begin(jobs, before, backend.workers)
@@ -309,14 +308,6 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise OutputError(f"cannot create {shown(out)}: {reason(error)}") from error
-
-
-def _display(quiet: bool) -> SweepDisplay:
-    from nispa.cli.sweep_display import LiveSweepDisplay, PlainSweepDisplay, SweepDisplay
-
-    if quiet:
-        return SweepDisplay()
-    return LiveSweepDisplay() if sys.stdout.isatty() else PlainSweepDisplay()
 
 
 def _print_end(

@@ -1,14 +1,11 @@
-"""Displays of a sweep's progress, and the table at its end."""
+"""A sweep's progress on a terminal or in plain lines, and the table at its end."""
 
 from __future__ import annotations
 
-import itertools
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import click
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -18,6 +15,10 @@ from rich.text import Text
 from nispa.cli.progress import Closing, duration, percent
 from nispa.errors import InputError
 from nispa.files import one_line
+from nispa.reading.groups import Run, group_runs
+from nispa.reading.statistics import estimate
+from nispa.reading.tables import new_table
+from nispa.runs import metrics
 from nispa.runs.record import RECORD, Record, read_record
 from nispa.sweep.jobs import Job, Outcome
 
@@ -44,158 +45,109 @@ class Standing:
         self.failed: list[Outcome] = []
         self.best: tuple[str, float] | None = None
         self._open = {job.key: job for job in jobs}
-        self._alike = len({_problem(job) for job in jobs}) == 1
+        self._alike = len({(job.scenario, job.config["incremental"]) for job in jobs}) == 1
         self._running: list[tuple[Job, Record]] = []
         self._looked = -PATIENCE_S
         for job in before:
             self._end(job)
 
-    def take(self, outcome: Outcome) -> Record | None:
-        """Counts an outcome; returns the record of a run that is done."""
-        record = self._end(outcome.job)
-        if outcome.status == "done":
-            self.done += 1
-            return record
+    def take(self, outcome: Outcome) -> str:
+        """Counts an outcome; returns it as a line."""
+        title, accuracy = outcome.job.title, self._end(outcome.job)
+        self.done += outcome.status == "done"
+        if outcome.status == "stopped":
+            return f"stopped: {title}"
         if outcome.status == "failed":
             self.failed.append(outcome)
-        return None
+            line = f"FAILED: {title}: {one_line(outcome.problem, 500)}"
+        else:
+            line = f"{title}: {percent(accuracy, 2)} in {duration(outcome.seconds)}"
+        return f"[{self.done + len(self.failed)}/{self.total}] {line}"
 
-    def _end(self, job: Job) -> Record | None:
+    def _end(self, job: Job) -> float | None:
+        """The accuracy of a job that ended, if its run is complete."""
         self._open.pop(job.key, None)
-        try:
-            record = read_record(job.folder)
-        except InputError:
+        record = _record(job)
+        if record is None or record.status != "complete":
             return None
-        value = _accuracy(record) if record.status == "complete" and self._alike else None
-        if value is not None and (self.best is None or value > self.best[1]):
-            self.best = (job.title, value)
-        return record
+        accuracy = metrics.acc(record.main_matrix)
+        if accuracy is not None and self._alike and accuracy > (self.best or ("", -1.0))[1]:
+            self.best = (job.title, accuracy)
+        return accuracy
 
     def running(self) -> list[tuple[Job, Record]]:
         """Jobs whose records say that they are running, with a delay of two seconds."""
         if self._clock() - self._looked >= PATIENCE_S:
             self._looked = self._clock()
-            self._running = []
-            for job in self._open.values():
-                if (job.folder / RECORD).exists():
-                    try:
-                        record = read_record(job.folder)
-                    except InputError:
-                        continue
-                    if record.status == "running":
-                        self._running.append((job, record))
+            found = ((job, _record(job)) for job in self._open.values())
+            self._running = [(job, r) for job, r in found if r and r.status == "running"]
         return [(job, record) for job, record in self._running if job.key in self._open]
 
     @property
-    def elapsed_s(self) -> float:
-        """Seconds since the sweep began."""
-        return self._clock() - self._began
-
-    @property
-    def left_s(self) -> float | None:
-        """Seconds left, extrapolated from the runs that ended; None before the first."""
+    def line(self) -> str:
+        """Runs done, running and failed, the time left, and the best run so far."""
         ended = self.done - self.before + len(self.failed)
         left = self.total - self.done - len(self.failed)
-        return None if not ended else self.elapsed_s * left / ended
-
-    @property
-    def counts(self) -> str:
-        """Runs done, running and failed, and the time left, in a line."""
         parts = [f"{self.done} of {self.total} done", f"{len(self.running())} running"]
         if self.failed:
             parts.append(f"{len(self.failed)} FAILED")
-        if self.left_s is not None:
-            parts.append(f"about {duration(self.left_s)} left")
-        return ", ".join(parts)
+        if ended:
+            parts.append(f"about {duration((self._clock() - self._began) * left / ended)} left")
+        best = f"; best so far: {percent(self.best[1], 2)}, {self.best[0]}" if self.best else ""
+        return ", ".join(parts) + best
 
-    @property
-    def best_line(self) -> str:
-        """The best run so far, in a line; empty if there is none."""
-        return f"best so far: {percent(self.best[1], 2)}, {self.best[0]}" if self.best else ""
+
+def _record(job: Job) -> Record | None:
+    try:
+        return read_record(job.folder) if (job.folder / RECORD).exists() else None
+    except InputError:  # half a run
+        return None
 
 
 class SweepDisplay(Closing):
-    """Shows nothing; used by ``--quiet``, and the base of the others."""
+    """Prints a line for each job that ends.
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
+    Below these a terminal shows live lines about the whole sweep; a log or pipe gets one a minute.
+    """
 
-    def begin(self, jobs: Sequence[Job], before: Sequence[Job], workers: int) -> None:
-        """Starts showing a sweep of ``jobs``, of which ``before`` are done already."""
-        self.standing = Standing(jobs, before, self._clock)
-
-    def show(self, outcome: Outcome | None) -> None:
-        """Shows the outcome of a job; None only passes time."""
-        if outcome is not None:
-            self.standing.take(outcome)
-
-
-def _accuracy(record: Record | None) -> float | None:
-    metric = None if record is None else record.main_metrics.get("acc")
-    return None if metric is None else metric.value
-
-
-def outcome_line(outcome: Outcome, record: Record | None) -> str:
-    """The outcome of a job in a line."""
-    if outcome.status == "failed":
-        return f"FAILED: {outcome.job.title}: {one_line(outcome.problem, 500)}"
-    if outcome.status == "stopped":
-        return f"stopped: {outcome.job.title}"
-    return f"{outcome.job.title}: {percent(_accuracy(record), 2)} in {duration(outcome.seconds)}"
-
-
-class PlainSweepDisplay(SweepDisplay):
-    """Prints a line for each job that ends, and one a minute."""
-
-    def begin(self, jobs: Sequence[Job], before: Sequence[Job], workers: int) -> None:
-        """Prints the number of jobs."""
-        super().begin(jobs, before, workers)
-        self._said = self._clock()
-        click.echo(f"{len(jobs)} runs, {len(before)} of them done before, {workers} at a time")
-
-    def show(self, outcome: Outcome | None) -> None:
-        """Prints a line for a job, or once a minute."""
-        now = self.standing
-        if outcome is not None:
-            record = now.take(outcome)
-            place = now.done + len(now.failed)
-            click.echo(f"[{place}/{now.total}] {outcome_line(outcome, record)}")
-        elif self._clock() - self._said >= QUIET_S:
-            click.echo("; ".join(filter(None, (now.counts, now.best_line))))
-        else:
-            return
-        self._said = self._clock()
-
-
-class LiveSweepDisplay(SweepDisplay):
-    """Prints a line for each job that ends, above live lines about the whole sweep."""
-
-    def __init__(self, console: Console | None = None, clock: Clock = time.monotonic) -> None:
-        super().__init__(clock)
+    def __init__(
+        self, console: Console | None = None, clock: Clock = time.monotonic, *, quiet: bool = False
+    ) -> None:
         self._console = console or Console(highlight=False)
+        self._clock, self._quiet = clock, quiet
         self._live: Live | None = None
 
     def begin(self, jobs: Sequence[Job], before: Sequence[Job], workers: int) -> None:
-        """Prints the number of jobs and starts the live lines."""
-        super().begin(jobs, before, workers)
-        text = f"{len(jobs)} runs, {len(before)} of them done before, {workers} at a time"
-        self._console.print(Text(text))
-        self._live = Live(
-            get_renderable=self._frame, console=self._console, refresh_per_second=2, transient=True
-        )
-        self._live.start()
+        """Prints the number of ``jobs``, of which ``before`` are done, and starts live lines."""
+        self.standing = Standing(jobs, before, self._clock)
+        self._print(f"{len(jobs)} runs, {len(before)} of them done before, {workers} at a time")
+        if self._console.is_terminal and not self._quiet:
+            self._live = Live(
+                get_renderable=self._frame,
+                console=self._console,
+                refresh_per_second=2,
+                transient=True,
+            )
+            self._live.start()
+
+    def show(self, outcome: Outcome | None) -> None:
+        """Prints a line for a job; None only passes time."""
+        if outcome is not None:
+            self._print(self.standing.take(outcome))
+        elif self._live is None and self._clock() - self._said >= QUIET_S:
+            self._print(self.standing.line)
 
     def close(self) -> None:
         """Removes the live lines."""
         if self._live is not None:
             self._live.stop()
 
-    def show(self, outcome: Outcome | None) -> None:
-        """Prints a line for a job."""
-        if outcome is not None:
-            record = self.standing.take(outcome)
-            style = "bold red" if outcome.status == "failed" else ""
-            self._console.print(Text(outcome_line(outcome, record), style=style))
+    def _print(self, line: str) -> None:
+        self._said = self._clock()
+        if self._console.is_terminal and not self._quiet:  # above the live lines
+            self._console.print(Text(line), soft_wrap=True)
+        elif not self._quiet:
+            click.echo(line)
 
     def _frame(self) -> RenderableType:
         now = self.standing
@@ -207,61 +159,39 @@ class LiveSweepDisplay(SweepDisplay):
             lines.append(Text.assemble("  ", job.title, (tasks, "dim")))
         if len(running) > MAX_SHOWN:
             lines.append(Text(f"  and {len(running) - MAX_SHOWN} more", style="dim"))
-        if now.best_line:
-            lines.append(Text(now.best_line))
-        bar = Table.grid(padding=(0, 2))
         over = now.done + len(now.failed)
-        bar.add_row(ProgressBar(total=now.total, completed=over, width=24), Text(now.counts))
-        return Group(*lines, bar)
+        bar = ProgressBar(total=now.total, completed=over, width=24)
+        return Group(*lines, Text(now.line), bar)
 
 
-def _problem(job: Job) -> tuple[str, str]:
-    """The scenario and the kind of learning; runs that differ in one cannot be compared."""
-    return job.scenario, f"{job.config['incremental']}-incremental"
+def summary(jobs: Sequence[Job]) -> Table:
+    """A table of means and standard deviations over the seeds of complete runs.
 
-
-def summary(jobs: Sequence[Job]) -> RenderableType:
-    """A table of means and standard deviations over the seeds of complete runs, best first.
-
-    Rows are sorted by scenario, then by kind of learning.
+    Groups are those of ``nispa compare``, by scenario and kind of learning, best first.
     """
-    groups: dict[tuple[tuple[str, str], str], list[Record]] = {}
-    for job in jobs:
-        try:
-            record = read_record(job.folder)
-        except InputError:
-            continue
-        if record.status == "complete":
-            title = job.title.removeprefix(f"{job.scenario}, ").rpartition(", seed ")[0]
-            groups.setdefault((_problem(job), title), []).append(record)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    several = [len({problem[part] for problem, _ in groups}) > 1 for part in (0, 1)]
-    table.add_column("run, accuracies in %", overflow="fold")
-    for name in ("seeds", "accuracy", "forgetting"):
-        table.add_column(name, justify="right", no_wrap=True)
-    rows = [
-        (
-            problem,
-            _over(records, "acc"),
-            Text(", ".join([*itertools.compress(problem, several), title])),
-            len(records),
-            _over(records, "forgetting"),
-        )
-        for (problem, title), records in groups.items()
-    ]
-    rows.sort(key=lambda row: (row[0], -row[1][0]))
-    for _, accuracy, label, count, forgetting in rows:
-        table.add_row(label, str(count), accuracy[1], forgetting[1])
+    records = filter(None, map(_record, jobs))
+    groups = group_runs([Run("", record) for record in records if record.status == "complete"])
+    several = len({group.record.incremental for group in groups}) > 1
+    rows = []
+    for group in groups:
+        record, counted = group.record, [run for _, run in group.counted]
+        kind = f"{record.incremental}-incremental"
+        label = f"{kind}, {group.label}" if several and kind not in group.label else group.label
+        mean, accuracy = _over(run.accuracy for run in counted)
+        _, forgetting = _over(run.forgetting for run in counted)
+        cells = (Text(label), str(len(counted)), accuracy, forgetting)
+        rows.append(((record.scenario.name, kind, -mean), cells))
+    table = new_table("run, accuracies in %", "seeds", "accuracy", "forgetting", fold=True)
+    for _, cells in sorted(rows, key=lambda row: row[0]):
+        table.add_row(*cells)
     return table
 
 
-def _over(records: Sequence[Record], name: str) -> tuple[float, str]:
-    """The mean of a metric; and mean and standard deviation as a text in per cent."""
-    metrics = [record.main_metrics.get(name) for record in records]
-    values = [metric.value for metric in metrics if metric and metric.value is not None]
-    if not values:
+def _over(values: Iterable[float | None]) -> tuple[float, str]:
+    """The mean; and mean and standard deviation as a text in per cent."""
+    known = [value for value in values if value is not None]
+    if not known:
         return -1.0, "-"
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return mean, f"{100 * mean:.2f}"
-    return mean, f"{100 * mean:.2f} ± {100 * statistics.stdev(values):.2f}"
+    found = estimate(known, -1.0)
+    spread = "" if found.sd is None else f" ± {100 * found.sd:.2f}"
+    return found.mean, f"{100 * found.mean:.2f}{spread}"

@@ -79,6 +79,7 @@ class _Convolution(torch.autograd.Function):
         weight, bias = filled
         ctx.filled, ctx.link, ctx.pooled, ctx.input_dtype = filled, link, pooled, x.dtype
         x = x.to(weight.full.dtype)
+        # Without the bias, which is added after the pool, to a quarter of the pixels.
         unpooled = functional.conv2d(x, weight.full, None, link.stride, link.padding)
         places.append(math.prod(unpooled.shape[2:]))
         largest, out = unpooled, unpooled
@@ -87,6 +88,8 @@ class _Convolution(torch.autograd.Function):
         out.add_(bias.full.to(out.dtype).view(-1, 1, 1))
         if link.relu:
             out.relu_()
+        # `out` is the ReLU's mask. `unpooled` is asked for its shape alone, but PyTorch wants the
+        # tensor.
         ctx.save_for_backward(x, unpooled, largest, out)
         return out
 
@@ -96,6 +99,7 @@ class _Convolution(torch.autograd.Function):
         weight = ctx.filled[0].full
         gradient = gradients[0]
         if out.is_contiguous(memory_format=torch.channels_last):
+            # As the output lies; each of the three would otherwise turn it around for itself.
             gradient = gradient.contiguous(memory_format=torch.channels_last)
         if ctx.link.relu:
             gradient = torch.ops.aten.threshold_backward(gradient, out, 0)

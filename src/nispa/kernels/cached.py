@@ -87,6 +87,8 @@ class FrozenSnapshot:
     def matches(self, links: Sequence[Link]) -> bool:
         """Whether they are the same now. Values are compared only after something was written."""
         versions = versions_of(_frozen(links))
+        # Writing the same values again, as loading a checkpoint does, counts as a change but is
+        # none.
         if not same_versions(versions, self._versions):
             pairs = zip(self._values, versions, strict=True)
             if not all(torch.equal(old, new) for old, (new, _) in pairs):
@@ -166,16 +168,21 @@ def candidates(
     """
     found = []
     for number, (link, structure) in enumerate(zip(links, structures, strict=True)):
+        # A pool is cached with the layer before it; a layer that varies everywhere has nothing to
+        # keep.
         if not isinstance(structure, Structure) or structure.needs_gradient.all():
             continue
         assert isinstance(link, WeightedLink)
         pooled = isinstance(links[number + 1], PoolLink) if number + 1 < len(links) else False
+        # What is read from outside, such as the units that NISPA selects by, must be in the buffer
+        # itself.
         pooled = pooled and number + 1 not in marked
         saved = (number, number + 1) if pooled else (number,)
         buffer = saved[-1] + 1
         constant = np.flatnonzero(~structure.needs_gradient).astype(np.int32)
         # A multiply-add per connection, weight of its kernel, and pixel of the layer's own output.
         work = 2 * structure.live_per_row[constant].sum() * link.weights_each
+        # Activations per image; they take 4 bytes each.
         width = len(constant) * buffers[buffer].pixels
         worth = float(work * buffers[number + 1].pixels / (4 * width))
         found.append(Candidate(saved, buffer, constant, structure.varying_rows, width, worth))

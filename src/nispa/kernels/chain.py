@@ -81,6 +81,7 @@ class Chain:
         self.version = 0
         self.links: list[Link] = []
         self._versions: Versions = []  # of the positions that the index arrays were made from
+        # Several of one size where autograd runs forward again before backward.
         self._free: dict[int, list[Workspace]] = {}  # by their number of slabs
         self.update(links)
 
@@ -92,6 +93,7 @@ class Chain:
             for live in link.live
             for index in (live.plastic_index, live.frozen_index)
         )
+        # Tensors are compared, not positions: that takes microseconds where a pattern has millions.
         unchanged = self.version > 0 and same_versions(versions, self._versions)
         self.links = list(links)
         if unchanged:
@@ -116,6 +118,8 @@ class Chain:
     def at_a_time(self) -> int:
         """How many images fit the cache: a whole number of slabs for each thread."""
         lanes, threads = self.library.lanes, torch.get_num_threads()
+        # A whole number of slabs for each thread, since a thread with one more keeps all others
+        # waiting.
         slab_bytes = sum(buffer.vectors for buffer in self.buffers) * lanes * 4
         return max(1, CACHE // (slab_bytes * threads)) * threads * lanes
 
@@ -128,6 +132,8 @@ class Chain:
         if [type(link) for link in pair] != [ConvolutionLink, PoolLink]:
             return False
         first, second = data.computed_rows[number : number + 2] if data else (None, None)
+        # None means all channels. A convolution that pools writes no output of its own, so both
+        # must have the same ones left to do.
         if first is None or second is None:
             return first is second
         return np.array_equal(first, second)
@@ -157,6 +163,7 @@ class Chain:
         # Pixels alone hold whatever is frozen; only cached activations go stale.
         if data is not None and len(data.columns) > 1 and not data.frozen.matches(self.links):
             raise RuntimeError(STALE)
+        # A last slab may be partly filled; its other lanes repeat the last image.
         slabs = -(-len(batch) // self.library.lanes)
         free = self._free.setdefault(slabs, [])
         workspace = free.pop() if free else Workspace(self, slabs)
@@ -258,6 +265,8 @@ class Chain:
     def __call__(self, images: Images) -> Tensor:
         """Output of images, ``(batch, *input_shape)`` to ``(batch, *output_shape)``."""
         parameters = self.parameters()
+        # Autograd needs all activations until its backward pass, so the whole batch is one part.
+        # Without it, parts are as small as the cache wants.
         if torch.is_grad_enabled() and (
             self.input_gradient
             or any(values.requires_grad and values.numel() for values in parameters)
@@ -304,6 +313,7 @@ class Chain:
                 "must be as many"
             )
         parameters = self.parameters()
+        # Not cleared: the first part of the batch writes, the others add.
         into = [
             values.grad
             if reuse and values.grad is not None and values.grad.is_contiguous()
@@ -325,6 +335,7 @@ class Chain:
             total += value
             done += len(part)
         for values, gradient in zip(parameters, into, strict=True):
+            # Kernels compute all gradients of a layer at once, also those nobody asked for.
             if values.requires_grad:
                 values.grad = gradient
         return total
@@ -386,6 +397,7 @@ class Chain:
         rows[:, : pixels.width] = images.flatten(1)
         if not activations:
             return
+        # `every`: the output of a convolution before a pool may be what is cached.
         workspace = self.forward(images, every=True)
         for each in activations:
             values = self.read(workspace, each.buffer, len(images))

@@ -134,6 +134,7 @@ class _Memory:
             return
         if self._has_frozen:
             self.flat.zero_()
+        # Places follow from positions alone, so they are worked out here and not for each pass.
         places, frozen = self._places(live.frozen_index), live.frozen.to(self.flat.dtype)
         self.flat.index_copy_(0, places, frozen.flatten())
         self.plastic_places = self._places(live.plastic_index)
@@ -144,6 +145,7 @@ class _Memory:
         if self._weights_each == 1:
             return index
         row, source = index // self._sources, index % self._sources
+        # Channels last: row, pixel of the kernel, source.
         first = row * self._sources * self._weights_each + source
         offsets = torch.arange(self._weights_each, device=index.device) * self._sources
         return (first.unsqueeze(1) + offsets).flatten()

@@ -99,16 +99,19 @@ class Compiled:
         if isinstance(x, CachedBatch):
             shape, gradient = x.data.shape, False
         else:
+            # A feature is a channel of one pixel.
             shape = (*x.shape[1:], 1, 1)[:3]
             gradient = x.requires_grad and torch.is_grad_enabled()
         if not _runs_here(links, x) or not _fits(links, shape):
             return None
+        # Not the values: links of one form take turns in a chain, and it notices new patterns.
         key = (shape, gradient, *(link.form for link in links))
         chain = self._chains.get(key)
         if chain is None:
             chain = self._chains[key] = Chain(kernels, links, shape, gradient)
         else:
             chain.update(links)
+        # Live values made by hand may be in any order, which the reference does not mind.
         return chain if chain.sorted else None
 
 

@@ -77,12 +77,14 @@ class _Graph:
 
     def replay(self, given: Sequence[Tensor]) -> Tensor:
         for own, tensor in zip(self._inputs, given, strict=True):
+            # A graph reads from the addresses that it was recorded with.
             own.copy_(tensor)
         self._replay()
         for values, gradient in zip(self._parameters, self._gradients, strict=True):
             values.grad = gradient
         # A replay changes values without counting it; whoever compares versions must notice.
         torch.autograd.graph.increment_version(self._parameters)
+        # The next replay writes into the same memory.
         return self._result.clone()
 
 
@@ -92,6 +94,7 @@ def capture(work: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, C
     Returns:
         The memory of its result, and a function that runs the graph.
     """
+    # One pool for all: graphs run one after the other, so they can share their scratch memory.
     pool, graph = _pool(device), torch.cuda.CUDAGraph()
 
     def record() -> Tensor:

@@ -169,6 +169,7 @@ def _openmp() -> tuple[tuple[Any, Any, Any] | None, str]:
 
     A second runtime would start threads of its own, which compete with PyTorch's for the cores.
     """
+    # Three entry points that both GNU's and LLVM's runtime have.
     names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
     bundled = sorted(
         path
@@ -187,6 +188,7 @@ def _openmp() -> tuple[tuple[Any, Any, Any] | None, str]:
 
 def _supported(isa: str) -> bool:
     """Whether this processor, and the operating system, can run an instruction set."""
+    # PyTorch has asked the operating system, too, which may not save wide registers.
     capability = torch.backends.cpu.get_cpu_capability()
     if isa == "avx512":
         return capability == "AVX512"
@@ -214,6 +216,7 @@ def library() -> tuple[Library | None, str]:
     for isa in (wanted,) if wanted else ISAS:
         path = compiled(isa)
         if path is None or not _supported(isa):
+            # Whoever named a set is told why it is not used; otherwise the next best is tried.
             if wanted:
                 lack = "was not compiled" if path is None else "is more than this processor has"
                 problems.append(f"{CHOICE}={wanted} {lack}")

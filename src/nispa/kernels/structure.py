@@ -95,6 +95,7 @@ class RowConnections:
     ) -> None:
         """Connections at flat ``position`` in the layer's matrix, in rows ``row``."""
         self.sorted = bool((np.diff(position) > 0).all())
+        # Searching needs rows that rise, as they do in rising positions.
         self.start = np.searchsorted(row, np.arange(rows + 1)).astype(np.int32)
         self.source = source
         self.count = len(position)
@@ -130,6 +131,7 @@ class MergedConnections:
             order: Permutation that sorts the connections by row, then by source.
         """
         self.start = np.searchsorted(row[order], np.arange(rows + 1)).astype(np.int32)
+        # 32 bits: kernels read this beside each value, so its size counts.
         self.source = source[order].astype(np.int32)
         self.origin = origin[order].astype(np.int32)
         self.value = np.empty(len(order) * weights, dtype=np.float32)
@@ -196,8 +198,10 @@ class Structure:
 
         # Which rows learn, and which vary: those that learn or read an input that varies.
         varies = np.zeros(targets, dtype=bool)
+        # rows[0] are those of plastic connections.
         varies[rows[0]] = True
         varies[link.bias.plastic_index.numpy()] = True
+        # Taken before the next line: a row that only reads a varying input has no values to learn.
         self.plastic_rows = np.flatnonzero(varies).astype(np.int32)
         varies[row[input_needed[source]]] = True
         self.needs_gradient = varies
@@ -210,6 +214,7 @@ class Structure:
         mixed = (frozen.per_row > 0) & (plastic.per_row > 0)
         self.pure_rows = np.flatnonzero(~mixed).astype(np.int32)
         self.mixed_rows = np.flatnonzero(mixed).astype(np.int32)
+        # Pure rows stay out: their values need no copy.
         chosen = mixed[row]
         order = np.argsort(row[chosen] * columns + source[chosen])
         self.mixed = MergedConnections(
@@ -221,6 +226,8 @@ class Structure:
         self.needed_inputs = np.flatnonzero(input_needed).astype(np.int32)
         self.needed_input_places = place_of_input[self.needed_inputs]
         chosen = varies[row] & input_needed[source]
+        # Sorted by input, since a thread computes the whole gradient of an input: two that add to
+        # one place would need locks, and bits would depend on who comes first.
         order = np.argsort(source[chosen] * targets + row[chosen])
         self.back = MergedConnections(
             source[chosen],
@@ -261,6 +268,7 @@ def structures_of(
         if isinstance(link, WeightedLink):
             structure = Structure(link, into, needed)
             structures.append(structure)
+            # What varies here needs a gradient in the next layer.
             needed = structure.needs_gradient
         else:
             structures.append(PoolStructure(needed))

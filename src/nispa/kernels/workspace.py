@@ -42,12 +42,14 @@ class Workspace:
 
     def __init__(self, chain: Chain, slabs: int) -> None:
         self.slabs = slabs
+        # In floats; `vectors` counts places of one slab.
         sizes = [buffer.vectors * chain.library.lanes * slabs for buffer in chain.buffers]
         # Kernels never write into the borders, so they stay zero.
         self.activations = torch.zeros(sum(sizes), **FLOATS)
         starts = np.concatenate([[0], np.cumsum(sizes)])
         self.images = (Image * len(sizes))()
         for image, buffer, start in zip(self.images, chain.buffers, starts[:-1], strict=True):
+            # 4 bytes each. An address, so `activations` must never be replaced.
             image.data = self.activations.data_ptr() + 4 * int(start)
             image.channels, image.height = buffer.channels, buffer.height
             image.width, image.pad = buffer.width, buffer.pad
@@ -91,6 +93,8 @@ class Workspace:
         ):
             layer.kind, layer.relu = link.kind, chain.after_relu[number + 1]
             layer.input_relu = chain.after_relu[number]
+            # A Linear layer's connection is a kernel of one weight: both share the merging of
+            # values.
             layer.kernel_height = layer.kernel_width = layer.stride = 1
             layer.padding = 0
             layer.pool_follows = chain.pools_next(number, data)
@@ -115,6 +119,7 @@ class Workspace:
     def _describe_weighted(self, layer: Layer, link: WeightedLink, structure: Structure) -> None:
         """The part of :meth:`_describe` for a layer with weights."""
         frozen, plastic, targets = structure.frozen, structure.plastic, link.weight.shape[0]
+        # No frozen connection at all: a null pointer saves the kernels a look at each row.
         layer.frozen.start = frozen.start.ctypes.data if frozen.count else None
         layer.frozen.source = frozen.source.ctypes.data
         layer.plastic.start = plastic.start.ctypes.data

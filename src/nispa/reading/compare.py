@@ -135,8 +135,7 @@ def _usable(
             here = record.incremental == "task" or record.metrics_task_agnostic is None
         entry = (record.metrics if here else record.metrics_task_agnostic or {}).get(metric)
         if record.status != "complete":
-            learned = f"{len(record.accuracy_matrix)} of {len(record.tasks)} tasks"
-            why = f"it is {record.status} ({learned})"
+            why = f"it is {record.status} ({record.progress})"
         elif not here and record.metrics_task_agnostic is None:
             why = "it was not measured without telling the task"
         elif entry is None or entry.value is None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from nispa.errors import InputError, either
 from nispa.files import one_line, shown
-from nispa.reading.groups import IMPORTED, Value, as_text, key_of
+from nispa.reading.groups import Group, Run, Value, as_text, group_runs, labels
 from nispa.reading.statistics import mean_of_all, spread
 from nispa.reading.store import COLUMNS, Row
 from nispa.runs.metrics import percent
@@ -144,8 +143,6 @@ def _kind(values: Iterable[Value]) -> str:
 
 HIGHER_IS_BETTER = ("accuracy", "bwt", "fwt")  # lower is better for every other number
 HEADS = {
-    "method": "Method",
-    "preset": "Preset",
     "accuracy": r"Accuracy (\%)",
     "forgetting": r"Forgetting (\%)",
     "bwt": r"Backward transfer (\%)",
@@ -172,79 +169,59 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in one_line(text))
 
 
-def as_latex(
-    runs: Sequence[Row], values: Sequence[str] = ("accuracy", "forgetting"), by: Sequence[str] = ()
-) -> bytes:
+def as_latex(runs: Sequence[Row], values: Sequence[str] = ("accuracy", "forgetting")) -> bytes:
     """A table of mean ± sample standard deviation over seeds, for the package booktabs.
+
+    Runs form a row if they differ in nothing but the seed (:func:`nispa.reading.groups.key_of`).
 
     Args:
         runs: Complete runs.
         values: Columns to average; fractions become per cent, the best mean is bold.
-        by: Settings that get a row per value, beside method and preset.
 
     Raises:
-        InputError: There is no run; a column is not numeric; or a row's runs repeat a seed or
-            differ in more than the seed (see :func:`nispa.reading.groups.key_of`).
+        InputError: There is no run; a column is not numeric; or a row's runs repeat a seed.
     """
     if not runs:
         raise InputError("no complete run is left for the table; see nispa runs")
     for key in values:
         if key not in COLUMNS or COLUMNS[key].kind == "text":
             raise InputError(f"a LaTeX table has means of numbers, not of '{key}'; leave it out")
-    presets = any(run.value("preset") is not None for run in runs)
-    keys = ["method", *(["preset"] if presets else []), *by]
-    blocks = _grouped(runs, ("scenario", "incremental"))
-    width = len(keys) + 1 + len(values)
-    heads = [HEADS.get(key) or escape_latex(key) for key in (*keys, "Seeds", *values)]
+    blocks: dict[str, list[Group]] = {}
+    for group in group_runs([Run(run.folder, read_record(run.location)) for run in runs]):
+        title = f"{group.record.scenario.name}, {group.record.incremental}-incremental"
+        blocks.setdefault(title, []).append(group)
+    heads = ["Method", "Seeds", *(HEADS.get(key) or escape_latex(key) for key in values)]
     lines = ["% Mean and sample standard deviation over seeds; needs \\usepackage{booktabs}."]
     if any(run.value("canonical") == "no" for run in runs):
         lines.append("% Not all of this was measured on the canonical data: see nispa show.")
-    lines.append(rf"\begin{{tabular}}{{{'l' * len(keys)}{'r' * (1 + len(values))}}}")
+    lines.append(rf"\begin{{tabular}}{{l{'r' * (1 + len(values))}}}")
     lines += [r"\toprule", " & ".join(heads) + r" \\"]
-    for (scenario, incremental), block in blocks:
+    for title, groups in sorted(blocks.items()):
         lines.append(r"\midrule")
         if len(blocks) > 1:
-            title = escape_latex(f"{as_text(scenario)}, {as_text(incremental)}-incremental")
-            lines.append(rf"\multicolumn{{{width}}}{{l}}{{{title}}} \\")
-        lines += _block(block, keys, values)
+            lines.append(rf"\multicolumn{{{len(heads)}}}{{l}}{{{escape_latex(title)}}} \\")
+        lines += _block(groups, runs, values)
     lines += [r"\bottomrule", r"\end{tabular}"]
     return ("\n".join(lines) + "\n").encode()
 
 
-def _grouped(runs: Iterable[Row], keys: Sequence[str]) -> list[tuple[tuple[Value, ...], list[Row]]]:
-    def group(run: Row) -> tuple[Value, ...]:
-        return tuple(run.value(key) for key in keys)
-
-    def place(run: Row) -> list[tuple[bool, bool, Any]]:
-        values = group(run)
-        return [(v is not None, isinstance(v, str), 0 if v is None else v) for v in values]
-
-    return [(key, list(part)) for key, part in groupby(sorted(runs, key=place), group)]
-
-
-def _block(runs: Sequence[Row], keys: Sequence[str], values: Sequence[str]) -> Iterable[str]:
-    groups = _grouped(runs, keys)
-    for names, group in groups:
-        _only_seeds_differ(names, group, keys)
-    columns = [[_mean(group, key) for _, group in groups] for key in values]
+def _block(groups: Sequence[Group], runs: Sequence[Row], values: Sequence[str]) -> Iterable[str]:
+    """The rows of groups that learned the same."""
+    names = labels([group.record for group in groups])
+    rows = [[runs[place - 1] for place, _ in group.members] for group in groups]
+    for name, members in zip(names, rows, strict=True):
+        _check_seeds(name, members)
+    columns = [[_mean(members, key) for members in rows] for key in values]
     best = [_best(key, column) for key, column in zip(values, columns, strict=True)]
-    for index, (names, group) in enumerate(groups):
-        cells = ["--" if name is None else escape_latex(as_text(name)) for name in names]
-        cells.append(str(len(group)))
+    for index in sorted(range(len(names)), key=names.__getitem__):
+        cells = [escape_latex(names[index]), str(len(rows[index]))]
         for column, chosen in zip(columns, best, strict=True):
             cells.append(_mean_and_deviation(*column[index], chosen))
         yield " & ".join(cells) + r" \\"
 
 
-def _only_seeds_differ(names: Sequence[Value], group: Sequence[Row], keys: Sequence[str]) -> None:
+def _check_seeds(label: str, group: Sequence[Row]) -> None:
     """Refuses runs whose mean would not be one over seeds."""
-    label = ", ".join(as_text(name) for name in names if name is not None)
-    first, *others = group
-    if others:
-        rule = key_of(read_record(first.location))
-        for run in others:
-            if key_of(read_record(run.location)) != rule:
-                raise InputError(f"runs of {label} differ in {_difference(first, run, keys)}")
     seeds: dict[Value, Row] = {}
     for run in group:
         twin = seeds.setdefault(run.value("seed"), run)
@@ -253,22 +230,6 @@ def _only_seeds_differ(names: Sequence[Value], group: Sequence[Row], keys: Seque
                 f"two runs of {label} have seed {run.value('seed')}: {shown(twin.folder)} and "
                 f"{shown(run.folder)}; choose one{either('', ' with --where')}"
             )
-
-
-def _difference(first: Row, second: Row, keys: Sequence[str]) -> str:
-    """The setting in which two runs differ, and what to do about it."""
-    for key in sorted({*first.settings, *second.settings}):
-        one, two = first.value(key), second.value(key)
-        if one != two and not key.startswith(f"{IMPORTED}.") and key not in keys:
-            return (
-                f"{key} ({as_text(one)} in {shown(first.folder)}, "
-                f"{as_text(two)} in {shown(second.folder)}); give it a row each with "
-                + either(f"by=[{key!r}], or choose", f"--by {key}, or choose with --where")
-            )
-    return (
-        f"their data or the settings of the scenario: {shown(first.folder)} and "
-        f"{shown(second.folder)}; choose one{either('', ' with --where')}"
-    )
 
 
 Mean = tuple[str, str]  # mean and standard deviation as text

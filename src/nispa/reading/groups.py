@@ -35,8 +35,6 @@ MAX_DEPTH = 8  # folders below the given one, and levels of settings
 MAX_SETTINGS = 500
 MAX_TEXT = 200
 MAX_INT = 2**63 - 1
-MOST = 1e15  # seconds or bytes; a record that claims more measured nothing
-MOST_OPERATIONS = 1e25
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,9 @@ class Run:
         return cost_of(self.record)
 
     def cost(self, name: str) -> float | None:
-        """A cost by its name in :data:`nispa.runs.costs.KINDS`; None if unknown or absurd."""
+        """A cost by its name in :data:`nispa.runs.costs.KINDS`; None if unknown."""
         value: float | None = getattr(self._cost, name)
-        most = MOST_OPERATIONS if name.endswith("operations") else MOST
-        return float(value) if value is not None and value < most else None
+        return None if value is None else float(value)
 
 
 # --- Grouping ------------------------------------------------------------------------------------
@@ -256,22 +253,15 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Value]:
     Bounded, since a record may come from anyone: 500 settings, 8 levels, 200 characters a text.
     """
     bounded = itertools.islice(leaves(config, depth=MAX_DEPTH), MAX_SETTINGS)
-    return {short_text(name): _plain(value) for name, value in bounded}
-
-
-def short_text(value: str) -> str:
-    """A text on one line, at most 200 characters."""
-    if len(value) <= MAX_TEXT and value.isprintable():  # most are, and 10,000 runs have many
-        return value
-    return one_line(value, MAX_TEXT)
+    return {one_line(name): _plain(value) for name, value in bounded}
 
 
 def _plain(value: Any) -> Value:
     if isinstance(value, list):
-        return short_text(",".join(as_text(_plain(part)) for part in value[:MAX_TEXT]))
+        return one_line(",".join(as_text(_plain(part)) for part in value[:MAX_TEXT]))
     if isinstance(value, dict) or (isinstance(value, int) and abs(value) > MAX_INT):
-        return short_text(json.dumps(value))
-    return short_text(value) if isinstance(value, str) else value
+        return one_line(json.dumps(value))
+    return one_line(value) if isinstance(value, str) else value
 
 
 def as_text(value: Value) -> str:
@@ -282,19 +272,19 @@ def as_text(value: Value) -> str:
 # --- Finding and reading -------------------------------------------------------------------------
 
 
-def scan(root: str) -> tuple[dict[str, bool], dict[str, str]]:
+def scan(root: str) -> tuple[list[str], dict[str, str]]:
     """Folders with a record, in ``root`` and below, and why others could not be searched.
 
     Hidden folders, folders reached through a link and those more than 8 levels down are skipped.
 
     Returns:
-        Paths relative to ``root``, ``"."`` for itself: those of records, with whether each is a
-        regular file rather than a link, and those of folders that cannot be read, with the reason.
+        Paths relative to ``root``, ``"."`` for itself: those of records, and those of folders that
+        cannot be read, with the reason.
 
     Raises:
         InputError: ``root`` cannot be read.
     """
-    found: dict[str, bool] = {}
+    found: list[str] = []
     problems: dict[str, str] = {}
     waiting = [("", 0)]
     while waiting:
@@ -303,7 +293,7 @@ def scan(root: str) -> tuple[dict[str, bool], dict[str, str]]:
             with os.scandir(os.path.join(root, below) if below else root) as entries:  # noqa: PTH118
                 for entry in entries:
                     if entry.name == RECORD:
-                        found[below or "."] = entry.is_file(follow_symlinks=False)
+                        found.append(below or ".")
                     elif (
                         depth < MAX_DEPTH
                         and not entry.name.startswith(".")

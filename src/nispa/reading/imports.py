@@ -9,14 +9,10 @@ import csv
 import hashlib
 import io
 import re
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,23 +215,6 @@ def _names(cells: Iterable[str]) -> tuple[str, ...]:
     return tuple(one_line(cell, 100) for cell in cells)
 
 
-# Raised for damaged files by zipfile, and by NumPy, which parses an array's header as Python.
-_DAMAGED = (
-    OSError,
-    ValueError,
-    EOFError,
-    RuntimeError,
-    OverflowError,
-    SyntaxError,
-    TypeError,
-    KeyError,
-    MemoryError,
-    Warning,
-    struct.error,
-    tokenize.TokenError,
-    zlib.error,
-    zipfile.BadZipFile,
-)
 _MAX_HEADER_BYTES = 1_000  # a matrix needs a tenth; deep nesting could overflow the stack
 
 
@@ -243,11 +222,19 @@ def _from_numpy(data: bytes, name: str, array: str | None) -> Matrix:
     try:
         if data[:4] == b"PK\x03\x04":
             data = _member(data, name, array)
-        return _array(data, name)
+        values = np.lib.format.read_array(
+            io.BytesIO(data), allow_pickle=False, max_header_size=_MAX_HEADER_BYTES
+        )
     except FormatError:
         raise
-    except _DAMAGED as error:
+    except Exception as error:  # noqa: BLE001 - NumPy parses headers as Python, which raises anything
         raise FormatError(f"{name} is not a readable NumPy file ({wording(error)})") from None
+    if values.dtype.kind not in "iuf" or values.ndim != 2 or max(values.shape) > MAX_TASKS:
+        raise FormatError(
+            f"{name} holds an array of shape {values.shape} and type {values.dtype}; there must "
+            f"be a matrix of numbers with at most {MAX_TASKS:,} tasks"
+        )
+    return np.asarray(values, dtype=np.float64)
 
 
 def _member(data: bytes, name: str, array: str | None) -> bytes:
@@ -267,28 +254,6 @@ def _member(data: bytes, name: str, array: str | None) -> bytes:
     if len(content) > MAX_MATRIX_BYTES:
         raise FormatError(f"{name} is larger than {MAX_MATRIX_BYTES:,} bytes when unpacked")
     return content
-
-
-def _array(data: bytes, name: str) -> Matrix:
-    """A matrix from the bytes of an ``.npy`` file, whose header is checked before allocating."""
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    readers: dict[tuple[int, int], Any] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in readers:
-        raise FormatError(
-            f"{name} is in version {version[0]} of NumPy's format; save it as version 1 or 2"
-        )
-    shape, _, dtype = readers[version](file, max_header_size=_MAX_HEADER_BYTES)
-    if dtype.kind not in "iuf" or len(shape) != 2 or max(shape) > MAX_TASKS:
-        raise FormatError(
-            f"{name} holds an array of shape {shape} and type {one_line(str(dtype), 40)}; there "
-            f"must be a matrix of numbers with at most {MAX_TASKS:,} tasks"
-        )
-    file.seek(0)
-    return np.asarray(np.load(file, allow_pickle=False), dtype=np.float64)
 
 
 def imported_record(

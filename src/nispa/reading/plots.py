@@ -122,9 +122,7 @@ def _title(figure: Figure, record: Record) -> None:
         if metric is not None and metric.value is not None:
             numbers.append(f"{label} {percent(metric.value)} %")
     if record.status != "complete":
-        numbers.append(
-            f"{record.status} after {len(record.accuracy_matrix)} of {len(record.tasks)} tasks"
-        )
+        numbers.append(f"{record.status} after {record.progress}")
     figure.text(0.015, 0.9, "  ·  ".join(numbers), fontsize=12, va="center")
     other = [data for data in record.data if data.canonical is False]
     if other:

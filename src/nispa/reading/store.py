@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nispa.errors import ConfigError, InputError, either, unknown_name
-from nispa.files import one_line, seal_holds
-from nispa.reading.groups import IMPORTED, MAX_INT, Value, as_text, flatten, scan
-from nispa.reading.groups import short_text as _text
+from nispa.files import one_line
+from nispa.reading.groups import IMPORTED, Value, as_text, flatten, scan
 from nispa.runs.costs import cost_of
-from nispa.runs.record import MAX_RECORD_BYTES, RECORD, Record, read_record
+from nispa.runs.record import Record, read_record
 
 UNREADABLE = "unreadable"
 
@@ -105,11 +104,10 @@ COSTS = (
 def summarise(record: Record) -> dict[str, Value]:
     """The columns of a record, but for its folder and its problems."""
     cost, metrics = cost_of(record), record.main_metrics
-    untold = record.accuracy_matrix_task_agnostic or ()
     return {
-        "scenario": _text(record.scenario.name),
-        "method": _text(record.method),
-        "preset": None if record.preset is None else _text(record.preset),
+        "scenario": one_line(record.scenario.name),
+        "method": one_line(record.method),
+        "preset": None if record.preset is None else one_line(record.preset),
         "seed": record.seed,
         "status": record.status,
         "incremental": record.incremental,
@@ -121,18 +119,12 @@ def summarise(record: Record) -> dict[str, Value]:
         "started": record.started,
         "finished": record.finished,
         "tasks": len(record.tasks),
-        "learned": max(len(record.accuracy_matrix), len(untold)),
-        "samples": _total([task.samples_trained for task in record.per_task]),
+        "learned": record.learned,
+        "samples": sum(t.samples_trained for t in record.per_task) if record.per_task else None,
         "canonical": _canonical([data.canonical for data in record.data]),
-        "device": _text(record.environment.device),
-        "version": _text(record.version),
+        "device": one_line(record.environment.device),
+        "version": one_line(record.version),
     }
-
-
-def _total(parts: Sequence[int]) -> int | None:
-    """The sum; None if there is nothing to add, or more than 64 bits hold."""
-    total = sum(parts)
-    return total if parts and total <= MAX_INT else None
 
 
 def _float(count: int | None) -> float | None:
@@ -159,10 +151,10 @@ def find_runs(folders: Iterable[str | Path]) -> list[Row]:
     for folder in folders:
         root, real = str(folder), os.path.realpath(folder)
         found, problems = scan(root)
-        for name, regular in found.items():
+        for name in found:
             place = _below(real, name)
             if place not in rows:
-                rows[place] = _read(_below(root, name), settings, regular=regular)
+                rows[place] = _read(_below(root, name), settings)
         for name, problem in problems.items():
             rows.setdefault(_below(real, name), _unreadable(_below(root, name), problem))
     return sorted(rows.values(), key=_usual_order)
@@ -179,33 +171,19 @@ def _below(root: str, name: str) -> str:
     return root if name == "." else f"{root.rstrip('/')}/{name}"
 
 
-def _read(folder: str, settings: dict[str, Mapping[str, Value]], *, regular: bool) -> Row:
-    record = _quickly(f"{folder}/{RECORD}") if regular else None
-    if record is None:
-        try:
-            record = read_record(folder)
-        except InputError as error:
-            return _unreadable(folder, str(error))
+def _read(folder: str, settings: dict[str, Mapping[str, Value]]) -> Row:
+    try:
+        record = read_record(folder)
+    except InputError as error:
+        return _unreadable(folder, str(error))
     key = json.dumps(record.config)
     if key not in settings:
         settings[key] = flatten(record.config)
     return Row(folder, summarise(record), settings[key])
 
 
-def _quickly(file: str) -> Record | None:
-    """The record in half the time of :func:`read_record`; None if anything is wrong with it."""
-    try:
-        with open(file, "rb", buffering=0) as opened:  # noqa: PTH123 - faster than a Path
-            data = opened.read(MAX_RECORD_BYTES)
-        record = Record.model_validate_json(data)
-    except (OSError, ValueError):
-        return None
-    known = "schema_" in record.model_fields_set  # it has a default, which a file must not rely on
-    return record if known and seal_holds(data) is not False else None
-
-
 def _unreadable(folder: str, problem: str) -> Row:
-    return Row(folder, {"status": UNREADABLE, "problem": _text(problem)})
+    return Row(folder, {"status": UNREADABLE, "problem": one_line(problem)})
 
 
 # --- Choosing and sorting ------------------------------------------------------------------------

@@ -65,11 +65,19 @@ def _title(text: str) -> Text:
     return Text(f"\n{text}", style="bold")
 
 
-def _table(first: str, *numbers: str | Text, gap: int = 2, width: int | None = None) -> Table:
-    """An empty table of a column of text and columns of numbers, ``gap`` blanks apart."""
+def new_table(
+    first: str, *numbers: str | Text, gap: int = 2, width: int | None = None, fold: bool = False
+) -> Table:
+    """An empty table of a column of text and columns of numbers, ``gap`` blanks apart.
+
+    A text too long for its column is cut, or goes on in the next line with ``fold``.
+    """
     # One of the blanks belongs to the box.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
-    table.add_column(first, no_wrap=True)
+    if fold:
+        table.add_column(first, overflow="fold")
+    else:
+        table.add_column(first, no_wrap=True)
     for head in numbers:
         table.add_column(head, justify="right", no_wrap=True, min_width=width)
     return table
@@ -84,16 +92,14 @@ def _task(record: Record, index: int) -> str:
 
 
 def _head(record: Record) -> Text:
-    told = record.main_matrix is record.accuracy_matrix
     words = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
-    words.append(kind_in_words(record.incremental, told))
+    words.append(kind_in_words(record.incremental, record.told))
     if record.preset:
         words.append(f"preset {one_line(record.preset, 30)}")
     text = Text(", ".join([*words, f"seed {record.seed}"]), style="bold")
     if record.status == "complete":
         return text
-    learned = f"{len(record.accuracy_matrix)} of {len(record.tasks)} tasks"
-    return text.append(f"\n{record.status.upper()} after {learned}", style="bold yellow")
+    return text.append(f"\n{record.status.upper()} after {record.progress}", style="bold yellow")
 
 
 def _data(record: Record) -> Text:
@@ -155,7 +161,7 @@ def _cell(value: float, digits: int) -> str:
 def _matrix_table(record: Record, matrix: Matrix, digits: int, width: int) -> Table:
     tasks = len(matrix)
     heads = (str(column + 1) for column in range(tasks))
-    table = _table("after", *heads, gap=2 if digits else 1, width=width)
+    table = new_table("after", *heads, gap=2 if digits else 1, width=width)
     for row in range(tasks):
         cells = []
         for column, value in enumerate(matrix[row]):
@@ -169,7 +175,7 @@ def _matrix_table(record: Record, matrix: Matrix, digits: int, width: int) -> Ta
 
 def _end_table(record: Record, matrix: Matrix) -> Table:
     """A row per task, for more tasks than a matrix has room for."""
-    table = _table("task", "when learned", "at the end", "change")
+    table = new_table("task", "when learned", "at the end", "change")
     measured = [row for row in matrix if not all(map(math.isnan, row))]
     end = measured[-1] if measured else matrix[-1]
     for index in range(len(matrix)):
@@ -186,7 +192,7 @@ def _end_table(record: Record, matrix: Matrix) -> Table:
 
 def _metrics(record: Record) -> Table:
     untold = record.metrics_task_agnostic
-    table = _table("metric (%)", *(("task known", "unknown") if untold else ("value",)))
+    table = new_table("metric (%)", *(("task known", "unknown") if untold else ("value",)))
     table.add_column("formula")
     for name, metric in record.metrics.items():
         known = name in HINTS and metric.formula == METRICS[name].formula
@@ -209,7 +215,7 @@ def _value(metrics: Mapping[str, MetricValue], name: str) -> Text:
 
 
 def _learning(record: Record) -> Table:
-    table = _table("task", "phases", "tau", "samples", "train s")
+    table = new_table("task", "phases", "tau", "samples", "train s")
     table.add_column("stopped because", overflow="fold")
     for index, task in enumerate(record.per_task):
         table.add_row(
@@ -234,7 +240,7 @@ def _costs(record: Record) -> list[RenderableType]:
     total = cost_of(record)
     if total.model_bytes is None and total.train_cpu_s is None:
         return []
-    table = _table("task", *COST_HEADS, gap=1)
+    table = new_table("task", *COST_HEADS, gap=1)
     for index, task in enumerate(record.per_task):
         table.add_row(Text(_task(record, index)), *_cost_texts(task_operations(task), task))
     table.add_row("all", *_cost_texts(total.train_operations, total), style="bold")
@@ -277,14 +283,14 @@ def _stable_units(record: Record, width: int) -> list[RenderableType]:
     heads = [f"{one_line(group, 12)}/{size}" for group, size in sizes.items()]
     label = max(len(_task(record, index)) for index in range(len(record.per_task)))
     if label + sum(max(len(head), 9) + 2 for head in heads) > width:
-        table = _table("group", "stable", "of", "share")
+        table = new_table("group", "stable", "of", "share")
         for group, size in sizes.items():
             counts = [task.stable_units.get(group) for task in record.per_task]
             stable = [count.stable for count in counts if count][-1]
             texts = (f"{stable:,}", f"{size:,}", _share(stable, size))
             table.add_row(Text(one_line(group, 30)), *texts)
         return [_title("Stable units after the last task"), table]
-    table = _table("after", *map(Text, heads))
+    table = new_table("after", *map(Text, heads))
     for index, task in enumerate(record.per_task):
         counts = [task.stable_units.get(group) for group in sizes]
         cells = [f"{c.stable} {_share(c.stable, c.size)}" if c else "-" for c in counts]
@@ -299,7 +305,7 @@ def _connections(record: Record) -> list[RenderableType]:
     # Owed connections were dropped without a place to grow: live + owed is constant.
     owed = any(count.owed for count in layers.values())
     heads = ("live", "of", "density", "frozen", "of the live")
-    table = _table("layer", *heads, *(["without a place"] if owed else []))
+    table = new_table("layer", *heads, *(["without a place"] if owed else []))
     for layer, count in layers.items():
         table.add_row(
             Text(one_line(layer, 30)),

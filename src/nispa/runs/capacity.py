@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nispa.runs.record import TaskResult
+
 NEARLY = 0.1  # a layer with at most this share of plastic units is nearly full
 
 Units = Mapping[str, tuple[int, int]]
 """For each hidden group of units, how many are stable, and how many there are."""
+
+
+def units_after(task: TaskResult) -> Units:
+    """The units of a network after a task."""
+    return {name: (count.stable, count.size) for name, count in task.stable_units.items()}
 
 
 def fullness(units: Units) -> int:
@@ -25,18 +32,23 @@ def warning(before: Units, now: Units) -> str:
         before: The units before the task; empty before the first.
         now: The units after it.
     """
-    level = fullness(now)
-    if level <= fullness(before):
+    return state(now) if fullness(now) > fullness(before) else ""
+
+
+def state(units: Units) -> str:
+    """A sentence if a network is nearly full or full, otherwise an empty text."""
+    level = fullness(units)
+    if level == 0:
         return ""
     if level == 2:
-        layers = [name for name, (stable, size) in now.items() if size and stable == size]
+        layers = [name for name, (stable, size) in units.items() if size and stable == size]
         return (
             f"the network is full: no unit of {', '.join(layers)} is plastic, so later tasks can "
             "only reuse what is learned; more tasks need wider layers"
         )
     layers = [
         f"{name} ({size - stable} of {size})"
-        for name, (stable, size) in now.items()
+        for name, (stable, size) in units.items()
         if size and size - stable <= NEARLY * size
     ]
     return (

@@ -1,8 +1,8 @@
 """Checkpoints within a task: the state of each of its fits, in a folder beside the record.
 
-A finished fit has one file. The running fit has two, written in turn, so that one of them is always
-whole. Every file has a checksum; a damaged or missing one costs the time to repeat its training and
-changes no result. Work between two fits is repeated, see :mod:`nispa.training.pausing`.
+Every fit has one file, replaced whole and with a checksum. A damaged or missing one costs the time
+to repeat its training and changes no result. Work between two fits is repeated, see
+:mod:`nispa.training.pausing`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ FORMAT = "nispa-checkpoint/2"
 FOLDER = CHECKPOINTS
 EVERY_S = 30.0
 
-_NAME = re.compile(r"task[0-9]+-fit[0-9]+-(a|b|over)\.safetensors")
+# Earlier versions wrote the running fit to a and b in turn.
+_NAME = re.compile(r"task[0-9]+-fit[0-9]+-(a|b|part|over)\.safetensors")
 
 
 class Checkpoints:
@@ -40,7 +41,7 @@ class Checkpoints:
             identity: Identifies the experiment; checkpoints of another one are ignored.
         """
         self.folder, self._every, self._identity = run / FOLDER, every, identity
-        self._task = self._fit = self._number = 0
+        self._task = self._fit = 0
         self._written = time.monotonic()
         self.spent = Spent()
 
@@ -53,7 +54,7 @@ class Checkpoints:
         Raises:
             FormatError: A checkpoint is a link, or the folder is one.
         """
-        self._task, self._fit, self._number, self.spent = task, 0, 0, Spent()
+        self._task, self._fit, self.spent = task, 0, Spent()
         self._began, self._written = spent(), time.monotonic()
         mine = f"task{task}-"
         for path in self._files():
@@ -62,11 +63,8 @@ class Checkpoints:
         states: list[FitState] = []
         while (state := self._read(len(states) + 1, "over")) is not None:
             states.append(state)
-        halves = [self._read(len(states) + 1, half) for half in ("a", "b")]
-        running = [state for state in halves if state is not None]
-        if running:
-            states.append(max(running, key=lambda state: int(state.values["number"])))
-            self._number = int(states[-1].values["number"])
+        if (state := self._read(len(states) + 1, "part")) is not None:
+            states.append(state)
         if states:
             self.spent = _spent(states[-1].values)
         return iter(states)
@@ -88,15 +86,13 @@ class Checkpoints:
         due = last or time.monotonic() - self._written >= self._every
         if not (pause.over or due):
             return
-        self._number += 1
-        path = self._path(self._fit, "over" if pause.over else "ab"[self._number % 2])
+        path = self._path(self._fit, "over" if pause.over else "part")
         state = pause.state()
         took = self.spent + (spent() - self._began)
         header = {
             **self._place(self._fit),
             "values": {
                 **state.values,
-                "number": self._number,
                 "task_seconds": took.wall_s,
                 "task_cpu_seconds": took.cpu_s,
             },
@@ -104,8 +100,7 @@ class Checkpoints:
         make_folder(self.folder)
         write_atomic(path, tensorfile.encode(FORMAT, header, state.tensors))
         if pause.over:
-            for half in ("a", "b"):
-                remove(self._path(self._fit, half))
+            remove(self._path(self._fit, "part"))
         self._written = time.monotonic()
 
     def clear(self) -> None:
@@ -139,10 +134,7 @@ class Checkpoints:
         with contextlib.suppress(InputError, KeyError, TypeError, ValueError, OverflowError):
             tensors, header = tensorfile.read(self._path(fit, part), FORMAT, "checkpoint")
             values = header["values"]
-            int(values["number"])
-            took = _spent(values)
-            if not all(0 <= seconds < float("inf") for seconds in (took.wall_s, took.cpu_s)):
-                return None
+            _spent(values)  # raises if there is none
             place = self._place(fit)
             if place == {name: header[name] for name in place} and values["over"] == (
                 part == "over"

@@ -1,20 +1,16 @@
 """What a run cost: totals over its tasks, their names and units. No PyTorch here.
 
-A total is None if an older record lacks it for some task, or if it exceeds what a record can hold.
+A total is None if an older record lacks it for some task.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
 from nispa.runs.record import Cost, Record, TaskResult
-
-MOST_COUNT = 2**63 - 1
-MOST_OPERATIONS = 10**30
 
 Number = TypeVar("Number", int, float)
 
@@ -94,14 +90,14 @@ def total_cost(tasks: Sequence[TaskResult]) -> Cost:
     return Cost(
         live=last.live,
         model_bytes=last.model_bytes,
-        kept_bytes=_sum(last.storage.values(), MOST_COUNT),
+        kept_bytes=_sum(last.storage.values()),
         operations=_by_purpose(tasks),
-        train_operations=_sum(map(task_operations, tasks), MOST_OPERATIONS),
+        train_operations=_sum(map(task_operations, tasks)),
         inference_operations=last.inference_operations,
-        train_s=_sum((task.train_s for task in tasks), sys.float_info.max),
-        train_cpu_s=_sum((task.train_cpu_s for task in tasks), sys.float_info.max),
-        eval_s=_sum((task.eval_s for task in tasks), sys.float_info.max),
-        eval_cpu_s=_sum((task.eval_cpu_s for task in tasks), sys.float_info.max),
+        train_s=sum(task.train_s for task in tasks),
+        train_cpu_s=_sum(task.train_cpu_s for task in tasks),
+        eval_s=sum(task.eval_s for task in tasks),
+        eval_cpu_s=_sum(task.eval_cpu_s for task in tasks),
         peak_bytes=max(known) if len(known) == len(tasks) else None,
     )
 
@@ -114,12 +110,12 @@ def _by_purpose(tasks: Sequence[TaskResult]) -> dict[str, int] | None:
             return None
         for name, count in task.operations.items():
             sums[name] = sums.get(name, 0) + count
-    return sums if all(count <= MOST_OPERATIONS for count in sums.values()) else None
+    return sums
 
 
-def _sum(parts: Iterable[Number | None], most: Number) -> Number | None:
-    """The sum; None if a part is unknown or the sum exceeds ``most``."""
+def _sum(parts: Iterable[Number | None]) -> Number | None:
+    """The sum; None if a part is unknown."""
     every = list(parts)
     known = [part for part in every if part is not None]
     total: Number = sum(known)
-    return total if len(known) == len(every) and total <= most else None
+    return total if len(known) == len(every) else None

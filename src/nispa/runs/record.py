@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -53,10 +52,13 @@ NUMBERS = re.compile(r"[0-9]+(-[0-9]+|(,[0-9]+)*)")  # a task named after its cl
 T = TypeVar("T")
 # Accepts a list and stores a tuple, since records are immutable.
 Many = Annotated[tuple[T, ...], Field(strict=False)]
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+# A value beyond these bounds was never measured. Within them, and with at most 1,000 tasks, every
+# total of a run is a finite number, and every total of counts fits 64 bits, as Parquet needs.
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Seconds = Annotated[float, Field(ge=0.0, le=1e12)]
+Operations = Annotated[int, Field(ge=0, le=10**24)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Seconds = Annotated[float, Field(ge=0.0)]
-Operations = Annotated[int, Field(ge=0, le=10**30)]  # large runs exceed 2^63
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Instant = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")]
 Matrix = Many[Many[Share | None]]
 
@@ -199,7 +201,7 @@ class TaskResult(_Part):
     stop_reason: str | None = None
     stable_units: dict[str, UnitCount] = Field(default_factory=dict)
     connections: dict[str, ConnectionCount] = Field(default_factory=dict)
-    storage: dict[str, Count] = Field(default_factory=dict)
+    storage: dict[str, Count] = Field(default_factory=dict, max_length=1_000)
     live: Count | None = None
     model_bytes: Count | None = None
     operations: dict[str, Operations] | None = None
@@ -216,17 +218,17 @@ class Cost(_Part):
     if a task's value is unknown.
     """
 
-    live: Count | None = None
-    model_bytes: Count | None = None
-    kept_bytes: Count | None = None
-    operations: dict[str, Operations] | None = None
-    train_operations: Operations | None = None
-    inference_operations: Operations | None = None
-    train_s: Seconds | None = None
-    train_cpu_s: Seconds | None = None
-    eval_s: Seconds | None = None
-    eval_cpu_s: Seconds | None = None
-    peak_bytes: Count | None = None
+    live: int | None = None
+    model_bytes: int | None = None
+    kept_bytes: int | None = None
+    operations: dict[str, int] | None = None
+    train_operations: int | None = None
+    inference_operations: int | None = None
+    train_s: float | None = None
+    train_cpu_s: float | None = None
+    eval_s: float | None = None
+    eval_cpu_s: float | None = None
+    peak_bytes: int | None = None
 
 
 class Parameters(_Part):
@@ -268,7 +270,7 @@ class Record(_Part):
     data: Many[DataEntry]
     method: str
     preset: str | None = None
-    seed: Count
+    seed: Seed
     incremental: Literal["task", "class", "domain"] = "task"
     config: dict[str, Json]
     derived: Many[dict[str, Json]] = ()
@@ -299,6 +301,16 @@ class Record(_Part):
             if value is not None
         }
 
+    @property
+    def learned(self) -> int:
+        """Tasks that were measured after they were learned."""
+        return max(len(self.accuracy_matrix), len(self.accuracy_matrix_task_agnostic or ()))
+
+    @property
+    def progress(self) -> str:
+        """The tasks learned so far, such as ``3 of 5 tasks``."""
+        return f"{self.learned} of {len(self.tasks)} tasks"
+
     def classes_of(self, task: int) -> list[str]:
         """Names of a task's classes; their numbers in older records, which have no names."""
         names = self.class_names
@@ -317,8 +329,12 @@ class Record(_Part):
     @property
     def main_matrix(self) -> Matrix:
         """The matrix to report, told the task if each task has its own outputs, else not told."""
-        untold = self.accuracy_matrix_task_agnostic
-        return self.accuracy_matrix if self.incremental == "task" or untold is None else untold
+        return self.accuracy_matrix if self.told else self.accuracy_matrix_task_agnostic or ()
+
+    @property
+    def told(self) -> bool:
+        """Whether :attr:`main_matrix` was measured with the task told."""
+        return self.incremental == "task" or self.accuracy_matrix_task_agnostic is None
 
     @property
     def main_metrics(self) -> dict[str, MetricValue]:
@@ -429,6 +445,24 @@ def decode(data: bytes, name: str = RECORD) -> Record:
     Raises:
         FormatError: It is damaged, not a record of nispa, or from a newer version.
     """
+    record, fault = None, ""
+    try:
+        record = Record.model_validate_json(data)
+    except ValidationError as error:
+        fault = first_fault(error)
+    if record is None or "schema_" not in record.model_fields_set:
+        _check_head(data, name)  # says it better
+        raise FormatError(f"{name} is damaged: {fault}")
+    if seal_holds(data) is False:
+        raise FormatError(
+            f"{name} is damaged: its content does not match its checksum; if it was changed on "
+            "purpose, delete its last entry, sha256"
+        )
+    return record
+
+
+def _check_head(data: bytes, name: str) -> None:
+    """Refuses what is not JSON, not a record, or newer than this version."""
     try:
         head = _Head.model_validate_json(data)
     except ValidationError as error:
@@ -447,16 +481,6 @@ def decode(data: bytes, name: str = RECORD) -> Record:
             f"{name} was written by a newer nispa (version {version}, schema {head.schema_}; this "
             f"one reads up to {SCHEMA_VERSION}); update with: pip install --upgrade nispa"
         )
-    try:
-        record = Record.model_validate_json(data)
-    except ValidationError as error:
-        raise FormatError(f"{name} is damaged: {first_fault(error)}") from None
-    if seal_holds(data) is False:
-        raise FormatError(
-            f"{name} is damaged: its content does not match its checksum; if it was changed on "
-            "purpose, delete its last entry, sha256"
-        )
-    return record
 
 
 def read_record(path: str | Path, *, sealed: bool = False) -> Record:
@@ -472,9 +496,8 @@ def read_record(path: str | Path, *, sealed: bool = False) -> Record:
     """
     path = Path(path)
     file = path if path.name == RECORD and not path.is_dir() else path / RECORD
-    if not os.path.lexists(file):
+    if not check_own(file):
         raise InputError(f"{shown(path)} holds no {RECORD}; pass the folder of a run")
-    check_own(file)
     data = read_limited(file, MAX_RECORD_BYTES)
     record = decode(data, shown(file))
     if sealed and seal_holds(data) is None:

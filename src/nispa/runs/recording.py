@@ -21,7 +21,7 @@ from nispa.methods.defaults import sentence
 from nispa.methods.presets import Settings
 from nispa.network.models import NetworkSpec
 from nispa.network.operations import Ledger, counting
-from nispa.runs.capacity import warning
+from nispa.runs.capacity import units_after, warning
 from nispa.runs.costs import total_cost
 from nispa.runs.identity import code_digest
 from nispa.runs.record import (
@@ -209,10 +209,7 @@ def capacity_note(record: Record) -> str:
     done = len(record.per_task)
     if done == len(record.tasks):
         return ""
-    units: list[dict[str, tuple[int, int]]] = [
-        {name: (count.stable, count.size) for name, count in result.stable_units.items()}
-        for result in record.per_task[-2:]
-    ]
+    units = [units_after(result) for result in record.per_task[-2:]]
     text = warning(units[-2] if done > 1 else {}, units[-1])
     return f"after task {done} of {len(record.tasks)} {text}" if text else ""
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from nispa.reading.groups import flatten
+from nispa.reading.groups import Value, flatten
 from nispa.runs.curve import Point
 from nispa.runs.record import Record
-
-Setting = str | int | float | bool | None
 
 
 class Opened(NamedTuple):
@@ -47,7 +45,7 @@ class Tracker(Protocol):
         ...
 
 
-def settings_of(record: Record) -> dict[str, Setting]:
+def settings_of(record: Record) -> dict[str, Value]:
     """The settings of a run under flat names such as ``method.learning_rate``.
 
     Only what is needed to repeat the run; no name of a user or machine.

@@ -10,13 +10,12 @@ from nispa.files import one_line
 from nispa.reading.groups import Run, as_text, flatten
 from nispa.runs.costs import KINDS, cost_of, task_operations
 from nispa.runs.metrics import Matrix, as_matrix, percent
-from nispa.runs.record import Cost, Record, TaskResult
+from nispa.runs.record import Cost, Record, TaskResult, kind_in_words
 from nispa.webpage import capacity
 from nispa.webpage.charts import Across, Series, Words, lines
 from nispa.webpage.markup import Node, add, cell, count, figure, folded, scroll, table, tag
 from nispa.webpage.names import classes_of, task_label, task_name
 from nispa.webpage.network import MAX_TASKS, connections, only, phases, spaced, units
-from nispa.webpage.problems import told
 from nispa.webpage.scales import percent_range
 
 MAX_SETTINGS = 200
@@ -55,11 +54,11 @@ def details(run: Run, place: int, *, alone: bool) -> Element:
 
 def _title(record: Record) -> str:
     words = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
-    words.append(f"{record.incremental}-incremental ({told(record)})")
+    words.append(kind_in_words(record.incremental, record.told))
     words += [f"preset {one_line(record.preset, 30)}"] if record.preset else []
     words += [f"seed {record.seed}", record.status]
     if record.status != "complete":
-        words[-1] += f" after {len(record.accuracy_matrix)} of {len(record.tasks)} tasks"
+        words[-1] += f" after {record.progress}"
     words += [f"started {record.started}"] if record.started else []
     return ", ".join(words)
 
@@ -75,7 +74,7 @@ def _accuracies(record: Record, place: int) -> list[Node]:
         ("told the task", record.accuracy_matrix),
         ("not told the task", record.accuracy_matrix_task_agnostic or ()),
     ]
-    if record.main_matrix is not record.accuracy_matrix:
+    if not record.told:
         both.reverse()
     maps: list[Node] = []
     for number, (how, rows) in enumerate(both):
@@ -161,7 +160,7 @@ def _task_row(record: Record, index: int, task: TaskResult) -> list[Node]:
         count(task.phases),
         "" if task.tau is None else f"{task.tau:.3f}",
         count(task.samples_trained),
-        f"{task.train_s:,.1f}" if task.train_s < 1e12 else "",
+        f"{task.train_s:,.1f}",
         count(sum(task.storage.values())),
         cell(one_line((task.stop_reason or "").replace("_", " "), 60)),
     ]
@@ -193,7 +192,7 @@ def _texts(operations: int | None, cost: TaskResult | Cost) -> Iterable[str]:
     """The cells of ``TASK_COSTS``."""
     for name in TASK_COSTS:
         value = operations if name == "train_operations" else getattr(cost, name)
-        yield "" if value is None or value > 1e25 else KINDS[name].text(value)
+        yield "" if value is None else KINDS[name].text(value)
 
 
 def _settings(record: Record) -> Element:

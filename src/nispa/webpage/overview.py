@@ -40,14 +40,6 @@ COSTS = {
 """The costs on the page, named as in :data:`nispa.runs.costs.KINDS`, with a short word for each."""
 
 
-def _accuracy(run: Run) -> float | None:
-    return run.accuracy
-
-
-def _forgetting(run: Run) -> float | None:
-    return run.forgetting
-
-
 def _cost(name: str) -> Callable[[Run], float | None]:
     return lambda run: run.cost(name)
 
@@ -200,7 +192,7 @@ def side_by_side(problem: Problem, number: int) -> list[Node]:
     counted = [run for group in ranked for _, run in group.counted]
     heads = ["method", "runs", "accuracy (%)", "std", "95 % interval", "forgetting (%)"]
     if any(other_accuracy(run) is not None for run in counted):
-        is_told = told(problem.record) == "told the task"
+        is_told = problem.record.told
         heads.append(f"{'not told the task' if is_told else 'told the task'} (%)")
     rows = [_group_row(group)[: len(heads)] for group in groups]
     caption = f"Accuracy, {told(problem.record)}: means over runs"
@@ -243,7 +235,7 @@ def _group_row(group: Group) -> list[Node]:
         percent(found.mean if found else None),
         percent(found.sd if found else None),
         " to ".join(map(percent, within)) if within else "-",
-        percent(group.mean(_forgetting)),
+        percent(group.mean(lambda run: run.forgetting)),
         percent(group.mean(other_accuracy)),
     ]
 
@@ -257,7 +249,7 @@ def _costs(groups: Sequence[Group], number: int) -> list[Node]:
     rows: list[list[Node]] = [
         [
             cell(group.label, head=True),
-            percent(group.mean(_accuracy)),
+            percent(group.mean(lambda run: run.accuracy)),
             *(KINDS[name].text(means[name][k]) for name in known),
         ]
         for k, group in enumerate(groups)

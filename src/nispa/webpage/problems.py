@@ -53,7 +53,7 @@ def problems_of(runs: Sequence[Run]) -> list[Problem]:
 
 def told(record: Record) -> str:
     """Whether the main matrix was measured with the task told, in words."""
-    return "told the task" if record.main_matrix is record.accuracy_matrix else "not told the task"
+    return "told the task" if record.told else "not told the task"
 
 
 def other_accuracy(run: Run) -> float | None:
@@ -61,5 +61,5 @@ def other_accuracy(run: Run) -> float | None:
     record = run.record
     if record.accuracy_matrix_task_agnostic is None:
         return None
-    is_told = record.main_matrix is record.accuracy_matrix
-    return metrics.acc(record.accuracy_matrix_task_agnostic if is_told else record.accuracy_matrix)
+    other = record.accuracy_matrix_task_agnostic if record.told else record.accuracy_matrix
+    return metrics.acc(other)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nispa.runs.costs import scaled
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -76,10 +78,7 @@ def percent_range(values: Sequence[float]) -> tuple[float, float]:
 
 def short(value: float) -> str:
     """A number for an axis, such as ``1.2M``."""
-    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
+    return scaled(value).replace(" ", "")
 
 
 def coord(value: float) -> str:

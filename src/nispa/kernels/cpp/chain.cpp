@@ -39,6 +39,8 @@ struct Merged {
 };
 
 // One layer. Lists of rows and inputs are those of `structure.py`: nothing is computed for others.
+// Python writes it (`native.py`): a field goes to the same place in both, or addresses are mixed
+// up. `nispa_layer_fields` catches a forgotten one, but not two in another order.
 struct Layer {
   int64_t kind, relu, input_relu;           // whether its output, and its input, passed a ReLU
   int64_t height, width, stride, padding;   // of the kernel
@@ -63,6 +65,7 @@ struct Layer {
 
 // Biases in order of their units, for the loops to read.
 static void gather_bias(const Layer& layer) {
+  // Two tensors become one array, so that loops find a row's bias by its number.
   for (const Biases* biases : {&layer.frozen_bias, &layer.plastic_bias})
     for (int64_t i = 0; i < biases->count; i++) layer.bias[biases->unit[i]] = biases->value[i];
 }
@@ -105,6 +108,7 @@ static void fill(const Image& to, const Source& source) {
       const int64_t last = std::min(first + GROUP, channels), size = (last - first) * pixels;
       const int64_t left = std::min<int64_t>(LANES, source.count - slab * LANES);
       const int64_t filled = source.gradient ? left : LANES;
+      // One pointer for each image of the slab, to the first pixel of the group.
       const float* lane[LANES];
       for (int64_t i = 0; i < LANES; i++) {
         const int64_t image = slab * LANES + std::min(i, left - 1);
@@ -112,8 +116,10 @@ static void fill(const Image& to, const Source& source) {
                   first * pixels;
       }
       float* out = to.data + slab * to.slab();
+      // LANES pixels of LANES images are turned at a time: read along rows, written along lanes.
       float block[LANES * LANES] = {};  // lanes that are not filled stay zero
       each_pixel(to, source.channels, first, last, [&](int64_t x, int64_t place) {
+        // Every LANES pixels a new block; each pixel then takes one of its vectors.
         if (x % LANES == 0) {
           const int64_t wide = std::min<int64_t>(LANES, size - x);
           if (wide == LANES && filled == LANES) transpose(lane, x, block);
@@ -133,6 +139,8 @@ static void sums(const Image& from, int64_t count, double* to) {
   const int64_t work = count * from.channels * from.height * from.width / LANES;
   threads::parallel(from.channels, work, [&](int64_t begin, int64_t end) {
     for (int64_t channel = begin; channel < end; channel++) {
+      // In double, since small activations would vanish in a float's sum over a data set. One
+      // thread adds up a channel, so its sum has one order.
       double total = 0;
       for (int64_t slab = 0; slab * LANES < count; slab++) {
         Vec part = broadcast(0.0f);
@@ -143,6 +151,7 @@ static void sums(const Image& from, int64_t count, double* to) {
         }
         float lane[LANES];
         store(lane, part);
+        // Lanes beyond the last image hold copies of it, which must not count.
         for (int64_t i = 0; i < LANES && slab * LANES + i < count; i++) total += lane[i];
       }
       to[channel] += total;
@@ -162,6 +171,7 @@ static void empty(const Image& from, float* to, int64_t count) {
         lane[x % LANES] = in + place * LANES;
         const int64_t wide = x % LANES + 1;
         if (wide < LANES && x + 1 < size) return;
+        // A last, narrower block: the rest of the turned block is never copied out.
         for (int64_t t = wide; t < LANES; t++) lane[t] = lane[0];
         float block[LANES * LANES];
         transpose(lane, 0, block);
@@ -213,6 +223,7 @@ static void gradient(const Layer& layer, int64_t slabs) {
           float* below = to + in.line() * LANES;
           const Vec g = load(from);
           Vec which = load(to);
+          // Otherwise `to` holds the number already: `store_largest` left it there.
           if constexpr (!CHOSEN) {
             const Four four{which, load(to + LANES), load(below), load(below + LANES)};
             which = four.which(four.largest());
@@ -222,6 +233,7 @@ static void gradient(const Layer& layer, int64_t slabs) {
           store(below, where_same(which, broadcast(2.0f), g, zero));
           store(below + LANES, where_same(which, broadcast(3.0f), g, zero));
         }
+        // What no window holds gets zero. It must be written: activations lie there.
         for (int64_t x = 2 * out.width; x < in.width; x++, to += LANES) {
           store(to, zero);
           store(to + in.line() * LANES, zero);
@@ -237,6 +249,8 @@ static void gradient(const Layer& layer, int64_t slabs) {
 
 // Copies values into a merged order; with `flip`, each kernel is turned around.
 static void merge_values(const Layer& layer, const Merged& merged, bool flip) {
+  // The order was sorted once for the pattern; only values are fetched, as plastic ones change with
+  // each step.
   const int64_t weights = layer.height * layer.width;
   float* to = const_cast<float*>(merged.rows.value);
   threads::parallel(merged.count, merged.count * weights, [&](int64_t begin, int64_t end) {
@@ -254,6 +268,7 @@ static void forward_rows(const Layer& layer, const Rows& first, const Rows& seco
                          const int32_t* rows, const int32_t* place, int64_t count,
                          const Image& pooled, int64_t slabs) {
   if (layer.kind == CONVOLUTION) {
+    // The border may be wider than this padding, as the layer before needs it for its gradient.
     const int64_t shift = layer.in.pad - layer.padding;
     const convolution::Pass pass{layer.in, layer.out, static_cast<int>(layer.height),
                                  static_cast<int>(layer.width), static_cast<int>(layer.stride),
@@ -269,6 +284,7 @@ static void forward_rows(const Layer& layer, const Rows& first, const Rows& seco
 // With `pooled`, a convolution gives the next layer's output instead of its own.
 static void forward_layer(const Layer& layer, const Image& pooled, int64_t slabs) {
   if (layer.kind == POOL) return pool::run(layer, slabs);
+  // Pure and mixed rows are disjoint, so it does not matter which come first.
   gather_bias(layer);
   forward_rows(layer, layer.frozen, layer.plastic, layer.rows, layer.place, layer.row_count, pooled,
                slabs);
@@ -279,6 +295,7 @@ static void forward_layer(const Layer& layer, const Image& pooled, int64_t slabs
 }
 
 // Whether a layer and the pool after it are computed in one.
+// Backward asks as well: it decides whether the buffer holds outputs, or numbers of the largest.
 static bool pools_at_once(const Layer& layer) {
   return layer.pools && convolution::small(layer.height, layer.width, layer.stride);
 }
@@ -306,6 +323,7 @@ static void backward_convolution(const Layer& layer, int64_t slabs, bool fresh) 
     threads::parallel(size, size * slabs, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
         float total = fresh ? 0.0f : layer.weight_gradient[i];
+        // In the order of slabs, whoever computed them: the bits do not depend on threads.
         for (int64_t slab = 0; slab < slabs; slab++) total += layer.weight_part[slab * size + i];
         layer.weight_gradient[i] = total;
       }
@@ -313,6 +331,8 @@ static void backward_convolution(const Layer& layer, int64_t slabs, bool fresh) 
     gather_bias_gradient(layer, slabs, fresh);
   }
   if (!layer.into_count) return;
+  // The flipped kernel starts kernel - 1 - padding before the first pixel. `buffers_of` in
+  // structure.py made the border as wide as that.
   const int64_t down = layer.out.pad - (height - 1 - layer.padding);
   const int64_t right = layer.out.pad - (width - 1 - layer.padding);
   const convolution::Pass pass{layer.out, layer.in, height, width, 1, down, right,
@@ -321,6 +341,7 @@ static void backward_convolution(const Layer& layer, int64_t slabs, bool fresh) 
     layer.input_relu ? convolution::run<Finish::masked>(pass, slabs)
                      : convolution::run<Finish::plain>(pass, slabs);
   } else {
+    // Windows of a larger stride leave gaps, which the flipped kernel does not know.
     convolution::Pass strided = pass;
     strided.stride = stride;
     layer.input_relu
@@ -348,6 +369,7 @@ NISPA_EXPORT const char* nispa_isa() { return NISPA_ISA; }
 
 NISPA_EXPORT int64_t nispa_lanes() { return LANES; }
 
+// Compared with Python's structure when the library is loaded.
 NISPA_EXPORT int64_t nispa_layer_fields() { return sizeof(Layer) / 8; }
 
 NISPA_EXPORT void nispa_use_threads(void* fork, void* number, void* count) {
@@ -380,8 +402,10 @@ NISPA_EXPORT void nispa_forward(const Layer* layers, int64_t layer_count, int64_
   threads::wanted = static_cast<int>(thread_count);
   const int64_t slabs = (count + LANES - 1) / LANES;
   for (int64_t i = 0; i < layer_count; i++) {
+    // No backward pass may follow one with `every`: it would take outputs for numbers.
     const bool both = !every && i + 1 < layer_count && pools_at_once(layers[i]);
     forward_layer(layers[i], both ? layers[i + 1].out : Image{}, slabs);
+    // The pool is done.
     i += both;
   }
 }
@@ -396,6 +420,8 @@ NISPA_EXPORT void nispa_backward(const Layer* layers, int64_t layer_count, int64
   const Image& out = last.out;
   const Source source{nullptr, out.channels, gradient, out.channels * out.height * out.width,
                       nullptr, count, true};
+  // Every layer masks the gradient that it writes by the ReLU before it. The last layer's own ReLU
+  // has no layer behind it, so the mask is applied on the way in.
   last.relu ? fill<true>(out, source) : fill<false>(out, source);
   for (int64_t i = layer_count - 1; i >= 0; i--) {
     const Layer& layer = layers[i];
@@ -405,9 +431,11 @@ NISPA_EXPORT void nispa_backward(const Layer* layers, int64_t layer_count, int64
                                         : pool::gradient<false>(layer, slabs);
       continue;
     }
+    // Values stay the same within a step: one copy serves all parts of its batch.
     if (fresh && layer.into_count) merge_values(layer, layer.back, layer.stride == 1);
     if (layer.kind == CONVOLUTION) backward_convolution(layer, slabs, fresh);
     else backward_linear(layer, slabs, fresh);
   }
+  // By now the first buffer holds the gradient of the images.
   if (input_gradient) empty(layers[0].in, input_gradient, count);
 }

@@ -12,6 +12,8 @@
 namespace convolution {
 
 // One pass of live kernels over images: forward, or (kernels flipped and transposed) backward.
+// Backward is forward with inputs and outputs in exchanged roles: the same loops serve for both,
+// and only the lists, `down` and `right` differ.
 struct Pass {
   Image in, out;
   int height, width, stride;  // of the kernel
@@ -24,6 +26,7 @@ struct Pass {
 };
 
 // A tile's sums stay in registers until they are stored.
+// 2 x 8 sums, the 10 vectors of a line of input and a weight fit 32 registers; 2 x 4 and 6 fit 16.
 constexpr int TILE_ROWS = 2;
 constexpr int TILE_WIDTH = REGISTERS >= 32 ? 8 : 4;
 
@@ -33,7 +36,10 @@ static inline void tile_3x3(const float* x, int64_t line, int64_t plane, const R
                             int32_t row, Vec (&sum)[R][T]) {
   for (int32_t k = list.start[row]; k < list.start[row + 1]; k++) {
     const float* from = x + list.source[k] * plane * LANES;
+    // In 64 bits: connections are counted in 32, but they have nine weights each.
     const float* w = list.value + int64_t{9} * k;
+    // By lines of the input: line r meets kernel line r - q in output line q. So a loaded vector
+    // serves six products, and a sum still gets its weights from the first to the last.
     for (int r = 0; r < R + 2; r++) {
       Vec pixel[T + 2];
       for (int t = 0; t < T + 2; t++) pixel[t] = load(from + (r * line + t) * LANES);
@@ -53,6 +59,7 @@ static inline void tile_3x3(const float* x, int64_t line, int64_t plane, const R
 template <int T>
 static inline void tile_any(const float* x, const Pass& pass, const Rows& list, int32_t row,
                             Vec (&sum)[1][T]) {
+  // Loads are not shared here: this way is for the sizes and strides that few networks have.
   const int64_t line = pass.in.line(), plane = pass.in.plane(), step = pass.stride;
   for (int32_t k = list.start[row]; k < list.start[row + 1]; k++) {
     const float* from = x + list.source[k] * plane * LANES;
@@ -73,6 +80,7 @@ enum class Store { each, largest };
 // so that the others need not be kept.
 template <int T, Finish F>
 static inline void store_largest(const Vec (&sum)[TILE_ROWS][T], float* to, float* pooled) {
+  // Two lines, an even number of columns: `strip` covers the pool's windows and nothing else.
   for (int t = 0; t + 1 < T; t += 2) {
     const Four four{sum[0][t], sum[0][t + 1], sum[1][t], sum[1][t + 1]};
     const Vec most = four.largest();
@@ -86,12 +94,17 @@ template <int R, int T, Finish F, Store W>
 static inline void tile(const Pass& pass, const float* in, float* out, float* pooled, int32_t row,
                         int64_t y, int64_t x) {
   Vec sum[R][T];
+  // Backward has no biases.
   const Vec first = broadcast(pass.bias ? pass.bias[row] : 0.0f);
   for (int q = 0; q < R; q++)
     for (int t = 0; t < T; t++) sum[q][t] = first;
   const int64_t at = (pass.down + y * pass.stride) * pass.in.line() + pass.right + x * pass.stride;
+  // Frozen before plastic. That freezing changes no sum is due to the merged lists: a row with both
+  // kinds is in those, so one of the lists is empty here.
   for (const Rows& list : pass.lists) {
     if (!list.start) continue;
+    // Strips of two lines are for 3 x 3 kernels alone, so the other way is compiled for one line
+    // only.
     if constexpr (R == 1) {
       if (pass.height != 3 || pass.width != 3 || pass.stride != 1) {
         tile_any<T>(in + at * LANES, pass, list, row, sum);
@@ -102,6 +115,7 @@ static inline void tile(const Pass& pass, const float* in, float* out, float* po
   }
   float* to = out + (pass.out.inside(row) + y * pass.out.line() + x) * LANES;
   if constexpr (W == Store::largest) {
+    // y and x are even: a tile begins with a window.
     const int64_t half = pass.pooled.inside(row) + y / 2 * pass.pooled.line() + x / 2;
     store_largest<T, F>(sum, to, pooled + half * LANES);
   } else {
@@ -114,6 +128,7 @@ static inline void tile(const Pass& pass, const float* in, float* out, float* po
 // end of a line takes narrower tiles.
 template <int R, Finish F, Store W>
 static void strip(const Pass& pass, const float* in, float* out, float* pooled, int64_t y) {
+  // The pool leaves a last odd column out, and backward sets its gradient to zero.
   const int64_t width = W == Store::largest ? 2 * pass.pooled.width : pass.out.width;
   for (int64_t j = 0; j < pass.row_count; j++) {
     const int32_t row = pass.rows[j];
@@ -149,11 +164,13 @@ static void run(const Pass& pass, int64_t slabs) {
       float* out = pass.out.data + slab * pass.out.slab();
       if (pass.pooled.data) {
         float* pooled = pass.pooled.data + slab * pass.pooled.slab();
+        // Masks are for gradients, which no pool follows.
         if constexpr (F != Finish::masked)
           strip<TILE_ROWS, F, Store::largest>(pass, in, out, pooled, y);
         continue;
       }
       const int64_t last = std::min(y + high, rows);
+      // An odd number of lines ends with a strip of one.
       for (int64_t at = y; at < last;) {
         if (high == TILE_ROWS && at + TILE_ROWS <= last)
           strip<TILE_ROWS, F, Store::each>(pass, in, out, nullptr, at), at += TILE_ROWS;
@@ -183,6 +200,7 @@ static void run_strided_gradient(const Pass& pass, int64_t padding, int64_t slab
           for (int32_t k = list.start[row]; k < list.start[row + 1]; k++)
             for (int r = 0; r < pass.height; r++) {
               const int64_t v = y + padding - r;
+              // The output whose window has weight (r, s) at this pixel, if there is one.
               if (v < 0 || v % pass.stride || v / pass.stride >= pass.in.height) continue;
               for (int s = 0; s < pass.width; s++) {
                 const int64_t u = x + padding - s;
@@ -225,6 +243,7 @@ static inline void add_3x3(const float* x, const float* g, int64_t line, int64_t
     const float* g0 = g + y * gradient_line * LANES;
     int64_t t = 0;
     for (; t + 2 <= wide; t += 2) {
+      // See vector.hpp: without it compilers carry loads over and push sums out of registers.
       NISPA_KEEP_LOADS();
       const Vec a = load(g0 + t * LANES), b = load(g0 + (t + 1) * LANES);
       for (int r = 0; r < 3; r++) {
@@ -243,6 +262,7 @@ static inline void add_3x3(const float* x, const float* g, int64_t line, int64_t
           sum[3 * r + s] = fma(a, load(x0 + (r * line + t + s) * LANES), sum[3 * r + s]);
     }
   }
+  // Nine sums over lanes, added to those of the strips before: twice four at once, then the last.
   add_sums(to, sum[0], sum[1], sum[2], sum[3]);
   add_sums(to + 4, sum[4], sum[5], sum[6], sum[7]);
   to[8] += ::sum(sum[8]);
@@ -270,6 +290,8 @@ static inline void add_any(const float* x, const float* g, const Weights& job, i
 static void gradient(const Weights& job, int64_t slabs) {
   const bool fast = small(job.height, job.width, job.stride);
   const int64_t weights = int64_t{job.height} * job.width;
+  // With fewer slabs than threads the rows are shared out, too. A sum belongs to one slab and one
+  // row, so no two threads write to the same place.
   const int64_t groups = std::min<int64_t>(job.row_count, slabs >= threads::wanted ? 1 : 16);
   const int64_t work = slabs * job.connections * weights * job.gradient.height * job.gradient.width;
   threads::parallel(slabs * groups, work, [&](int64_t begin, int64_t end) {
@@ -283,9 +305,12 @@ static void gradient(const Weights& job, int64_t slabs) {
       float* bias_part = job.bias_part + slab * job.gradient.channels;
       for (int64_t j = first; j < last; j++) {
         const int32_t row = job.rows[j];
+        // Cleared by the thread that will add to it, and so already in its cache.
         std::fill(part + job.start[row] * weights, part + job.start[row + 1] * weights, 0.0f);
         bias_part[row] = 0.0f;
       }
+      // Strip by strip, and in each all connections: the pixels stay cached, the sums wait in
+      // `part`.
       for (int64_t y = 0; y < job.gradient.height; y += STRIP) {
         const int64_t high = std::min(STRIP, job.gradient.height - y);
         const int64_t above = job.shift + y * job.stride;
@@ -297,6 +322,7 @@ static void gradient(const Weights& job, int64_t slabs) {
           for (int64_t v = 0; v < high; v++)
             for (int64_t t = 0; t < job.gradient.width; t++)
               total[t & 1] = add(total[t & 1], load(g + (v * job.gradient.line() + t) * LANES));
+          // The bias is done beside the weights, while its row's gradient is in the cache.
           bias_part[row] += ::sum(add(total[0], total[1]));
           for (int32_t k = job.start[row]; k < job.start[row + 1]; k++) {
             const float* from = x + job.source[k] * job.in.plane() * LANES;

@@ -7,9 +7,12 @@
 
 // Activations of LANES images: (slab, channel, row, column, lane), with a zero border of `pad`.
 // Features of a Linear layer are channels of one pixel, or, after a flatten, pixels in order.
+// The lane is innermost, so one load takes the same pixel of LANES images: no kernel shuffles, and
+// no image's sums depend on the others of its batch.
 struct Image {
   float* data;
   int64_t channels, height, width, pad;
+  // These count vectors, but slab() counts floats: slabs are stepped over with plain pointers.
   int64_t line() const { return width + 2 * pad; }
   int64_t plane() const { return (height + 2 * pad) * line(); }
   int64_t slab() const { return channels * plane() * LANES; }
@@ -26,10 +29,13 @@ struct Rows {
 };
 
 // Connections of some rows, which are listed in rising order.
+// Rows between those listed count as well, so this may be too many. It only decides how many
+// threads are worth while.
 static inline int64_t connections(const Rows& list, const int32_t* rows, int64_t count) {
   return count && list.start ? list.start[rows[count - 1] + 1] - list.start[rows[0]] : 0;
 }
 
+// A template argument of every pass, so that no inner loop tests for it.
 enum class Finish { plain, relu, masked };
 
 // The last thing done to a sum before it is stored: nothing, ReLU, or, for the gradient of a ReLU
@@ -37,6 +43,7 @@ enum class Finish { plain, relu, masked };
 template <Finish F>
 static inline void finish(float* to, Vec sum) {
   if (F == Finish::relu) sum = relu(sum);
+  // `to` still holds the output of the ReLU: the activations that backward overwrites are its mask.
   if (F == Finish::masked) sum = where_positive(load(to), sum);
   store(to, sum);
 }
@@ -47,6 +54,7 @@ struct Four {
   Vec largest() const { return larger(larger(a, b), larger(c, d)); }
   // The number of the first one that is the largest, 0 to 3.
   Vec which(Vec most) const {
+    // The first of equal ones, as PyTorch chooses; after a ReLU equal zeros are common.
     const Vec later = where_same(c, most, broadcast(2.0f), broadcast(3.0f));
     return where_same(a, most, broadcast(0.0f), where_same(b, most, broadcast(1.0f), later));
   }

@@ -20,6 +20,7 @@ struct Pass {
   const float* bias;          // one a row, or null
 };
 
+// TILE * STRANDS sums stay in registers: 16 of 32, or 8 of 16. The rest is for loads.
 constexpr int TILE = 4;       // slabs at a time: each weight is read once for all of them
 // Sums side by side, so that no addition waits for the one before.
 constexpr int STRANDS = REGISTERS >= 32 ? 4 : 2;
@@ -28,6 +29,8 @@ constexpr int STRANDS = REGISTERS >= 32 ? 4 : 2;
 template <int S>
 static inline void add_row(const Rows& list, int32_t row, const float* in, int64_t in_slab,
                            Vec (&sum)[S]) {
+  // Fewer slabs must not mean more strands: the number of additions in a row decides its bits, and
+  // a batch of one image must give the same as a large one.
   Vec strand[STRANDS][S];
   for (auto& each : strand)
     for (Vec& one : each) one = broadcast(0.0f);
@@ -49,6 +52,7 @@ static inline void add_row(const Rows& list, int32_t row, const float* in, int64
       strand[i][s] = fma(weight, load(from + s * in_slab), strand[i][s]);
   }
   for (int s = 0; s < S; s++) {
+    // In this order always, since it decides the last bits of every output.
     Vec total = add(strand[0][s], strand[1][s]);
     if constexpr (STRANDS == 4) total = add(total, add(strand[2][s], strand[3][s]));
     sum[s] = add(sum[s], total);
@@ -64,6 +68,7 @@ static void tile(const Pass& pass, int64_t slab, int64_t first, int64_t last) {
   for (int64_t j = first; j < last; j++) {
     const int32_t row = pass.rows[j];
     Vec sum[S];
+    // The sum begins with the bias, where the reference may end with it: they agree up to rounding.
     const Vec begin = broadcast(pass.bias ? pass.bias[row] : 0.0f);
     for (int s = 0; s < S; s++) sum[s] = begin;
     for (const Rows& list : pass.lists)
@@ -79,6 +84,7 @@ template <Finish F>
 static void run(const Pass& pass, int64_t slabs) {
   const int64_t wide = std::min<int64_t>(TILE, std::max<int64_t>(1, slabs));
   const int64_t tiles = (slabs + wide - 1) / wide;
+  // A small batch is one tile; its rows in eight groups still occupy eight threads.
   const int64_t groups = std::min<int64_t>(pass.row_count, tiles >= threads::wanted ? 1 : 8);
   int64_t live = 0;
   for (const Rows& list : pass.lists) live += connections(list, pass.rows, pass.row_count);
@@ -88,6 +94,7 @@ static void run(const Pass& pass, int64_t slabs) {
       const int64_t last = pass.row_count * (unit % groups + 1) / groups;
       int64_t slab = unit / groups * wide;
       const int64_t stop = std::min(slab + wide, slabs);
+      // A tile has at most TILE slabs, so each of these is taken once at most.
       if (slab + 4 <= stop) tile<4, F>(pass, slab, first, last), slab += 4;
       if (slab + 2 <= stop) tile<2, F>(pass, slab, first, last), slab += 2;
       if (slab < stop) tile<1, F>(pass, slab, first, last);
@@ -111,6 +118,7 @@ struct Weights {
 template <int S>
 static inline void add_products(const float* in, int64_t in_slab, const int32_t* source,
                                 const Vec (&g)[S], int32_t k, int32_t end, float* value) {
+  // Four connections at a time, since add_sums adds the lanes of four vectors at once.
   for (; k + 4 <= end; k += 4) {
     Vec total[4];
     int64_t at[4];
@@ -119,6 +127,7 @@ static inline void add_products(const float* in, int64_t in_slab, const int32_t*
       at[i] = int64_t{source[k + i]} * LANES;
     }
     const float* from = in;
+    // The address moves by adding, which costs less than a product for each load.
     for (int s = 0; s < S; s++, from += in_slab)
       for (int i = 0; i < 4; i++) total[i] = fma(g[s], load(from + at[i]), total[i]);
     add_sums(value + k, total[0], total[1], total[2], total[3]);
@@ -144,7 +153,9 @@ static void add_slabs(const Weights& job, int64_t slab, int64_t first, int64_t l
       total = add(total, g[s]);
     }
     const int32_t begin = job.start[row], end = job.start[row + 1];
+    // Before the first slabs; nobody has cleared the gradients of the last step.
     if (fresh) std::fill(job.value + begin, job.value + end, 0.0f);
+    // The scratch of biases is never cleared, either: the first slab writes it.
     job.bias[row] = sum(total) + (slab ? job.bias[row] : 0.0f);
     add_products<S>(in, job.in_slab, job.source, g, begin, end, job.value);
   }
@@ -153,6 +164,7 @@ static void add_slabs(const Weights& job, int64_t slab, int64_t first, int64_t l
 // Threads share rows and each goes over all slabs, so a sum runs over images in one order, whatever
 // the number of threads. As many slabs at a time as output gradients fit the registers.
 static void gradient(const Weights& job, int64_t slabs) {
+  // Threads share rows and not slabs: two must never add to the sums of one connection.
   const int64_t groups = std::min<int64_t>(job.row_count, 4 * threads::wanted);
   const Rows list{job.start, job.source, nullptr};
   const int64_t live = connections(list, job.rows, job.row_count);

@@ -17,6 +17,8 @@ struct Runtime {
   Ask number = nullptr, count = nullptr;
 };
 static Runtime runtime;
+// Each entry point sets it. It belongs to a thread since several Python threads may train at once:
+// ctypes lets go of the interpreter's lock.
 static thread_local int wanted = 1;  // by the Python thread that calls
 
 template <class Work>
@@ -28,6 +30,7 @@ struct Region {
 
 template <class Work>
 static void run_region(void* given) {
+  // Parts are cut by their own number, so a part is the same work whichever thread takes it.
   auto& region = *static_cast<Region<Work>*>(given);
   const int self = runtime.number(), team = runtime.count();
   for (int part = self; part < region.parts; part += team)  // a team may be smaller than asked for
@@ -40,7 +43,9 @@ constexpr int64_t WORTH = 1 << 14;  // vector operations; below that other threa
 // how many vector operations there are in all.
 template <class Work>
 static void parallel(int64_t units, int64_t operations, Work work) {
+  // Never more parts than units; the threads beyond would find nothing to do.
   const int parts = operations < WORTH ? 1 : static_cast<int>(units < wanted ? units : wanted);
+  // Waking the team for one part would take longer than a small layer.
   if (parts <= 1 || !runtime.fork) {
     if (units > 0) work(int64_t{0}, units);
     return;

@@ -10,6 +10,7 @@
 #include <immintrin.h>
 #define NISPA_ISA "avx512"
 constexpr int LANES = 16;
+// Sizes tiles: sums that do not fit the registers would be stored and loaded at each step.
 constexpr int REGISTERS = 32;
 struct Vec {
   __m512 v;
@@ -19,9 +20,11 @@ static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 static inline Vec broadcast(float a) { return {_mm512_set1_ps(a)}; }
 static inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// If one is NaN, the instruction gives its second argument: zero must come first.
 static inline Vec relu(Vec a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }  // keeps NaN
 // The larger one; NaN if either is.
 static inline Vec larger(Vec a, Vec b) {
+  // NLE is also true where one is NaN: then b is taken, unless it is a that is NaN.
   const __mmask16 take = _mm512_cmp_ps_mask(b.v, a.v, _CMP_NLE_UQ);
   const __mmask16 ordered = _mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q);
   return {_mm512_mask_mov_ps(a.v, take & ordered, b.v)};
@@ -37,9 +40,13 @@ static inline Vec where_same(Vec a, Vec b, Vec yes, Vec no) {
                           _mm512_cmp_ps_mask(b.v, b.v, _CMP_UNORD_Q));
   return {_mm512_mask_mov_ps(no.v, same, yes.v)};
 }
+// Each instruction set adds lanes in an order of its own: one reason why the last bits of a run
+// depend on it.
 static inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
 // The sums of four vectors, added to what lies there.
 static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
+  // Sums of pairs, then of fours, within each quarter of the vectors; then the quarters are added.
+  // The four results come out side by side, at little more than the price of one.
   const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a.v, b.v), _mm512_unpackhi_ps(a.v, b.v));
   const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c.v, d.v), _mm512_unpackhi_ps(c.v, d.v));
   const __m512 all =
@@ -50,6 +57,7 @@ static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
 }
 // LANES values from `x` on of each row, so that a lane of the vectors in `to` is a row.
 static inline void transpose(const float* const (&row)[LANES], int64_t x, float* to) {
+  // Three rounds of exchanges: within pairs of rows, within fours, then of whole quarters.
   __m512 four[16];  // in each quarter, one value each of four rows
   for (int i = 0; i < 16; i += 4) {
     const __m512 a = _mm512_loadu_ps(row[i] + x), b = _mm512_loadu_ps(row[i + 1] + x);
@@ -138,6 +146,7 @@ static inline void transpose(const float* const (&row)[LANES], int64_t x, float*
 constexpr int LANES = 8;
 constexpr int REGISTERS = 16;  // pairs
 struct Vec {
+  // Two registers make one vector, so that slabs are laid out as with AVX2.
   float32x4_t v, w;
 };
 static inline Vec load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
@@ -193,6 +202,7 @@ static inline void store(float* p, Vec a) {
 }
 static inline Vec broadcast(float a) { NISPA_EACH(a); }
 static inline Vec add(Vec a, Vec b) { NISPA_EACH(a.v[i] + b.v[i]); }
+// Rounded twice: a fused one would be a function call on processors without the instruction.
 static inline Vec fma(Vec a, Vec b, Vec c) { NISPA_EACH(a.v[i] * b.v[i] + c.v[i]); }
 static inline Vec relu(Vec a) { NISPA_EACH(a.v[i] < 0.0f ? 0.0f : a.v[i]); }
 static inline Vec larger(Vec a, Vec b) {
