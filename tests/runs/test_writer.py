@@ -1,4 +1,4 @@
-"""What a run writes and when: its pictures, its times, what it tidies up, what it says if it cannot.
+"""What a run writes and when: pictures, times, what it tidies up, and what it says if it cannot.
 
 Runs of one short epoch a task; the failures are put in place by hand.
 """
@@ -6,18 +6,23 @@ Runs of one short epoch a task; the failures are put in place by hand.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nispa import tensorfile
+from nispa.data.own_tasks import from_tasks
 from nispa.errors import OutputError
 from nispa.files import write_atomic
+from nispa.methods.presets import resolve
+from nispa.network.models import SparseNetwork
 from nispa.runs.checkpoints import FOLDER, FORMAT
 from nispa.runs.folder import NETWORK, NEWER_NETWORK, PICTURE, RunFolder
 from nispa.runs.record import Record, read_record
-from nispa.runs.runner import Experiment, TaskEnd, TaskStart, resume, run
+from nispa.runs.runner import Experiment, Notice, TaskEnd, TaskStart, resume, run
 
 from .test_resume import experiment, finish
 
@@ -90,6 +95,41 @@ def test_what_was_left_of_an_unfinished_task_goes_when_the_run_goes_on(tmp_path:
     assert {event["task"] for event in RunFolder(folder).read_events()} == {0}
     record = read_record(folder)
     assert (record.status, record.finished) == ("running", None)
+    running.close()
+
+
+def test_what_is_to_be_known_beforehand_is_noted_first(tmp_path: Path) -> None:
+    usual = short()
+    first, second = usual.scenario.tasks
+    sequence = replace(
+        usual.scenario,
+        tasks=(first, replace(second, note="one image is dark")),
+        settings={**usual.scenario.settings, "measured": "validation"},
+    )
+    running = run(replace(usual, scenario=sequence), tmp_path / "run")
+    assert [next(running), next(running)] == [
+        Notice(0, "accuracies were measured on validation images"),
+        Notice(0, f"task {second.name}: one image is dark"),
+    ]
+    assert isinstance(next(running), TaskStart)
+    running.close()
+
+
+@pytest.mark.parametrize(("count", "end"), [(10, "10)"), (11, "10 and 1 more)")])
+def test_of_many_outputs_without_a_path_ten_are_named(
+    count: int, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11][:count]
+    monkeypatch.setattr(SparseNetwork, "unreached", lambda network: tuple(outputs))
+    labels = np.repeat(np.arange(14), 20)
+    images = np.random.default_rng(0).integers(0, 256, (280, 4, 4), dtype=np.uint8)
+    halves = (labels < 7, labels >= 7)
+    sequence = from_tasks([(images[half], labels[half]) for half in halves], seed=0)
+    settings = resolve("finetune", "default", sequence.name, sequence.input_shape, {"hidden": (8,)})
+    running = run(Experiment(sequence, settings, 0), tmp_path / "run")
+    notice = next(running)
+    assert isinstance(notice, Notice)
+    assert f"to {count} of 14 outputs (classes 0, 1, 2, 3, 4, 5, 7, 8, 9, {end}" in notice.text
     running.close()
 
 
