@@ -53,7 +53,7 @@ def test_an_epoch_of_a_method_that_rehearses_is_longer(
 
 
 def test_the_density_that_would_do_is_at_most_one() -> None:
-    method = started(network_settings={"hidden": (1,), "density": 0.7})
-    assert method.unreached  # of six outputs only four have a connection
+    method = started(network_settings={"hidden": (1,), "density": 0.8})
+    assert method.unreached  # of six outputs five have a connection
     with pytest.raises(ConfigError, match=r"density=1 reaches all of them"):
         method.check_paths(method.unreached)
