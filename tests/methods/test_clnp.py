@@ -144,6 +144,20 @@ def test_the_threshold_rises_until_accuracy_falls_by_more_than_the_margin(margin
     assert (report.phases, report.samples_trained, report.stop_reason) == (1, 8, "epochs")
 
 
+def test_all_units_are_kept_if_no_threshold_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = clnp(epochs=1, margin=5.0)
+    reached = iter([0.9, 0.8])  # trained; at the threshold 0
+    monkeypatch.setattr("nispa.methods.base.accuracy", lambda *_: next(reached))
+    before = {name: layer.live_count for name, layer in method.network.layers.items()}
+    events, _ = finish(method.learn(toy_task(0)))
+    assert all(bool(method.stable[group.name].all()) for group in method.network.topology.hidden)
+    assert method.stable["output"].tolist() == [True] * 2 + [False] * 6
+    assert {name: layer.live_count for name, layer in method.network.layers.items()} == before
+    (end,) = (event for event in events if isinstance(event, PhaseEnd))
+    assert end.accuracy == 0.9
+    assert set(end.dropped.values()) == {0}
+
+
 def test_freezes_what_joins_active_units_and_draws_the_rest_anew() -> None:
     method = tiny((3,))
     set_values(method, "fc1", [[1.0, 0.0], [0.0, 1.0], [0.1, 0.1]], [0.0, 0.0, 0.01])

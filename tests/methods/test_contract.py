@@ -135,6 +135,7 @@ def test_events_tell_a_whole_story(name: str) -> None:
     epochs = [event for event in events if isinstance(event, EpochEnd)]
     assert len(starts) == len(ends) == report.phases
     assert [start.phase for start in starts] == list(range(1, report.phases + 1))
+    assert [end.phase for end in ends] == list(range(1, report.phases + 1))
     assert sum(epoch.samples for epoch in epochs) == report.samples_trained
     assert report.phases <= starts[0].phases
     assert report.stop_reason

@@ -24,6 +24,7 @@ from nispa.methods.defaults import (
     batch_size,
     epochs_per_phase,
     memory,
+    min_phases,
     network,
     sentence,
     unit_share,
@@ -297,3 +298,8 @@ def test_few_letters_are_learned_without_a_setting() -> None:
     test = (data.test_labels >= 10) & (data.test_labels < 15)
     found = learner.accuracy(data.test_images[test].numpy(), data.test_labels[test].numpy())
     assert found >= 0.8
+
+
+@pytest.mark.parametrize(("k", "phases"), [(30, 7), (60, 7), (29, 6), (15, 3), (9, 2), (1, 2)])
+def test_a_faster_schedule_may_end_a_task_earlier(k: float, phases: int) -> None:
+    assert min_phases(replace(facts(1000), k=k)) == phases

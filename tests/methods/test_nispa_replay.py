@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -230,6 +231,20 @@ def test_restart_changes_no_logit_of_a_seen_class(network: str) -> None:
             logits.append(method.network(images))
     assert torch.equal(logits[0][:, :2], logits[1][:, :2])
     assert not torch.equal(logits[0][:, 2:], logits[1][:, 2:])
+
+
+def test_settling_afresh_changes_no_logit_of_an_earlier_class() -> None:
+    images, _ = toy_task(0).test.batch(slice(None))
+    logits = []
+    for fresh in (False, True):  # with steps so small that drawing alone changes values
+        method = learned(1, max_phases=3, accuracy_drop=100, settle_epochs=1, learning_rate=1e-12)
+        method.given = replace(method.given, settle_fresh=fresh)
+        finish(method.learn(toy_task(1)))
+        with torch.no_grad():
+            logits.append(method.network(images))
+    torch.testing.assert_close(logits[0][:, :2], logits[1][:, :2])
+    assert not torch.allclose(logits[0][:, 2:4], logits[1][:, 2:4])
+    assert not torch.allclose(logits[0][:, 4:], logits[1][:, 4:])
 
 
 def test_validation_counts_each_class_seen_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

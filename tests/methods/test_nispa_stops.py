@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.methods.nispa import Nispa, _Outcome
 from nispa.training.pausing import EpochEnd
 
@@ -77,3 +78,36 @@ def test_what_a_share_keeps_is_the_phase_that_met_it() -> None:
     with torch.no_grad():
         after = method.network(images)[:, list(task.classes)]
     torch.testing.assert_close(after, ends[-1])
+
+
+@pytest.mark.parametrize(("share", "rewirings"), [(0.0, 2), (1.0, 3)])
+def test_what_is_owed_is_that_of_the_phase_returned_to(
+    share: float, rewirings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With four phases the third is kept, after two rewirings; with a share the last one is."""
+    method = nispa(unit_share=share, min_phases=3, max_phases=4, k=30, accuracy_drop=100)
+    made = []
+
+    def rewire(*_: object) -> dict[str, object]:
+        made.append(1)
+        method.owed = dict.fromkeys(method.owed, len(made))
+        return {}
+
+    monkeypatch.setattr(method, "rewire", rewire)
+    _, report = finish(method.learn(toy_task(0)))
+    assert (report.phases, len(made)) == (4, 3)
+    assert set(method.owed.values()) == {rewirings}
+
+
+def test_settling_is_a_phase_of_its_own_after_the_others() -> None:
+    method = nispa(max_phases=3, settle_epochs=2, k=30, accuracy_drop=100)
+    events, report = finish(method.learn(toy_task(0)))
+    starts = [event for event in events if isinstance(event, PhaseStart)]
+    assert [start.phase for start in starts] == [1, 2, 3, 4]
+    assert [start.epochs for start in starts] == [4, 4, 4, 2]
+    assert starts[-1].tau == starts[1].tau == report.tau  # the candidates of the last good phase
+    assert [event.phase for event in events if isinstance(event, PhaseEnd)] == [1, 2, 3, 4]
+    assert report.phases == 4
+    epochs = [event for event in events if isinstance(event, EpochEnd)]
+    assert len(epochs) == 4 + 4 + 4 + 2
+    assert report.samples_trained == sum(event.samples for event in epochs) == 14 * 48

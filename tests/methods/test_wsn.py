@@ -170,3 +170,16 @@ def test_scores_that_do_not_fit_are_refused(scores: torch.Tensor | None) -> None
         tensors["importance.fc1"] = scores
     with pytest.raises(FormatError, match="score"):
         tiny().load_state(MethodState(tensors, method.state().values))
+
+
+@pytest.mark.parametrize("network", ["mlp", "convnet"])
+def test_scores_begin_within_one_by_the_root_of_the_inputs(network: str) -> None:
+    """A channel of a convolution reads 3 by 3 pixels of each channel before it."""
+    method = toy_method("wsn", network, network_settings={"density": 1.0})
+    assert isinstance(method, Wsn)
+    method.start()
+    inputs = {"mlp": {"fc1": 16, "fc2": 16}, "convnet": {"conv2": 36}}[network]
+    for name, count in inputs.items():
+        scores, bound = method.weight_scores[name], count**-0.5
+        assert 0.6 * bound < scores.max() <= bound
+        assert -bound <= scores.min() < -0.6 * bound

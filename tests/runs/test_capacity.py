@@ -43,7 +43,7 @@ def test_each_level_is_told_once_with_its_layers() -> None:
     assert "is full" in warning(empty, full)
 
 
-def after(*stable: int) -> Record:
+def after(*stable: int, planned: int = 2) -> Record:
     results = tuple(
         TaskResult(
             phases=1,
@@ -54,13 +54,21 @@ def after(*stable: int) -> Record:
         )
         for count in stable
     )
-    return record(per_task=results, accuracy_matrix=[])
+    tasks = (record().tasks * planned)[:planned]
+    return record(per_task=results, accuracy_matrix=[], tasks=tasks)
 
 
 def test_nothing_is_said_after_the_last_task() -> None:
     assert len(record().tasks) == 2
     assert "after task 1 of 2 the network is full" in capacity_note(after(10))
     assert capacity_note(after(5, 10)) == ""
+
+
+def test_the_task_that_fills_a_network_is_named() -> None:
+    assert capacity_note(after(5, planned=4)) == ""
+    assert capacity_note(after(5, 10, planned=4)).startswith("after task 2 of 4 the network is fu")
+    assert capacity_note(after(5, 5, 9, planned=4)).startswith("after task 3 of 4 the network is n")
+    assert capacity_note(after(5, 10, 10, planned=4)) == ""
 
 
 def test_a_run_keeps_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
