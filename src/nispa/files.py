@@ -15,7 +15,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nispa.errors import FormatError, InputError, OutputError
 
@@ -259,6 +259,22 @@ def _parted(data: bytes) -> tuple[bytes, bytes | None]:
     """A JSON text without its seal, and the checksum in it."""
     match = _SEAL.search(data, max(0, len(data) - _SEAL_BYTES))
     return (data, None) if match is None else (data[: match.start()], match[1])
+
+
+def too_deep(value: Any, most: int) -> bool:
+    """Whether a value from JSON or TOML nests deeper than ``most`` lists and tables.
+
+    Recursive functions would otherwise exhaust the stack on it.
+    """
+    level = [value]
+    for _ in range(most):
+        level = [each for each in level if isinstance(each, (dict, list))]
+        if not level:
+            return False
+        level = [
+            part for each in level for part in (each.values() if isinstance(each, dict) else each)
+        ]
+    return any(isinstance(each, (dict, list)) for each in level)
 
 
 def shown(path: str | Path) -> str:

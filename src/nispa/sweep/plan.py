@@ -23,21 +23,25 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from nispa.errors import ConfigError, FormatError, unknown_name
-from nispa.files import one_line, read_limited, shown, wording
+from nispa.files import one_line, read_limited, shown, too_deep, wording
 
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib  # type: ignore[import-not-found,no-redef]
 
-MAX_PLAN_BYTES = 2**15  # readers of TOML take the square of the length of some plans
+MAX_PLAN_BYTES = 2**20
 MAX_CELLS = 100_000
+MAX_GRIDS = 10_000
+MAX_SETTINGS = 200  # per table
+MAX_NESTING = 8  # depth of lists and tables
 MAX_TEXT = 200
 MAX_SEED = 2**63 - 1
 
@@ -147,10 +151,10 @@ class Plan:
     about: str = ""
 
     def __post_init__(self) -> None:
-        _check_runs(self.grids)
+        _check_runs(len(self))
 
     def __len__(self) -> int:
-        return sum(grid.runs for grid in self.grids)
+        return min(sum(grid.runs for grid in self.grids), 2**31)  # len() has a limit
 
     def only(self, methods: Sequence[str]) -> Plan:
         """The plan restricted to these methods, or the whole plan if there are none.
@@ -182,6 +186,11 @@ class Plan:
                 yield from grid.cells(seed)
 
 
+# A dotted name with many parts, which takes the TOML reader a time that grows with their square.
+_PART = rb"""(?:"[^"\n]*"|'[^'\n]*'|[A-Za-z0-9_-]+)"""
+_LONG_NAME = re.compile(rb"(?<![A-Za-z0-9_-])(?:%b[ \t]*\.[ \t]*){64}" % _PART)
+
+
 def read_plan(path: Path) -> Plan:
     """Reads a plan from a TOML file.
 
@@ -191,6 +200,8 @@ def read_plan(path: Path) -> Plan:
         ConfigError: A key is unknown, or a value has the wrong type.
     """
     data = read_limited(path, MAX_PLAN_BYTES)
+    if _LONG_NAME.search(data):
+        raise FormatError(f"{shown(path)} holds a name of more than 64 parts; plans need three")
     try:
         values = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:  # includes errors in TOML and UTF-8
@@ -207,6 +218,11 @@ def make_plan(values: Mapping[str, Any]) -> Plan:
     Raises:
         ConfigError: A key is unknown, or a value has the wrong type.
     """
+    if too_deep(values, MAX_NESTING):
+        raise ConfigError(
+            f"a value nests more than {MAX_NESTING} lists or tables; a plan's settings are texts, "
+            "numbers and lists of them"
+        )
     _check_keys(values, KEYS)
     about = values.get("about", "")
     if not isinstance(about, str):
@@ -214,17 +230,27 @@ def make_plan(values: Mapping[str, Any]) -> Plan:
     parts = values.get("runs", [{}])
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise ConfigError("runs must be tables, each headed [[runs]]")
+    if len(parts) > MAX_GRIDS:
+        raise ConfigError(
+            f"the plan has {len(parts):,} tables [[runs]], more than {MAX_GRIDS:,}; use lists of "
+            "values, which make many runs of one table"
+        )
     _check_tables(values)
     grids: list[Grid] = []
+    runs = 0
     for part in parts:
         grids.append(_grid(values, part))
-        _check_runs(grids)  # before a long list is checked for each of many tables
+        runs += grids[-1].runs
+        _check_runs(runs)
     return Plan(tuple(grids), one_line(about, MAX_TEXT))
 
 
-def _check_runs(grids: Sequence[Grid]) -> None:
-    if sum(grid.runs for grid in grids) > MAX_CELLS:
-        raise ConfigError(f"the plan has more than {MAX_CELLS:,} runs; shorten a list")
+def _check_runs(runs: int) -> None:
+    if runs > MAX_CELLS:
+        raise ConfigError(
+            f"the plan has {one_line(f'{runs:,}', 40)} runs, more than {MAX_CELLS:,}; shorten a "
+            "list"
+        )
 
 
 def _check_keys(values: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -260,6 +286,11 @@ def _check_tables(values: Mapping[str, Any]) -> None:
         table = values.get(name, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{name} must be a table of settings, such as [{name}]")
+        if len(table) > MAX_SETTINGS:
+            raise ConfigError(
+                f"{name} has {len(table):,} settings, more than {MAX_SETTINGS}, which no method "
+                "has; leave some out"
+            )
     for key, value in values.get("set", {}).items():
         _check_value(key, value)
     for key, tried in values.get("grid", {}).items():
@@ -301,8 +332,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, (list, tuple)):
-        parts = ("[...]" if isinstance(part, list) else as_text(part) for part in value)
-        return one_line(",".join(itertools.islice(parts, MAX_TEXT)))
+        return one_line(",".join(as_text(part) for part in value[:MAX_TEXT]))
     if isinstance(value, int) and abs(value) >= 2**63:  # Python refuses to print very long numbers
         return one_line(hex(value), 40)
     if isinstance(value, dict):
