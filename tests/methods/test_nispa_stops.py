@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nispa.base.seeding import derive
 from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.methods.nispa import Nispa, _Outcome
 from nispa.training.pausing import EpochEnd
@@ -111,3 +112,15 @@ def test_settling_is_a_phase_of_its_own_after_the_others() -> None:
     epochs = [event for event in events if isinstance(event, EpochEnd)]
     assert len(epochs) == 4 + 4 + 4 + 2
     assert report.samples_trained == sum(event.samples for event in epochs) == 14 * 48
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_settling_afresh_begins_with_values_of_its_own(fresh: bool) -> None:
+    """With steps too small to see, values stay as they were drawn."""
+    still = {"learning_rate": 1e-12, "restart": False, "growth_init": "zero"}
+    method = nispa(max_phases=3, settle_epochs=1, settle_fresh=fresh, accuracy_drop=100, **still)
+    finish(method.learn(toy_task(0)))
+    settled = {name: value.clone() for name, value in method.network.named_parameters()}
+    method.redraw_plastic(toy_task(0), "fan_in", derive(0, "settle"))
+    for name, value in method.network.named_parameters():
+        assert torch.allclose(settled[name], value, atol=1e-6) == (fresh or "bias" in name)
