@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -124,3 +126,27 @@ def test_settling_afresh_begins_with_values_of_its_own(fresh: bool) -> None:
     method.redraw_plastic(toy_task(0), "fan_in", derive(0, "settle"))
     for name, value in method.network.named_parameters():
         assert torch.allclose(settled[name], value, atol=1e-6) == (fresh or "bias" in name)
+
+
+@pytest.mark.parametrize(("few", "images"), [(17, 16 + 48), (16, 16)])
+def test_images_that_are_right_are_those_of_the_accuracy(
+    few: int, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen validation images; where these are few, the training images follow."""
+    monkeypatch.setattr("nispa.methods.nispa.FEW_IMAGES", few)
+    method = nispa(drop_errors=1.0, max_phases=3, k=30, accuracy_drop=100)
+    reached: list[_Outcome] = []
+    decide = method._reason_to_stop
+
+    def deciding(t: int, tau_t: float, now: _Outcome, *rest: Any) -> str:
+        reached.append(now)
+        return decide(t, tau_t, now, *rest)
+
+    monkeypatch.setattr(method, "_reason_to_stop", deciding)
+    finish(method.learn(toy_task(0)))
+    assert len(reached) == 3
+    for outcome in reached:
+        assert outcome.right is not None
+        assert len(outcome.right) == images
+        assert float(outcome.right[:16].double().mean()) == pytest.approx(outcome.accuracy)
+    assert reached[-1].accuracy > 0.6
