@@ -10,9 +10,10 @@ import torch
 from nispa.base.config import build
 from nispa.errors import ConfigError
 from nispa.methods.base import Method, MethodConfig, derive
+from nispa.methods.nispa import NispaConfig
 from nispa.network.models import NetworkConfig
 
-from .toy import same_tensors, toy_method, toy_problem, toy_task
+from .toy import finish, same_tensors, toy_method, toy_problem, toy_task
 
 
 def started(**settings: Any) -> Method:
@@ -56,4 +57,29 @@ def test_the_density_that_would_do_is_at_most_one() -> None:
     method = started(network_settings={"hidden": (1,), "density": 0.8})
     assert method.unreached  # of six outputs five have a connection
     with pytest.raises(ConfigError, match=r"density=1 reaches all of them"):
+        method.check_paths(method.unreached)
+
+
+def test_a_task_may_take_its_share_of_the_classes_to_come() -> None:
+    network = build(NetworkConfig, {"architecture": "mlp", "hidden": (8,)})
+    config = NispaConfig(derived=("unit_share",))
+    for index, share in enumerate((2 / 6, 2 / 4, 2 / 2)):
+        before = [toy_task(earlier).info for earlier in range(index)]
+        found = derive(config, network, toy_problem(), toy_task(index), before)
+        assert found == {"unit_share": pytest.approx(share)}
+
+
+def test_what_follows_the_data_replaces_what_was_given() -> None:
+    method = started(derived=("batch_size",), batch_size=8, epochs=1)
+    finish(method.learn(toy_task(0)))
+    assert (method.given.batch_size, method.config.batch_size) == (8, 16)
+
+
+@pytest.mark.parametrize(("tasks", "missing", "more"), [(6, 10, False), (7, 11, True)])
+def test_of_many_outputs_without_a_path_ten_are_named(tasks: int, missing: int, more: bool) -> None:
+    method = started(tasks=tasks, network_settings={"hidden": (1,), "density": 0.2})
+    assert len(method.unreached) == missing
+    named = ", ".join(map(str, method.unreached[:10])) + (" and more" if more else "")
+    text = rf"leaves {missing} of {2 * tasks} outputs \({named}\)"
+    with pytest.raises(ConfigError, match=text):
         method.check_paths(method.unreached)

@@ -303,3 +303,11 @@ def test_few_letters_are_learned_without_a_setting() -> None:
 @pytest.mark.parametrize(("k", "phases"), [(30, 7), (60, 7), (29, 6), (15, 3), (9, 2), (1, 2)])
 def test_a_faster_schedule_may_end_a_task_earlier(k: float, phases: int) -> None:
     assert min_phases(replace(facts(1000), k=k)) == phases
+
+
+def test_a_memory_follows_the_number_of_classes() -> None:
+    for method in ("er", "nispa-replay"):
+        found = resolve(method, "default", "split", (1, 16, 16), outputs=30)
+        assert getattr(found.config, "memory") == memory(30) == 3000  # noqa: B009
+        given = resolve(method, "default", "split", (1, 16, 16), {"memory": 77}, outputs=30)
+        assert getattr(given.config, "memory") == 77  # noqa: B009

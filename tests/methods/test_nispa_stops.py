@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from nispa.base.seeding import derive
 from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.methods.nispa import Nispa, _Outcome
 from nispa.training.pausing import EpochEnd
@@ -111,3 +114,39 @@ def test_settling_is_a_phase_of_its_own_after_the_others() -> None:
     epochs = [event for event in events if isinstance(event, EpochEnd)]
     assert len(epochs) == 4 + 4 + 4 + 2
     assert report.samples_trained == sum(event.samples for event in epochs) == 14 * 48
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_settling_afresh_begins_with_values_of_its_own(fresh: bool) -> None:
+    """With steps too small to see, values stay as they were drawn."""
+    still = {"learning_rate": 1e-12, "restart": False, "growth_init": "zero"}
+    method = nispa(max_phases=3, settle_epochs=1, settle_fresh=fresh, accuracy_drop=100, **still)
+    finish(method.learn(toy_task(0)))
+    settled = {name: value.clone() for name, value in method.network.named_parameters()}
+    method.redraw_plastic(toy_task(0), "fan_in", derive(0, "settle"))
+    for name, value in method.network.named_parameters():
+        assert torch.allclose(settled[name], value, atol=1e-6) == (fresh or "bias" in name)
+
+
+@pytest.mark.parametrize(("few", "images"), [(17, 16 + 48), (16, 16)])
+def test_images_that_are_right_are_those_of_the_accuracy(
+    few: int, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen validation images; where these are few, the training images follow."""
+    monkeypatch.setattr("nispa.methods.nispa.FEW_IMAGES", few)
+    method = nispa(drop_errors=1.0, max_phases=3, k=30, accuracy_drop=100)
+    reached: list[_Outcome] = []
+    decide = method._reason_to_stop
+
+    def deciding(t: int, tau_t: float, now: _Outcome, *rest: Any) -> str:
+        reached.append(now)
+        return decide(t, tau_t, now, *rest)
+
+    monkeypatch.setattr(method, "_reason_to_stop", deciding)
+    finish(method.learn(toy_task(0)))
+    assert len(reached) == 3
+    for outcome in reached:
+        assert outcome.right is not None
+        assert len(outcome.right) == images
+        assert float(outcome.right[:16].double().mean()) == pytest.approx(outcome.accuracy)
+    assert reached[-1].accuracy > 0.6

@@ -15,11 +15,14 @@ from nispa.base.config import build
 from nispa.base.seeding import stream
 from nispa.data.tasks import Samples, Task, TaskInfo
 from nispa.errors import ConfigError, FormatError
+from nispa.methods.agem import AGem
 from nispa.methods.base import Method, MethodState, PhaseEnd
 from nispa.methods.der import Der
 from nispa.methods.derpp import Derpp
 from nispa.methods.er import Er
+from nispa.methods.fdr import Fdr
 from nispa.methods.finetune import Finetune
+from nispa.methods.gem import Gem
 from nispa.methods.rehearsal import Rehearsal
 from nispa.methods.replay import Replay
 from nispa.network.models import NetworkConfig
@@ -349,9 +352,11 @@ def test_a_memory_smaller_than_the_number_of_classes_is_refused(cls: type[Replay
 def test_only_shares_need_a_sample_for_each_class_of_each_task() -> None:
     tasks = [domain_task(index) for index in range(3)]
     earlier = [task.info for task in tasks[:2]]
-    started(Er, memory=2, incremental="domain").check(tasks[2], earlier)
-    with pytest.raises(ConfigError, match="memory=5 must be at least 6"):
-        started(Rehearsal, memory=5, incremental="domain").check(tasks[2], earlier)
+    for drawn in (Er, Der, Derpp):
+        started(drawn, memory=2, incremental="domain").check(tasks[2], earlier)
+    for shared in (Rehearsal, Fdr, Gem, AGem):
+        with pytest.raises(ConfigError, match="memory=5 must be at least 6"):
+            started(shared, memory=5, incremental="domain").check(tasks[2], earlier)
 
 
 @every
