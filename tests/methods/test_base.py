@@ -60,10 +60,10 @@ def test_the_density_that_would_do_is_at_most_one() -> None:
         method.check_paths(method.unreached)
 
 
-def test_a_task_may_take_its_share_of_the_classes_to_come() -> None:
+def test_a_task_may_take_more_than_its_share_of_the_classes_to_come() -> None:
     network = build(NetworkConfig, {"architecture": "mlp", "hidden": (8,)})
     config = NispaConfig(derived=("unit_share",))
-    for index, share in enumerate((2 / 6, 2 / 4, 2 / 2)):
+    for index, share in enumerate((3 / 6, 3 / 4, 1.0)):
         before = [toy_task(earlier).info for earlier in range(index)]
         found = derive(config, network, toy_problem(), toy_task(index), before)
         assert found == {"unit_share": pytest.approx(share)}
