@@ -13,6 +13,7 @@ from typing import Any
 
 from nispa.errors import InputError, either
 from nispa.files import one_line, shown
+from nispa.reading.cells import harmless
 from nispa.reading.groups import IMPORTED, Value, as_text, key_of
 from nispa.reading.statistics import mean_of_all, spread
 from nispa.reading.store import COLUMNS, Row
@@ -22,7 +23,6 @@ from nispa.runs.record import Record, read_record
 Table = dict[str, list[Value]]
 
 MAX_LONG_ROWS = 5_000_000
-FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 LONG: dict[str, str] = {
     "folder": "text",
     "scenario": "text",
@@ -104,9 +104,7 @@ def as_csv(table: Table) -> bytes:
 def _cell(value: Value) -> str:
     if value is None:
         return ""
-    if isinstance(value, str) and value.lstrip().startswith(FORMULA):
-        return f"'{value}"
-    return as_text(value)
+    return harmless(value) if isinstance(value, str) else as_text(value)
 
 
 def as_parquet(table: Table, kinds: Mapping[str, str]) -> bytes:

@@ -46,6 +46,7 @@ SCHEMA_NAME = "nispa-record"
 SCHEMA_VERSION = 1
 RECORD = "record.json"
 MAX_RECORD_BYTES = 64 * 2**20
+MAX_SIDES = 8  # of a sample
 MAX_TASKS = 1_000  # the matrix holds its square, which must fit into memory for any file
 
 NUMBERS = re.compile(r"[0-9]+(-[0-9]+|(,[0-9]+)*)")  # a task named after its class numbers
@@ -54,6 +55,7 @@ T = TypeVar("T")
 # Accepts a list and stores a tuple, since records are immutable.
 Many = Annotated[tuple[T, ...], Field(strict=False)]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Size = Annotated[int, Field(ge=1, le=2**31)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0)]
 Operations = Annotated[int, Field(ge=0, le=10**30)]  # large runs exceed 2^63
@@ -120,8 +122,8 @@ class InputEntry(_Part):
 
     Attributes:
         scale: Factor of the stored pixels.
-        mean: Mean per channel; None if nothing is subtracted.
-        std: Standard deviation per channel; None if nothing is divided.
+        mean: Mean per channel, or per feature; None if nothing is subtracted.
+        std: Standard deviation likewise; None if nothing is divided.
     """
 
     scale: float
@@ -274,6 +276,7 @@ class Record(_Part):
     derived: Many[dict[str, Json]] = ()
     tasks: Many[TaskEntry]
     class_names: Many[str] = ()
+    input_shape: Annotated[Many[Size], Field(max_length=MAX_SIDES)] | None = None
     inputs: Many[InputEntry] = ()
     accuracy_matrix: Matrix = ()
     accuracy_matrix_task_agnostic: Matrix | None = None
