@@ -30,6 +30,7 @@ from pydantic import (
     model_validator,
 )
 
+from nispa.base.shapes import in_words, is_image
 from nispa.errors import FormatError, InputError
 from nispa.files import (
     check_own,
@@ -301,6 +302,12 @@ class Record(_Part):
             for name, value in options.items()
             if value is not None
         }
+
+    @property
+    def samples(self) -> str:
+        """What the samples are, in words, if they are no images; empty if unknown."""
+        shape = self.input_shape
+        return "" if shape is None or is_image(shape) else in_words(shape)
 
     def classes_of(self, task: int) -> list[str]:
         """Names of a task's classes; their numbers in older records, which have no names."""
