@@ -115,7 +115,8 @@ def test_what_is_no_row_is_one_line(home: Path, tmp_path: Path, capsys: Capture)
 
 
 def test_a_convnet_and_changes_of_images_are_refused(home: Path, capsys: Capture) -> None:
-    table = ["run", "split", "--dataset", home / "mine.csv", "--label", "species"]
+    table: list[str | Path] = ["run", "split", "--dataset", home / "mine.csv"]
+    table += ["--label", "species"]
     for more, says in (
         (["--set", "architecture=convnet"], "a ConvNet reads images, not rows of 5 features"),
         (["--resize", "8"], "leave out --resize"),
@@ -135,7 +136,7 @@ def test_what_is_known_of_the_data_is_said_at_the_start(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     quick = ["--set=hidden=8", "--set=epochs=1", "--set=density=0.9", "--method=finetune"]
-    table = ["--dataset", home / "mine.csv", "--label", "species"]
+    table: list[str | Path] = ["--dataset", home / "mine.csv", "--label", "species"]
     out = call(capsys, "run", "split", *table, *quick, "--out", "run").out
     before, _, after = out.partition("task 1/2")
     assert after

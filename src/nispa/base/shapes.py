@@ -7,6 +7,9 @@ import math
 Shape = tuple[int, ...]
 """``(channels, height, width)``, ``(channels, length)`` or ``(features,)``."""
 
+MAX_SIDES = 8
+"""Most dimensions of a sample in a file."""
+
 
 def is_row(shape: Shape) -> bool:
     """Whether a sample is a row of features; older files hold its shape as (1, 1, features)."""

@@ -20,8 +20,7 @@ from nispa.data.scenarios import Scenario
 from nispa.data.tasks import Form, Samples, Task, form_of
 from nispa.errors import DataError, FormatError, either
 
-PART = 4096
-"""Samples that are converted at a time."""
+_PART = 4096  # samples that are converted at a time
 
 
 def statistics(samples: Samples) -> Form:
@@ -34,8 +33,8 @@ def statistics(samples: Samples) -> Form:
     width = samples.shape[-1 if is_row(samples.shape) else 0]
 
     def parts() -> Any:
-        for start in range(0, len(samples), PART):
-            values = form(samples.in_pool(slice(start, start + PART))).double()
+        for start in range(0, len(samples), _PART):
+            values = form(samples.in_pool(slice(start, start + _PART))).double()
             yield values.reshape(len(values), width, -1)
 
     count = len(samples) * (math.prod(samples.shape) // width)

@@ -19,6 +19,7 @@ from torch import Tensor
 from nispa import tensorfile
 from nispa.base.devices import choose_device
 from nispa.base.seeding import MAX_SEED
+from nispa.base.shapes import MAX_SIDES
 from nispa.data.standardise import UNCHANGED, Inputs, inputs_from
 from nispa.data.tasks import TaskInfo
 from nispa.errors import FormatError, InputError
@@ -29,8 +30,6 @@ from nispa.network.models import NetworkSpec
 
 FORMAT = "nispa-learner/1"
 MAX_TASKS = 100_000
-MAX_SIDES = 8
-"""Most dimensions of a sample."""
 
 
 def make_method(

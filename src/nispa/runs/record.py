@@ -30,7 +30,7 @@ from pydantic import (
     model_validator,
 )
 
-from nispa.base.shapes import in_words, is_image
+from nispa.base.shapes import MAX_SIDES, in_words, is_image
 from nispa.errors import FormatError, InputError
 from nispa.files import (
     check_own,
@@ -47,7 +47,6 @@ SCHEMA_NAME = "nispa-record"
 SCHEMA_VERSION = 1
 RECORD = "record.json"
 MAX_RECORD_BYTES = 64 * 2**20
-MAX_SIDES = 8  # of a sample
 MAX_TASKS = 1_000  # the matrix holds its square, which must fit into memory for any file
 
 NUMBERS = re.compile(r"[0-9]+(-[0-9]+|(,[0-9]+)*)")  # a task named after its class numbers
