@@ -174,7 +174,7 @@ def test_float_images_and_channels_are_taken(tmp_path: Path) -> None:
         ({"e": 0}, ConfigError, "epochs_per_phase=0 must be"),
         ({"seed": -1}, ConfigError, "seed=-1 must be"),
         ({"classes": 1}, ConfigError, "classes=1 must be"),
-        ({"input_shape": (28, 28)}, ConfigError, r"input_shape=\(28, 28\)"),
+        ({"input_shape": (28, 28, 28, 1)}, ConfigError, r"input_shape=\(28, 28, 28, 1\)"),
         ({"device": "cuda:99"}, DeviceError, "cuda:99 is not there"),
         ({"device": "tpu"}, DeviceError, "must be cpu, cuda"),
         ({"method": "stl-iso"}, ConfigError, "number of tasks"),

@@ -166,6 +166,11 @@ def test_images_are_standardised_by_channel() -> None:
     assert len(form.mean) == 3
     scaled = made.predict_proba(images / 255.0, 0)
     np.testing.assert_allclose(made.predict_proba(images, 0), scaled, atol=1e-5)
+    made = fresh((3, 4, 4), standardise=True, method="er")  # bytes, then floats, in one range
+    made.learn(images, LABELS)
+    made.learn(images / 255.0, LABELS + 2)
+    found = made.predict_proba(images)
+    np.testing.assert_allclose(found, made.predict_proba(images / 255.0), atol=1e-5)
     unscaled = images.astype(np.float32) * 16  # may be given as they are
     fresh((3, 4, 4), standardise=True).learn(unscaled, LABELS)
 

@@ -104,7 +104,7 @@ class Inputs:
         """
         if not self or not self.forms:
             return samples
-        if task is None and len(set(self.forms)) > 1:
+        if task is None and len({(form.mean, form.std) for form in self.forms}) > 1:
             raise DataError(
                 "the tasks come from data that were prepared in different ways; say which one with "
                 f"{either('task=', '--task N')}"
@@ -122,15 +122,15 @@ class Inputs:
         """
         if not self:
             return self, task
-        if not self.forms:
-            form = statistics(task.train)
-        else:
-            form = replace(self.forms[-1], scale=self.of(len(self.forms) - 1, task.train).scale)
-        parts = {
-            name: replace(getattr(task, name), scale=form.scale, mean=form.mean, std=form.std)
-            for name in ("train", "validation", "test")
-        }
-        return replace(self, forms=(*self.forms, form)), replace(task, **parts)
+        form = self.forms[-1] if self.forms else statistics(task.train)
+        made = replace(self, forms=(*self.forms, form))
+        place = len(self.forms)
+        return made, replace(
+            task,
+            train=made.of(place, task.train),
+            validation=made.of(place, task.validation),
+            test=made.of(place, task.test),
+        )
 
     def as_json(self) -> dict[str, Any]:
         """JSON values; a form that several tasks share is kept once."""
