@@ -177,7 +177,8 @@ class Learner:
             raise ConfigError("watch must be a function of one argument, the event")
         with usual_modes():
             samples, names, outputs = self._samples(images, labels, channels_first)
-            _warn(doubt_of_task(samples, self._reach, scaled=bool(self._inputs)))
+            plain = not self._inputs
+            _warn(doubt_of_task(samples, self._reach) if plain else self._doubt(samples))
             index = len(self.tasks)
             known = ("",) * outputs[0] + tuple(map(str, names))
             task = make_task(
@@ -395,7 +396,7 @@ class Learner:
             labels,
             self._shape,
             channels_first=channels_first,
-            bounded=not self._inputs,
+            bounded=not self._inputs.standardise,
         )
         (encoded,), _ = encode_labels(given)
         names = np.unique(given).tolist()
@@ -458,7 +459,7 @@ class Learner:
 
     def _doubt(self, samples: Samples) -> str:
         """A warning if samples reach further than those of the first task; else empty."""
-        return further(samples, self._reach, scaled=bool(self._inputs))
+        return further(samples, self._reach, scaled=self._inputs.standardise)
 
     def _batches(self, samples: Samples) -> Iterator[Tensor]:
         """Images in batches, on the method's device."""

@@ -86,6 +86,15 @@ def test_a_loaded_run_predicts_right_on_samples_as_they_are(
     assert (Learner.load(tmp_path / "again").predict(raw) == made.predict(raw)).all()
 
 
+def test_unscaled_images_are_doubted_as_ever(tmp_path: Path) -> None:
+    carry_out(experiment(scenario("pictures", "normalise")), tmp_path / "run")
+    made = Learner.load(tmp_path / "run")
+    with pytest.raises(DataError, match="images / 255"):
+        made.learn(pictures().astype(np.float32), LABELS + 4)
+    with pytest.warns(DataWarning, match="images / 255"):
+        made.predict(pictures().astype(np.float32), 0)
+
+
 def without_inputs(folder: Path) -> None:
     """The network's file as older versions wrote it."""
     tensors, header = tensorfile.read(folder / NETWORK, FORMAT, "learner")

@@ -58,9 +58,9 @@ def carry_out(
     try:
         with display:
             experiment = build(display)
-            display.begin(epoch_sizes(experiment.scenario, experiment.settings), shown(out))
             for line in data_notes(experiment.scenario):
                 display.note(line)
+            display.begin(epoch_sizes(experiment.scenario, experiment.settings), shown(out))
             running = start(experiment, out, checkpoint_every, stops, picture)
             events = tracked(running, trackers, out, warn=_warn, tell=display.note)
             with stops.kept(), closing(events):

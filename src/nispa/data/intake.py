@@ -122,21 +122,17 @@ def reach(samples: Samples) -> float:
     return reach_of(samples.images) * samples.scale
 
 
-def doubt_of_task(samples: Samples, first: float | None, *, scaled: bool = False) -> str:
+def doubt_of_task(samples: Samples, first: float | None) -> str:
     """A warning if a task can hardly be learned from these images; else empty.
 
     Args:
         samples: The images of a task.
         first: The :func:`reach` of the first task, or None if this is the first.
-        scaled: Whether a mean is subtracted and a deviation divided by before the network sees
-            them.
 
     Raises:
         DataError: See :func:`further`.
     """
     top = reach_of(samples.images)
-    if scaled:
-        return further(samples, first, scaled=True)
     if samples.images.dtype == torch.uint8 and samples.scale != 1.0 and 0 < top <= DARK:
         return (
             f"the brightest pixel is {top:.0f} of 255, so the network sees values up to "
@@ -164,7 +160,7 @@ def further(samples: Samples, first: float | None, *, scaled: bool = False) -> s
     Args:
         samples: Images of any task.
         first: The :func:`reach` of the first task; None if unknown.
-        scaled: As in :func:`doubt_of_task`.
+        scaled: Whether the learner evens out any range by the deviation of its first task.
 
     Raises:
         DataError: They are images, and clearly need the scaling of the first task.
