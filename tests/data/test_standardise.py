@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from nispa.data import standardise
 from nispa.data.arrays import from_arrays
 from nispa.data.named import build_scenario
 from nispa.data.own_tasks import from_tasks
@@ -41,6 +42,15 @@ def test_each_channel_of_a_series_or_an_image() -> None:
     found = statistics(replace(image, images=bytes_.repeat(1, 1, 1, 2)))
     assert found.mean == pytest.approx((0.5,))
     assert found.std == pytest.approx((0.5,))
+
+
+def test_many_samples_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(3, 2, (50, 3)).astype(np.float32)
+    whole = statistics(samples(values))
+    monkeypatch.setattr(standardise, "_VALUES", 21)
+    parts = statistics(samples(values))
+    assert parts.mean == pytest.approx(whole.mean)
+    assert parts.std == pytest.approx(tuple(values.std(0).tolist()))
 
 
 @pytest.mark.parametrize("value", [0.1, 1e6 + 0.1, -1e-20])

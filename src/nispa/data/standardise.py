@@ -9,18 +9,19 @@ validation and test samples are looked at.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nispa.base.shapes import Shape, is_row
 from nispa.data.scenarios import Scenario
 from nispa.data.tasks import Form, Samples, Task, form_of
 from nispa.errors import DataError, FormatError, either
 
-_PART = 4096  # samples that are converted at a time
+_VALUES = 1 << 22  # converted at a time
 
 
 def statistics(samples: Samples) -> Form:
@@ -32,9 +33,11 @@ def statistics(samples: Samples) -> Form:
     form = Form(samples.scale)
     width = samples.shape[-1 if is_row(samples.shape) else 0]
 
-    def parts() -> Any:
-        for start in range(0, len(samples), _PART):
-            values = form(samples.in_pool(slice(start, start + _PART))).double()
+    size = max(1, _VALUES // math.prod(samples.shape))
+
+    def parts() -> Iterator[Tensor]:
+        for start in range(0, len(samples), size):
+            values = form(samples.in_pool(slice(start, start + size))).double()
             yield values.reshape(len(values), width, -1)
 
     count = len(samples) * (math.prod(samples.shape) // width)
