@@ -59,6 +59,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_table_is_learned_shown_and_reported(home: Path, tmp_path: Path, capsys: Capture) -> None:
     record = read_record(home / "run")
     assert (record.input_shape, record.class_names) == ((5,), NAMES)
+    assert record.columns == tuple("abcde")
     assert record.inputs[0].mean is not None
     assert len(record.inputs[0].mean) == 5
     assert record.metrics["acc"].value is not None
@@ -77,7 +78,9 @@ def test_rows_of_every_kind_are_predicted(
     values, names = rows(7)
     path = tmp_path / f"new{kind if kind.startswith('.') else '.csv'}"
     if kind == ".parquet":
-        pq.write_table(pa.table({name: values[:, n] for n, name in enumerate("abcde")}), path)
+        columns = {name: values[:, n] for n, name in enumerate("abcde")}
+        turned = dict(reversed(columns.items())) | {"extra": np.zeros(len(values))}
+        pq.write_table(pa.table(turned), path)  # the names decide, not the order
     elif kind == ".npy":
         np.save(path, values)
     elif kind == ".npz":
@@ -106,7 +109,7 @@ def test_what_is_no_row_is_one_line(home: Path, tmp_path: Path, capsys: Capture)
         ("six.npy", "rows of 6 features, but the network learned rows of 5 features"),
         ("images.npy", "images of 2x5 pixels, but the network learned rows of 5 features"),
         ("text.csv", "column e holds 'red' where a feature is a number"),
-        ("few.csv", "rows of 2 features, but the network learned rows of 5 features"),
+        ("few.csv", "has no column c, d, e, as the training table has"),
     ):
         ended = call(capsys, "predict", home / "run", tmp_path / name)
         assert (ended.code, ended.out) == (2, ""), name

@@ -274,7 +274,7 @@ def test_tables_in_parts(tmp_path: Path) -> None:
     assert sizes(data) == (20, 6)
     assert data.test_images.flatten().tolist() == [0, 1, 2, 3, 4, 5]
     csv(tmp_path / "own" / "test.csv", "y,b", *(f"{n % 2},{n}" for n in range(6)))
-    with pytest.raises(DataError, match="the test table has no column a"):
+    with pytest.raises(DataError, match="has no column a, as the training table has"):
         load(tmp_path / "own")
 
 

@@ -49,9 +49,9 @@ def predict(
     """Predict the classes of IMAGES with the network in the folder RUN.
 
     IMAGES are image files, folders of them, or .npz and .npy files; for a run on a table or on
-    series also .csv and .parquet files, with the columns in the order of the run's. They are
-    prepared like those that the run learned from. The share beside a class says how sure the
-    network is, which is usually more than how often it is right.
+    series also .csv and .parquet files, which must have the run's columns. They are prepared like
+    those that the run learned from. The share beside a class says how sure the network is, which
+    is usually more than how often it is right.
     """
     if not images:
         raise InputError(

@@ -67,6 +67,7 @@ class ImageData:
         source: The kind of files it was read from.
         canonical: Whether the content is proven to be the published one; None for a user's data.
         note: How it was proven, or what differs.
+        columns: Names of the columns that a table's samples were read from, in order.
 
     Raises:
         DataError: Images and labels do not match, or a label is not a class.
@@ -82,6 +83,7 @@ class ImageData:
     source: str
     canonical: bool | None = None
     note: str = ""
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_pair(f"{self.name} (training)", self.train_images, self.train_labels)

@@ -93,7 +93,9 @@ def read_parquet(
     return data_of(name, read, names, how, source=source, notes=notes)
 
 
-def read_rows(file: Path, *, label: str | None = None, series: bool = False) -> Any:
+def read_rows(
+    file: Path, *, label: str | None = None, series: bool = False, columns: Sequence[str] = ()
+) -> Any:
     """The features in a CSV or Parquet file, without labels; see :func:`nispa.data.tables.rows_of`.
 
     Raises:
@@ -104,7 +106,7 @@ def read_rows(file: Path, *, label: str | None = None, series: bool = False) -> 
         table = _whole([_open(file)])
     else:
         table = parse_csv(file)
-    return rows_of(table, name=str(file), label=label, series=series)
+    return rows_of(table, name=str(file), label=label, series=series, columns=columns)
 
 
 def _test_part(

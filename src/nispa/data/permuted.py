@@ -125,4 +125,5 @@ def permuted(
             "normalise": normalise,
         }
         | ({} if augment is None else {"augment": asdict(augment)}),
+        columns=data.columns,
     )

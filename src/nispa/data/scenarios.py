@@ -38,6 +38,7 @@ class Scenario:
         class_names: The name of each output, in order.
         identity: The data sets behind the tasks.
         settings: JSON values that, with the same data, rebuild the same scenario.
+        columns: Names of the columns that samples were read from, if they come from a table.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Scenario:
     class_names: tuple[str, ...]
     identity: tuple[DataIdentity, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         settings = plain(self.settings)
@@ -361,6 +363,7 @@ def split(
             "normalise": normalise,
         }
         | ({} if augment is None else {"augment": asdict(augment)}),
+        columns=data.columns,
     )
 
 

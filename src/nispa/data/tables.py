@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,9 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"\s*[-+]?[0-9]*[.,]?[0-9]+([eE][-+]?[0-9]+)?\s*", text) is not None
 
 
-def rows_of(table: Any, *, name: str, label: str | None, series: bool) -> NDArray[np.float32]:
+def rows_of(
+    table: Any, *, name: str, label: str | None, series: bool, columns: Sequence[str] = ()
+) -> NDArray[np.float32]:
     """The features of a table, ``(n, features)`` or ``(n, channels, length)``, without labels.
 
     Args:
@@ -147,12 +150,13 @@ def rows_of(table: Any, *, name: str, label: str | None, series: bool) -> NDArra
         name: The file, for the error.
         label: The column of labels, if there is one; None for one with a usual name.
         series: See :func:`from_tables`.
+        columns: Names of the features, in order; without them, all columns but the labels.
 
     Raises:
-        DataError: A column is not a feature, or a value is missing.
+        DataError: A column is not a feature or lacks, or a value is missing.
     """
     labels = _usual(table.column_names) if label is None else label
-    columns = [
+    columns = columns or [
         each for each in table.column_names if each != labels and not UNNAMED.fullmatch(each)
     ]
     if not columns:
@@ -201,7 +205,8 @@ def from_tables(
         notes.append("a column without a name was left out")
     pairs = list(zip(features, encoded, strict=True))
     notes += of_parts
-    return assemble(name, pairs, names, 1.0, seed=seed, source=source, notes=notes)
+    made = assemble(name, pairs, names, 1.0, seed=seed, source=source, notes=notes)
+    return replace(made, columns=tuple(columns))
 
 
 def _labels(table: Any, column: str, name: str) -> NDArray[Any]:
@@ -254,7 +259,7 @@ def _columns(table: Any, columns: Sequence[str], name: str) -> list[NDArray[np.f
     places = {each: place for place, each in enumerate(table.column_names)}
     lacking = [each for each in columns if each not in places]
     if lacking:
-        raise DataError(f"{name}: the test table has no column {listed(lacking)}")
+        raise DataError(f"{name}: has no column {listed(lacking)}, as the training table has")
     parts = [_numbers(table.column(places[each]), each, name) for each in columns]
     if not len(table):
         raise DataError(f"{name}: a table has no rows")

@@ -46,7 +46,11 @@ class Unlabelled:
 
 
 def read_unlabelled(
-    paths: Sequence[Path], shape: Shape, shaping: Sequence[Any] = (), label: str | None = None
+    paths: Sequence[Path],
+    shape: Shape,
+    shaping: Sequence[Any] = (),
+    label: str | None = None,
+    columns: Sequence[str] = (),
 ) -> list[Unlabelled]:
     """Samples from image files, ``.npz`` and ``.npy`` files, tables, and folders of image files.
 
@@ -55,6 +59,7 @@ def read_unlabelled(
         shape: The shape of a sample of the network's input.
         shaping: How to crop and scale image files: the last argument of :func:`decode`, or nothing.
         label: Name of a table's column of labels, which is not read; by default one of the usual.
+        columns: Names of a table's columns to read, in the network's order; by default all others.
 
     Raises:
         DataError: One is missing, damaged, or of another shape.
@@ -76,7 +81,9 @@ def read_unlabelled(
                 found.append(_array(file, shape))
             elif file.suffix.lower() in TABLES:
                 flush()
-                found.append(_table(file, shape, label))
+                series = len(shape) == 2
+                rows = read_rows(file, label=label, series=series, columns=columns)
+                found.append(_unlabelled(file, torch.from_numpy(rows), 1.0, shape))
             elif not is_image(shape):
                 raise DataError(
                     f"{file}: the network learned {in_words(shape)}, not images; give an .npz, "
@@ -149,16 +156,10 @@ def _array(path: Path, shape: Shape) -> Unlabelled:
             values, channels_first = values.reshape(-1, *shape), True
         elif values.shape[1:] in ((channels, height, width), (height, width, channels)):
             channels_first = values.shape[1:] == shape
-    elif values.shape[1:] == (1, 1, *shape):
+    elif values.shape[1:] in (shape, (1, 1, *shape)):
         channels_first = True
     images, scale = as_images(values, name=str(path), channels_first=channels_first, series=series)
     return _unlabelled(path, images, scale, shape)
-
-
-def _table(path: Path, shape: Shape, label: str | None) -> Unlabelled:
-    """The rows of a table, its columns in the order of those that were learned."""
-    rows = torch.from_numpy(read_rows(path, label=label, series=len(shape) == 2))
-    return _unlabelled(path, rows, 1.0, shape)
 
 
 def _unlabelled(path: Path, images: Tensor, scale: float, shape: Shape) -> Unlabelled:

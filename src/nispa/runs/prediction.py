@@ -82,6 +82,7 @@ class Predictor:
             self.method.problem.input_shape,
             () if shaping is None else (shaping(),),
             getattr(options, "label", None),
+            self.record.columns,
         )
         predictions: list[Prediction] = []
         for part in images:

@@ -277,6 +277,7 @@ class Record(_Part):
     tasks: Many[TaskEntry]
     class_names: Many[str] = ()
     input_shape: Annotated[Many[Size], Field(max_length=MAX_SIDES)] | None = None
+    columns: Many[str] = ()
     inputs: Many[InputEntry] = ()
     accuracy_matrix: Matrix = ()
     accuracy_matrix_task_agnostic: Matrix | None = None

@@ -42,6 +42,9 @@ from nispa.runs.record import (
 )
 from nispa.runs.usage import Spent, peak_bytes
 
+MOST_COLUMNS = 10_000
+"""Most names of columns that a record holds."""
+
 
 def first_record(scenario: Scenario, settings: Settings, method: Method) -> Record:
     """The record of a run whose method has not learned a task yet."""
@@ -74,6 +77,7 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
         # Folder names may hold bytes that are not text; those become question marks.
         class_names=tuple(name.encode(errors="replace").decode() for name in scenario.class_names),
         input_shape=scenario.input_shape,
+        columns=scenario.columns if len(scenario.columns) <= MOST_COLUMNS else (),
         inputs=tuple(
             InputEntry(scale=task.train.scale, mean=task.train.mean, std=task.train.std)
             for task in scenario.tasks
