@@ -55,7 +55,7 @@ def _network(method: str) -> Make:
         fast: dict[str, Any] = dict(FAST.get(method, {}))
         fast |= {"hidden": (3, 2), "density": 0.7, "batch_size": 8}
         fast |= {key: 1 for key in ("epochs", "epochs_per_phase", "max_phases") if key in fast}
-        made = Learner(method, input_shape=(1, 2, 2), classes=4, tasks=2, **fast)
+        made = Learner(method, input_shape=(1, 2, 2), classes=4, tasks=2, standardise=True, **fast)
         for task in range(2):
             random = np.random.default_rng(task)
             images = random.integers(0, 256, (24, 2, 2), dtype=np.uint8)

@@ -24,9 +24,11 @@ from nispa.base.arguments import (
     whole_number,
 )
 from nispa.base.modes import usual_modes
+from nispa.base.shapes import Shape
 from nispa.data.arrays import encode_labels, kind_of
 from nispa.data.intake import check_known, doubt_of_task, further, reach, read_images, read_labelled
 from nispa.data.scenarios import make_task
+from nispa.data.standardise import Inputs
 from nispa.data.tasks import Samples, TaskInfo
 from nispa.errors import (
     CapacityError,
@@ -51,6 +53,7 @@ from nispa.methods.saving import (
 )
 from nispa.runs import capacity
 from nispa.runs.folder import locate_network
+from nispa.runs.inputs import recorded_inputs
 from nispa.training.fit import EVALUATION_BATCH
 from nispa.training.pausing import FitBegin, FitPause
 
@@ -78,18 +81,22 @@ class Learner:
         preset: str = "default",
         seed: SupportsIndex = 0,
         device: str | torch.device = "cpu",
+        standardise: bool = False,
         **settings: Any,
     ) -> None:
         """A new learner, without any task.
 
         Args:
             method: Name of the method, such as ``"nispa"``.
-            input_shape: Channels, height and width of an image; ``(n,)`` for a table of n columns.
+            input_shape: Channels, height and width of an image; ``(n,)`` for a table of n columns;
+                ``(channels, length)`` for series.
             classes: Number of classes of all tasks that will ever come: the network's outputs.
             tasks: Number of tasks, for methods that need to know it.
             preset: Named settings to start from.
             seed: Determines everything random.
             device: Where to compute: ``"cpu"`` or ``"cuda"``.
+            standardise: Whether to subtract the mean of each feature (or channel) and divide by its
+                deviation, both over the training images of the first task.
             settings: Settings of the network or the method, such as ``density=0.1``.
 
         Raises:
@@ -116,7 +123,10 @@ class Learner:
             outputs=outputs,
             tasks=planned,
         )
+        if not isinstance(standardise, bool):
+            raise ConfigError(f"standardise={standardise!r} must be True or False")
         self.labels: list[list[Any]] = []
+        self._inputs = Inputs(standardise)
         self._reach: float | None = None
         with usual_modes():
             self.method = make_method(self.settings, problem, seed=self.seed, device=device)
@@ -141,10 +151,10 @@ class Learner:
 
         Args:
             images: ``(n, height, width)``, ``(n, height, width, channels)``,
-                ``(n, channels, height, width)`` or ``(n, features)``: an array, a tensor, a data
-                frame; or a PyTorch data set or loader of images and labels. Whole numbers are
-                pixels from 0 to 255 and are scaled by 1/255; floats, and the columns of a table,
-                are used unchanged ([0, 1] is usual).
+                ``(n, channels, height, width)``, ``(n, features)`` or ``(n, channels, length)``: an
+                array, a tensor, a data frame; or a PyTorch data set or loader of images and labels.
+                Whole numbers are pixels from 0 to 255 and are scaled by 1/255; floats, tables and
+                series are used unchanged ([0, 1] is usual), unless the learner standardises.
             labels: ``(n,)`` whole numbers or texts; leave it out if ``images`` includes them.
             validation: Share of the images that decides when to stop.
             channels_first: The image layout, if ``input_shape`` fits both.
@@ -167,7 +177,8 @@ class Learner:
             raise ConfigError("watch must be a function of one argument, the event")
         with usual_modes():
             samples, names, outputs = self._samples(images, labels, channels_first)
-            _warn(doubt_of_task(samples, self._reach))
+            plain = not self._inputs
+            _warn(doubt_of_task(samples, self._reach) if plain else self._doubt(samples))
             index = len(self.tasks)
             known = ("",) * outputs[0] + tuple(map(str, names))
             task = make_task(
@@ -181,6 +192,7 @@ class Learner:
                 names=known,
             )
             _warn(task.note)
+            inputs, task = self._inputs.with_task(task)
             before, learned = self.method.state(), list(self.method.learned)
             units = self.method.census().stable
             named = self.labels
@@ -196,7 +208,7 @@ class Learner:
                         except StopIteration as end:
                             report: LearnReport = end.value
                     if event is None:
-                        self.labels = [*named, names]
+                        self.labels, self._inputs = [*named, names], inputs
                         line.end(report)
                         break
                     line.update(event)
@@ -236,8 +248,8 @@ class Learner:
         info = self._task(task)
         with usual_modes():
             samples = read_images(images, self._shape, channels_first=channels_first)
-            _warn(further(samples, self._reach))
-            return self._predict(samples, info)
+            _warn(self._doubt(samples))
+            return self._predict(self._prepared(samples, info), info)
 
     def predict_proba(
         self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
@@ -261,7 +273,8 @@ class Learner:
         info = self._task(task)
         with usual_modes():
             samples = read_images(images, self._shape, channels_first=channels_first)
-            _warn(further(samples, self._reach))
+            _warn(self._doubt(samples))
+            samples = self._prepared(samples, info)
             scores = torch.cat([self.method.scores(x, info).cpu() for x in self._batches(samples)])
             if not bool(scores.isfinite().all()):
                 raise DivergedError("the scores of these images are not finite")
@@ -305,9 +318,10 @@ class Learner:
             samples, given = read_labelled(
                 images, labels, self._shape, channels_first=channels_first, bounded=False
             )
-            _warn(further(samples, self._reach))
+            _warn(self._doubt(samples))
             check_known(given, self.classes_of(task), "" if info is None else f" in task {task}")
-            return float(np.mean(self._predict(samples, info) == given))
+            predicted = self._predict(self._prepared(samples, info), info)
+            return float(np.mean(predicted == given))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the learner to one file, whole or not at all.
@@ -317,26 +331,28 @@ class Learner:
         """
         where = path_of(path)
         with usual_modes():
-            content = encode(self.method, self.settings, self.labels, self._reach)
+            content = encode(self.method, self.settings, self.labels, self._reach, self._inputs)
         write_atomic(where, content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Learner:
         """Loads a learner from a file or a run's folder, to predict and to learn further tasks.
 
-        Warns if the run prepared its images in a way that the file does not store.
+        Pass it images as the run read them: a mean and a deviation are in the file. Warns if the
+        run prepared its images in a way that is not stored.
 
         Raises:
             InputError: There is no such file.
             FormatError: It is damaged, not a learner, or from a newer version.
         """
-        where, prepared = locate_network(path_of(path))
-        _warn(prepared)
+        where = locate_network(path_of(path))
         learner = cls.__new__(cls)
         with usual_modes():
             saved: Saved = read_learner(where, device)
+        inputs, doubt = recorded_inputs(where, saved)
+        _warn(doubt)
         learner.method, learner.settings = saved.method, saved.settings
-        learner.labels, learner._reach = saved.labels, saved.reach
+        learner.labels, learner._reach, learner._inputs = saved.labels, saved.reach, inputs
         learner.seed = saved.method.seed
         return learner
 
@@ -376,7 +392,11 @@ class Learner:
     ) -> tuple[Samples, list[Any], tuple[int, ...]]:
         """Samples of a task, its distinct labels, and the outputs they use."""
         samples, given = read_labelled(
-            images, labels, self._shape, channels_first=channels_first, bounded=True
+            images,
+            labels,
+            self._shape,
+            channels_first=channels_first,
+            bounded=not self._inputs.standardise,
         )
         (encoded,), _ = encode_labels(given)
         names = np.unique(given).tolist()
@@ -433,6 +453,14 @@ class Learner:
         unlike = len({isinstance(names[output], str) for output in choices}) > 1
         return np.array(labels, dtype=object if unlike else None)
 
+    def _prepared(self, samples: Samples, info: TaskInfo | None) -> Samples:
+        """Samples as those of their task were prepared."""
+        return self._inputs.of(None if info is None else info.index, samples)
+
+    def _doubt(self, samples: Samples) -> str:
+        """A warning if samples reach further than those of the first task; else empty."""
+        return further(samples, self._reach, scaled=self._inputs.standardise)
+
     def _batches(self, samples: Samples) -> Iterator[Tensor]:
         """Images in batches, on the method's device."""
         for batch, _ in samples.batches(EVALUATION_BATCH):
@@ -447,7 +475,7 @@ class Learner:
         }
 
     @property
-    def _shape(self) -> tuple[int, int, int]:
+    def _shape(self) -> Shape:
         return self.method.problem.input_shape
 
     @property

@@ -53,15 +53,16 @@ def test_a_share() -> None:
         (torch.Size([1, 8, 8]), (1, 8, 8)),
         (torch.tensor([1, 8, 8]), (1, 8, 8)),
         ((np.int64(1), 8, 8), (1, 8, 8)),
-        ((64,), (1, 1, 64)),
-        (64, (1, 1, 64)),
-        (np.int32(64), (1, 1, 64)),
+        ((64,), (64,)),
+        (64, (64,)),
+        (np.int32(64), (64,)),
+        ([3, 100], (3, 100)),
         ((8, 100, 1), (8, 100, 1)),  # a series of eight channels
         ((4, 5, 3), (4, 5, 3)),
         ((3, 3, 3), (3, 3, 3)),
     ],
 )
-def test_a_shape_of_images(value: Any, expected: tuple[int, int, int]) -> None:
+def test_a_shape_of_samples(value: Any, expected: tuple[int, ...]) -> None:
     found = image_shape(value)
     assert found == expected
     assert all(type(size) is int for size in found)
@@ -72,7 +73,7 @@ def test_a_shape_of_images(value: Any, expected: tuple[int, int, int]) -> None:
     [
         (None, "input_shape=None must be"),
         ("64", "input_shape='64' must be"),
-        ((28, 28), r"for grey images pass \(1, 28, 28\)"),
+        ((28, 0), "whole numbers from 1"),
         ((1, 0, 8), "whole numbers from 1"),
         ((1, 8.0, 8), "whole numbers from 1"),
         ((True, 8, 8), "whole numbers from 1"),

@@ -23,7 +23,7 @@ from tests.data.makers import labels, pixels, read_or_refuse
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        ((5, 7), (5, 1, 1, 7)),
+        ((5, 7), (5, 7)),
         ((5, 6, 7), (5, 1, 6, 7)),
         ((5, 6, 7, 3), (5, 3, 6, 7)),
         ((5, 6, 7, 1), (5, 1, 6, 7)),
@@ -55,16 +55,16 @@ def test_ambiguous_channels_are_asked_for(shape: tuple[int, ...]) -> None:
 
 def test_floats_and_bools_are_used_as_they_are() -> None:
     images, scale = as_images(np.array([[-2.5, 300.0]]))
-    assert (images.dtype, scale, images.tolist()) == (torch.float32, 1.0, [[[[-2.5, 300.0]]]])
+    assert (images.dtype, scale, images.tolist()) == (torch.float32, 1.0, [[-2.5, 300.0]])
     images, scale = as_images(np.array([[True, False]]))
-    assert (images.dtype, scale, images.tolist()) == (torch.uint8, 1.0, [[[[1, 0]]]])
+    assert (images.dtype, scale, images.tolist()) == (torch.uint8, 1.0, [[1, 0]])
 
 
 def test_whole_numbers_are_pixels_of_images_and_columns_of_tables() -> None:
     images, scale = as_images(np.full((2, 3, 3), 255, dtype=np.int64))
     assert (images.dtype, scale, int(images.max())) == (torch.uint8, 1 / 255, 255)
     table, scale = as_images(np.array([[7, -1000]]))
-    assert (table.dtype, scale, table.tolist()) == (torch.float32, 1.0, [[[[7.0, -1000.0]]]])
+    assert (table.dtype, scale, table.tolist()) == (torch.float32, 1.0, [[7.0, -1000.0]])
 
 
 def test_pictures_are_read_whatever_their_mode() -> None:
@@ -123,7 +123,7 @@ def test_labels_become_0_1_2_in_sorted_order() -> None:
         ((pixels(2, 4), [[0, 1], [1, 0]]), r"shape \(2, 2\) must be \(n,\)"),
         ((pixels(2, 4), [0, 1], pixels(2, 4)), "x_test and y_test must be given together"),
         ((pixels(2, 4), [0, 1], pixels(1, 4), [2]), "test label 2 does not occur"),
-        ((pixels(2, 4), [0, 1], pixels(1, 5), [1]), "1×1×4 but test images 1×1×5"),
+        ((pixels(2, 4), [0, 1], pixels(1, 5), [1]), "images are 4 but test images 5"),
         ((pixels(2, 4), [0, 1], np.zeros((1, 4)), [1]), "different types"),
         ((pixels(2, 4), [0, 1], pixels(1, 4), ["0"]), "some are numbers and some are texts"),
         ((pixels(3, 4), [0, 0, 1]), "class '1' has one image"),
@@ -257,4 +257,4 @@ def test_unusable_torch_datasets(dataset: Any, reason: str) -> None:
 
 def test_a_torch_data_set_may_be_a_table() -> None:
     data = from_torch(TensorDataset(torch.rand(10, 6), torch.arange(10) % 2))
-    assert data.shape == (1, 1, 6)
+    assert data.shape == (6,)

@@ -101,9 +101,14 @@ def test_wrong_values(values: dict[str, Any], reason: str) -> None:
 def test_images_that_are_too_small() -> None:
     with pytest.raises(ConfigError, match="shift=8 must be less than a side of images of 8x8"):
         build_scenario("split-digits", seed=0, options={"augment": "shift:8"})
-    row = Samples(torch.zeros(2, 1, 1, 9), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ConfigError, match="flip must be off for rows of 9 features"):
-        replace(row, augment=Augment(flip=True))
+
+
+@pytest.mark.parametrize("shape", [(9,), (1, 1, 9), (3, 9)])
+def test_only_images_are_varied(shape: tuple[int, ...]) -> None:
+    samples = Samples(torch.zeros(2, *shape), torch.zeros(2, dtype=torch.int64), augment=Augment())
+    for change in (Augment(flip=True), Augment(shift=1), Augment(crop=1)):
+        with pytest.raises(ConfigError, match=r"augment must be off for (rows|series) of"):
+            replace(samples, augment=change)
 
 
 def whole(samples: Any) -> Tensor:

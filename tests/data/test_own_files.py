@@ -181,9 +181,9 @@ def test_a_csv_file(tmp_path: Path) -> None:
         f"{n},{n / 2},{'true' if n % 2 else 'false'},{'ape' if n % 3 else 'bee'}" for n in range(30)
     ]
     data = load(csv(tmp_path / "own.csv", "size,weight,tame,Class", *rows))
-    assert (data.name, data.class_names, data.shape) == ("own", ("ape", "bee"), (1, 1, 3))
+    assert (data.name, data.class_names, data.shape) == ("own", ("ape", "bee"), (3,))
     assert (data.scale, sizes(data)) == (1.0, (24, 6))
-    both = torch.cat([data.train_images, data.test_images])[:, 0, 0]
+    both = torch.cat([data.train_images, data.test_images])
     assert sorted(both.tolist()) == [[n, n / 2, n % 2] for n in range(30)]
     assert "features size, weight, tame, from 0 to 29" in data.note
     german = [row.replace(",", ";").replace(".", ",") for row in rows]
@@ -208,7 +208,7 @@ def test_types_are_told_by_all_rows(tmp_path: Path) -> None:
     assert 0.5 in torch.cat([data.train_images, data.test_images])
     wide = [",".join(str(n % 7) for n in range(5_000)) + f",{y}" for y in (0, 1) * 3]
     names = ",".join(f"gene_number_{n}_of_many_that_there_are" for n in range(5_000))
-    assert load(csv(tmp_path / "wide.csv", names + ",y", *wide)).shape == (1, 1, 5_000)
+    assert load(csv(tmp_path / "wide.csv", names + ",y", *wide)).shape == (5_000,)
 
 
 def test_a_parquet_file_that_claims_too_much(
@@ -274,22 +274,23 @@ def test_tables_in_parts(tmp_path: Path) -> None:
     assert sizes(data) == (20, 6)
     assert data.test_images.flatten().tolist() == [0, 1, 2, 3, 4, 5]
     csv(tmp_path / "own" / "test.csv", "y,b", *(f"{n % 2},{n}" for n in range(6)))
-    with pytest.raises(DataError, match="the test table has no column a"):
+    with pytest.raises(DataError, match="has no column a, as the training table has"):
         load(tmp_path / "own")
 
 
 def test_parquet_without_images(tmp_path: Path) -> None:
     plain = pa.table({"a": [1, 2] * 10, "b": [0.5, 1.5] * 10, "label": ["x", "y"] * 10})
     data = load(write(tmp_path / "own.parquet", plain))
-    assert (data.shape, data.class_names, sizes(data)) == ((1, 1, 2), ("x", "y"), (16, 4))
+    assert (data.shape, data.class_names, sizes(data)) == ((2,), ("x", "y"), (16, 4))
     series = pa.table({"wave": [[float(n), 2.0, 3.0] for n in range(20)], "label": [0, 1] * 10})
     data = load(write(tmp_path / "series.parquet", series))
-    assert data.shape == (1, 1, 3)
+    assert data.shape == (3,)
     uneven = pa.table({"wave": [[1.0], [1.0, 2.0]], "label": [0, 1]})
     with pytest.raises(DataError, match="column wave holds lists of different length"):
         load(write(tmp_path / "uneven.parquet", uneven))
-    with pytest.raises(DataError, match="features have no size to change"):
-        load(tmp_path / "own.parquet", shaping=Shaping(resize=(4, 4)))
+    for shaping in (Shaping(resize=(4, 4)), Shaping(crop=True), Shaping(grey=True)):
+        with pytest.raises(DataError, match="rows of 2 features are no images to change"):
+            load(tmp_path / "own.parquet", shaping=shaping)
 
 
 def test_each_feature_is_standardised_by_itself(tmp_path: Path) -> None:
@@ -299,11 +300,11 @@ def test_each_feature_is_standardised_by_itself(tmp_path: Path) -> None:
     path = write(tmp_path / "own.parquet", content)
     how: dict[str, Any] = {"dataset": str(path), "normalise": True, "validation": 0.0}
     train = build_scenario("split", seed=0, options=how).tasks[0].train
-    values = train.batch(slice(None))[0][:, 0, 0]
+    values = train.batch(slice(None))[0]
     assert torch.allclose(values.mean(0), torch.zeros(3), atol=1e-4)
     assert torch.allclose(values[:, :2].std(0, correction=0), torch.ones(2), atol=1e-3)
     moved = build_scenario("permuted-mnist", seed=0, options=how | {"tasks": 2}).tasks[1].train
     order = moved.pixel_order
     assert order is not None
-    both = moved.batch(slice(None))[0][:, 0, 0], values[:, order]
+    both = moved.batch(slice(None))[0], values[:, order]
     assert torch.allclose(both[0], both[1])

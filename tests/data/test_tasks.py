@@ -104,7 +104,7 @@ def test_moving_to_a_device_moves_every_tensor() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": torch.zeros(4, 2)}, r"shape \(4, 2\) must be \(n, channels, height, width\)"),
+        ({"images": torch.zeros(4)}, r"shape \(4,\) must be \(n, channels, height, width\)"),
         ({"images": torch.tensor(1.0)}, r"shape \(\) must be"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "4 images but labels of shape"),
         ({"labels": torch.zeros(4, 1, dtype=torch.int64)}, "one label per image"),
@@ -157,7 +157,7 @@ def test_packing_without_extras() -> None:
         ({"x.labels": torch.zeros(1, dtype=torch.int64)}, {}),
         ({"x.labels": torch.zeros(4)}, {}),
         ({"x.pixel_order": torch.tensor([0])}, {}),
-        ({"x.images": torch.zeros(4, 2)}, {}),
+        ({"x.images": torch.zeros(4)}, {}),
         ({}, {"scale": "big"}),
         ({}, {"scale": None}),
         ({}, {"mean": 3}),

@@ -112,3 +112,11 @@ def test_where_nothing_learns_nothing_has_a_gradient() -> None:
 def test_what_is_no_image_runs_module_by_module(shape: tuple[int, ...]) -> None:
     (segment,) = segments(nn.Sequential(conv(3, 5), nn.ReLU()))
     assert segment.blocks(torch.randn(shape)) is None
+
+
+@pytest.mark.parametrize("shape", [(12,), (3, 4), (3, 2, 2)])
+def test_a_flatten_takes_samples_of_every_shape(shape: tuple[int, ...]) -> None:
+    module = nn.Sequential(nn.Flatten(), linear(12, 5), nn.ReLU(), linear(5, 3)).double()
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    expected = module(x)
+    assert torch.allclose(in_blocks(module)(x), expected)

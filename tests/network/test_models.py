@@ -549,3 +549,24 @@ def test_paths_go_as_values_do(architecture: Literal["mlp", "convnet"]) -> None:
         met += len(lost)
         assert not moves[list(lost)].any()
     assert met > 0
+
+
+@pytest.mark.parametrize("shape", [(12,), (3, 4), (1, 1, 12)])
+def test_a_sample_of_any_shape_reads_as_its_values_in_order(shape: tuple[int, ...]) -> None:
+    """In passes, gradients, cached data and activity, with whatever kernels run here."""
+    from nispa.data.tasks import Samples
+
+    flat = torch.randn(20, 12)
+    labels = torch.arange(20) % 3
+    found = []
+    for given in ((3, 2, 2), shape):
+        network = build_network(NetworkConfig(hidden=(6, 5), density=0.6), given, 3, seed=0)
+        samples = Samples(flat.view(-1, *given), labels)
+        prepared = network.prepare(samples, 2**20)
+        images, _ = prepared.batch(torch.arange(20))
+        loss = network.gradients(images, labels, functional.cross_entropy)
+        grads = [value.grad.clone() for value in network.parameters() if value.grad is not None]
+        units = network.activity([samples.batch(slice(None))[0]])
+        logits = network(samples.batch(slice(None))[0])
+        found.append([logits, loss, *grads, *units.values()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

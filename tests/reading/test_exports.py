@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nispa.errors import FormatError, InputError
+from nispa.reading.cells import harmless
 from nispa.reading.exports import LONG, as_csv, as_latex, as_parquet, escape_latex, long, wide
 from nispa.reading.imports import imported_record, read_matrix
 from nispa.reading.store import COLUMNS, Row, find_runs, summarise
@@ -60,11 +61,20 @@ def test_csv_reads_back_to_the_same_values() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\uff1d1"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\uff1d1", "\t1", "\n1"])
 def test_no_text_becomes_a_formula(text: str) -> None:
     table = wide([run(method=text)], ["method"])
     assert read_csv(as_csv(table))[1] == [f"'{text}"]
     assert read_csv(as_csv({text: []}))[0] == [f"'{text}"]
+
+
+def test_names_that_look_like_formulas_come_back_as_they_were(tmp_path: Path) -> None:
+    names = ["=1+1", "'=1+1", "@home", "plain", "'quoted"]
+    cells = [harmless(name) for name in names]
+    rows = [cells, *(["0.5"] * 5 for _ in range(5))]
+    (tmp_path / "own.csv").write_text("\n".join(",".join(row) for row in rows))
+    found = read_matrix(tmp_path / "own.csv").names
+    assert found == ("=1+1", "=1+1", "@home", "plain", "'quoted")
 
 
 def test_negative_numbers_stay_numbers() -> None:

@@ -405,7 +405,7 @@ WRONG_VALUES: dict[str, Any] = {
     "no number": ("scale", "wide"),
     "scale 0": ("scale", 0.0),
     "scale without end": ("scale", float("inf")),
-    "a mean too many": ("mean", [0.1, 0.2]),
+    "a mean too many": ("mean", [0.1, 0.2, 0.3]),
     "a mean that is a number": ("mean", 0.1),
     "no deviation": ("std", [0.0]),
     "too few offered": ("offered", 5),

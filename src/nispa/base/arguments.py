@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nispa.base.seeding import MAX_SEED
+from nispa.base.shapes import Shape
 from nispa.errors import ConfigError, InputError
 
 MAX_SIZE = 2**31
@@ -78,14 +79,17 @@ def name_of(kind: str, value: Any, usual: str) -> str:
     raise ConfigError(f"{kind}={_shown(value)} must be a name, such as {usual!r}")
 
 
-def image_shape(value: Any) -> tuple[int, int, int]:
-    """Channels, height and width of an image; ``n`` or ``(n,)`` for rows of ``n`` features.
+def image_shape(value: Any) -> Shape:
+    """The shape of one sample, as a tuple; ``n`` stands for ``(n,)``, rows of ``n`` features.
 
     Raises:
         ConfigError: It is not such a shape, or its channels seem to come last.
     """
     shown = _shown(value)
-    usual = "(channels, height, width), such as (1, 28, 28), or (n,) for a table of n columns"
+    usual = (
+        "(channels, height, width), such as (1, 28, 28), (n,) for a table of n columns, or "
+        "(channels, length) for series"
+    )
     parts: list[Any]
     if isinstance(value, (str, bytes, dict, set)):
         parts = []
@@ -93,16 +97,14 @@ def image_shape(value: Any) -> tuple[int, int, int]:
         parts = list(value)
     else:
         parts = [value]
-    if len(parts) == 2:
-        usual = f"{usual}; for grey images pass (1, {_shown(parts[0])}, {_shown(parts[1])})"
-    if len(parts) not in (1, 3):
+    if len(parts) not in (1, 2, 3):
         raise ConfigError(f"input_shape={shown} must be {usual}")
     try:
         sizes = [whole_number("input_shape", part, 1, MAX_SIZE, "") for part in parts]
     except ConfigError:
         raise ConfigError(f"input_shape={shown} must be {usual}, in whole numbers from 1") from None
-    if len(sizes) == 1:
-        return 1, 1, sizes[0]
+    if len(sizes) < 3:
+        return tuple(sizes)
     first, second, last = sizes
     if (last == 3 and first > 4) or (last in (1, 3) and first == second > 1 and first != last):
         raise ConfigError(

@@ -48,9 +48,10 @@ def predict(
 ) -> None:
     """Predict the classes of IMAGES with the network in the folder RUN.
 
-    IMAGES are image files, folders of them, or .npz and .npy files. They are prepared like those
-    that the run learned from. The share beside a class says how sure the network is, which is
-    usually more than how often it is right.
+    IMAGES are image files, folders of them, or .npz and .npy files; for a run on a table or on
+    series also .csv and .parquet files, which must have the run's columns. They are prepared like
+    those that the run learned from. The share beside a class says how sure the network is, which
+    is usually more than how often it is right.
     """
     if not images:
         raise InputError(
@@ -66,14 +67,17 @@ def predict(
 
 
 def _print_csv(predictions: list[Prediction]) -> None:
+    from nispa.reading.cells import harmless
+
     most = max(len(prediction.classes) for prediction in predictions)
     table = csv.writer(sys.stdout, lineterminator="\n")
     heads = [f"{head}_{place}" for place in range(1, most + 1) for head in ("class", "share")]
     table.writerow(["image", *(heads if most > 1 else ("class", "share"))])
     for prediction in predictions:
         shares = [f"{share:.6f}" for share in prediction.shares] or [""] * most
-        cells = zip(prediction.classes, shares, strict=False)
-        table.writerow([prediction.name, *itertools.chain.from_iterable(cells)])
+        classes = (harmless(name, numbers=True) for name in prediction.classes)
+        cells = zip(classes, shares, strict=False)
+        table.writerow([harmless(prediction.name), *itertools.chain.from_iterable(cells)])
 
 
 def _print(predictions: list[Prediction]) -> None:

@@ -58,6 +58,8 @@ def carry_out(
     try:
         with display:
             experiment = build(display)
+            for line in data_notes(experiment.scenario):
+                display.note(line)
             display.begin(epoch_sizes(experiment.scenario, experiment.settings), shown(out))
             running = start(experiment, out, checkpoint_every, stops, picture)
             events = tracked(running, trackers, out, warn=_warn, tell=display.note)
@@ -101,6 +103,19 @@ def _display(title: str, quiet: bool) -> Display:
     if quiet:
         return Display()
     return LiveDisplay(title) if sys.stdout.isatty() else PlainDisplay(title)
+
+
+def data_notes(scenario: Scenario) -> list[str]:
+    """What a reader must know of the data before the run, a line for each data set."""
+    from nispa.files import one_line
+
+    lines = []
+    for data in scenario.identity:
+        known = [] if data.canonical is not False else ["NOT THE CANONICAL DATA"]
+        known += [one_line(data.note, 300)] * bool(data.note)
+        if data.canonical is not True and known:
+            lines.append(f"data {one_line(data.name, 40)}: {'; '.join(known)}")
+    return lines
 
 
 def epoch_sizes(scenario: Scenario, settings: Settings) -> list[int]:

@@ -27,39 +27,53 @@ Array = np.ndarray[Any, Any]
 
 
 def as_images(
-    values: Any, *, name: str = "images", channels_first: bool | None = None, bounded: bool = True
+    values: Any,
+    *,
+    name: str = "images",
+    channels_first: bool | None = None,
+    bounded: bool = True,
+    series: bool = False,
 ) -> tuple[Tensor, float]:
-    """Images as ``(n, channels, height, width)``, and the factor that scales a pixel to [0, 1].
+    """Samples as the network takes them, and the factor that scales a pixel to [0, 1].
 
-    Shapes: ``(n, features)`` is a table and becomes ``(n, 1, 1, features)``; ``(n, height, width)``
-    is grey; with four dimensions the channels are the second or the last, whichever has size 1 or
-    3. If both or neither have, pass ``channels_first``.
+    Shapes: images become ``(n, channels, height, width)``. ``(n, height, width)`` is grey; with
+    four dimensions the channels are the second or the last, whichever has size 1 or 3. If both or
+    neither have, pass ``channels_first``. ``(n, features)`` is a table and stays what it is, as
+    does ``(n, channels, length)`` with ``series``.
 
     Types: whole numbers of images must be in [0, 255] and become uint8 with the scale 1/255; bool
-    becomes uint8 with the scale 1; floats, and the whole numbers of a table, become float32 and are
-    used unchanged.
+    becomes uint8 with the scale 1; floats, and the whole numbers of tables and series, become
+    float32 and are used unchanged.
 
     Args:
         values: An array, a tensor, a data frame, or nested lists.
         name: What to call it in an error.
         channels_first: True for ``(n, channels, height, width)``, False for
             ``(n, height, width, channels)``, None for the rule above.
-        bounded: Whether to refuse images (not tables) with floats beyond ±:data:`MOST`.
+        bounded: Whether to refuse images (not tables or series) with floats beyond ±:data:`MOST`.
+        series: Whether three dimensions are ``(n, channels, length)``, and two ``(n, length)`` of
+            one channel.
 
     Raises:
         DataError: The type or shape is not supported, or a value is not finite or out of range.
     """
     array = as_array(values, name)
+    if series and array.ndim not in (2, 3):
+        raise DataError(
+            f"{name}: shape {array.shape} must be (n, channels, length), or (n, length) for series "
+            "of one channel"
+        )
     if not 2 <= array.ndim <= 4:
         raise DataError(
             f"{name}: shape {array.shape} must be (n, features), (n, height, width), "
             "(n, height, width, channels) or (n, channels, height, width)"
         )
-    pixels, scale = _pixels(array, name)
-    if bounded and scale == 1.0 and array.ndim > 2:
+    plain = series or array.ndim == 2
+    pixels, scale = _pixels(array, name, plain)
+    if bounded and scale == 1.0 and not plain:
         _check_range(pixels, name)
-    if pixels.ndim == 2:
-        pixels = pixels[:, None, None, :]
+    if plain:
+        pixels = pixels[:, None] if series and pixels.ndim == 2 else pixels
     elif pixels.ndim == 3:
         pixels = pixels[:, None]
     else:
@@ -103,13 +117,13 @@ def _picture(image: Image.Image) -> Array:
     return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
 
 
-def _pixels(array: Array, name: str) -> tuple[Array, float]:
-    """The array as uint8 or float32, and its scale."""
+def _pixels(array: Array, name: str, plain: bool) -> tuple[Array, float]:
+    """The array as uint8 or float32, and its scale; whole numbers of ``plain`` ones are values."""
     if array.dtype == np.uint8:
         return array, BYTE_SCALE
     if array.dtype == np.bool_:
         return array.astype(np.uint8), 1.0
-    if array.dtype.kind in "iu" and array.ndim != 2:
+    if array.dtype.kind in "iu" and not plain:
         outside = (array < 0) | (array > 255)
         if outside.any():
             low, high = array.min(), array.max()
@@ -130,7 +144,7 @@ def _pixels(array: Array, name: str) -> tuple[Array, float]:
         floats = array.astype(np.float32)
     if not np.isfinite(floats).all():
         row = int(np.argwhere(~np.isfinite(floats))[0][0])
-        what = "row" if array.ndim == 2 else "image"
+        what = "row" if plain else "image"
         raise DataError(f"{name}: {what} {row} has a value that is not a finite 32-bit float")
     return floats, 1.0
 
@@ -284,6 +298,7 @@ def labelled(
     names: tuple[str, str] = ("images", "labels"),
     channels_first: bool | None = None,
     bounded: bool = True,
+    series: bool = False,
 ) -> tuple[Tensor, float, Array]:
     """Images and their labels, checked together.
 
@@ -293,6 +308,7 @@ def labelled(
         names: What to call them in an error.
         channels_first: See :func:`as_images`.
         bounded: See :func:`as_images`.
+        series: See :func:`as_images`.
 
     Returns:
         What :func:`as_images` and :func:`as_label_array` give, of equal length.
@@ -300,7 +316,8 @@ def labelled(
     Raises:
         DataError: They cannot be used, or there is not one label for each image.
     """
-    stored, scale = as_images(images, name=names[0], channels_first=channels_first, bounded=bounded)
+    how: dict[str, Any] = {"channels_first": channels_first, "bounded": bounded, "series": series}
+    stored, scale = as_images(images, name=names[0], **how)
     given = as_label_array(labels, names[1])
     if len(given) != len(stored):
         what = names[0].rpartition(": ")[0]
@@ -362,6 +379,7 @@ def from_arrays(
     seed: int = 0,
     channels_first: bool | None = None,
     source: str = "arrays",
+    series: bool = False,
 ) -> ImageData:
     """A data set from a user's own arrays; without a test set the seed holds out a fifth.
 
@@ -374,6 +392,7 @@ def from_arrays(
         seed: Decides the test split where there is no test set.
         channels_first: See :func:`as_images`.
         source: What the arrays were read from, for the record.
+        series: See :func:`as_images`.
 
     Raises:
         DataError: The arrays cannot be used, or do not fit together.
@@ -385,6 +404,7 @@ def from_arrays(
         y_train,
         names=(f"{name}: x_train", f"{name}: y_train"),
         channels_first=channels_first,
+        series=series,
     )
     parts = [(images, labels)]
     if x_test is not None:
@@ -393,6 +413,7 @@ def from_arrays(
             y_test,
             names=(f"{name}: x_test", f"{name}: y_test"),
             channels_first=channels_first,
+            series=series,
         )
         if scale != test_scale:
             raise DataError(f"{name}: x_train and x_test have different types; use one")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nispa.base.shapes import Shape, in_words, is_image
 from nispa.errors import ConfigError
 
 EIGHTH = 8
@@ -43,20 +44,25 @@ class Augment:
         if not isinstance(self.flip, bool):
             raise ConfigError(f"flip={self.flip} must be True or False")
 
-    def check(self, height: int, width: int) -> None:
-        """Checks these changes against the size of the images.
+    def check(self, shape: Shape) -> None:
+        """Checks these changes against the shape of the samples.
 
         Raises:
-            ConfigError: A side is not larger than ``shift`` or ``crop``, or rows would be mirrored.
+            ConfigError: They are no images, or a side is not larger than ``shift`` or ``crop``.
         """
+        if self == Augment():
+            return
+        if not is_image(shape):
+            raise ConfigError(
+                f"augment must be off for {in_words(shape)}: it shifts, crops and flips images"
+            )
+        height, width = shape[1:]
         for name in ("shift", "crop"):
             if getattr(self, name) >= min(height, width):
                 raise ConfigError(
                     f"{name}={getattr(self, name)} must be less than a side of images of "
                     f"{height}x{width} pixels"
                 )
-        if self.flip and height == 1:
-            raise ConfigError(f"flip must be off for rows of {width} features: they have no mirror")
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Draws the changes of ``count`` images.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nispa.base.seeding import stream
+from nispa.base.shapes import Shape
 from nispa.errors import DataError, ScenarioError
 from nispa.files import one_line
 
@@ -56,7 +57,8 @@ class ImageData:
 
     Attributes:
         name: The name of the data set.
-        train_images: ``(n, channels, height, width)``, uint8 or float32.
+        train_images: ``(n, channels, height, width)``, ``(n, channels, length)`` of series or
+            ``(n, features)`` of tables; uint8 or float32.
         train_labels: ``(n,)`` int64, from 0 to ``len(class_names) - 1``.
         test_images: As ``train_images``.
         test_labels: As ``train_labels``.
@@ -65,6 +67,7 @@ class ImageData:
         source: The kind of files it was read from.
         canonical: Whether the content is proven to be the published one; None for a user's data.
         note: How it was proven, or what differs.
+        columns: Names of the columns that a table's samples were read from, in order.
 
     Raises:
         DataError: Images and labels do not match, or a label is not a class.
@@ -80,6 +83,7 @@ class ImageData:
     source: str
     canonical: bool | None = None
     note: str = ""
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_pair(f"{self.name} (training)", self.train_images, self.train_labels)
@@ -100,7 +104,12 @@ class ImageData:
     @cached_property
     def identity(self) -> DataIdentity:
         """The identity of the data set, with the hash of its content."""
-        arrays = (self.train_images, self.train_labels, self.test_images, self.test_labels)
+        # Rows are hashed in the shape they always were, so that the same content keeps its value.
+        train, test = (
+            images[:, None, None] if images.dim() == 2 else images
+            for images in (self.train_images, self.test_images)
+        )
+        arrays = (train, self.train_labels, test, self.test_labels)
         note = "; ".join(filter(None, (self._unmeasured(), self.note)))
         return DataIdentity(self.name, self.canonical, digest(*arrays), self.source, note)
 
@@ -119,10 +128,9 @@ class ImageData:
         return len(self.class_names)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
-        _, channels, height, width = self.train_images.shape
-        return channels, height, width
+    def shape(self) -> Shape:
+        """The shape of one sample."""
+        return tuple(self.train_images.shape[1:])
 
 
 def listed(names: Sequence[str]) -> str:
@@ -137,14 +145,15 @@ def _size(images: Tensor) -> str:
 
 
 def check_pair(name: str, images: Tensor, labels: Tensor) -> None:
-    """Checks that images are 4-dimensional, not empty, and have one label each.
+    """Checks that images have 2 to 4 dimensions, are not empty, and have one label each.
 
     Raises:
         DataError: They are not.
     """
-    if images.dim() != 4 or 0 in images.shape[1:]:
+    if not 2 <= images.dim() <= 4 or 0 in images.shape[1:]:
         raise DataError(
-            f"{name}: images of shape {tuple(images.shape)} must be (n, channels, height, width)"
+            f"{name}: images of shape {tuple(images.shape)} must be (n, channels, height, width), "
+            "(n, channels, length) or (n, features)"
         )
     if labels.dim() != 1 or images.shape[0] != labels.shape[0]:
         raise DataError(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nispa.base.shapes import Shape, holds_rows, is_image
 from nispa.data.arrays import (
     MOST,
     Array,
@@ -27,9 +28,7 @@ from nispa.data.arrays import (
 )
 from nispa.data.tasks import Samples
 from nispa.data.torch_dataset import split_images, split_pairs
-from nispa.errors import CapacityError, DataError
-
-Shape = tuple[int, int, int]
+from nispa.errors import CapacityError, DataError, either
 
 DARK = 25
 """The brightest byte of images that are dark overall."""
@@ -43,7 +42,7 @@ def read_labelled(
     Args:
         images: See :func:`nispa.data.arrays.as_images`.
         labels: See :func:`nispa.data.arrays.as_label_array`; None if ``images`` includes them.
-        shape: Channels, height and width of the network's input.
+        shape: The shape of a sample of the network's input.
         channels_first: See :func:`nispa.data.arrays.as_images`.
         bounded: See :func:`nispa.data.arrays.as_images`.
 
@@ -54,50 +53,64 @@ def read_labelled(
         DataError: They cannot be used, or do not match.
         CapacityError: The images have another shape.
     """
-    images, labels, first = split_pairs(images, labels)
+    series = len(shape) == 2
+    images, labels, first = split_pairs(images, labels, series=series)
     array = as_array(images, "images")
     stored, scale, given = labelled(
         array,
         labels,
         channels_first=_layout(array, shape, first if channels_first is None else channels_first),
         bounded=bounded,
+        series=series,
     )
     return _samples(stored, scale, shape), given
 
 
 def read_images(images: Any, shape: Shape, *, channels_first: bool | None) -> Samples:
     """Images to predict, or a single one; see :func:`read_labelled`."""
-    images, first = split_images(images)
+    series = len(shape) == 2
+    images, first = split_images(images, series=series)
     array = as_array(images, "images")
-    channels, height, width = shape
-    single: set[tuple[int, ...]] = {(channels, height, width), (height, width, channels)}
-    if channels == 1:  # then a further dimension counts images
-        single = {(height, width)} if height > 1 else {(width,)}
-    if array.shape in single:
+    if array.shape in _single(shape):
         array = array[None]
     layout = _layout(array, shape, first if channels_first is None else channels_first)
-    return _samples(*as_images(array, channels_first=layout, bounded=False), shape)
+    how: dict[str, Any] = {"channels_first": layout, "bounded": False, "series": series}
+    return _samples(*as_images(array, **how), shape)
+
+
+def _single(shape: Shape) -> set[Shape]:
+    """The shapes of an array that holds one sample."""
+    if len(shape) != 3:
+        return {shape}
+    channels, height, width = shape
+    if channels == 1:  # then a further dimension counts images
+        return {(height, width)} if height > 1 else {(width,)}
+    return {shape, (height, width, channels)}
 
 
 def _layout(array: Array, shape: Shape, channels_first: bool | None) -> bool | None:
     """Whether channels come first, if the network's shape tells."""
     if channels_first is not None or array.ndim != 4:
         return channels_first
-    channels, height, width = shape
-    first = array.shape[1:] == (channels, height, width)
-    last = array.shape[1:] == (height, width, channels)
+    if len(shape) == 1:
+        shape = (1, 1, *shape)
+    first = array.shape[1:] == shape
+    last = array.shape[1:] == (*shape[1:], shape[0])
     return None if first == last else first
 
 
 def _samples(stored: Tensor, scale: float, shape: Shape) -> Samples:
-    """Samples without labels; refuses images that do not fit the network."""
+    """Samples without labels; refuses those that do not fit the network."""
     found = tuple(stored.shape[1:])
-    if found != shape:
+    if holds_rows(found, shape):
+        stored = stored.reshape(-1, *shape)
+    elif found != shape:
         fix = ""
-        if found == (shape[2], *shape[:2]):
+        if len(shape) == len(found) == 3 and found == (shape[2], *shape[:2]):
             fix = f"; channels come first: build it with input_shape={found}"
-        elif found[:2] == (1, 1) and found[2] == math.prod(shape):
-            fix = f"; pass images.reshape(-1, {', '.join(map(str, shape))})"
+        elif math.prod(found) == math.prod(shape):
+            sizes = ", ".join(map(str, shape))
+            fix = f"; if they hold the same in the same order, pass images.reshape(-1, {sizes})"
         raise CapacityError(
             f"images of shape {found} do not fit the network, which was built for {shape}{fix}"
         )
@@ -125,40 +138,45 @@ def doubt_of_task(samples: Samples, first: float | None) -> str:
             f"the brightest pixel is {top:.0f} of 255, so the network sees values up to "
             f"{top * samples.scale:.2g}; if none can be brighter, pass floats: images / {top:.0f}"
         )
-    if _is_table(samples) and top * samples.scale > MOST:
-        return (
-            f"the columns are used as they are, but reach {top:g}, and a network hardly learns "
-            f"from such values; scale them, such as table / {divisor_of(top)}"
-        )
+    if text := unscaled(samples):
+        return text
     return further(samples, first) or shorter(reach(samples), first or 0.0)
 
 
-def further(samples: Samples, first: float | None) -> str:
+def unscaled(samples: Samples) -> str:
+    """A warning if the values of a table or of series are too large to learn from; else empty."""
+    top = reach_of(samples.images)
+    if is_image(samples.shape) or top * samples.scale <= MOST:
+        return ""
+    return (
+        f"the columns are used as they are, but reach {top:g}, and a network hardly learns from "
+        f"such values; pass {either('standardise=True', '--standardise')}, or scale them"
+    )
+
+
+def further(samples: Samples, first: float | None, *, scaled: bool = False) -> str:
     """A warning if images reach further than those of the first task; else empty.
 
     Args:
         samples: Images of any task.
         first: The :func:`reach` of the first task; None if unknown.
+        scaled: Whether the learner evens out any range by the deviation of its first task.
 
     Raises:
-        DataError: They are not a table, and clearly need the scaling of the first task.
+        DataError: They are images, and clearly need the scaling of the first task.
     """
-    here, table = reach(samples), _is_table(samples)
+    here, image = reach(samples), is_image(samples.shape)
     if not first:
-        if here <= MOST or table:
+        if here <= MOST or not image or scaled:
             return ""
         return (
             f"floats are used as they are, but these reach {here:g}; if the learner was taught "
             f"pixels in [0, 1], pass images / {divisor_of(here)}"
         )
     text = longer(here, first)
-    if text and here > MOST and not table:
+    if text and here > MOST and image:
         raise DataError(text)
     return text
-
-
-def _is_table(samples: Samples) -> bool:
-    return samples.shape[:2] == (1, 1)
 
 
 def check_known(given: Array, names: list[Any], where: str) -> None:

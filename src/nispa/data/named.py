@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,9 @@ from nispa.data.catalog import Remote
 from nispa.data.dataset import ImageData, Progress
 from nispa.data.permuted import permuted
 from nispa.data.scenarios import VALIDATION, Scenario, efmnist, split
-from nispa.data.shaping import AS_STORED, Shaping, parse_resize
+from nispa.data.shaping import Reading, Shaping, parse_resize
 from nispa.data.sources import load
+from nispa.data.standardise import standardised
 from nispa.errors import ConfigError, either, unknown_name
 
 
@@ -36,11 +37,17 @@ class DataOptions:
     label: str | None = setting(
         None, "column of a table that holds the labels, if not called label, class, target or y"
     )
+    series: bool = setting(
+        False, "read arrays (n, channels, length), and the columns of a table, as series"
+    )
     validation: float = setting(
         VALIDATION, "share of each task's training images held out to validate on", ge=0, lt=1
     )
     normalise: bool = setting(
         False, "subtract the mean of the training images and divide by their deviation"
+    )
+    standardise: bool = setting(
+        False, "the same with the mean and deviation of the first task's training images alone"
     )
 
     augment: str | None = setting(
@@ -49,6 +56,8 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         self.shaping()
+        if self.normalise and self.standardise:
+            raise ValueError("normalise and standardise contradict each other; give one of them")
         if self.augment is not None:
             parse_augment(self.augment, 1)
 
@@ -63,7 +72,11 @@ class DataOptions:
 
     def varying(self, data: ImageData) -> Augment | None:
         """The random changes to training images, or None."""
-        return None if self.augment is None else parse_augment(self.augment, min(data.shape[1:]))
+        if self.augment is None:
+            return None
+        found = parse_augment(self.augment, min(data.shape[1:], default=1))
+        found.check(data.shape)
+        return found
 
 
 @settings
@@ -108,12 +121,12 @@ class PermutedOptions(DataOptions):
     )
 
 
-LATER = ("resize", "crop", "grey", "label", "augment")
+LATER = ("resize", "crop", "grey", "label", "augment", "series", "standardise")
 """Options added after the first records. A record stores them only if they differ from the default,
 so that older runs keep their identity."""
 
 Options = SplitOptions | EfmnistOptions | PermutedOptions
-Load = Callable[[str, Shaping, Collection[int] | None, str | None], ImageData]
+Load = Callable[[str, Reading], ImageData]
 
 
 @dataclass(frozen=True)
@@ -215,22 +228,13 @@ def build_scenario(
     seed = seed_of(seed)
     chosen = resolve_options(SCENARIOS[name], options or {})
 
-    def get(
-        dataset: str, shaping: Shaping, only: Collection[int] | None, label: str | None
-    ) -> ImageData:
-        return load(
-            dataset,
-            folder=folder,
-            seed=seed,
-            download=download,
-            progress=progress,
-            remotes=remotes,
-            shaping=shaping,
-            only=only,
-            label=label,
-        )
+    def get(dataset: str, how: Reading) -> ImageData:
+        reading = vars(replace(how, seed=seed, progress=progress))
+        return load(dataset, folder=folder, download=download, remotes=remotes, **reading)
 
     made = _build(name, chosen, seed, get)
+    if isinstance(chosen, DataOptions) and chosen.standardise:
+        made = standardised(made)
     usual = {each.name: each.default for each in describe(type(chosen))}
     kept = {
         key: value
@@ -283,8 +287,8 @@ def _refuse_beside(
 def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
     if isinstance(chosen, EfmnistOptions):
         return efmnist(
-            get("emnist-balanced", AS_STORED, None, None),
-            get("fashion-mnist", AS_STORED, None, None),
+            get("emnist-balanced", Reading()),
+            get("fashion-mnist", Reading()),
             seed=seed,
             validation=chosen.validation,
             normalise=chosen.normalise,
@@ -292,8 +296,9 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
     if chosen.dataset is None:
         fix = either("pass options={'dataset': NAME_OR_PATH}", "give --dataset NAME or PATH")
         raise ConfigError(f"scenario {name} needs a data set: {fix}")
+    how = Reading(shaping=chosen.shaping(), label=chosen.label, series=chosen.series)
     if isinstance(chosen, PermutedOptions):
-        data = get(chosen.dataset, chosen.shaping(), None, chosen.label)
+        data = get(chosen.dataset, how)
         return permuted(
             data,
             tasks=chosen.tasks,
@@ -310,7 +315,7 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
     only = None
     if groups is not None and not chosen.normalise:  # its mean needs all classes
         only = {label for group in groups for label in group}
-    data = get(chosen.dataset, chosen.shaping(), only, chosen.label)
+    data = get(chosen.dataset, replace(how, only=only))
     return split(
         data,
         classes_per_task=chosen.classes_per_task,

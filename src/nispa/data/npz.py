@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -31,7 +31,9 @@ WITHOUT_TEST = (
 )
 
 
-def read_npz(path: Path, *, seed: int, channels_first: bool | None = None) -> ImageData:
+def read_npz(
+    path: Path, *, seed: int, channels_first: bool | None = None, series: bool = False
+) -> ImageData:
     """A data set from an ``.npz`` file.
 
     Its keys are ``x_train, y_train, x_test, y_test`` (or ``train_images``, …), or ``x, y`` (or
@@ -41,14 +43,14 @@ def read_npz(path: Path, *, seed: int, channels_first: bool | None = None) -> Im
         path: The file.
         seed: Determines the test split if there is none.
         channels_first: See :func:`nispa.data.arrays.as_images`.
+        series: See :func:`nispa.data.arrays.as_images`.
 
     Raises:
         DataError: It is damaged, lacks the keys, or its arrays cannot be used.
     """
     arrays = read_members(path, lambda names: _choose_keys(names, str(path)))
-    return from_arrays(
-        *arrays, name=path.stem, seed=seed, channels_first=channels_first, source=".npz file"
-    )
+    layout: dict[str, Any] = {"channels_first": channels_first, "series": series}
+    return from_arrays(*arrays, name=path.stem, seed=seed, source=".npz file", **layout)
 
 
 def read_members(
@@ -95,6 +97,7 @@ def read_npy(
     seed: int,
     asked_for: Path | None = None,
     channels_first: bool | None = None,
+    series: bool = False,
 ) -> ImageData:
     """A data set from ``.npy`` files named after the keys of an ``.npz`` file.
 
@@ -104,6 +107,7 @@ def read_npy(
         seed: Determines the test split if there is none.
         asked_for: A file that must be among those that are read.
         channels_first: See :func:`nispa.data.arrays.as_images`.
+        series: See :func:`nispa.data.arrays.as_images`.
 
     Raises:
         DataError: As :func:`read_npz`.
@@ -117,9 +121,8 @@ def read_npy(
             "these, or a folder of its own"
         )
     arrays = [read_file(members[key]) for key in keys]
-    return from_arrays(
-        *arrays, name=name, seed=seed, channels_first=channels_first, source=".npy files"
-    )
+    layout: dict[str, Any] = {"channels_first": channels_first, "series": series}
+    return from_arrays(*arrays, name=name, seed=seed, source=".npy files", **layout)
 
 
 def read_file(path: Path) -> Array:

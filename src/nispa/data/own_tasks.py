@@ -19,6 +19,7 @@ def from_tasks(
     validation: float = VALIDATION,
     shared_classes: bool | None = None,
     channels_first: bool | None = None,
+    series: bool = False,
     name: str = "arrays",
     task_names: Sequence[str] | None = None,
 ) -> Scenario:
@@ -36,6 +37,7 @@ def from_tasks(
         shared_classes: The meaning of a label that occurs in two tasks: True, one shared output;
             False, a separate output in each task; None, an error that asks.
         channels_first: See :func:`nispa.data.arrays.as_images`.
+        series: See :func:`nispa.data.arrays.as_images`.
         name: The name of the scenario.
         task_names: Labels of the tasks; by default ``"task 0"``, ``"task 1"``, …
 
@@ -53,7 +55,8 @@ def from_tasks(
                 "(x_train, y_train, x_test, y_test)"
             )
         label = task_names[index] if task_names is not None else f"task {index}"
-        parts.append(from_arrays(*arrays, name=label, seed=seed, channels_first=channels_first))
+        layout: dict[str, Any] = {"channels_first": channels_first, "series": series}
+        parts.append(from_arrays(*arrays, name=label, seed=seed, **layout))
         if parts[index].shape != parts[0].shape:
             raise ScenarioError(
                 f"{label}: images of {parts[index].shape} but {parts[0].name} has "

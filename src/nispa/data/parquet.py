@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nispa.data.archives import check_unpacked
+from nispa.data.archives import check_regular, check_unpacked
 from nispa.data.arrays import number_labels
 from nispa.data.dataset import ImageData, Progress, check_wanted
 from nispa.data.images import ImageStack, Source, data_of
 from nispa.data.shaping import AS_STORED, Reading, Shaping
 from nispa.data.splits import TEST, TRAIN, VALIDATION, by_part, choose_test
-from nispa.data.tables import from_tables, label_column
+from nispa.data.tables import from_tables, label_column, parse_csv, rows_of
 from nispa.errors import DataError
 from nispa.files import wording
 
@@ -45,6 +45,7 @@ def read_parquet(
     shaping: Shaping = AS_STORED,
     only: Collection[int] | None = None,
     label: str | None = None,
+    series: bool = False,
 ) -> ImageData:
     """A data set from Parquet files; their names or those of their folders mark the parts.
 
@@ -61,11 +62,12 @@ def read_parquet(
         shaping: How to crop and scale each image.
         only: Numbers of the classes to read; None for all. Tables are read whole.
         label: Name of a table's column of labels, if it has none of the usual names.
+        series: Whether a table holds series; see :mod:`nispa.data.tables`.
 
     Raises:
         DataError: A file is damaged or missing, has other columns, or an image cannot be decoded.
     """
-    how = Reading(seed, progress, shaping, only, label)
+    how = Reading(seed, progress, shaping, only, label, series)
     groups = {TRAIN: list(files)} if len(files) == 1 else by_part(files)
     for group in groups.values():
         _check_shards(group)
@@ -77,9 +79,8 @@ def read_parquet(
     source = "Parquet files"
     if image is None:
         tables = {part: _whole(group) for part, group in opened.items()}
-        return from_tables(
-            tables, name=name, seed=how.seed, label=column, source=source, class_names=class_names
-        )
+        table: dict[str, Any] = {"source": source, "class_names": class_names, "series": series}
+        return from_tables(tables, name=name, seed=how.seed, label=column, **table)
     labels = {part: _labels(group, column) for part, group in opened.items()}
     test_part, notes = _test_part(labels, groups, name)
     parts = [TRAIN] if test_part is None else [TRAIN, test_part]
@@ -90,6 +91,22 @@ def read_parquet(
         for part, numbers in zip(parts, encoded, strict=True)
     ]
     return data_of(name, read, names, how, source=source, notes=notes)
+
+
+def read_rows(
+    file: Path, *, label: str | None = None, series: bool = False, columns: Sequence[str] = ()
+) -> Any:
+    """The features in a CSV or Parquet file, without labels; see :func:`nispa.data.tables.rows_of`.
+
+    Raises:
+        DataError: It is damaged, or holds no features.
+    """
+    if file.suffix.lower() == ".parquet":
+        check_regular(file)
+        table = _whole([_open(file)])
+    else:
+        table = parse_csv(file)
+    return rows_of(table, name=str(file), label=label, series=series, columns=columns)
 
 
 def _test_part(

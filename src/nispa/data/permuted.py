@@ -9,6 +9,7 @@ all its tasks end up with the last task's images. Here each task has its own per
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from nispa.base.modes import usual_modes
 from nispa.base.seeding import stream
+from nispa.base.shapes import Shape, is_row
 from nispa.data.augment import Augment
 from nispa.data.dataset import ImageData, share_of
 from nispa.data.scenarios import VALIDATION, Scenario, make_task, preparation, select_classes
@@ -26,17 +28,17 @@ from nispa.errors import ScenarioError
 MAX_TASKS = 10_000
 
 
-def pixel_order(shape: tuple[int, int, int], share: float, *, seed: int, task: int) -> Tensor:
-    """Index of the stored value that each input reads: ``(channels * height * width,)`` int64.
+def pixel_order(shape: Shape, share: float, *, seed: int, task: int) -> Tensor:
+    """Index of the stored value that each input reads, int64 over the flattened sample.
 
     Args:
-        shape: Channels, height and width.
+        shape: The shape of a sample. Steps of a series move with all channels, as pixels do.
         share: Share of the pixels to permute, [0, 1]; rounded down to whole pixels.
         seed: The seed of the scenario.
         task: Index of the task; each has its own permutation.
     """
-    channels, height, width = shape
-    count = height * width
+    channels = 1 if is_row(shape) else shape[0]
+    count = math.prod(shape) // channels
     generator = stream(seed, "pixel order", task)
     moved = torch.randperm(count, generator=generator)[: share_of(share, count)]
     order = torch.arange(count)
@@ -97,7 +99,7 @@ def permuted(
         outputs = [first + label for label in classes]
         order = pixel_order(data.shape, each, seed=seed, task=index) if each else None
         kept: dict[str, Any] = how | {"pixel_order": order}
-        if order is not None and len(how.get("mean", ())) == order.numel() > data.shape[0]:
+        if order is not None and is_row(data.shape) and "mean" in how:
             for key in ("mean", "std"):  # one per feature, so it moves with its feature
                 kept[key] = tuple(how[key][place] for place in order.tolist())
         varied = kept | {"augment": augment}
@@ -123,4 +125,5 @@ def permuted(
             "normalise": normalise,
         }
         | ({} if augment is None else {"augment": asdict(augment)}),
+        columns=data.columns,
     )

@@ -14,6 +14,7 @@ from nispa.base.arguments import seed_of
 from nispa.base.config import plain
 from nispa.base.modes import usual_modes
 from nispa.base.seeding import stream
+from nispa.base.shapes import Shape, is_row
 from nispa.data.augment import Augment
 from nispa.data.dataset import DataIdentity, ImageData, listed, share_of
 from nispa.data.tasks import Samples, Task
@@ -33,19 +34,21 @@ class Scenario:
         name: Its name, such as ``"split-digits"``.
         tasks: The tasks in order.
         outputs: Network outputs that all tasks together need.
-        input_shape: Channels, height and width of one image.
+        input_shape: The shape of one sample.
         class_names: The name of each output, in order.
         identity: The data sets behind the tasks.
         settings: JSON values that, with the same data, rebuild the same scenario.
+        columns: Names of the columns that samples were read from, if they come from a table.
     """
 
     name: str
     tasks: tuple[Task, ...]
     outputs: int
-    input_shape: tuple[int, int, int]
+    input_shape: Shape
     class_names: tuple[str, ...]
     identity: tuple[DataIdentity, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         settings = plain(self.settings)
@@ -203,7 +206,7 @@ def select_classes(
     """The images of the given classes, labelled with their network outputs.
 
     Args:
-        images: The pool, ``(n, channels, height, width)``; shared, never copied.
+        images: The pool, ``(n, *shape)``; shared, never copied.
         labels: The class of each image, ``(n,)`` int64.
         classes: The classes to select.
         outputs: The output for each of ``classes``.
@@ -219,16 +222,17 @@ def select_classes(
 
 
 def channel_statistics(images: Tensor, scale: float) -> dict[str, tuple[float, ...]]:
-    """Mean and deviation of each channel over scaled ``(n, channels, height, width)`` images.
+    """Mean and deviation of each channel over scaled ``(n, channels, ...)`` samples.
 
     A constant channel gets the deviation 1.
     """
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
+    within = (0, *range(2, images.dim()))
     for start in range(0, images.shape[0], 4096):
         values = images[start : start + 4096].to(torch.float64) * scale
-        total += values.sum((0, 2, 3))
-        squares += values.square().sum((0, 2, 3))
+        total += values.sum(within)
+        squares += values.square().sum(within)
     count = images.numel() // images.shape[1]
     mean = total / count
     std = (squares / count - mean.square()).clamp_min(0).sqrt()
@@ -244,10 +248,13 @@ def preparation(data: ImageData, normalise: bool) -> dict[str, Any]:
     how: dict[str, Any] = {"scale": data.scale}
     if not normalise:
         return how
-    images = data.train_images
-    if images.shape[1:3] == (1, 1) and images.is_floating_point():
-        images = images.permute(0, 3, 1, 2)
-    return how | channel_statistics(images, data.scale)
+    images, features = data.train_images, data.shape[-1]
+    if not is_row(data.shape):
+        return how | channel_statistics(images, data.scale)
+    if images.is_floating_point():
+        return how | channel_statistics(images.reshape(-1, features, 1, 1), data.scale)
+    found = channel_statistics(images.reshape(-1, 1, 1, features), data.scale)
+    return how | {name: values * features for name, values in found.items()}
 
 
 def group_classes(
@@ -356,6 +363,7 @@ def split(
             "normalise": normalise,
         }
         | ({} if augment is None else {"augment": asdict(augment)}),
+        columns=data.columns,
     )
 
 

@@ -11,8 +11,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from nispa.base.shapes import in_words, is_image
 from nispa.data.dataset import ImageData, Progress
-from nispa.errors import ConfigError, DataError
+from nispa.errors import ConfigError, DataError, either
 
 MOST_SIDE = 4096
 
@@ -91,6 +92,7 @@ class Reading:
         shaping: How to crop and scale each image.
         only: Numbers of the classes to read; None for all. Tables and arrays are read whole.
         label: Name of a table's column of labels, if it has none of the usual names.
+        series: Whether arrays and tables hold series.
     """
 
     seed: int = 0
@@ -98,6 +100,7 @@ class Reading:
     shaping: Shaping = AS_STORED
     only: Collection[int] | None = None
     label: str | None = None
+    series: bool = False
 
 
 def parse_resize(text: str) -> tuple[int, int]:
@@ -119,13 +122,17 @@ def shape_data(data: ImageData, shaping: Shaping) -> ImageData:
     """A data set of arrays with each image changed by ``shaping``.
 
     Raises:
-        DataError: It has features instead of pictures.
+        DataError: It holds no pictures.
     """
     if not shaping:
         return data
-    _, height, width = data.shape
-    if height == 1 and (shaping.resize or shaping.crop):
-        raise DataError(f"{data.name}: {width} features have no size to change; leave out resize")
+    if not is_image(data.shape):
+        given = {"resize": shaping.resize, "crop": shaping.crop, "grey": shaping.grey}
+        asked = [either(name, f"--{name}") for name, value in given.items() if value]
+        raise DataError(
+            f"{data.name}: {in_words(data.shape)} are no images to change; leave out "
+            f"{' and '.join(asked)}"
+        )
     return replace(
         data,
         train_images=_shape(data.train_images, shaping),

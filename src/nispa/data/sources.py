@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ def load(
     shaping: Shaping = AS_STORED,
     only: Collection[int] | None = None,
     label: str | None = None,
+    series: bool = False,
 ) -> ImageData:
     """A data set by name, or from a user's own file or folder.
 
@@ -70,6 +72,8 @@ def load(
         shaping: How to crop and scale each image.
         only: Numbers of the classes to read from a user's own image files; None reads all.
         label: Name of a table's column of labels, if it has none of the usual names.
+        series: Whether arrays with three dimensions are ``(n, channels, length)``, and tables hold
+            series; see :mod:`nispa.data.tables`.
 
     Raises:
         UnknownNameError: It is neither a known name nor an existing path.
@@ -80,15 +84,15 @@ def load(
     name = name_or_path if isinstance(name_or_path, str) else ""
     if name == "digits" or name in CATALOG:
         _refuse_label(Path(name), label, table=False)
+        _refuse_series(Path(name), series)
         if name == "digits":
             return shape_data(load_digits(), shaping)
         found = _load_named(CATALOG[name], folder, download, progress, remotes)
         return shape_data(found, shaping)
     path = Path(name_or_path).expanduser()
     if path.exists():
-        return load_path(
-            path, seed=seed, progress=progress, shaping=shaping, only=only, label=label
-        )
+        how = Reading(seed, progress, shaping, only, label, series)
+        return load_path(path, **vars(how))
     if not name or "/" in name or "\\" in name or path.suffix:
         known = ", ".join(NAMES)
         raise DataError(f"{path} does not exist; give a file, a folder, or one of {known}")
@@ -249,13 +253,14 @@ def load_path(
     shaping: Shaping = AS_STORED,
     only: Collection[int] | None = None,
     label: str | None = None,
+    series: bool = False,
 ) -> ImageData:
     """A user's own data set from a file or folder; see :func:`load`.
 
     Raises:
         DataError: It contains no data set in a known form, or a damaged one.
     """
-    how = Reading(seed, progress, shaping, only, label)
+    how = Reading(seed, progress, shaping, only, label, series)
     if not path.is_dir():
         return _load_file(path, how)
     check_folder(path)
@@ -263,17 +268,20 @@ def load_path(
     name = path.resolve().name
     parquet = parquet_files(path, listing)
     if parquet:
-        return _table_of(read_parquet(parquet, name=name, **vars(how)), how.shaping)
+        return _table_of(read_parquet(parquet, name=name, **vars(how)), how)
     _refuse_label(path, how.label, bool(plain_files(path, listing, *TABLE_ENDS)))
     idx = [file for file in idx_files(path, listing.get(path, ()), MNIST_FILES) if file is not None]
     if idx:
+        _refuse_series(path, series)
         return shape_data(_read_own_idx(path, idx, name), how.shaping)
     arrays = plain_files(path, listing, ".npy")
     if arrays:
-        return shape_data(read_npy(arrays, name=name, seed=how.seed), how.shaping)
+        return shape_data(read_npy(arrays, name=name, seed=seed, series=series), how.shaping)
     tables = plain_files(path, listing, *TABLE_ENDS)
     if tables and (how.label is not None or not any(_holds_images(listing, path))):
-        return shape_data(read_csv(tables, name=name, seed=how.seed, label=how.label), how.shaping)
+        found = read_csv(tables, name=name, seed=seed, label=label, series=series)
+        return shape_data(found, how.shaping)
+    _refuse_series(path, series)
     return read_folder(path, seed=seed, progress=progress, shaping=shaping, only=only)
 
 
@@ -282,19 +290,22 @@ TABLE_ENDS = (".csv", ".tsv")
 
 def _load_file(path: Path, how: Reading) -> ImageData:
     check_regular(path)
-    shaping, seed, end = how.shaping, how.seed, path.suffix.lower()
+    shaping, end = how.shaping, path.suffix.lower()
+    arrays: dict[str, Any] = {"seed": how.seed, "series": how.series}
+    tables = arrays | {"label": how.label}
     _refuse_label(path, how.label, end in (*TABLE_ENDS, ".parquet"))
     if end == ".npz":
-        return shape_data(read_npz(path, seed=seed), shaping)
+        return shape_data(read_npz(path, **arrays), shaping)
     if end == ".npy":
         beside = plain_files(path.parent, list_files(path.parent, depth=0), ".npy")
         name = path.resolve().parent.name
-        return shape_data(read_npy(beside, name=name, seed=seed, asked_for=path), shaping)
+        return shape_data(read_npy(beside, name=name, asked_for=path, **arrays), shaping)
     if end in TABLE_ENDS:
-        return shape_data(read_csv([path], name=path.stem, seed=seed, label=how.label), shaping)
+        return shape_data(read_csv([path], name=path.stem, **tables), shaping)
     if end == ".parquet":
-        return _table_of(read_parquet([path], name=path.stem, **vars(how)), shaping)
+        return _table_of(read_parquet([path], name=path.stem, **vars(how)), how)
     if end == ".zip":
+        _refuse_series(path, how.series)
         return read_zip_folders(path, how)
     raise DataError(
         f"{path}: unknown kind of file; give an .npz, .npy, .csv, .parquet or .zip file, or a "
@@ -302,14 +313,24 @@ def _load_file(path: Path, how: Reading) -> ImageData:
     )
 
 
-def _table_of(data: ImageData, shaping: Shaping) -> ImageData:
-    """Shapes a table from Parquet, which refuses it; images were shaped while decoding."""
-    return data if data.shape[1] > 1 or data.scale != 1.0 else shape_data(data, shaping)
+def _table_of(data: ImageData, how: Reading) -> ImageData:
+    """Refuses to shape a table from Parquet, and series of images, which were shaped already."""
+    if data.scale == 1.0:
+        return shape_data(data, how.shaping)
+    _refuse_series(Path(data.name), how.series)
+    return data
 
 
 def _refuse_label(path: Path, label: str | None, table: bool) -> None:
     if label is not None and not table:
         raise DataError(f"{path}: has no columns, so label={label} names none; leave it out")
+
+
+def _refuse_series(path: Path, series: bool) -> None:
+    if series:
+        raise DataError(
+            f"{path}: holds images, not series; leave out {either('series', '--series')}"
+        )
 
 
 def _holds_images(listing: Listing, folder: Path) -> Iterator[bool]:

@@ -1,7 +1,7 @@
 """Tables: a column of labels, and every other column is a feature.
 
-Features become "images" of one row, ``(n, 1, 1, features)`` float32, unchanged; ``normalise``
-standardises each feature separately.
+Features become ``(n, features)`` float32, unchanged. As series, ``(n, channels, length)``, each
+column of lists is a channel; without lists, the columns are the steps of a single channel.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,29 @@ def label_column(names: Sequence[str], wanted: str | None, where: str) -> str:
         if wanted not in names:
             raise DataError(f"{where}: has no column {wanted}; it has {listed(names)}")
         return wanted
-    found = [each for usual in LABELS for each in names if each.lower() == usual]
-    if not found:
+    found = _usual(names)
+    if found is None:
         last = f" (the last is {one_line(names[-1], 40)})" if len(names) > MOST_NAMED else ""
         raise DataError(
             f"{where}: needs a column of labels called {', '.join(LABELS[:-1])} or {LABELS[-1]}; "
             f"it has {listed(names)}{last}: say which one with {either('label=', '--label NAME')}"
         )
-    return found[0]
+    return found
 
 
-def read_csv(files: Sequence[Path], *, name: str, seed: int, label: str | None = None) -> ImageData:
+def _usual(names: Sequence[str]) -> str | None:
+    """The column that is called as labels usually are, if there is one."""
+    return next((each for usual in LABELS for each in names if each.lower() == usual), None)
+
+
+def read_csv(
+    files: Sequence[Path],
+    *,
+    name: str,
+    seed: int,
+    label: str | None = None,
+    series: bool = False,
+) -> ImageData:
     """A data set from one CSV file, or one for each part; see :func:`from_tables`.
 
     The separator is a comma, semicolon, tab or bar, whichever is most frequent in the first line,
@@ -67,6 +80,7 @@ def read_csv(files: Sequence[Path], *, name: str, seed: int, label: str | None =
         name: Name of the data set.
         seed: Determines the test split if there is none.
         label: Name of the column of labels, if it has none of the usual names.
+        series: Whether the columns are the steps of a series.
 
     Raises:
         DataError: A file is damaged, or a column cannot be used.
@@ -76,12 +90,14 @@ def read_csv(files: Sequence[Path], *, name: str, seed: int, label: str | None =
     for part, group in groups.items():
         if len(group) > 1:
             raise DataError(f"{group[1]}: is {part} as {group[0].name} is; put them together")
-        tables[part] = _parse(group[0])
+        tables[part] = parse_csv(group[0])
     column = label_column(tables[TRAIN].column_names, label, str(groups[TRAIN][0]))
-    return from_tables(tables, name=name, seed=seed, label=column, source="CSV file")
+    how: dict[str, Any] = {"source": "CSV file", "series": series}
+    return from_tables(tables, name=name, seed=seed, label=column, **how)
 
 
-def _parse(file: Path) -> Any:
+def parse_csv(file: Path) -> Any:
+    """The Arrow table in a CSV file; see :func:`read_csv`."""
     import pyarrow
     from pyarrow import csv
 
@@ -124,6 +140,30 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"\s*[-+]?[0-9]*[.,]?[0-9]+([eE][-+]?[0-9]+)?\s*", text) is not None
 
 
+def rows_of(
+    table: Any, *, name: str, label: str | None, series: bool, columns: Sequence[str] = ()
+) -> NDArray[np.float32]:
+    """The features of a table, ``(n, features)`` or ``(n, channels, length)``, without labels.
+
+    Args:
+        table: An Arrow table.
+        name: The file, for the error.
+        label: The column of labels, if there is one; None for one with a usual name.
+        series: See :func:`from_tables`.
+        columns: Names of the features, in order; without them, all columns but the labels.
+
+    Raises:
+        DataError: A column is not a feature or lacks, or a value is missing.
+    """
+    labels = _usual(table.column_names) if label is None else label
+    columns = columns or [
+        each for each in table.column_names if each != labels and not UNNAMED.fullmatch(each)
+    ]
+    if not columns:
+        raise DataError(f"{name}: has no column of features")
+    return (_series if series else _features)(table, columns, name)
+
+
 def from_tables(
     tables: Mapping[str, Any],
     *,
@@ -132,6 +172,7 @@ def from_tables(
     label: str,
     source: str,
     class_names: tuple[str, ...] = (),
+    series: bool = False,
 ) -> ImageData:
     """A data set from Arrow tables by part; without one for test the seed holds out a fifth.
 
@@ -142,6 +183,7 @@ def from_tables(
         label: Name of the column of labels.
         source: The kind of files the tables were read from.
         class_names: Names of the classes by number, if known.
+        series: Whether to read the columns as series; see this module's text.
 
     Raises:
         DataError: A column is not a feature, a value is missing, or the tables do not match.
@@ -153,7 +195,8 @@ def from_tables(
         raise DataError(f"{name}: has no column of features beside {label}")
     test_part, of_parts = choose_test(tables, "rows")
     parts = [TRAIN] if test_part is None else [TRAIN, test_part]
-    features = [torch.from_numpy(_features(tables[part], columns, name)) for part in parts]
+    read = _series if series else _features
+    features = [torch.from_numpy(read(tables[part], columns, name)) for part in parts]
     groups = [_labels(tables[part], label, name) for part in parts]
     encoded, names = number_labels(name, groups, class_names)
     low, high = float(features[0].min()), float(features[0].max())
@@ -162,7 +205,8 @@ def from_tables(
         notes.append("a column without a name was left out")
     pairs = list(zip(features, encoded, strict=True))
     notes += of_parts
-    return assemble(name, pairs, names, 1.0, seed=seed, source=source, notes=notes)
+    made = assemble(name, pairs, names, 1.0, seed=seed, source=source, notes=notes)
+    return replace(made, columns=tuple(columns))
 
 
 def _labels(table: Any, column: str, name: str) -> NDArray[Any]:
@@ -190,18 +234,39 @@ def _as_label(value: Any) -> Any:
 
 
 def _features(table: Any, columns: Sequence[str], name: str) -> NDArray[np.float32]:
-    """The features ``(n, 1, 1, features)``."""
+    """The features ``(n, features)``."""
+    return np.ascontiguousarray(np.concatenate(_columns(table, columns, name), axis=1))
+
+
+def _series(table: Any, columns: Sequence[str], name: str) -> NDArray[np.float32]:
+    """The series ``(n, channels, length)``."""
+    parts = _columns(table, columns, name)
+    lengths = [part.shape[1] for part in parts]
+    if len(set(lengths)) > 1:
+        shown = ", ".join(f"{column} {n}" for column, n in zip(columns, lengths, strict=True))
+        raise DataError(
+            f"{name}: the channels of series must be equally long, but the columns hold "
+            f"{one_line(shown, 80)} numbers a row; leave the others out, or leave out "
+            f"{either('series', '--series')}"
+        )
+    if lengths[0] == 1:
+        return np.ascontiguousarray(np.concatenate(parts, axis=1)[:, None])
+    return np.ascontiguousarray(np.stack(parts, axis=1))
+
+
+def _columns(table: Any, columns: Sequence[str], name: str) -> list[NDArray[np.float32]]:
+    """Each column as ``(n, features)``."""
     places = {each: place for place, each in enumerate(table.column_names)}
     lacking = [each for each in columns if each not in places]
     if lacking:
-        raise DataError(f"{name}: the test table has no column {listed(lacking)}")
+        raise DataError(f"{name}: has no column {listed(lacking)}, as the training table has")
     parts = [_numbers(table.column(places[each]), each, name) for each in columns]
     if not len(table):
         raise DataError(f"{name}: a table has no rows")
     width = sum(part.shape[1] for part in parts)
     if width > MOST_FEATURES:
         raise DataError(f"{name}: {width:,} features are more than {MOST_FEATURES:,}, the most")
-    return np.ascontiguousarray(np.concatenate(parts, axis=1)[:, None, None, :])
+    return parts
 
 
 def _numbers(column: Any, title: str, name: str) -> NDArray[np.float32]:

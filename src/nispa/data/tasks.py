@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nispa.base.shapes import Shape
 from nispa.data.augment import Augment
 from nispa.errors import ConfigError, FormatError, ScenarioError
 
@@ -27,7 +28,7 @@ class Form:
     std: tuple[float, ...] | None = None
 
     def __call__(self, stored: Tensor) -> Tensor:
-        """Pixels ``(n, channels, height, width)`` of any type as float32."""
+        """Values ``(n, *shape)`` of any type as float32."""
         pixels = stored.to(torch.float32)
         if self.scale != 1.0:
             pixels = pixels * self.scale
@@ -38,11 +39,31 @@ class Form:
         return pixels
 
 
+def form_of(values: Any, shape: Shape) -> Form:
+    """The form in JSON values for samples of a shape.
+
+    Raises:
+        ValueError, TypeError, KeyError: They hold none.
+    """
+    sizes = (shape[0], math.prod(shape))
+    scale = float(values["scale"])
+    mean, std = (
+        None if values[name] is None else tuple(float(part) for part in values[name])
+        for name in ("mean", "std")
+    )
+    numbers = (scale, *(mean or ()), *(std or ()))
+    if not all(map(math.isfinite, numbers)) or 0.0 in (scale, *(std or ())):
+        raise ValueError("scale, mean and std must be finite, scale and std not 0")
+    if any(each is not None and len(each) not in sizes for each in (mean, std)):
+        raise ValueError(f"mean and std must have {sizes[0]} values, or {sizes[1]}")
+    return Form(scale, mean, std)
+
+
 def _per_channel(pixels: Tensor, values: tuple[float, ...]) -> Tensor:
     """Values per channel, or per input, in a shape that broadcasts over ``pixels``."""
     tensor = pixels.new_tensor(values)
     if len(values) == pixels.shape[1]:
-        return tensor.view(1, -1, 1, 1)
+        return tensor.view(1, -1, *(1,) * (pixels.dim() - 2))
     return tensor.view(1, *pixels.shape[1:])
 
 
@@ -51,12 +72,13 @@ class Samples:
     """Labelled images: rows of a shared pool of images, read batch by batch.
 
     Attributes:
-        images: The pool, ``(pool, channels, height, width)``, uint8 or float32; never written to.
+        images: The pool, ``(pool, channels, height, width)``, ``(pool, channels, length)`` or
+            ``(pool, features)``, uint8 or float32; never written to.
         labels: Network output of each sample's class, ``(samples,)`` int64.
         rows: Row of each sample in the pool, ``(samples,)`` int64; None means all, in order.
         scale: Factor that scales a stored pixel to [0, 1] (1/255 for bytes).
         pixel_order: For permuted tasks, the index of the stored value that each input reads,
-            ``(channels * height * width,)`` int64 over the flattened image; None keeps the order.
+            int64 over the flattened sample; None keeps the order.
         mean: Subtracted after scaling, per channel or per input, or None.
         std: Divided by after that, per channel or per input, or None.
         augment: Random changes to images during training, or None. Only :meth:`for_epoch` applies
@@ -73,9 +95,10 @@ class Samples:
     augment: Augment | None = None
 
     def __post_init__(self) -> None:
-        if self.images.dim() != 4:
+        if self.images.dim() < 2:
             raise ScenarioError(
-                f"images of shape {tuple(self.images.shape)} must be (n, channels, height, width)"
+                f"images of shape {tuple(self.images.shape)} must be (n, channels, height, width), "
+                "(n, channels, length) or (n, features)"
             )
         rows = self.images.shape[0] if self.rows is None else self.rows.shape[0]
         if self.labels.shape != (rows,):
@@ -96,16 +119,15 @@ class Samples:
                     f"input ({inputs})"
                 )
         if self.augment is not None:
-            self.augment.check(*self.shape[1:])
+            self.augment.check(self.shape)
 
     def __len__(self) -> int:
         return self.labels.shape[0]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
-        _, channels, height, width = self.images.shape
-        return channels, height, width
+    def shape(self) -> Shape:
+        """The shape of one sample."""
+        return tuple(self.images.shape[1:])
 
     def subset(self, index: Tensor) -> Samples:
         """The samples at ``index`` (``(n,)`` int64), sharing the pool of images."""
@@ -136,7 +158,7 @@ class Samples:
         return images
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Images ``(n, channels, height, width)`` float32 and labels ``(n,)`` at ``index``."""
+        """Samples ``(n, *shape)`` float32 and labels ``(n,)`` at ``index``."""
         return self.form(self.stored(index)), self.labels[index]
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -189,12 +211,12 @@ class Varied:
         return self.samples.labels
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
+    def shape(self) -> Shape:
+        """The shape of one sample."""
         return self.samples.shape
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Images ``(n, channels, height, width)`` float32 and labels ``(n,)`` at ``index``."""
+        """Samples ``(n, *shape)`` float32 and labels ``(n,)`` at ``index``."""
         images = self.augment.apply(self.samples.in_pool(index), self.drawn[index])
         return self.samples.form(self.samples.ordered(images)), self.labels[index]
 
@@ -267,7 +289,7 @@ class JoinedSamples:
         return torch.cat([part.labels for part in self.parts])
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Images ``(n, channels, height, width)`` float32 and labels ``(n,)`` at ``index``."""
+        """Samples ``(n, *shape)`` float32 and labels ``(n,)`` at ``index``."""
         images = torch.empty((len(index), *self.parts[0].shape), device=index.device)
         labels = torch.empty_like(index)
         start = 0

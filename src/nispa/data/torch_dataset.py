@@ -14,7 +14,9 @@ from nispa.data.dataset import ImageData
 from nispa.errors import DataError
 
 
-def from_torch(train: Any, test: Any = None, *, name: str = "", seed: int = 0) -> ImageData:
+def from_torch(
+    train: Any, test: Any = None, *, name: str = "", seed: int = 0, series: bool = False
+) -> ImageData:
     """A data set from map-style PyTorch data sets; without ``test`` the seed holds out a fifth.
 
     An image may be a tensor ``(channels, height, width)``, ``(height, width)`` or ``(features,)``,
@@ -27,24 +29,31 @@ def from_torch(train: Any, test: Any = None, *, name: str = "", seed: int = 0) -
         test: As ``train``, or None.
         name: Name of the data set; by default that of its class.
         seed: Determines the test split if there is none.
+        series: Whether samples are ``(channels, length)``, or ``(length,)`` of one channel.
 
     Raises:
         DataError: An item has another form, or the images differ in shape.
     """
     name = name or type(train).__name__
-    arrays = [*_items(train, f"{name}: training", labelled=True)]
+    arrays = [*_items(train, f"{name}: training", labelled=True, series=series)]
     if test is not None:
-        arrays += _items(test, f"{name}: test", labelled=True)
+        arrays += _items(test, f"{name}: test", labelled=True, series=series)
     return from_arrays(
-        *arrays, name=name, seed=seed, channels_first=True, source="torch.utils.data.Dataset"
+        *arrays,
+        name=name,
+        seed=seed,
+        channels_first=True,
+        source="torch.utils.data.Dataset",
+        series=series,
     )
 
 
-def split_images(values: Any) -> tuple[Any, bool | None]:
+def split_images(values: Any, *, series: bool = False) -> tuple[Any, bool | None]:
     """The images of arrays, or of a PyTorch data set or loader, which may hold labels as well.
 
     Args:
         values: Images, or a PyTorch data set or loader of images or of ``(image, label)``.
+        series: See :func:`from_torch`.
 
     Returns:
         Images; and True if they come from a data set and have the channels first, else None.
@@ -55,16 +64,17 @@ def split_images(values: Any) -> tuple[Any, bool | None]:
     if isinstance(values, DataLoader):
         return _batches(values, labelled=False)[0], None
     if isinstance(values, Dataset):
-        return _items(values, type(values).__name__, labelled=False)[0], True
+        return _items(values, type(values).__name__, labelled=False, series=series)[0], True
     return values, None
 
 
-def split_pairs(images: Any, labels: Any) -> tuple[Any, Any, bool | None]:
+def split_pairs(images: Any, labels: Any, *, series: bool = False) -> tuple[Any, Any, bool | None]:
     """Images and labels; see :func:`split_images`.
 
     Args:
         images: Images, or a PyTorch data set or loader of ``(image, label)``.
         labels: Their labels; None if ``images`` includes them.
+        series: See :func:`from_torch`.
 
     Raises:
         DataError: There are no labels, or two sets of them.
@@ -83,7 +93,7 @@ def split_pairs(images: Any, labels: Any) -> tuple[Any, Any, bool | None]:
         )
     if isinstance(images, DataLoader):
         return *_batches(images, labelled=True), None
-    return *_items(images, type(images).__name__, labelled=True), True
+    return *_items(images, type(images).__name__, labelled=True, series=series), True
 
 
 def _pair(item: Any, name: str, labelled: bool) -> tuple[Any, Any]:
@@ -120,7 +130,7 @@ def _batches(loader: DataLoader[Any], *, labelled: bool) -> tuple[Array, Any]:
         raise DataError("DataLoader: the labels of its batches differ in shape") from None
 
 
-def _items(dataset: Any, name: str, *, labelled: bool) -> tuple[Array, Any]:
+def _items(dataset: Any, name: str, *, labelled: bool, series: bool) -> tuple[Array, Any]:
     """All items of a map-style data set, stacked."""
     if isinstance(dataset, IterableDataset):
         raise DataError(f"{name} data has no length; pass a DataLoader of it")
@@ -133,7 +143,7 @@ def _items(dataset: Any, name: str, *, labelled: bool) -> tuple[Array, Any]:
     for index in range(count):
         where = f"{name} item {index}"
         image, label = _pair(dataset[index], where, labelled)
-        image = _planes(image, where)
+        image = _planes(image, where, series)
         if images and (image.shape != images[0].shape or image.dtype != images[0].dtype):
             raise DataError(
                 f"{where} is {image.dtype} {image.shape}, but item 0 is {images[0].dtype} "
@@ -147,11 +157,13 @@ def _items(dataset: Any, name: str, *, labelled: bool) -> tuple[Array, Any]:
     return np.stack(images), np.array(labels, dtype=object)
 
 
-def _planes(image: Any, name: str) -> Array:
-    """One image as ``(channels, height, width)``, or one row of a table as ``(features,)``."""
+def _planes(image: Any, name: str, series: bool) -> Array:
+    """One image as ``(channels, height, width)``; rows of tables and series as they are."""
     if not isinstance(image, (Tensor, np.ndarray, Image.Image)):
         raise DataError(f"{name}: {type(image).__name__} is no tensor, array or Pillow image")
     planes = as_array(image, name)
+    if series:
+        return planes
     if planes.ndim == 2:
         planes = planes[None]
     elif planes.ndim == 3 and not isinstance(image, Tensor):

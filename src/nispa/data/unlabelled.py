@@ -1,4 +1,4 @@
-"""Images without labels, for prediction: files, folders, arrays."""
+"""Samples without labels, for prediction: images in files and folders, arrays, tables."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nispa.base.shapes import Shape, holds_rows, in_words, is_image
 from nispa.data.archives import check_regular
 from nispa.data.arrays import as_images
 from nispa.data.dataset import BYTE_SCALE
 from nispa.data.images import decode
 from nispa.data.npz import read_file, read_members
+from nispa.data.parquet import read_rows
 from nispa.errors import DataError
 from nispa.files import one_line, wording
 
 KEYS = ("x", "images", "x_test", "test_images")
 ARRAYS = (".npz", ".npy")
+TABLES = (".csv", ".tsv", ".parquet")
 MOST_BYTES = 2**33  # of a compressed array
 
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Images of one source.
+    """Samples of one source.
 
     Attributes:
-        names: What to call each image.
-        images: ``(n, channels, height, width)``, uint8 or float32.
+        names: What to call each sample.
+        images: ``(n, *shape)``, uint8 or float32.
         scale: Factor that scales a pixel to [0, 1], judged by its type alone.
         stored: Whether they are arrays, whose values have the meaning of the training arrays.
     """
@@ -43,14 +46,20 @@ class Unlabelled:
 
 
 def read_unlabelled(
-    paths: Sequence[Path], shape: tuple[int, int, int], shaping: Sequence[Any] = ()
+    paths: Sequence[Path],
+    shape: Shape,
+    shaping: Sequence[Any] = (),
+    label: str | None = None,
+    columns: Sequence[str] = (),
 ) -> list[Unlabelled]:
-    """Images from image files, ``.npz`` or ``.npy`` files, and folders of image files.
+    """Samples from image files, ``.npz`` and ``.npy`` files, tables, and folders of image files.
 
     Args:
         paths: Files and folders; their order is kept, and the files below a folder are sorted.
-        shape: Channels, height and width of the network's input.
+        shape: The shape of a sample of the network's input.
         shaping: How to crop and scale image files: the last argument of :func:`decode`, or nothing.
+        label: Name of a table's column of labels, which is not read; by default one of the usual.
+        columns: Names of a table's columns to read, in the network's order; by default all others.
 
     Raises:
         DataError: One is missing, damaged, or of another shape.
@@ -70,6 +79,16 @@ def read_unlabelled(
             if file.suffix.lower() in ARRAYS:
                 flush()
                 found.append(_array(file, shape))
+            elif file.suffix.lower() in TABLES:
+                flush()
+                series = len(shape) == 2
+                rows = read_rows(file, label=label, series=series, columns=columns)
+                found.append(_unlabelled(file, torch.from_numpy(rows), 1.0, shape))
+            elif not is_image(shape):
+                raise DataError(
+                    f"{file}: the network learned {in_words(shape)}, not images; give an .npz, "
+                    ".npy, .csv or .parquet file"
+                )
             else:
                 image = torch.from_numpy(np.array(decode(file, str(file), *shaping)[0]))
                 planes = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
@@ -104,7 +123,7 @@ def _files(path: Path) -> Iterator[Path]:
     yield from files
 
 
-def _fitting(planes: Tensor, name: str, shape: tuple[int, int, int]) -> Tensor:
+def _fitting(planes: Tensor, name: str, shape: Shape) -> Tensor:
     """One image ``(channels, height, width)`` in the network's form, if nothing is lost."""
     channels, height, width = shape
     if tuple(planes.shape[1:]) != (height, width):
@@ -123,21 +142,35 @@ def _fitting(planes: Tensor, name: str, shape: tuple[int, int, int]) -> Tensor:
     )
 
 
-def _array(path: Path, shape: tuple[int, int, int]) -> Unlabelled:
+def _array(path: Path, shape: Shape) -> Unlabelled:
     if path.suffix.lower() == ".npy":
         values = read_file(path)
     else:
         (values,) = read_members(path, lambda names: [_key(names, path)], MOST_BYTES)
-    channels, height, width = shape
-    channels_first = None
-    if values.ndim == 2 and values.shape[1] == channels * height * width:
-        values, channels_first = values.reshape(-1, *shape), True
-    elif values.shape[1:] in ((channels, height, width), (height, width, channels)):
-        channels_first = values.shape[1:] == shape
-    images, scale = as_images(values, name=str(path), channels_first=channels_first)
-    if tuple(images.shape[1:]) != shape:
+    channels_first, series = None, len(shape) == 2
+    if not is_image(shape) and values.shape == shape:  # a single row or series
+        values = values[None]
+    if is_image(shape):
+        channels, height, width = shape
+        if values.ndim == 2 and values.shape[1] == channels * height * width:
+            values, channels_first = values.reshape(-1, *shape), True
+        elif values.shape[1:] in ((channels, height, width), (height, width, channels)):
+            channels_first = values.shape[1:] == shape
+    elif values.shape[1:] in (shape, (1, 1, *shape)):
+        channels_first = True
+    images, scale = as_images(values, name=str(path), channels_first=channels_first, series=series)
+    return _unlabelled(path, images, scale, shape)
+
+
+def _unlabelled(path: Path, images: Tensor, scale: float, shape: Shape) -> Unlabelled:
+    found = tuple(images.shape[1:])
+    if holds_rows(found, shape):
+        images = images.reshape(-1, *shape)
+    elif found != shape:
         raise DataError(
-            f"{path}: images of shape {tuple(images.shape[1:])}, but the network learned {shape}"
+            f"{path}: images of shape {found}, but the network learned {shape}"
+            if is_image(found) and is_image(shape)
+            else f"{path}: {in_words(found)}, but the network learned {in_words(shape)}"
         )
     return Unlabelled(tuple(f"{path}[{i}]" for i in range(len(images))), images, scale, stored=True)
 

@@ -86,13 +86,14 @@ class Compiled:
 
         Args:
             links: Layers that follow each other.
-            x: ``(batch, features)`` or ``(batch, channels, height, width)``, or rows of cached
-                data.
+            x: ``(batch, features)``, ``(batch, channels, length)`` or
+                ``(batch, channels, height, width)``, or rows of cached data.
         """
         kernels, _ = library()
         if kernels is None or not links:
             return None
-        if isinstance(x, Tensor) and x.dim() not in (2, 4):
+        fits = (2, 3, 4) if isinstance(links[0], LinearLink) else (2, 4)
+        if isinstance(x, Tensor) and x.dim() not in fits:
             return None
         if len(x) == 0:
             return None

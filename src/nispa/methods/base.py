@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
+from nispa.base.shapes import Shape
 from nispa.data.tasks import JoinedSamples, Samples, Task, TaskInfo
 from nispa.errors import ConfigError, FormatError, NotLearnedError, unknown_name
 
@@ -84,12 +85,13 @@ class Problem:
     """What a method must know before the first task.
 
     Attributes:
-        input_shape: Channels, height and width of every image.
+        input_shape: The shape of every sample: ``(channels, height, width)`` of images,
+            ``(channels, length)`` of series, ``(features,)`` of tables.
         outputs: Number of logits: one for each class of all tasks.
         tasks: How many tasks are planned; None if unknown.
     """
 
-    input_shape: tuple[int, int, int]
+    input_shape: Shape
     outputs: int
     tasks: int | None = None
 

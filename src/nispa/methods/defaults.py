@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nispa.network.models import ARCHITECTURES, Shape
+from nispa.base.shapes import Shape, is_image
+from nispa.network.models import ARCHITECTURES
 
 CONVNET_FROM = 16
 """Pixels of the shorter side from which on images get convolutions."""
@@ -57,7 +58,8 @@ class Facts:
 
 def architecture(input_shape: Shape) -> str:
     """A ConvNet for images, an MLP for what is smaller or no image."""
-    return "convnet" if min(input_shape[1:]) >= CONVNET_FROM else "mlp"
+    large = is_image(input_shape) and min(input_shape[1:]) >= CONVNET_FROM
+    return "convnet" if large else "mlp"
 
 
 def width(kind: str, outputs: int, tasks: int | None) -> float:
@@ -82,7 +84,7 @@ def network(kind: str, input_shape: Shape, outputs: int, tasks: int | None) -> d
 
     Args:
         kind: Name of the architecture.
-        input_shape: Channels, height and width of an image.
+        input_shape: The shape of a sample.
         outputs: See :func:`width`.
         tasks: See :func:`width`.
     """

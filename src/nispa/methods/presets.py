@@ -17,10 +17,12 @@ scenario. Where no benchmark belongs to the scenario, ``default`` follows the da
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from nispa.base.config import as_json, build, canonical_keys, describe
+from nispa.base.shapes import Shape
 from nispa.errors import ConfigError, UnknownNameError, unknown_name
 from nispa.methods import METHODS, defaults, method_class
 from nispa.methods.base import Method, MethodConfig
@@ -51,14 +53,13 @@ def preset_names() -> dict[str, str]:
     return names
 
 
-def benchmark_of(scenario: str, input_shape: tuple[int, int, int]) -> str:
+def benchmark_of(scenario: str, input_shape: Shape) -> str:
     """The benchmark whose hyper-parameters suit a scenario: its own, or by the kind of images."""
     if scenario in SCENARIO_BENCHMARKS:
         return SCENARIO_BENCHMARKS[scenario]
-    channels, height, width = input_shape
-    if channels * height * width <= 64:
+    if math.prod(input_shape) <= 64:
         return "digits"
-    return "efmnist" if channels == 1 else "cifar10"
+    return "cifar10" if len(input_shape) == 3 and input_shape[0] > 1 else "efmnist"
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def resolve(
     method: str,
     preset: str,
     scenario: str,
-    input_shape: tuple[int, int, int],
+    input_shape: Shape,
     given: Values | None = None,
     *,
     outputs: int = 2,
@@ -132,7 +133,7 @@ def resolve(
         method: Name of the method.
         preset: Name of the preset.
         scenario: Name of the scenario, which chooses the benchmark for ``default`` and ``paper``.
-        input_shape: Channels, height and width of the images, which choose it otherwise.
+        input_shape: The shape of a sample, which chooses it otherwise.
         given: The user's own settings, of the network or of the method; texts are converted.
         outputs: Classes of all tasks, which decide sizes where settings follow the data.
         tasks: How many tasks there will be, likewise; None where that is not known.
@@ -203,7 +204,7 @@ def _implied(given: Values) -> dict[str, Any]:
 
 def _derived(
     method: str,
-    input_shape: tuple[int, int, int],
+    input_shape: Shape,
     planned: tuple[int, int | None],
     for_network: Values,
     for_method: Values,

@@ -19,6 +19,8 @@ from torch import Tensor
 from nispa import tensorfile
 from nispa.base.devices import choose_device
 from nispa.base.seeding import MAX_SEED
+from nispa.base.shapes import MAX_SIDES
+from nispa.data.standardise import UNCHANGED, Inputs, inputs_from
 from nispa.data.tasks import TaskInfo
 from nispa.errors import FormatError, InputError
 from nispa.files import first_fault
@@ -51,14 +53,16 @@ class Saved:
         method: Between two tasks.
         settings: Its settings.
         labels: The user's name of each class, task by task.
-        reach: The largest absolute value in the images of the first task, as the network saw them;
-            None if unknown.
+        reach: The largest absolute value in the images of the first task, before any mean was
+            subtracted; None if unknown.
+        inputs: How given samples become the network's input.
     """
 
     method: Method
     settings: Settings
     labels: list[list[Any]]
     reach: float | None = None
+    inputs: Inputs = UNCHANGED
 
 
 def encode(
@@ -66,6 +70,7 @@ def encode(
     settings: Settings,
     labels: list[list[Any]] | None = None,
     reach: float | None = None,
+    inputs: Inputs = UNCHANGED,
 ) -> bytes:
     """The file of a method: the same state always gives the same bytes.
 
@@ -74,6 +79,7 @@ def encode(
         settings: Its settings.
         labels: The user's name of each class, task by task; None for class numbers.
         reach: See :class:`Saved`.
+        inputs: See :class:`Saved`.
     """
     state = method.state()
     if labels is None:
@@ -93,6 +99,8 @@ def encode(
         # Among the method's values, where versions that know nothing of it pass over it.
         "values": state.values if reach is None else {**state.values, _REACH: reach},
     }
+    if inputs:
+        header["inputs"] = inputs.as_json()
     return tensorfile.encode(FORMAT, header, state.tensors)
 
 
@@ -137,7 +145,13 @@ def read_learner(path: Path, device: str | torch.device = "cpu") -> Saved:
         method.load_state(MethodState(tensors, values))
     except InputError as error:
         raise FormatError(f"{path} is damaged: {error}") from None
-    return Saved(method, settings, [list(names) for names in header.labels], reach)
+    inputs = UNCHANGED
+    if header.inputs is not None:
+        try:
+            inputs = inputs_from(header.inputs, len(header.learned), shape)
+        except FormatError as error:
+            raise FormatError(f"{path} is damaged: {error}") from None
+    return Saved(method, settings, [list(names) for names in header.labels], reach, inputs)
 
 
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -160,7 +174,7 @@ class _Part(BaseModel):
 
 _Size = Annotated[int, Field(ge=1, le=2**31)]
 _Class = Annotated[int, Field(ge=0, le=2**31)]
-_Sizes = Annotated[tuple[_Size, _Size, _Size], Field(strict=False)]
+_Sizes = Annotated[tuple[_Size, ...], Field(strict=False, min_length=1, max_length=MAX_SIDES)]
 _Classes = Annotated[tuple[_Class, ...], Field(strict=False)]
 
 
@@ -193,6 +207,7 @@ class _Header(_Part):
     learned: Annotated[list[_Learned], Field(max_length=MAX_TASKS)]
     labels: list[list[int | str]]
     values: dict[str, Any]
+    inputs: dict[str, Any] | None = None
     sha256: str
 
     @model_validator(mode="after")

@@ -15,13 +15,11 @@ from typing import Any, ClassVar
 from torch import nn
 
 from nispa.base.config import describe, setting, settings
+from nispa.base.shapes import Shape as Shape
 from nispa.errors import ConfigError, unknown_name
 from nispa.network.layers import SparseConv2d, SparseLinear, Units
 from nispa.network.sparse_network import SparseNetwork
 from nispa.network.topology import ConnectionLayer, Topology, UnitGroup
-
-Shape = tuple[int, int, int]
-"""Channels, height and width of an image."""
 
 MAX_UNITS = 1_000_000
 MAX_LAYERS = 1_000  # that one setting lists
@@ -54,7 +52,7 @@ class Architecture(ABC):
 
         Args:
             config: All settings of the network, this architecture's among them.
-            input_shape: Channels, height and width of an image.
+            input_shape: The shape of one sample.
             outputs: Number of logits.
 
         Raises:
@@ -66,7 +64,7 @@ class Architecture(ABC):
         """Settings for images of a shape that no benchmark covers.
 
         Args:
-            input_shape: Channels, height and width of an image.
+            input_shape: The shape of one sample.
             width: Factor on the units of every layer, at least 1.
         """
 
@@ -151,7 +149,7 @@ class LayerStack:
         """The network of everything added.
 
         Args:
-            input_shape: Channels, height and width of an image.
+            input_shape: The shape of one sample.
             smaller: Advice for the message where a layer is too large.
 
         Raises:

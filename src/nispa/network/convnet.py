@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from nispa.base.config import setting, settings
+from nispa.base.shapes import Shape, in_words, is_image
 from nispa.errors import ConfigError
 from nispa.network.architecture import (
     Architecture,
     ArchitectureSettings,
     LayerStack,
-    Shape,
     check_sizes,
     widened,
 )
@@ -65,6 +65,10 @@ class ConvNet(Architecture):
 
     def build(self, config: ConvNetSettings, input_shape: Shape, outputs: int) -> SparseNetwork:
         """See :meth:`.Architecture.build`. Every channel is a unit, the image's own included."""
+        if not is_image(input_shape):
+            raise ConfigError(
+                f"a ConvNet reads images, not {in_words(input_shape)}; pass architecture=mlp"
+            )
         channels, height, width = input_shape
         stack = LayerStack(UnitGroup("input", channels, "input"))
         pools = pools_after(config, height, width)
@@ -87,7 +91,7 @@ class ConvNet(Architecture):
 
     def suggest(self, input_shape: Shape, width: float) -> dict[str, Any]:
         """The published sizes times ``width``, with more convolutions for larger images."""
-        channels, side = [64, 64, 128, 128], max(input_shape[1:]) // 4
+        channels, side = [64, 64, 128, 128], max(input_shape[1:], default=1) // 4
         while side > SMALL_MAP and len(channels) < 10:
             channels, side = [*channels, 128, 128], side // 2
         return {

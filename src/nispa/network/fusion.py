@@ -125,8 +125,10 @@ class Segment:
         """The output where full weights are kept, or None where modules must run one by one."""
         if not self.layers or not dense.keeps(self.layers[0][1].weight):
             return None
-        flat = isinstance(self.links[0], LinearLink) and not isinstance(self.modules[0], nn.Flatten)
-        if x.dim() != (2 if flat else 4):
+        fits: tuple[int, ...] = (4,)
+        if isinstance(self.links[0], LinearLink):
+            fits = (2, 3, 4) if isinstance(self.modules[0], nn.Flatten) else (2,)
+        if x.dim() not in fits:
             return None
         full: list[tuple[FullTensor, FullTensor] | None] = [None] * len(self.links)
         for number, layer in self.layers:

@@ -7,11 +7,11 @@ from types import MappingProxyType
 from typing import Any
 
 from nispa.base.config import setting, settings
+from nispa.base.shapes import Shape
 from nispa.network.architecture import (
     Architecture,
     ArchitectureSettings,
     LayerStack,
-    Shape,
     check_sizes,
     widened,
 )
@@ -43,7 +43,7 @@ class Mlp(Architecture):
     learning_rates = MappingProxyType({"adam": 0.01, "adamw": 0.01, "sgd": 0.1, "adadelta": 1.0})
 
     def build(self, config: MlpSettings, input_shape: Shape, outputs: int) -> SparseNetwork:
-        """See :meth:`.Architecture.build`. Every pixel of every channel is an input unit."""
+        """See :meth:`.Architecture.build`. Every value of a sample is an input unit."""
         stack = LayerStack(UnitGroup("input", math.prod(input_shape), "input"))
         stack.flatten()
         for number, units in enumerate(config.hidden, start=1):

@@ -14,12 +14,12 @@ import torch
 
 from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
+from nispa.base.shapes import Shape
 from nispa.network.architecture import (
     ARCHITECTURES,
     MAX_LAYERS,
     Architecture,
     ArchitectureSettings,
-    Shape,
 )
 from nispa.network.convnet import UNPOOLED, ConvNet, ConvNetSettings
 from nispa.network.initialise import (
@@ -99,7 +99,7 @@ class NetworkSpec:
 
     Attributes:
         config: Its settings.
-        input_shape: Channels, height and width of an image.
+        input_shape: The shape of one sample.
         outputs: Number of logits, one per class of all tasks.
     """
 

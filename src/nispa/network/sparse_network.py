@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from nispa.base.shapes import Shape
 from nispa.errors import ConfigError
 from nispa.kernels.dispatch import Chain, Compiled, Images
 from nispa.network.activity import total_activity, unit_activity
@@ -30,7 +31,7 @@ class SparseNetwork(nn.Module):
     Attributes:
         topology: Groups and layers.
         layers: The sparse layers by name.
-        input_shape: Channels, height and width of an image.
+        input_shape: The shape of one sample.
         precision: Type of products: ``"float32"``, ``"tf32"`` or ``"bfloat16"``.
     """
 
@@ -38,7 +39,7 @@ class SparseNetwork(nn.Module):
         self,
         body: nn.Module,
         topology: Topology,
-        input_shape: tuple[int, int, int],
+        input_shape: Shape,
         precision: str = "float32",
     ) -> None:
         """A network.
@@ -46,7 +47,7 @@ class SparseNetwork(nn.Module):
         Args:
             body: From images, ``(batch, channels, height, width)``, to logits.
             topology: Of the sparse layers and unit marks in ``body``, all of them.
-            input_shape: Channels, height and width of an image.
+            input_shape: The shape of one sample.
             precision: Type of products.
 
         Raises:

@@ -12,6 +12,7 @@ from typing import Any
 
 from nispa.errors import InputError, either
 from nispa.files import one_line, shown
+from nispa.reading.cells import harmless
 from nispa.reading.groups import Group, Run, Value, as_text, group_runs, labels
 from nispa.reading.statistics import mean_of_all, spread
 from nispa.reading.store import COLUMNS, Row
@@ -21,7 +22,6 @@ from nispa.runs.record import Record, read_record
 Table = dict[str, list[Value]]
 
 MAX_LONG_ROWS = 5_000_000
-FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 LONG: dict[str, str] = {
     "folder": "text",
     "scenario": "text",
@@ -103,9 +103,7 @@ def as_csv(table: Table) -> bytes:
 def _cell(value: Value) -> str:
     if value is None:
         return ""
-    if isinstance(value, str) and value.lstrip().startswith(FORMULA):
-        return f"'{value}"
-    return as_text(value)
+    return harmless(value) if isinstance(value, str) else as_text(value)
 
 
 def as_parquet(table: Table, kinds: Mapping[str, str]) -> bytes:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from nispa.errors import FormatError, InputError, either
 from nispa.files import one_line, read_limited, shown, wording
+from nispa.reading.cells import original
 from nispa.reading.groups import IMPORTED
 from nispa.runs.record import (
     MAX_TASKS,
@@ -212,7 +213,7 @@ def _counts(cells: Sequence[str]) -> bool:
 
 
 def _names(cells: Iterable[str]) -> tuple[str, ...]:
-    return tuple(one_line(cell, 100) for cell in cells)
+    return tuple(one_line(original(cell), 100) for cell in cells)
 
 
 _MAX_HEADER_BYTES = 1_000  # a matrix needs a tenth; deep nesting could overflow the stack

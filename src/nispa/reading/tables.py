@@ -113,6 +113,8 @@ def _data(record: Record) -> Text:
         if data.note:
             line.append(f": {one_line(data.note, 300)}")
         lines.append(line.append(f" [sha256 {data.sha256[:12]}]", style="dim"))
+    if record.samples:
+        lines.append(Text(f"Samples: {record.samples}"))
     return Text("\n").join(lines)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from nispa.errors import BusyError, FormatError, InputError, OutputError
+from nispa.errors import BusyError, FormatError, OutputError
 from nispa.files import (
     append_line,
     check_own,
@@ -257,23 +257,6 @@ def fresh_name(root: str | Path, stem: str) -> Path:
     return path
 
 
-def locate_network(path: Path) -> tuple[Path, str]:
-    """Finds a learner's file from its own path or from the folder of a run.
-
-    Returns:
-        The file; and a warning if a run prepared its images in a way that the file does not
-        store, otherwise an empty text.
-    """
-    if path.is_dir():
-        path = path / NETWORK
-    if path.name == NETWORK:
-        with contextlib.suppress(InputError):
-            scenario = read_record(path.parent).scenario.settings
-            if scenario.get("normalise"):
-                return path, (
-                    "this run normalised its images: pass images with the mean 0 and the deviation "
-                    "1 that its training images got in each channel"
-                )
-            if scenario.get("kind") == "permuted":
-                return path, "this run moved the pixels of each task: pass images in that order"
-    return path, ""
+def locate_network(path: Path) -> Path:
+    """A learner's file, from its own path or from the folder of a run."""
+    return path / NETWORK if path.is_dir() else path

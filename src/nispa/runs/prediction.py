@@ -75,7 +75,15 @@ class Predictor:
             InputError: An image cannot be used, or the run must be told the task.
         """
         info = self._task(task)
-        images = read_unlabelled(paths, self.method.problem.input_shape, self._shaping())
+        options = self._options()
+        shaping = getattr(options, "shaping", None)
+        images = read_unlabelled(
+            paths,
+            self.method.problem.input_shape,
+            () if shaping is None else (shaping(),),
+            getattr(options, "label", None),
+            self.record.columns,
+        )
         predictions: list[Prediction] = []
         for part in images:
             samples = self._prepared(part, info)
@@ -137,13 +145,10 @@ class Predictor:
 
     # --- Preparing images as the run did ---------------------------------------------------------
 
-    def _shaping(self) -> tuple[Any, ...]:
-        """How the run shaped image files, if its scenario has options for that."""
+    def _options(self) -> Any:
+        """The options of the run's scenario, if it has any: how to shape images, for example."""
         known, options = SCENARIOS.get(self.record.scenario.name), self.record.scenario_options
-        if known is None or options is None:
-            return ()
-        shaping = getattr(resolve_options(known, options), "shaping", None)
-        return () if shaping is None else (shaping(),)
+        return None if known is None or options is None else resolve_options(known, options)
 
     def _prepared(self, part: Unlabelled, info: TaskInfo | None) -> Samples:
         how = self._input(info)

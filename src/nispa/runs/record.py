@@ -29,6 +29,7 @@ from pydantic import (
     model_validator,
 )
 
+from nispa.base.shapes import MAX_SIDES, in_words, is_image
 from nispa.errors import FormatError, InputError
 from nispa.files import (
     check_own,
@@ -57,6 +58,7 @@ Many = Annotated[tuple[T, ...], Field(strict=False)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Seconds = Annotated[float, Field(ge=0.0, le=1e12)]
 Operations = Annotated[int, Field(ge=0, le=10**24)]
+Size = Annotated[int, Field(ge=1, le=2**31)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Instant = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")]
@@ -122,8 +124,8 @@ class InputEntry(_Part):
 
     Attributes:
         scale: Factor of the stored pixels.
-        mean: Mean per channel; None if nothing is subtracted.
-        std: Standard deviation per channel; None if nothing is divided.
+        mean: Mean per channel, or per feature; None if nothing is subtracted.
+        std: Standard deviation likewise; None if nothing is divided.
     """
 
     scale: float
@@ -276,6 +278,8 @@ class Record(_Part):
     derived: Many[dict[str, Json]] = ()
     tasks: Many[TaskEntry]
     class_names: Many[str] = ()
+    input_shape: Annotated[Many[Size], Field(max_length=MAX_SIDES)] | None = None
+    columns: Many[str] = ()
     inputs: Many[InputEntry] = ()
     accuracy_matrix: Matrix = ()
     accuracy_matrix_task_agnostic: Matrix | None = None
@@ -310,6 +314,12 @@ class Record(_Part):
     def progress(self) -> str:
         """The tasks learned so far, such as ``3 of 5 tasks``."""
         return f"{self.learned} of {len(self.tasks)} tasks"
+
+    @property
+    def samples(self) -> str:
+        """What the samples are, in words, if they are no images; empty if unknown."""
+        shape = self.input_shape
+        return "" if shape is None or is_image(shape) else in_words(shape)
 
     def classes_of(self, task: int) -> list[str]:
         """Names of a task's classes; their numbers in older records, which have no names."""

@@ -12,6 +12,7 @@ import torch
 
 from nispa import __version__
 from nispa.base.devices import choose_device
+from nispa.data.intake import unscaled
 from nispa.data.scenarios import Scenario
 from nispa.data.tasks import Task
 from nispa.errors import NotLearnedError
@@ -40,6 +41,9 @@ from nispa.runs.record import (
     now,
 )
 from nispa.runs.usage import Spent, peak_bytes
+
+MOST_COLUMNS = 10_000
+"""Most names of columns that a record holds."""
 
 
 def first_record(scenario: Scenario, settings: Settings, method: Method) -> Record:
@@ -72,6 +76,8 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
         ),
         # Folder names may hold bytes that are not text; those become question marks.
         class_names=tuple(name.encode(errors="replace").decode() for name in scenario.class_names),
+        input_shape=scenario.input_shape,
+        columns=scenario.columns if len(scenario.columns) <= MOST_COLUMNS else (),
         inputs=tuple(
             InputEntry(scale=task.train.scale, mean=task.train.mean, std=task.train.std)
             for task in scenario.tasks
@@ -108,6 +114,9 @@ def derived_line(scenario: Scenario, settings: Settings) -> str:
 
 def _first_notes(scenario: Scenario, method: Method) -> tuple[str, ...]:
     notes = [f"task {task.name}: {task.note}" for task in scenario.tasks if task.note]
+    first = scenario.tasks[0].train
+    if first.mean is None and (doubt := unscaled(first)):
+        notes.append(doubt)
     if scenario.settings.get("measured") == "validation":
         notes.insert(0, "accuracies were measured on validation images")
     if method.unreached:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from nispa.methods.saving import encode, make_method
 from nispa.network.operations import Ledger, counting
 from nispa.runs.checkpoints import EVERY_S, Checkpoints
 from nispa.runs.folder import RunFolder, held, settled
+from nispa.runs.inputs import in_older_shape, inputs_of
 from nispa.runs.origin import origin_file
 from nispa.runs.record import MAX_TASKS, Record, TaskResult, read_record
 from nispa.runs.recording import class_labels, first_record, task_result, with_task
@@ -204,6 +205,8 @@ def resume(
         record = read_record(out, sealed=True)
         if record.status == "complete":
             raise InputError(f"{shown(out)} is complete: nothing is left to resume")
+        if record.input_shape is None:
+            experiment = replace(experiment, scenario=in_older_shape(experiment.scenario))
         method = experiment.method()
         _check_same(record, first_record(experiment.scenario, experiment.settings, method), out)
         files = RunWriter(RunFolder(out), record, drawing)
@@ -289,7 +292,8 @@ def _learn_tasks(
             notes = len(files.record.notes)
             record = with_task(files.record, method, result, told, untold)
             labels = class_labels(record, method)
-            files.add_task(record, encode(method, experiment.settings, labels))
+            inputs = inputs_of(experiment.scenario, len(record.per_task))
+            files.add_task(record, encode(method, experiment.settings, labels, inputs=inputs))
             last = record.main_matrix[-1][: task.index + 1]
             accuracies = tuple(value for value in last if value is not None)
             yield TaskEnd(task.index, accuracies, result)

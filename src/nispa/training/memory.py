@@ -18,7 +18,6 @@ task counts as a class of that task. Room that a class cannot fill stays empty.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.data.tasks import Form, Samples
+from nispa.base.shapes import Shape
+from nispa.data.tasks import Form, Samples, form_of
 from nispa.errors import FormatError
 
 Choice = Callable[[Tensor, int], Tensor]
@@ -39,7 +39,7 @@ class Remembered:
     """Some samples of a memory.
 
     Attributes:
-        images: ``(n, channels, height, width)`` float32, as the network sees them.
+        images: ``(n, *shape)`` float32, as the network sees them.
         wanted: ``(n, 2)`` int64: class and task of each.
         extras: Further values of each, ``(n, ...)`` float32 by name.
         index: Their positions in the memory, ``(n,)`` int64.
@@ -66,7 +66,7 @@ class Memory:
     def __init__(
         self,
         size: int,
-        shape: tuple[int, int, int],
+        shape: Shape,
         device: torch.device,
         extras: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class Memory:
 
         Args:
             size: Number of samples, at most.
-            shape: Channels, height and width of an image.
+            shape: The shape of a sample.
             device: Where to keep them.
             extras: Shape of each further value per sample, by name, such as
                 ``{"logits": (outputs,)}``; they are float32, and zero until set.
@@ -329,7 +329,7 @@ class Memory:
             if name.startswith(prefix)
         }
         try:
-            form, offered = _form(values, self._images.shape[1]), values["offered"]
+            form, offered = form_of(values, tuple(self._images.shape[1:])), values["offered"]
             self._check(found, outputs, offered)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FormatError(f"the saved memory '{prefix}' is damaged: {error}") from None
@@ -366,21 +366,6 @@ class Memory:
 def _longer(kept: Tensor, rows: int) -> Tensor:
     """A copy with zeros appended, ``rows`` rows long."""
     return torch.cat([kept, kept.new_zeros(rows - len(kept), *kept.shape[1:])])
-
-
-def _form(values: Any, channels: int) -> Form:
-    """The form in JSON values; raises ValueError or TypeError if they hold none."""
-    scale = float(values["scale"])
-    mean, std = (
-        None if values[name] is None else tuple(float(part) for part in values[name])
-        for name in ("mean", "std")
-    )
-    numbers = (scale, *(mean or ()), *(std or ()))
-    if not all(map(math.isfinite, numbers)) or 0.0 in (scale, *(std or ())):
-        raise ValueError("scale, mean and std must be finite, scale and std not 0")
-    if any(each is not None and len(each) != channels for each in (mean, std)):
-        raise ValueError(f"mean and std must have {channels} values")
-    return Form(scale, mean, std)
 
 
 def herding(features: Tensor, count: int) -> Tensor:
