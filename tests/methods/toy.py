@@ -15,7 +15,7 @@ from nispa.methods.base import Event, Learning, LearnReport, Method, Problem
 from nispa.network.models import NetworkConfig
 from nispa.training.pausing import FitBegin, FitPause
 
-FREEZES = {"nispa", "clnp", "packnet", "stl", "stl-iso", "wsn", "piggyback"}
+FREEZES = {"nispa", "clnp", "packnet", "stl", "stl-iso", "wsn", "piggyback", "supsup"}
 """Methods that must not forget anything."""
 
 SIDE = 4
@@ -89,6 +89,7 @@ FAST: dict[str, dict[str, object]] = {
     "hat": {"epochs": 20, "learning_rate": 0.2, "strength": 0.1, "rate_patience": None},
     "nispa-replay": {**PHASES, "memory": 24},
     "piggyback": {"epochs": 20, "mask_rate": 0.01},
+    "supsup": {"epochs": 20, "learning_rate": 0.03},
     "rehearsal": MEMORY,
     "gem": MEMORY,
     "icarl": MEMORY,

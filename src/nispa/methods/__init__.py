@@ -27,10 +27,11 @@ from nispa.methods.rehearsal import Rehearsal
 from nispa.methods.si import Si
 from nispa.methods.stl import Stl
 from nispa.methods.stl_iso import StlIso
+from nispa.methods.supsup import SupSup
 from nispa.methods.wsn import Wsn
 
 _NISPA = (Nispa, NispaReplay)
-_STRUCTURAL = (Clnp, PackNet, Wsn, Piggyback, Hat)
+_STRUCTURAL = (Clnp, PackNet, Wsn, Piggyback, SupSup, Hat)
 _REGULARISED = (L2, Ewc, EwcOnline, Si, Mas)
 _REPLAY = (Rehearsal, Er, Der, Derpp, AGem, Gem, ICarl, Fdr)
 _BOUNDS = (Finetune, Joint, Stl, StlIso)

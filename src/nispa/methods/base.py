@@ -250,9 +250,14 @@ class Method(ABC):
     def learn_task(self, task: Task) -> Learning:
         """The algorithm itself, for a task that fits the network."""
 
+    @property
+    def logits(self) -> int:
+        """How many outputs its networks have: one for each class, unless a method wants more."""
+        return self.problem.outputs
+
     def class_mask(self, classes: Iterable[int]) -> ClassMask:
         """Loss and prediction among some of the classes."""
-        return ClassMask(tuple(classes), self.problem.outputs, "slice", self.device)
+        return ClassMask(tuple(classes), self.logits, "slice", self.device)
 
     def shuffle(self, task: Task, *phase: int) -> Callable[[int], torch.Generator]:
         """From an epoch's number to the stream that shuffles a task's images.
@@ -385,7 +390,7 @@ class Method(ABC):
 def network_spec(method: Method) -> NetworkSpec:
     """What the method's networks are drawn from, or loaded into."""
     problem = method.problem
-    return NetworkSpec(method.network_config, problem.input_shape, problem.outputs)
+    return NetworkSpec(method.network_config, problem.input_shape, method.logits)
 
 
 def network_state(network: SparseNetwork, prefix: str = "network.") -> dict[str, Tensor]:
@@ -420,7 +425,7 @@ def draw_network(method: Method, seed: int) -> SparseNetwork:
         ConfigError: No output has a path from the input.
     """
     network = network_spec(method).draw(seed)
-    method.unreached = network.unreached()
+    method.unreached = tuple(each for each in network.unreached() if each < method.problem.outputs)
     if len(method.unreached) == method.problem.outputs:
         raise ConfigError(_without_path(method, method.unreached, seed))
     return network.to(method.device)
