@@ -10,12 +10,12 @@ from torch import Tensor
 from nispa.base.config import build
 from nispa.base.seeding import stream
 from nispa.data.tasks import Samples, Task
-from nispa.methods import method_class
+from nispa.methods import METHODS, method_class
 from nispa.methods.base import Event, Learning, LearnReport, Method, Problem
 from nispa.network.models import NetworkConfig
 from nispa.training.pausing import FitBegin, FitPause
 
-FREEZES = {"nispa", "clnp", "packnet", "stl", "stl-iso", "wsn", "piggyback", "supsup"}
+FREEZES = {name for name, method in METHODS.items() if method.forgets_nothing == "yes"}
 """Methods that must not forget anything."""
 
 SIDE = 4

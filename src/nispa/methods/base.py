@@ -138,6 +138,10 @@ class Method(ABC):
         incremental: What tasks may add, see :data:`Incremental`.
         shares_classes: Whether it can learn a task with classes that it has seen before.
         task_agnostic: Whether it can predict without being told the task.
+        forgets_nothing: Whether logits of a task that was learned stay as they are, bit for bit:
+            yes, no, or with which setting.
+        works_on: The networks that it works on.
+        published: Who published it, and where; empty if nobody did.
         rehearses: Whether an epoch covers the images of all tasks so far, not only the new one's.
         cache_bytes: Memory for prepared data of one task; it changes the time, no number.
         network: The network, of methods that carry one.
@@ -149,6 +153,9 @@ class Method(ABC):
     incremental: ClassVar[tuple[Incremental, ...]] = ("task",)
     shares_classes: ClassVar[bool] = True
     task_agnostic: ClassVar[bool] = True
+    forgets_nothing: ClassVar[str] = "no"
+    works_on: ClassVar[str] = "every architecture"
+    published: ClassVar[str] = ""
     rehearses: ClassVar[bool] = False
     network: SparseNetwork
 
@@ -178,6 +185,11 @@ class Method(ABC):
         self.cache_bytes = CACHE_BYTES
         self.learned: list[TaskInfo] = []
         self.unreached: tuple[int, ...] = ()  # outputs of the fresh network without a path
+
+    @classmethod
+    def stores_samples(cls) -> bool:
+        """Whether it keeps samples of earlier tasks: what it carries says so."""
+        return any(part.purpose == "memory" for part in cls.carries)
 
     # What it carries from task to task.
 

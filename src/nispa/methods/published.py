@@ -24,6 +24,7 @@ Values = Mapping[str, Any]
 
 
 BOUNDS = ("stl", "stl-iso", "finetune", "joint")
+RENEWING = ("cbp", "redo")
 DENSE = (
     "l2",
     "ewc",
@@ -48,7 +49,7 @@ def _same(methods: tuple[str, ...], values: Values) -> dict[str, Values]:
 def _plain(learning_rate: float, batch_size: int, epochs: int) -> dict[str, Values]:
     """Settings that all methods share which train a task in one go."""
     values = {"learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs}
-    return _same(BOUNDS, values)
+    return _same((*BOUNDS, *RENEWING), values)
 
 
 def _regularised(

@@ -204,6 +204,8 @@ class SupSup(Subnetworks):
     """SupSup for tasks, classes or images that are told, or inferred."""
 
     name = "supsup"
+    forgets_nothing = "yes"
+    published = "Wortsman et al., NeurIPS 2020"
     config_class = SupSupConfig
     carries: ClassVar[tuple[Part, ...]] = (
         FixedNetwork(),
