@@ -14,6 +14,7 @@ from typing import Any
 
 import nispa
 from nispa.base.config import Setting, describe
+from nispa.cli.lists import FACTS, facts
 from nispa.methods import METHODS
 from nispa.methods.base import MethodConfig
 from nispa.methods.presets import preset_names
@@ -98,6 +99,14 @@ def own_settings_table() -> str:
     return "\n".join(rows)
 
 
+def methods_table() -> str:
+    """What each method needs and promises, as its class says."""
+    rows = [_row(["method", *FACTS]), _row(["---"] * (1 + len(FACTS)))]
+    for name, method in METHODS.items():
+        rows.append(_row([f"[{name}](methods/{name}.md)", *facts(method)]))
+    return "\n".join(rows)
+
+
 def results_table(method: str) -> str:
     """What ``docs/results.md`` says of a method: its rows in the tables that compare methods."""
     columns = ("seeds", "accuracy, %", "told the task", "forgetting", "live parameters",
@@ -177,6 +186,7 @@ def tables() -> Mapping[str, str]:
         "settings own": own_settings_table(),
         "presets": presets_table(),
         "paper": paper_table(),
+        "methods": methods_table(),
     }
     for name, method in METHODS.items():
         made[f"settings {name}"] = settings_table(method.config_class)

@@ -54,7 +54,7 @@ def logits_of(method: Method, task: Task) -> Tensor:
     """What a method that forgets nothing makes of a task's test images, for its classes."""
     images = task.test.to(method.device).batch(slice(None))[0]
     network = getattr(method, "network", None)
-    if method.name in ("packnet", "wsn", "piggyback"):
+    if method.name in ("packnet", "wsn", "piggyback", "supsup"):
         network = method.network_for(task.info)
     elif method.name.startswith("stl"):
         network = method.networks[task.index]  # type: ignore[attr-defined]

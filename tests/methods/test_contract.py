@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nispa.base.config import describe
 from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import CapacityError, ConfigError, FormatError, NotLearnedError, ScenarioError
 from nispa.methods import METHODS, method_class
@@ -63,10 +64,19 @@ def test_what_freezes_does_not_forget(name: str) -> None:
     method.start()
     images, _ = toy_task(0).test.batch(slice(None))
     finish(method.learn(toy_task(0)))
-    before = method.predict(images, toy_task(0).info)
+    before = method.scores(images, toy_task(0).info)
     finish(method.learn(toy_task(1)))
     finish(method.learn(toy_task(2)))
-    assert torch.equal(method.predict(images, toy_task(0).info), before)
+    assert torch.equal(method.scores(images, toy_task(0).info), before)
+
+
+def test_it_says_what_it_needs_and_promises(name: str) -> None:
+    cls, kept = method_class(name), learned_once(name).state().tensors
+    samples = ("memory.", "train.", "validation.")
+    assert cls.stores_samples() == any(key.startswith(samples) for key in kept)
+    assert cls.forgets_nothing in ("yes", "no") or "=" in cls.forgets_nothing
+    key, _, value = cls.forgets_nothing.partition("=")
+    assert not value or key in {field.name for field in describe(cls.config_class)}
 
 
 @pytest.mark.parametrize("incremental", ["task", "class", "domain"])

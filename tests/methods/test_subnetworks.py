@@ -328,4 +328,4 @@ def test_a_damaged_state_is_refused(
 
 def test_these_are_all_methods_of_the_kind() -> None:
     kinds = {name for name, method in METHODS.items() if issubclass(method, Subnetworks)}
-    assert kinds == set(METHODS_HERE)
+    assert kinds == {*METHODS_HERE, "supsup"}  # its network never learns: test_supsup.py

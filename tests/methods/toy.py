@@ -10,12 +10,12 @@ from torch import Tensor
 from nispa.base.config import build
 from nispa.base.seeding import stream
 from nispa.data.tasks import Samples, Task
-from nispa.methods import method_class
+from nispa.methods import METHODS, method_class
 from nispa.methods.base import Event, Learning, LearnReport, Method, Problem
 from nispa.network.models import NetworkConfig
 from nispa.training.pausing import FitBegin, FitPause
 
-FREEZES = {"nispa", "clnp", "packnet", "stl", "stl-iso", "wsn", "piggyback"}
+FREEZES = {name for name, method in METHODS.items() if method.forgets_nothing == "yes"}
 """Methods that must not forget anything."""
 
 SIDE = 4
@@ -89,6 +89,7 @@ FAST: dict[str, dict[str, object]] = {
     "hat": {"epochs": 20, "learning_rate": 0.2, "strength": 0.1, "rate_patience": None},
     "nispa-replay": {**PHASES, "memory": 24},
     "piggyback": {"epochs": 20, "mask_rate": 0.01},
+    "supsup": {"epochs": 20, "learning_rate": 0.03},
     "rehearsal": MEMORY,
     "gem": MEMORY,
     "icarl": MEMORY,

@@ -15,6 +15,17 @@ from nispa.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from nispa.base.config import Setting
+    from nispa.methods.base import Method
+
+FACTS = (
+    "incremental",
+    "must be told the task",
+    "stores samples",
+    "forgets nothing",
+    "works on",
+    "published",
+)
+"""What :func:`facts` says of a method."""
 
 NARROWEST = 24  # narrower columns of text are harder to read than lines that are too long
 
@@ -42,11 +53,23 @@ def _scenarios(method: str | None) -> Iterable[str]:
     yield from rows([(known.name, known.doc) for known in SCENARIOS.values()])
 
 
+def facts(method: type[Method]) -> tuple[str, ...]:
+    """What a method needs and promises, by its class; see :data:`FACTS`."""
+    return (
+        ", ".join(method.incremental),
+        "no" if method.task_agnostic else "yes",
+        "yes" if method.stores_samples() else "no",
+        method.forgets_nothing,
+        method.works_on,
+        method.published or "-",
+    )
+
+
 def _methods(method: str | None) -> Iterable[str]:
     from nispa.methods import METHODS
 
-    table = [(name, ", ".join(m.incremental), _first_line(m)) for name, m in METHODS.items()]
-    yield from rows(table, ("method", "incremental", "what it is"))
+    table = [(name, *facts(m), _first_line(m)) for name, m in METHODS.items()]
+    yield from rows(table, ("method", *FACTS, "what it is"))
 
 
 def _presets(method: str | None) -> Iterable[str]:

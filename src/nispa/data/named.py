@@ -181,6 +181,12 @@ _KNOWN = (
         "permuted-mnist", "MNIST, 10 tasks with all pixels in another order", PermutedOptions
     ),
     NamedScenario(
+        "permuted-digits",
+        "8×8 digits of scikit-learn, 10 tasks with all pixels in another order",
+        PermutedOptions,
+        {"dataset": "digits"},
+    ),
+    NamedScenario(
         "partly-permuted-mnist",
         "MNIST, 5 tasks that permute 0, 25, 50, 75 and 100 % of the pixels",
         PermutedOptions,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nispa.errors import unknown_name
 from nispa.methods.agem import AGem
 from nispa.methods.base import Method
+from nispa.methods.cbp import Cbp
 from nispa.methods.clnp import Clnp
 from nispa.methods.der import Der
 from nispa.methods.derpp import Derpp
@@ -23,19 +24,23 @@ from nispa.methods.nispa import Nispa
 from nispa.methods.nispa_replay import NispaReplay
 from nispa.methods.packnet import PackNet
 from nispa.methods.piggyback import Piggyback
+from nispa.methods.redo import Redo
 from nispa.methods.rehearsal import Rehearsal
 from nispa.methods.si import Si
 from nispa.methods.stl import Stl
 from nispa.methods.stl_iso import StlIso
+from nispa.methods.supsup import SupSup
 from nispa.methods.wsn import Wsn
 
 _NISPA = (Nispa, NispaReplay)
-_STRUCTURAL = (Clnp, PackNet, Wsn, Piggyback, Hat)
+_STRUCTURAL = (Clnp, PackNet, Wsn, Piggyback, SupSup, Hat)
 _REGULARISED = (L2, Ewc, EwcOnline, Si, Mas)
 _REPLAY = (Rehearsal, Er, Der, Derpp, AGem, Gem, ICarl, Fdr)
+_RENEWING = (Cbp, Redo)
 _BOUNDS = (Finetune, Joint, Stl, StlIso)
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (*_NISPA, *_STRUCTURAL, *_REGULARISED, *_REPLAY, *_BOUNDS)
+    method.name: method
+    for method in (*_NISPA, *_STRUCTURAL, *_REGULARISED, *_REPLAY, *_RENEWING, *_BOUNDS)
 }
 """The methods by name; one of your own is known everywhere once it is entered."""
 

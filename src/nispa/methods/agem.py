@@ -38,6 +38,7 @@ class AGem(Projecting):
     """Gradients projected so that earlier tasks are not harmed on average."""
 
     name = "a-gem"
+    published = "Chaudhry et al., ICLR 2019"
     config_class = AGemConfig
     config: ReplayConfig
 

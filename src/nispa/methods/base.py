@@ -140,6 +140,10 @@ class Method(ABC):
         incremental: What tasks may add, see :data:`Incremental`.
         shares_classes: Whether it can learn a task with classes that it has seen before.
         task_agnostic: Whether it can predict without being told the task.
+        forgets_nothing: Whether logits of a task that was learned stay as they are, bit for bit:
+            yes, no, or with which setting.
+        works_on: The networks that it works on.
+        published: Who published it, and where; empty if nobody did.
         rehearses: Whether an epoch covers the images of all tasks so far, not only the new one's.
         cache_bytes: Memory for prepared data of one task; it changes the time, no number.
         network: The network, of methods that carry one.
@@ -151,6 +155,9 @@ class Method(ABC):
     incremental: ClassVar[tuple[Incremental, ...]] = ("task",)
     shares_classes: ClassVar[bool] = True
     task_agnostic: ClassVar[bool] = True
+    forgets_nothing: ClassVar[str] = "no"
+    works_on: ClassVar[str] = "every architecture"
+    published: ClassVar[str] = ""
     rehearses: ClassVar[bool] = False
     network: SparseNetwork
 
@@ -180,6 +187,11 @@ class Method(ABC):
         self.cache_bytes = CACHE_BYTES
         self.learned: list[TaskInfo] = []
         self.unreached: tuple[int, ...] = ()  # outputs of the fresh network without a path
+
+    @classmethod
+    def stores_samples(cls) -> bool:
+        """Whether it keeps samples of earlier tasks: what it carries says so."""
+        return any(part.purpose == "memory" for part in cls.carries)
 
     # What it carries from task to task.
 
@@ -252,9 +264,14 @@ class Method(ABC):
     def learn_task(self, task: Task) -> Learning:
         """The algorithm itself, for a task that fits the network."""
 
+    @property
+    def logits(self) -> int:
+        """How many outputs its networks have: one for each class, unless a method wants more."""
+        return self.problem.outputs
+
     def class_mask(self, classes: Iterable[int]) -> ClassMask:
         """Loss and prediction among some of the classes."""
-        return ClassMask(tuple(classes), self.problem.outputs, "slice", self.device)
+        return ClassMask(tuple(classes), self.logits, "slice", self.device)
 
     def shuffle(self, task: Task, *phase: int) -> Callable[[int], torch.Generator]:
         """From an epoch's number to the stream that shuffles a task's images.
@@ -387,7 +404,7 @@ class Method(ABC):
 def network_spec(method: Method) -> NetworkSpec:
     """What the method's networks are drawn from, or loaded into."""
     problem = method.problem
-    return NetworkSpec(method.network_config, problem.input_shape, problem.outputs)
+    return NetworkSpec(method.network_config, problem.input_shape, method.logits)
 
 
 def network_state(network: SparseNetwork, prefix: str = "network.") -> dict[str, Tensor]:
@@ -422,7 +439,7 @@ def draw_network(method: Method, seed: int) -> SparseNetwork:
         ConfigError: No output has a path from the input.
     """
     network = network_spec(method).draw(seed)
-    method.unreached = network.unreached()
+    method.unreached = tuple(each for each in network.unreached() if each < method.problem.outputs)
     if len(method.unreached) == method.problem.outputs:
         raise ConfigError(_without_path(method, method.unreached, seed))
     return network.to(method.device)

@@ -109,6 +109,8 @@ class Clnp(Method):
     """
 
     name = "clnp"
+    forgets_nothing = "yes"
+    published = "Golkar et al., arXiv 2019"
     config_class = ClnpConfig
     carries = (Network(), StableUnits("stable", "mask.", "masks"))
     shares_classes = False

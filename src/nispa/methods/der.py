@@ -45,6 +45,7 @@ class Der(Replay):
     """Dark experience replay."""
 
     name = "der"
+    published = "Buzzega et al., NeurIPS 2020"
     config_class = DerConfig
     carries = (Network(), SampleMemory("logits"))
     config: DerConfig

@@ -30,6 +30,7 @@ class Derpp(Der):
     """Dark experience replay with labels."""
 
     name = "derpp"
+    published = "Buzzega et al., NeurIPS 2020"
     config_class = DerppConfig
     config: DerppConfig
 

@@ -29,6 +29,7 @@ class Er(Replay):
     """Experience replay."""
 
     name = "er"
+    published = "Chaudhry et al., arXiv 2019"
     config_class = ReplayConfig
     config: ReplayConfig
 

@@ -72,12 +72,15 @@ class LearnReport:
         samples_trained: Training images seen, repetitions included.
         tau: Share of activation that selected the units now stable, or None.
         stop_reason: Why learning ended, such as ``"epochs"`` or ``"accuracy_drop"``.
+        online_accuracy: Share of the training images told right just before the network first
+            learned from them; None if it was not measured.
     """
 
     phases: int
     samples_trained: int
     tau: float | None
     stop_reason: str
+    online_accuracy: float | None = None
 
 
 Learning = Generator[Event | FitBegin | FitPause, FitState | None, LearnReport]

@@ -60,6 +60,7 @@ class Ewc(Regularised):
     """A sum of penalties, one per task."""
 
     name = "ewc"
+    published = "Kirkpatrick et al., PNAS 2017"
     config_class = EwcConfig
     config: EwcConfig
 

@@ -33,6 +33,7 @@ class EwcOnline(Ewc):
     """One penalty with running importances."""
 
     name = "ewc-online"
+    published = "Schwarz et al., ICML 2018"
     config_class = EwcOnlineConfig
     config: EwcOnlineConfig
 

@@ -45,6 +45,7 @@ class Fdr(Replay):
     """Plain training that keeps the outputs for remembered images."""
 
     name = "fdr"
+    published = "Benjamin et al., ICLR 2019"
     config_class = FdrConfig
     carries = (Network(), SampleMemory("outputs"))
     balanced = True

@@ -108,6 +108,7 @@ class Gem(Projecting):
     """Gradients projected so that no earlier task is harmed."""
 
     name = "gem"
+    published = "Lopez-Paz and Ranzato, NeurIPS 2017"
     config_class = GemConfig
     config: GemConfig
 

@@ -263,6 +263,8 @@ class Hat(TaskNetworks):
     """
 
     name = "hat"
+    forgets_nothing = "binary=true"
+    published = "Serra et al., ICML 2018"
     config_class = HatConfig
     carries = (Network(), TaskGates("gates", "masks"), Derived("_view"))
     config: HatConfig

@@ -42,6 +42,7 @@ class ICarl(Replay):
     """A network for features and a mean of exemplars for each class."""
 
     name = "icarl"
+    published = "Rebuffi et al., CVPR 2017"
     config_class = MemoryConfig
     carries = (Network(), SampleMemory(), Derived("_means"))
     incremental: ClassVar[tuple[Incremental, ...]] = ("class",)

@@ -46,6 +46,7 @@ class Mas(Regularised):
     """Importance from the sensitivity of the outputs."""
 
     name = "mas"
+    published = "Aljundi et al., ECCV 2018"
     config_class = MasConfig
     config: MasConfig
 

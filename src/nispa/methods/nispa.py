@@ -224,6 +224,8 @@ class Nispa(Method):
     """
 
     name = "nispa"
+    forgets_nothing = "yes"
+    published = "Gurbuz and Dovrolis, ICML 2022"
     config_class = NispaConfig
     carries: ClassVar[tuple[Part, ...]] = (
         Network(),

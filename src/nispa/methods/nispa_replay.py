@@ -107,6 +107,8 @@ class NispaReplay(Nispa):
     """
 
     name = "nispa-replay"
+    forgets_nothing = "no"
+    published = "Gurbuz and Dovrolis, ICML 2022"
     config_class = NispaReplayConfig
     carries = (*Nispa.carries, SampleMemory())
     incremental = ("class",)

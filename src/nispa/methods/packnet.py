@@ -97,6 +97,8 @@ class PackNet(TaskNetworks):
     """
 
     name = "packnet"
+    forgets_nothing = "yes"
+    published = "Mallya and Lazebnik, CVPR 2018"
     config_class = PackNetConfig
     carries = (Network(), ConnectionOwners("owners", "masks"), Derived("_view"))
     config: PackNetConfig

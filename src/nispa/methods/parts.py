@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Parts = Mapping[str, Any]
 """The parts listed before one, by name."""
 
+USUAL_TASKS = 1000
+"""So many tasks may share their outputs; otherwise there are no more tasks than outputs."""
+
 
 class Network(Part):
     """A network, called ``network``: the one that parts listed after it refer to."""
@@ -166,8 +169,8 @@ class TaskConnections(Part):
     def load(self, state: MethodState, method: Method, parts: Parts) -> TaskMasks:
         """One bit for each task and live connection."""
         tasks = task_numbers(state.values.get("tasks"), "tasks")
-        if len(tasks) > method.problem.outputs:  # each has classes of its own; code can swell
-            raise FormatError(f"'tasks' lists {len(tasks)} tasks for fewer outputs")
+        if len(tasks) > max(method.problem.outputs, USUAL_TASKS):  # code can swell
+            raise FormatError(f"'tasks' lists {len(tasks)} tasks, more than a network can have")
         sizes = _live_counts(parts["network"])
         return TaskMasks.load_coded(tasks, take_tensors(state, "mask."), sizes)
 

@@ -64,6 +64,8 @@ class Piggyback(Subnetworks):
     """Task-incremental Piggyback."""
 
     name = "piggyback"
+    forgets_nothing = "yes"
+    published = "Mallya et al., ECCV 2018"
     config_class = PiggybackConfig
     config: PiggybackConfig
 

@@ -4,10 +4,10 @@ Sources: Gurbuz and Dovrolis 2022 (arXiv 2206.09117) and its published scripts f
 ``cifar10``, ``cifar100`` and ``mnist``: NISPA's settings, those of NISPA-Replay, of the baselines
 that they compare with, and of their single-task networks, which fine-tuning and joint training
 share here. Baselines are dense, as published. Nothing is published there for ``l2``, ``ewc-online``
-(EWC's settings), ``packnet``, ``wsn``, ``piggyback`` and the methods of ``_replay``; theirs are
-chosen here, as are those of NISPA-Replay on CIFAR-100: CIFAR-10's, with twice the memory and the
-tolerance that NISPA has there. HAT's are those of its own paper. ``digits`` is chosen for 8x8
-images, by hand. What was tuned, and why, is in docs/log.md: with a fan that counts live
+(EWC's settings), ``packnet``, ``wsn``, ``piggyback``, ``supsup`` and the methods of ``_replay``;
+theirs are chosen here, as are those of NISPA-Replay on CIFAR-100: CIFAR-10's, with twice the memory
+and the tolerance that NISPA has there. HAT's are those of its own paper. ``digits`` is chosen for
+8x8 images, by hand. What was tuned, and why, is in docs/log.md: with a fan that counts live
 connections, first values come out two to three times as large as those that the published learning
 rate was chosen for.
 """
@@ -24,7 +24,20 @@ Values = Mapping[str, Any]
 
 
 BOUNDS = ("stl", "stl-iso", "finetune", "joint")
-DENSE = ("l2", "ewc", "ewc-online", "si", "mas", "clnp", "packnet", "wsn", "piggyback", "hat")
+RENEWING = ("cbp", "redo")
+DENSE = (
+    "l2",
+    "ewc",
+    "ewc-online",
+    "si",
+    "mas",
+    "clnp",
+    "packnet",
+    "wsn",
+    "piggyback",
+    "supsup",
+    "hat",
+)
 """Methods whose published comparison is with dense networks."""
 
 
@@ -36,7 +49,7 @@ def _same(methods: tuple[str, ...], values: Values) -> dict[str, Values]:
 def _plain(learning_rate: float, batch_size: int, epochs: int) -> dict[str, Values]:
     """Settings that all methods share which train a task in one go."""
     values = {"learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs}
-    return _same(BOUNDS, values)
+    return _same((*BOUNDS, *RENEWING), values)
 
 
 def _regularised(
@@ -75,7 +88,7 @@ def _regularised(
 def _subnetworks(learning_rate: float, batch_size: int, epochs: int) -> dict[str, Values]:
     """Settings of the methods that choose parts of a network; those of PackNet, where alike."""
     values = {"learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs}
-    return {"wsn": values, "piggyback": values}
+    return {"wsn": values, "piggyback": values, "supsup": values}
 
 
 HAT: Values = {
@@ -224,7 +237,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         },
         {
             **_same(DENSE, {"density": 1.0, "fc": (512,)}),
-            **_same(("clnp", "packnet", "wsn", "piggyback", "hat"), {"density": 1.0}),
+            **_same(("clnp", "packnet", "wsn", "piggyback", "supsup", "hat"), {"density": 1.0}),
         },
     ),
     "cifar100": Benchmark(
@@ -264,7 +277,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         },
         {
             **_same(DENSE, {"density": 1.0, "fc": (512,)}),
-            **_same(("clnp", "packnet", "wsn", "piggyback", "hat"), {"density": 1.0}),
+            **_same(("clnp", "packnet", "wsn", "piggyback", "supsup", "hat"), {"density": 1.0}),
         },
     ),
     "digits": Benchmark(
@@ -347,6 +360,7 @@ SCENARIO_BENCHMARKS = {
     "efmnist": "efmnist",
     "split-mnist": "mnist",
     "split-digits": "digits",
+    "permuted-digits": "digits",
     "split-cifar10": "cifar10",
     "split-cifar100": "cifar100",
 }

@@ -68,6 +68,7 @@ class Si(Regularised):
     """Importance from the path of learning."""
 
     name = "si"
+    published = "Zenke et al., ICML 2017"
     config_class = SiConfig
     config: SiConfig
 

@@ -22,6 +22,7 @@ class Stl(Method):
     """
 
     name = "stl"
+    forgets_nothing = "yes"
     config_class = KeepConfig
     carries = (TaskNetworks("networks"),)
     task_agnostic = False

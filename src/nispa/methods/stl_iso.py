@@ -20,6 +20,7 @@ class StlIso(Stl):
     """One network per task, each with an equal share of the live connections."""
 
     name = "stl-iso"
+    forgets_nothing = "yes"
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """A network that each task uses a part of: everything but the choice of the parts.
 
-Winning SubNetworks and Piggyback choose connections by a real number for each, which is trained.
+Winning SubNetworks, Piggyback and SupSup choose connections by a real number for each, which is
+trained.
 The pass of a training step multiplies every weight w by a bit m and gives the gradient g by the
 product w m. From g follow the gradients of the weight, g m, and, as if the choice were the number
 itself (*straight-through*), of the bit, g w. So g is needed where m is 0, too: training runs over
@@ -37,7 +38,7 @@ Slope = Callable[[Tensor, Tensor], Tensor]
 
 
 class Numbered(nn.Module):
-    """A network and a trained number for each hidden connection, restored together.
+    """A network and a trained number for each connection of some layers, restored together.
 
     Attributes:
         network: The network; frozen connections have numbers, too.
@@ -136,7 +137,13 @@ class Subnetworks(TaskNetworks):
     masks: TaskMasks
 
     def train_masked(
-        self, task: Task, numbered: Numbered, choose: Choose, slope: Slope, config: KeepConfig
+        self,
+        task: Task,
+        numbered: Numbered,
+        choose: Choose,
+        slope: Slope,
+        config: KeepConfig,
+        loss: Loss | None = None,
     ) -> Learning:
         """Trains all plastic values of the network together with the numbers.
 
@@ -146,10 +153,11 @@ class Subnetworks(TaskNetworks):
             choose: The connections that compute.
             slope: The gradients of the numbers.
             config: How long, and with which optimiser.
+            loss: By default the cross-entropy among the task's classes.
         """
         classes = self.class_mask(task.classes)
         empty = network_spec(self).empty().to(self.device)
-        masked = MaskedPass(numbered, empty, classes.loss)
+        masked = MaskedPass(numbered, empty, classes.loss if loss is None else loss)
         optimiser = make_optimiser(config, numbered.parameters())
         train, validation = self.prepare_both(masked.network, task)
         measure = self.validator(masked.network, classes, validation)
@@ -214,7 +222,7 @@ class Subnetworks(TaskNetworks):
 
 
 def chosen(numbered: Numbered, choose: Choose) -> dict[str, Tensor]:
-    """The hidden connections chosen by their numbers of now, by layer, ``(live,)`` bool."""
+    """The connections chosen by their numbers of now, by layer, ``(live,)`` bool."""
     return {name: choose(each.detach()) for name, each in numbered.numbers.items()}
 
 

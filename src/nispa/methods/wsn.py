@@ -67,6 +67,8 @@ class Wsn(Subnetworks):
     """
 
     name = "wsn"
+    forgets_nothing = "yes"
+    published = "Kang et al., ICML 2022"
     config_class = WsnConfig
     carries = (*Subnetworks.carries, ConnectionScores("weight_scores", "importance"))
     config: WsnConfig

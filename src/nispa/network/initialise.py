@@ -98,16 +98,22 @@ def kaiming_values(
     Returns:
         ``(live, *kernel)`` float32.
     """
+    std = kaiming_deviations(layer, pattern, mode, fan)
+    values = torch.randn((len(std), *layer.kernel), generator=generator)
+    return values * (gain * std).view(-1, *[1] * len(layer.kernel))
+
+
+def kaiming_deviations(
+    layer: ConnectionLayer, pattern: Tensor, mode: FanMode, fan: FanCount
+) -> Tensor:
+    """The deviation of each live connection's values, ``(live,)``; see :func:`kaiming_values`."""
     rows, columns = pattern.nonzero(as_tuple=True)
     weights_each = math.prod(layer.kernel)
     if fan == "positions":
         count = pattern.shape[1] if mode == "fan_in" else pattern.shape[0]
-        std = torch.full((len(rows),), math.sqrt(2.0 / (count * weights_each)))
-    else:
-        lives = pattern.sum(1)[rows] if mode == "fan_in" else pattern.sum(0)[columns]
-        std = (2.0 / (lives * weights_each)).sqrt()
-    values = torch.randn((len(rows), *layer.kernel), generator=generator)
-    return values * (gain * std).view(-1, *[1] * len(layer.kernel))
+        return torch.full((len(rows),), math.sqrt(2.0 / (count * weights_each)))
+    lives = pattern.sum(1)[rows] if mode == "fan_in" else pattern.sum(0)[columns]
+    return (2.0 / (lives * weights_each)).sqrt()
 
 
 def uniform_bias(

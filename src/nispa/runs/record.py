@@ -191,6 +191,8 @@ class TaskResult(_Part):
         inference_operations: Floating-point operations of predicting one sample of the task.
         train_cpu_s: CPU seconds of learning, over all threads; ``eval_cpu_s`` likewise.
         peak_bytes: Peak resident memory of the process up to the end of the task.
+        online_accuracy: Share of training images told right just before they were first learned;
+            None if it was not measured.
 
     From ``live`` on, None means unknown, as in older records.
     """
@@ -211,6 +213,7 @@ class TaskResult(_Part):
     train_cpu_s: Seconds | None = None
     eval_cpu_s: Seconds | None = None
     peak_bytes: Count | None = None
+    online_accuracy: Share | None = None
 
 
 class Cost(_Part):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from nispa.runs.record import (
     DataEntry,
     Environment,
     InputEntry,
+    MetricValue,
     Parameters,
     Record,
     ScenarioEntry,
@@ -174,6 +176,7 @@ def task_result(
         train_cpu_s=training.cpu_s,
         eval_cpu_s=evaluation.cpu_s,
         peak_bytes=peak_bytes(),
+        online_accuracy=report.online_accuracy,
     )
 
 
@@ -208,9 +211,27 @@ def with_task(
         both = (*record.accuracy_matrix_task_agnostic, *as_rows([untold]))
         changes["accuracy_matrix_task_agnostic"] = both
         changes["metrics_task_agnostic"] = measured(both)
+    online = online_accuracy(per_task)
+    for name in ("metrics", "metrics_task_agnostic") if online else ():
+        if name in changes:
+            changes[name] = {**changes[name], "online": online}
     longer = record.model_copy(update=changes)
     note = capacity_note(longer)
     return longer.model_copy(update={"notes": (*record.notes, note)}) if note else longer
+
+
+def online_accuracy(per_task: Sequence[TaskResult]) -> MetricValue | None:
+    """The mean online accuracy of tasks; None unless it was measured for all."""
+    found = [task.online_accuracy for task in per_task]
+    known = [value for value in found if value is not None]
+    if not known or len(known) < len(found):
+        return None
+    return MetricValue(
+        value=sum(known) / len(known),
+        formula="mean over tasks of the share of training images told right just before they are "
+        "first learned",
+        source="Dohare et al. 2024",
+    )
 
 
 def capacity_note(record: Record) -> str:
