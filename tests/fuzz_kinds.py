@@ -289,7 +289,7 @@ KINDS: tuple[Kind, ...] = (
     *(
         Kind(f"network of {name}", _network(name), _read_network, exact=True)
         for name in METHODS
-        if name in ("nispa", "ewc", "er", "packnet", "nispa-replay")
+        if name in ("nispa", "ewc", "er", "packnet", "nispa-replay", "nispa-context")
     ),
     Kind("checkpoint in a fit", _checkpoint(False), _read_checkpoint, exact=True),
     Kind("checkpoint of a whole fit", _checkpoint(True), _read_checkpoint, exact=True),

@@ -15,7 +15,7 @@ from nispa.methods.base import Event, Learning, LearnReport, Method, Problem
 from nispa.network.models import NetworkConfig
 from nispa.training.pausing import FitBegin, FitPause
 
-FREEZES = {"nispa", "clnp", "packnet", "stl", "stl-iso", "wsn", "piggyback"}
+FREEZES = {"nispa", "nispa-context", "clnp", "packnet", "stl", "stl-iso", "wsn", "piggyback"}
 """Methods that must not forget anything."""
 
 SIDE = 4
@@ -84,6 +84,7 @@ MEMORY: dict[str, object] = {"epochs": 20, "memory": 24}
 DRAWN: dict[str, object] = {**MEMORY, "memory_batch": 8}
 FAST: dict[str, dict[str, object]] = {
     "nispa": PHASES,
+    "nispa-context": PHASES,
     **{key: {"epochs": 20, "strength": 1.0} for key in ("ewc", "ewc-online", "si")},
     **{key: {"epochs": 20, "strength": 0.01} for key in ("l2", "mas")},
     "hat": {"epochs": 20, "learning_rate": 0.2, "strength": 0.1, "rate_patience": None},

@@ -101,6 +101,7 @@ def derive(
     task: Task,
     earlier: Sequence[TaskInfo],
     rehearses: bool = False,
+    own_heads: bool = False,
 ) -> dict[str, Any]:
     """The values of the settings that follow the data of ``task``.
 
@@ -111,6 +112,7 @@ def derive(
         task: The task.
         earlier: The tasks learned before it.
         rehearses: See :class:`Method`; earlier tasks are assumed to be as large as this one.
+        own_heads: See :class:`Method`.
     """
     seen = {label for info in earlier for label in info.classes}
     facts = Facts(
@@ -119,7 +121,7 @@ def derive(
         outputs=problem.outputs - len(seen),
         optimiser=config.optimiser,
         kind=network.architecture,
-        incremental=config.incremental,
+        incremental="task" if own_heads else config.incremental,
         k=getattr(config, "k", PUBLISHED_K),
     )
     return {name: RULES[name](facts) for name in config.derived}
@@ -139,6 +141,7 @@ class Method(ABC):
         shares_classes: Whether it can learn a task with classes that it has seen before.
         task_agnostic: Whether it can predict without being told the task.
         rehearses: Whether an epoch covers the images of all tasks so far, not only the new one's.
+        own_heads: Whether a task's outputs learn by themselves, whatever ``incremental`` says.
         cache_bytes: Memory for prepared data of one task; it changes the time, no number.
         network: The network, of methods that carry one.
     """
@@ -150,6 +153,7 @@ class Method(ABC):
     shares_classes: ClassVar[bool] = True
     task_agnostic: ClassVar[bool] = True
     rehearses: ClassVar[bool] = False
+    own_heads: ClassVar[bool] = False
     network: SparseNetwork
 
     def __init__(
@@ -237,7 +241,13 @@ class Method(ABC):
         """
         self.check(task, self.learned)
         values = derive(
-            self.given, self.network_config, self.problem, task, self.learned, self.rehearses
+            self.given,
+            self.network_config,
+            self.problem,
+            task,
+            self.learned,
+            self.rehearses,
+            self.own_heads,
         )
         self.config = replace(self.given, **values) if values else self.given
         if not self.learned:  # learning may have made paths since, or cut them
