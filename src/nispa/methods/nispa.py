@@ -27,6 +27,8 @@ the preset ``paper`` chooses the published behaviour:
   to their layer, and the next rewiring tries again.
 - ``refill``, ``unit_share``, ``settle_epochs``, ``settle_fresh`` and ``drop_errors`` are not in the
   paper. They are off unless set or derived from the data; docs/defaults.md says what each does.
+- ``growth=gradient`` and ``drop_share`` are not in it either: dynamic sparse training within the
+  plastic part (grow.py). They are off unless set.
 - ``mask``, ``fan``, ``init``, ``bias`` of the network: see models.py.
 Where a channel feeds a flattened Linear layer, the published code looks at one of its features when
 it revives units or grows from stable or plastic units only; here it is always the whole block.
@@ -38,7 +40,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -48,7 +50,13 @@ from torch.nn import functional
 from nispa.base.config import setting, settings
 from nispa.base.seeding import derive, stream
 from nispa.data.tasks import Task
-from nispa.mechanism.grow import GROWTH_RULES, PUBLISHED_NAMES, growth_rule, growth_values
+from nispa.mechanism.grow import (
+    GROWTH_RULES,
+    PUBLISHED_NAMES,
+    growth_rule,
+    growth_values,
+    needs_gradients,
+)
 from nispa.mechanism.rewire import Rewiring, rewire
 from nispa.mechanism.schedule import SCHEDULES, TAU_MIN, check_schedule, tau
 from nispa.mechanism.select import select_candidates, supported
@@ -64,11 +72,12 @@ from nispa.methods.base import (
     PhaseStart,
 )
 from nispa.methods.epochs import Keep
+from nispa.methods.growth import DynamicConfig, drop_smallest, gradient_sizes
 from nispa.methods.parts import Network, OwedConnections, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
 from nispa.network.models import DataSet, SparseNetwork
 from nispa.network.operations import purpose
-from nispa.network.topology import Topology, UnitSets
+from nispa.network.topology import Patterns, Topology, UnitSets
 from nispa.training.fit import (
     EVALUATION_BATCH,
     ClassMask,
@@ -86,7 +95,7 @@ FEW_IMAGES = 200
 
 
 @settings
-class NispaConfig(MethodConfig):
+class NispaConfig(DynamicConfig, MethodConfig):
     """Settings of NISPA, named as in the paper where the paper names them."""
 
     epochs_per_phase: int = setting(
@@ -200,7 +209,8 @@ class Phases:
         validation: Its validation images.
         step: From the number of a phase (from 1) and its optimiser to one update.
         validate: Returns the accuracy that chooses an epoch and ends the task.
-        rewire: Drops and grows connections, given the units to keep and a source of randomness.
+        rewire: Drops and grows connections, given the units to keep, a source of randomness, and
+            the sizes of gradients if the growth rule asks for them.
         restart: Draws plastic values again, given a seed.
     """
 
@@ -210,7 +220,7 @@ class Phases:
     validation: DataSet
     step: Callable[[int, torch.optim.Optimizer], Step]
     validate: Callable[[], float | None]
-    rewire: Callable[[UnitSets, torch.Generator], dict[str, Rewiring]]
+    rewire: Callable[[UnitSets, torch.Generator, Patterns | None], dict[str, Rewiring]]
     restart: Callable[[int], None]
 
 
@@ -295,7 +305,14 @@ class Nispa(Method):
             previous = _Phase(copied(self.network), kept, dict(self.owed), tau_kept)
 
             kept, tau_kept = self._select(train, task.classes, tau_t), tau_t
-            changes = phases.rewire(kept, stream(self.seed, "growth", task.index, t))
+            sizes = None
+            if needs_gradients(growth_rule(self.config.growth)):
+                loss, images = self.loss(phases.classes), self.config.gradient_images
+                drawn = stream(self.seed, "growth images", task.index, t)
+                sizes = gradient_sizes(
+                    self.network, task.train.to(self.device), loss, images, drawn
+                )
+            changes = phases.rewire(kept, stream(self.seed, "growth", task.index, t), sizes)
             yield PhaseEnd(
                 t,
                 result.accuracy,
@@ -403,8 +420,12 @@ class Nispa(Method):
             kept = supported(self.topology, self.network.patterns(), self.stable, kept)
         return kept
 
-    def rewire(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
+    def rewire(
+        self, kept: UnitSets, generator: torch.Generator, sizes: Patterns | None = None
+    ) -> dict[str, Rewiring]:
         """Drops connections from plastic into kept units and grows as many elsewhere."""
+        small = drop_smallest(self.network, kept, self.config.drop_share)
+        owed = {name: number + small[name] for name, number in self.owed.items()}
         patterns = self.network.patterns()
         rule = growth_rule(self.config.growth)
         candidates = {name: units & ~self.stable[name] for name, units in kept.items()}
@@ -413,7 +434,8 @@ class Nispa(Method):
             patterns,
             kept,
             rule,
-            owed=self.owed,
+            owed=owed,
+            sizes=sizes,
             refill=candidates if self.config.refill else None,
             generator=generator,
         )
@@ -433,6 +455,7 @@ class Nispa(Method):
                 torch.cat(values),
             )
             self.owed[name] = change.ungrown if self.config.carry_over else 0
+            changes[name] = replace(change, dropped=change.dropped + small[name])
         return changes
 
     @property

@@ -54,7 +54,7 @@ from nispa.methods.parts import SampleMemory
 from nispa.methods.replay import check_size
 from nispa.methods.stable import freeze_stable
 from nispa.network.models import DataSet
-from nispa.network.topology import UnitSets, complement, live_between, source_columns
+from nispa.network.topology import Patterns, UnitSets, complement, live_between, source_columns
 from nispa.training.fit import (
     EVALUATION_BATCH,
     Batch,
@@ -181,14 +181,16 @@ class NispaReplay(Nispa):
         old, fresh = len(self.classes_seen), len(task.classes)
         return (old * right / len(self.memory) + fresh * new) / (old + fresh)
 
-    def rewire_outputs(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
+    def rewire_outputs(
+        self, kept: UnitSets, generator: torch.Generator, sizes: Patterns | None = None
+    ) -> dict[str, Rewiring]:
         """Rewires the network; connections that a kept output loses grow into that output again.
 
         Each kept output is brought up to its share of the layer's connections, as far as there are
         stable units and candidates that it does not read yet. What finds no place is owed.
         """
         outputs = self._regrow_outputs(kept, generator)
-        changes = self.rewire(kept, generator)
+        changes = self.rewire(kept, generator, sizes)
         for name, change in outputs.items():
             self.owed[name] = change.ungrown if self.config.carry_over else 0
         return changes | outputs
