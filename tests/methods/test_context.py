@@ -103,7 +103,8 @@ def test_the_discriminant_by_hand() -> None:
     learn(detector, made, task(0, (0, 1), [(0, 0), (1, 1), (4, 0), (0, 6)]), True)
     assert detector.odds(torch.zeros(3, 1)) == []
     learn(detector, made, task(1, (2, 3), [(5, 5), (12, 0), (14, 0), (0, 16)]), True)
-    assert detector.covariance(1).tolist() == [[1.0]]
+    assert detector.scatters[0].tolist() == [[8.0]]
+    assert detector.scatters[1].tolist() == [[4.0]]
     (found,) = detector.odds(torch.tensor([[8.0], [6.0]]))
     expected = math.log(math.exp(2.75) + math.exp(8.75)) - math.log(
         math.exp(2.75) + math.exp(-11.25)
@@ -115,7 +116,7 @@ def test_the_discriminant_by_hand() -> None:
     assert found.tolist() == [[pytest.approx(chance), pytest.approx(1 - chance)]]
 
 
-def test_a_feature_counts_from_the_task_in_which_it_became_one() -> None:
+def test_a_covariance_is_pooled_over_a_task_and_later_ones() -> None:
     # The first unit is stable from task 0 on, the second from task 1.
     config = ContextConfig(context="statistics", context_inputs=False)
     made = network((1, 0), (0, 1))
@@ -123,18 +124,10 @@ def test_a_feature_counts_from_the_task_in_which_it_became_one() -> None:
     assert isinstance(detector, Statistics)
     learn(detector, made, task(0, (0, 1), [(0, 7), (2, 9), (4, 1), (6, 0)]), True, False)
     learn(detector, made, task(1, (2, 3), [(1, 1), (7, 5), (0, 2), (6, 4)]), True, True)
-    # First feature: scatters 2 + 2 + 18 + 18 over eight images. Second: 8 + 2 over four; product of
-    # both: 3 x 2 x 2 + 3 x 1 x 2 over four.
-    assert detector.covariance(2).tolist() == [[5.0, 4.5], [4.5, 2.5]]
-    assert detector.covariance(1).tolist() == [[5.0]]
-    # 5 x 2.5 < 4.5^2: no covariance at all, for blocks come from other images; made one.
-    assert all(bool(each.isfinite().all()) for each in detector.odds(torch.ones(2, 2)))
-    detector.tasks.append((4, 5))  # a third task, to ask for the rule over both features
-    detector.images.append(detector.images[1])
-    detector.means.append(detector.means[1] + 1)
-    detector.features.counts.append(2)
-    detector._rules = None
-    assert all(bool(each.isfinite().all()) for each in detector.odds(torch.ones(2, 2)))
+    # First feature: scatters 2 + 2 and 18 + 18. Second: 8 + 2; product of both 12 + 6.
+    assert detector.scatters[0].tolist() == [[40.0]]
+    assert detector.scatters[1].tolist() == [[36.0, 18.0], [18.0, 10.0]]
+    assert [each.tolist() for each in detector.means] == [[[1.0], [5.0]], [[4.0, 3.0], [3.0, 3.0]]]
 
 
 def test_bits_are_above_mean_and_deviation_of_the_first_task() -> None:
@@ -317,7 +310,7 @@ def test_a_saved_detector_tells_the_same(context: str, tmp_path: Any) -> None:
         ("statistics", "images0", lambda t: t * 0),
         ("statistics", "means1", lambda t: t * torch.nan),
         ("statistics", "means1", lambda t: t[:, :3]),
-        ("statistics", "scatter", lambda t: t[1:]),
+        ("statistics", "scatter1", lambda t: t[1:]),
         ("activations", "bits0", lambda t: t[:, :1]),
         ("activations", "bits1", lambda t: t[:0]),
         ("activations", "bits1", lambda t: t.repeat(99, 1)),

@@ -17,8 +17,9 @@ its group's threshold, mean + deviation over the first task's samples? A logisti
 task but the last separates its bits from those of later tasks.
 
 :class:`Statistics` keeps no sample. It keeps for each class c the number n_c and the mean mu_c of
-its training images' features, and one covariance of features within classes, S, pooled over all
-classes that have them. With the share ``shrinkage`` of S's mean variance added to all variances,
+its training images' features, and for each task k the covariance S of its features within classes,
+pooled over the classes of task k and later ones. With the share ``shrinkage`` of S's mean variance
+added to all variances,
 
     g_c(x) = x . S^-1 mu_c - mu_c . S^-1 mu_c / 2 + log n_c,   p_k = sum of exp g_c over classes of
     task k / the same sum over classes of task k and later ones,
@@ -47,7 +48,7 @@ from nispa.network.topology import UnitSets
 from nispa.training.fit import EVALUATION_BATCH
 
 MOST_FEATURES = 8192
-"""Of ``statistics``: their covariance then takes 256 MB."""
+"""Of ``statistics``: the covariance of each task then takes 256 MB."""
 
 ITERATIONS = 10_000
 """Of a logistic model at most; it takes a few hundred."""
@@ -59,7 +60,7 @@ class ContextConfig:
 
     context: Literal["activations", "statistics", "entropy", "energy"] = setting(
         "statistics",
-        "what tells the task: bits of stable units of some samples, the mean and covariance of all "
+        "what tells the task: bits of stable units of some samples, means and covariances of all "
         "training images' features, or the heads' entropy or energy",
     )
     samples_per_class: int = setting(
@@ -300,20 +301,21 @@ class Activations(Detector):
 
 
 class Statistics(Detector):
-    """Means of classes and one covariance: a linear discriminant.
+    """Means of classes, and a covariance for each task: linear discriminants.
 
     Attributes:
         images: Training images of each class, by task, ``(classes,)`` int64 each.
         means: Of each class, by task, ``(classes, features)`` float32 each.
-        scatter: Sum over all training images of (x - mu)(x - mu)', mu the mean of the image's
-            class, over the features that the class has; ``(features, features)`` float32.
+        scatters: For each task the sum over its training images, and those of later tasks, of
+            (x - mu)(x - mu)', mu the mean of the image's class, over the task's features;
+            ``(features, features)`` float32 each.
     """
 
     def __init__(self, features: Features, config: ContextConfig) -> None:
         super().__init__(features, config)
         self.images: list[Tensor] = []
         self.means: list[Tensor] = []
-        self.scatter = torch.zeros(0, 0)
+        self.scatters: list[Tensor] = []
         self._rules: list[tuple[Tensor, Tensor, int]] | None = None
 
     def take(self, network: SparseNetwork, samples: Samples, generator: torch.Generator) -> None:
@@ -331,8 +333,10 @@ class Statistics(Detector):
             products.addmm_(x.T, x)
             images += torch.bincount(places, minlength=len(classes))
         means = sums / images.clamp(min=1).unsqueeze(1)
-        before, self.scatter = self.scatter, (products - means.T @ sums).float()
-        self.scatter[: len(before), : len(before)] += before
+        scatter = (products - means.T @ sums).float()
+        for earlier in self.scatters:
+            earlier += scatter[: len(earlier), : len(earlier)]
+        self.scatters.append(scatter)
         self.images.append(images)
         self.means.append(means.float())
 
@@ -359,55 +363,47 @@ class Statistics(Detector):
         bias, own = images.log(), len(self.images[task])
         if not count:
             return means, bias, own
-        covariance = self.covariance(count)
+        covariance = self.scatters[task].double() / images.sum()
         ridge = self.config.shrinkage * float(covariance.diagonal().mean()) or 1.0
         factor = None
-        while factor is None:  # blocks pooled over different classes may not fit each other
+        while factor is None:  # rounding may have left more than a small ridge mends
             loaded = covariance + ridge * torch.eye(count, dtype=torch.float64)
             lower, failed = torch.linalg.cholesky_ex(loaded)
             factor, ridge = (None if bool(failed) else lower), 2 * ridge
         weights = torch.cholesky_solve(means.T, factor).T
         return weights, bias - 0.5 * (weights * means).sum(1), own
 
-    def covariance(self, count: int) -> Tensor:
-        """That of the first ``count`` features within classes, ``(count, count)`` float64."""
-        per_task = torch.stack([each.sum() for each in self.images]).double()
-        since = per_task.flip(0).cumsum(0).flip(0)  # images of a task and later ones
-        first = torch.bucketize(
-            torch.arange(count), torch.tensor(self.features.counts), right=True
-        )  # the task in which a feature became one
-        pooled = since[torch.maximum(first.unsqueeze(0), first.unsqueeze(1))]
-        return self.scatter[:count, :count].double() / pooled
-
     def state(self) -> dict[str, Tensor]:
-        """Copies of all its tensors; of the scatter, which is symmetric, one half."""
-        rows, columns = torch.tril_indices(*self.scatter.shape)
-        found = {**super().state(), "scatter": self.scatter[rows, columns]}
-        for task, (images, means) in enumerate(zip(self.images, self.means, strict=True)):
-            found |= {f"images{task}": images.clone(), f"means{task}": means.clone()}
+        """Copies of all its tensors; of scatters, which are symmetric, one half."""
+        found = super().state()
+        for task, scatter in enumerate(self.scatters):
+            rows, columns = torch.tril_indices(*scatter.shape)
+            found[f"scatter{task}"] = scatter[rows, columns]
+            found[f"images{task}"] = self.images[task].clone()
+            found[f"means{task}"] = self.means[task].clone()
         return found
 
     def load(self, found: Mapping[str, Tensor], tasks: Sequence[tuple[int, ...]]) -> None:
         """Restores what :meth:`state` gave."""
         super().load(found, tasks)
-        size = len(self.features.places)
-        half = tensor_of(found, "scatter", torch.float32)
-        if len(half) != size * (size + 1) // 2:
-            raise FormatError("the saved scatter does not fit the features")
-        rows, columns = torch.tril_indices(size, size)
-        self.scatter = torch.zeros(size, size)
-        self.scatter[rows, columns] = half
-        self.scatter[columns, rows] = half
-        self.images, self.means = [], []
+        self.images, self.means, self.scatters = [], [], []
         for task, (classes, count) in enumerate(zip(tasks, self.features.counts, strict=True)):
             images = tensor_of(found, f"images{task}", torch.int64)
             means = tensor_of(found, f"means{task}", torch.float32, 2)
+            half = tensor_of(found, f"scatter{task}", torch.float32)
             if images.shape != (len(classes),) or means.shape != (len(classes), count):
                 raise FormatError(f"the saved means of task {task} do not fit its classes")
             if bool((images < 1).any()):
                 raise FormatError(f"a class of task {task} has no image")
+            if len(half) != count * (count + 1) // 2:
+                raise FormatError(f"the saved scatter of task {task} does not fit its features")
+            rows, columns = torch.tril_indices(count, count)
+            scatter = torch.zeros(count, count)
+            scatter[rows, columns] = half
+            scatter[columns, rows] = half
             self.images.append(images)
             self.means.append(means)
+            self.scatters.append(scatter)
 
 
 def network_device(network: SparseNetwork) -> torch.device:
