@@ -305,6 +305,23 @@ class Method(ABC):
             network.prepare(validation, self.cache_bytes - for_train),
         )
 
+    def forget(self, task: TaskInfo, *, dry_run: bool = False) -> dict[str, int]:
+        """Gives back the units that a learned task alone needs; the task is then unknown.
+
+        Args:
+            task: The task.
+            dry_run: Changes nothing.
+
+        Returns:
+            How many units of each hidden group that are.
+
+        Raises:
+            ConfigError: This method cannot.
+            NotLearnedError: The task is not known.
+        """
+        del task, dry_run
+        raise ConfigError(f"method '{self.name}' cannot forget a task on purpose; nispa can")
+
     # Prediction.
 
     def network_for(self, task: TaskInfo | None) -> SparseNetwork:

@@ -58,6 +58,7 @@ from nispa.mechanism.grow import (
     needs_gradients,
 )
 from nispa.mechanism.rewire import Rewiring, rewire
+from nispa.mechanism.room import has_room
 from nispa.mechanism.schedule import SCHEDULES, TAU_MIN, check_schedule, tau
 from nispa.mechanism.select import select_candidates, supported
 from nispa.methods.base import (
@@ -65,13 +66,13 @@ from nispa.methods.base import (
     Fitting,
     Learning,
     LearnReport,
-    Method,
     MethodConfig,
     Part,
     PhaseEnd,
     PhaseStart,
 )
 from nispa.methods.epochs import Keep
+from nispa.methods.forgetting import ForgetsOnPurpose
 from nispa.methods.growth import DynamicConfig, drop_smallest, gradient_sizes
 from nispa.methods.parts import Network, OwedConnections, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
@@ -117,6 +118,11 @@ class NispaConfig(DynamicConfig, MethodConfig):
         "0 never ends it so",
         ge=0,
         le=1,
+    )
+    stop_when_full: bool = setting(
+        False,
+        "a task that finds no plastic unit it could use ends after min_phases and one more, since "
+        "rewiring has nothing to move",
     )
     keep: Keep = setting(
         "best", "the epoch a phase ends with: best on the validation images, or the last"
@@ -224,7 +230,7 @@ class Phases:
     restart: Callable[[int], None]
 
 
-class Nispa(Method):
+class Nispa(ForgetsOnPurpose):
     """Task-incremental NISPA.
 
     Attributes:
@@ -296,7 +302,7 @@ class Nispa(Method):
             reached = _Outcome(result.accuracy, self._right(phases))
             stop = self._reason_to_stop(t, tau_t, reached, best, kept)
             if stop:
-                if stop == "unit_share":  # this phase is good: nothing to return to
+                if stop in ("unit_share", "full"):  # this phase is good: nothing to return to
                     previous = _Phase(copied(self.network), kept, dict(self.owed), tau_kept)
                 yield PhaseEnd(t, result.accuracy, time.perf_counter() - started)
                 break
@@ -389,6 +395,8 @@ class Nispa(Method):
                 return "accuracy_drop"
             if self.config.unit_share and self._within_share(kept):
                 return "unit_share"
+            if self.config.stop_when_full and not has_room(self.topology, self.stable):
+                return "full"
         if tau_t <= self.config.tau_min:
             return "schedule_end"
         return "max_phases" if t == self.config.max_phases else ""

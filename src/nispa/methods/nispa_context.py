@@ -87,6 +87,7 @@ class NispaContext(Nispa):
     carries: ClassVar[tuple[Part, ...]] = (*Nispa.carries, ContextPart("context", "memory"))
     incremental: ClassVar[tuple[Incremental, ...]] = ("class", "task")
     own_heads = True
+    forget = Method.forget  # what tells tasks apart knows the task, too
     config: NispaContextConfig
     context: Detector | None
 

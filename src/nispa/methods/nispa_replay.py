@@ -47,7 +47,7 @@ from nispa.base.seeding import stream
 from nispa.data.tasks import Task, TaskInfo
 from nispa.mechanism.grow import choose, growth_values
 from nispa.mechanism.rewire import Rewiring
-from nispa.methods.base import Incremental, Learning
+from nispa.methods.base import Incremental, Learning, Method
 from nispa.methods.epochs import Keep
 from nispa.methods.nispa import Nispa, NispaConfig, Phases
 from nispa.methods.parts import SampleMemory
@@ -110,6 +110,7 @@ class NispaReplay(Nispa):
     config_class = NispaReplayConfig
     carries = (*Nispa.carries, SampleMemory())
     incremental = ("class",)
+    forget = Method.forget  # the memory and the outputs of other tasks know the task, too
     config: NispaReplayConfig
     memory: Memory
 

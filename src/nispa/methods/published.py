@@ -80,6 +80,7 @@ def _nispa(
         "learning_rate": learning_rate,
         "batch_size": batch_size,
         "accuracy_drop": accuracy_drop,
+        "stop_when_full": True,
     }
     return {"nispa": values, "nispa-context": {**values, **context}}
 
@@ -391,6 +392,7 @@ PAPER_METHODS: dict[str, Values] = {
             "demote_unsupported": False,
             "revive_with_growth": False,
             "carry_over": False,
+            "stop_when_full": False,
         },
     ),
     "nispa-replay": {
