@@ -15,11 +15,12 @@ from nispa.learner import Learner
 from nispa.methods import METHODS
 from nispa.methods.base import PhaseEnd
 from nispa.methods.nispa import Nispa
-from nispa.methods.presets import resolve
+from nispa.methods.presets import resolve, settings_of
 from nispa.methods.saving import decode, encode
 from nispa.methods.stable import is_frozen
 
-from .test_contract import learned_once, settings_of
+from .test_contract import learned_once
+from .test_contract import settings_of as settings_in
 from .toy import FREEZES, accuracy_on, finish, same_tensors, toy_method, toy_task
 
 
@@ -88,7 +89,7 @@ def test_what_is_forgotten_stays_so_in_a_file(tmp_path: Path) -> None:
     method = nispa()
     method.forget(toy_task(0).info)
     file = tmp_path / "network.safetensors"
-    file.write_bytes(encode(method, settings_of(method)))
+    file.write_bytes(encode(method, settings_in(method)))
     loaded, _, _ = decode(file)
     assert isinstance(loaded, Nispa)
     assert [loaded.is_forgotten(info) for info in loaded.learned] == [True, False]
@@ -143,7 +144,7 @@ def full(**settings: Any) -> Nispa:
 
 
 def test_a_task_on_a_full_network_skips_phases_without_effect() -> None:
-    method, usual = full(stop_when_full=True), full(accuracy_drop=100)
+    method, usual = full(), full(accuracy_drop=100, stop_when_full=False)
     events, report = finish(method.learn(toy_task(1)))
     long, expected = finish(usual.learn(toy_task(1)))
     assert (report.phases, report.stop_reason) == (3, "full")
@@ -163,12 +164,23 @@ def test_a_task_on_a_full_network_skips_phases_without_effect() -> None:
 
 
 def test_with_room_no_phase_is_skipped() -> None:
-    method = nispa(0, max_phases=5, k=30, accuracy_drop=100, stop_when_full=True)
+    method = nispa(0, max_phases=5, k=30, accuracy_drop=100)
     _, report = finish(method.learn(toy_task(0)))
     assert (report.phases, report.stop_reason) == (5, "max_phases")
 
 
-def test_published_behaviour_skips_nothing() -> None:
-    for preset, expected in (("default", True), ("paper", False)):
-        found = resolve("nispa", preset, "efmnist", (1, 28, 28))
+def test_published_behaviour_and_older_files_skip_nothing() -> None:
+    for method, preset, expected in (
+        ("nispa", "default", True),
+        ("nispa", "paper", False),
+        ("nispa-context", "default", True),
+        ("nispa-replay", "default", False),
+    ):
+        found = resolve(method, preset, "efmnist", (1, 28, 28))
         assert found.config.stop_when_full is expected  # type: ignore[attr-defined]
+        saved = found.as_json()
+        again = settings_of(method, preset, saved["network"], saved["method"])
+        assert again == found
+        del saved["method"]["stop_when_full"]
+        older = settings_of(method, preset, saved["network"], saved["method"])
+        assert older.config.stop_when_full is False  # type: ignore[attr-defined]

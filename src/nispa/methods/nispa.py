@@ -27,6 +27,7 @@ the preset ``paper`` chooses the published behaviour:
   to their layer, and the next rewiring tries again.
 - ``refill``, ``unit_share``, ``settle_epochs``, ``settle_fresh`` and ``drop_errors`` are not in the
   paper. They are off unless set or derived from the data; docs/defaults.md says what each does.
+- ``stop_when_full``: there, a task that no plastic unit can help goes on until the schedule ends.
 - ``growth=gradient`` and ``drop_share`` are not in it either: dynamic sparse training within the
   plastic part (grow.py). They are off unless set.
 - ``mask``, ``fan``, ``init``, ``bias`` of the network: see models.py.
@@ -120,7 +121,7 @@ class NispaConfig(DynamicConfig, MethodConfig):
         le=1,
     )
     stop_when_full: bool = setting(
-        False,
+        True,
         "a task that finds no plastic unit it could use ends after min_phases and one more, since "
         "rewiring has nothing to move",
     )

@@ -77,6 +77,11 @@ class NispaReplayConfig(NispaConfig):
         False,
         "draw plastic weights again after each task, except those into outputs of seen classes",
     )
+    stop_when_full: bool = setting(
+        False,
+        "a task that finds no plastic unit it could use ends after min_phases and one more; the "
+        "outputs of all tasks could still learn",
+    )
     memory: int = setting(
         1000,
         "samples kept, of all tasks together",

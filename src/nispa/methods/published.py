@@ -80,7 +80,6 @@ def _nispa(
         "learning_rate": learning_rate,
         "batch_size": batch_size,
         "accuracy_drop": accuracy_drop,
-        "stop_when_full": True,
     }
     return {"nispa": values, "nispa-context": {**values, **context}}
 
@@ -335,11 +334,15 @@ class Tuning:
 
 
 TUNED: dict[tuple[str, str], Tuning] = {
-    **{
-        (data, method): Tuning({"gain": 0.5}, {"optimiser": "adamw", "weight_decay": 0.1})
-        for data in ("efmnist", "mnist")
-        for method in ("nispa", "nispa-context")
-    },
+    ("efmnist", "nispa"): Tuning({"gain": 0.5}, {"optimiser": "adamw", "weight_decay": 0.1}),
+    ("efmnist", "nispa-context"): Tuning(
+        {"gain": 0.5}, {"optimiser": "adamw", "weight_decay": 0.1}
+    ),
+    ("mnist", "nispa"): Tuning({"gain": 0.5}, {"optimiser": "adamw", "weight_decay": 0.1}),
+    ("mnist", "nispa-context"): Tuning(
+        {"gain": 0.5},
+        {"optimiser": "adamw", "weight_decay": 0.1, "unit_share": 0.25},
+    ),
     ("mnist", "nispa-replay"): Tuning(
         {},
         {
