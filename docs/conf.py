@@ -24,7 +24,7 @@ def _all(folder: str) -> list[str]:
 
 def _methods() -> list[str]:
     """NISPA's pages, then those of the other methods by name."""
-    first = ["docs/methods/nispa", "docs/methods/nispa-replay"]
+    first = [f"docs/methods/{name}" for name in ("nispa", "nispa-replay", "nispa-context")]
     return first + [page for page in _all("methods") if page not in first]
 
 

@@ -289,7 +289,11 @@ KINDS: tuple[Kind, ...] = (
     *(
         Kind(f"network of {name}", _network(name), _read_network, exact=True)
         for name in METHODS
-        if name in ("nispa", "ewc", "er", "packnet", "nispa-replay", "wsn", "supsup", "cbp", "redo")
+        if name
+        in (
+            *("nispa", "nispa-replay", "nispa-context", "ewc", "er"),
+            *("packnet", "wsn", "supsup", "cbp", "redo"),
+        )
     ),
     Kind("checkpoint in a fit", _checkpoint(False), _read_checkpoint, exact=True),
     Kind("checkpoint of a whole fit", _checkpoint(True), _read_checkpoint, exact=True),

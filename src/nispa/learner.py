@@ -225,6 +225,28 @@ class Learner:
             warnings.warn(text, stacklevel=2)
         return report
 
+    def forget(self, task: SupportsIndex, *, dry_run: bool = False) -> dict[str, int]:
+        """Gives up a task on purpose, so that units it alone needs can learn something else.
+
+        Every other task predicts exactly what it did. The task keeps its number, but can no longer
+        be predicted; its outputs stay taken.
+
+        Args:
+            task: The task, counted from 0.
+            dry_run: Whether only to say how many units that would be.
+
+        Returns:
+            How many units of each layer become plastic.
+
+        Raises:
+            ConfigError: The method cannot forget a task on purpose; ``nispa`` can.
+            NotLearnedError: The task has not been learned, or was forgotten.
+        """
+        info = self._task(task)
+        assert info is not None
+        with usual_modes():
+            return self.method.forget(info, dry_run=dry_run)
+
     def predict(
         self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
     ) -> NDArray[Any]:

@@ -13,6 +13,8 @@ from nispa.mechanism.grow import (
     grow,
     growth_rule,
     growth_values,
+    needs_gradients,
+    smallest,
 )
 from nispa.network.topology import ConnectionLayer
 from tests.mechanism.drawing import drawn, units
@@ -75,6 +77,34 @@ def test_progressive_goes_from_all_stable_to_half_of_each() -> None:
 def test_progressive_shares(depth: float, stable: float, plastic: float) -> None:
     wishes = growth_rule("progressive")(depth)
     assert wishes == (Wish(stable, "stable"), Wish(plastic, "plastic"))
+
+
+# Sizes of gradients. The largest belong to a live connection and to those into a kept target.
+SIZES = torch.tensor([[9.0, 9.0, 9.0, 9.0], [8.0, 1.0, 5.0, 0.0], [2.0, 5.0, 3.0, 7.0]])
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, [11]), (2, [11, 6]), (3, [11, 6, 9]), (5, [11, 6, 9, 10, 8])]
+)
+def test_gradient_grows_where_the_loss_asks_for_it_most(count: int, expected: list[int]) -> None:
+    wishes = growth_rule("gradient")(0.5)
+    found = grow(LAYER, PATTERN, SOURCES, TARGETS, count, wishes, seeded(), SIZES)
+    assert found.tolist() == expected  # of 6 and 9, which are equal, the first
+
+
+def test_only_gradient_asks_for_gradients() -> None:
+    assert [name for name in GROWTH_RULES if needs_gradients(growth_rule(name))] == ["gradient"]
+    wishes = growth_rule("full")(0.5)
+    with_sizes = grow(LAYER, PATTERN, SOURCES, TARGETS, 4, wishes, seeded(), SIZES)
+    assert sorted(with_sizes.tolist()) == grown("full", 4)
+
+
+def test_the_smallest_are_a_share_rounded_down() -> None:
+    allowed = drawn("....", "xxxx", "x...")
+    assert smallest(SIZES, allowed, 0.0).tolist() == []
+    assert smallest(SIZES, allowed, 0.39).tolist() == [7]
+    assert smallest(SIZES, allowed, 0.4).tolist() == [7, 5]
+    assert smallest(SIZES, allowed, 1.0).tolist() == [7, 5, 8, 6, 4]
 
 
 @pytest.mark.parametrize("rule", GROWTH_RULES)

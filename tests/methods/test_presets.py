@@ -114,6 +114,7 @@ PAPER_BEHAVIOUR = {
     "demote_unsupported": False,
     "revive_with_growth": False,
     "carry_over": False,
+    "stop_when_full": False,
 }
 CORRECT_BEHAVIOUR = {
     "mask": "exact",
@@ -125,6 +126,7 @@ CORRECT_BEHAVIOUR = {
     "demote_unsupported": True,
     "revive_with_growth": True,
     "carry_over": True,
+    "stop_when_full": True,
 }
 
 
@@ -257,7 +259,13 @@ def test_resolving_leaves_the_tables_alone() -> None:
             ConfigError,
             "'patience' is a setting of .*finetune, .*joint, .*stl, stl-iso, .*not of this method",
         ),
-        ("stl", "paper", {"a_f": 1}, ConfigError, "'a_f' is a setting of nispa, nispa-replay, not"),
+        (
+            "stl",
+            "paper",
+            {"a_f": 1},
+            ConfigError,
+            "'a_f' is a setting of nispa, nispa-context, nispa-replay, not",
+        ),
         ("nispa", "paper", {"density": 1.3}, ConfigError, "density=1.3 must be"),
         (
             "nispa",

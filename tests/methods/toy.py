@@ -84,6 +84,7 @@ MEMORY: dict[str, object] = {"epochs": 20, "memory": 24}
 DRAWN: dict[str, object] = {**MEMORY, "memory_batch": 8}
 FAST: dict[str, dict[str, object]] = {
     "nispa": PHASES,
+    "nispa-context": PHASES,
     **{key: {"epochs": 20, "strength": 1.0} for key in ("ewc", "ewc-online", "si")},
     **{key: {"epochs": 20, "strength": 0.01} for key in ("l2", "mas")},
     "hat": {"epochs": 20, "learning_rate": 0.2, "strength": 0.1, "rate_patience": None},

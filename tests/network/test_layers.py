@@ -213,6 +213,31 @@ def test_freezing_keeps_every_value_and_every_output_bit(kind: str, dtype: torch
     assert not layer(x).requires_grad
 
 
+@KINDS
+def test_thawing_takes_back_what_was_frozen_and_keeps_every_bit(kind: str) -> None:
+    layer = random_layer(kind, 0.6, 0.0)
+    x = images_for(layer)
+    weight, bias, output = layer.dense_weight(), layer.dense_bias(), layer(x)
+    layer.freeze(torch.ones(layer.shape, dtype=torch.bool), torch.ones(5, dtype=torch.bool))
+    rows = torch.tensor([True, False, True, False, True])
+    before = layer.changes
+    layer.thaw(rows[:, None].expand(layer.shape), rows)
+    assert layer.changes > before
+    assert torch.equal(layer.dense_weight(), weight)
+    assert torch.equal(layer.dense_bias(), bias)
+    assert torch.equal(layer(x), output)
+    assert torch.equal(layer.frozen, layer.pattern & ~rows[:, None])
+    assert layer.frozen_bias_index.tolist() == [1, 3]
+    assert layer.bias_index.tolist() == [0, 2, 4]
+    assert layer.plastic_index.tolist() == sorted(layer.plastic_index.tolist())
+    layer.thaw(rows[:, None].expand(layer.shape), rows)  # plastic ones are ignored
+    assert layer.frozen_bias_index.tolist() == [1, 3]
+    train(layer, OPTIMISERS[0])
+    moved = layer.pattern & rows[:, None]
+    assert (layer.dense_weight()[moved] != weight[moved]).all()
+    assert torch.equal(layer.dense_weight()[~moved], weight[~moved])
+
+
 def test_freezing_ignores_dead_and_frozen_connections() -> None:
     layer = by_hand()
     layer.freeze(torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, dtype=torch.bool))

@@ -6,7 +6,8 @@ candidates of the task being learned. Layer by layer:
 1. every live connection from a plastic into a kept unit is dropped;
 2. a plastic unit that no longer feeds anything gets one connection into a plastic unit, as long as
    dropped connections are left to grow;
-3. the others grow at random among the absent connections into plastic units.
+3. the others grow among the absent connections into plastic units, at random or where the loss
+   asks for them, as the growth rule says.
 
 So live + ungrown connections are constant. A connection stays ungrown only if nothing absent is
 left to grow; it is reported, and may be carried over to the next rewiring.
@@ -66,6 +67,7 @@ def rewire(
     *,
     owed: Mapping[str, int] | None = None,
     refill: UnitSets | None = None,
+    sizes: Patterns | None = None,
     generator: torch.Generator,
 ) -> dict[str, Rewiring]:
     """One rewiring of the whole network.
@@ -79,6 +81,7 @@ def rewire(
         owed: Connections per layer that an earlier rewiring could not place.
         refill: The kept units that get back as many connections as they lose, per group,
             ``(units,)`` bool. None of them may be stable. None: no unit gets any back.
+        sizes: Size of the gradient by each connection of each layer, for a rule that asks for it.
         generator: Source of randomness.
 
     Returns:
@@ -117,6 +120,7 @@ def rewire(
             left,
             rule(depth),
             generator,
+            None if sizes is None else sizes[layer.name],
         )
         after[layer.name].view(-1)[grown] = True
         changes[layer.name] = Rewiring(

@@ -21,6 +21,7 @@ from nispa.methods.joint import Joint
 from nispa.methods.l2 import L2
 from nispa.methods.mas import Mas
 from nispa.methods.nispa import Nispa
+from nispa.methods.nispa_context import NispaContext
 from nispa.methods.nispa_replay import NispaReplay
 from nispa.methods.packnet import PackNet
 from nispa.methods.piggyback import Piggyback
@@ -32,7 +33,7 @@ from nispa.methods.stl_iso import StlIso
 from nispa.methods.supsup import SupSup
 from nispa.methods.wsn import Wsn
 
-_NISPA = (Nispa, NispaReplay)
+_NISPA = (Nispa, NispaReplay, NispaContext)
 _STRUCTURAL = (Clnp, PackNet, Wsn, Piggyback, SupSup, Hat)
 _REGULARISED = (L2, Ewc, EwcOnline, Si, Mas)
 _REPLAY = (Rehearsal, Er, Der, Derpp, AGem, Gem, ICarl, Fdr)

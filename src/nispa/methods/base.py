@@ -103,6 +103,7 @@ def derive(
     task: Task,
     earlier: Sequence[TaskInfo],
     rehearses: bool = False,
+    own_heads: bool = False,
 ) -> dict[str, Any]:
     """The values of the settings that follow the data of ``task``.
 
@@ -113,6 +114,7 @@ def derive(
         task: The task.
         earlier: The tasks learned before it.
         rehearses: See :class:`Method`; earlier tasks are assumed to be as large as this one.
+        own_heads: See :class:`Method`.
     """
     seen = {label for info in earlier for label in info.classes}
     facts = Facts(
@@ -121,7 +123,7 @@ def derive(
         outputs=problem.outputs - len(seen),
         optimiser=config.optimiser,
         kind=network.architecture,
-        incremental=config.incremental,
+        incremental="task" if own_heads else config.incremental,
         k=getattr(config, "k", PUBLISHED_K),
     )
     return {name: RULES[name](facts) for name in config.derived}
@@ -145,6 +147,7 @@ class Method(ABC):
         works_on: The networks that it works on.
         published: Who published it, and where; empty if nobody did.
         rehearses: Whether an epoch covers the images of all tasks so far, not only the new one's.
+        own_heads: Whether a task's outputs learn by themselves, whatever ``incremental`` says.
         cache_bytes: Memory for prepared data of one task; it changes the time, no number.
         network: The network, of methods that carry one.
     """
@@ -159,6 +162,7 @@ class Method(ABC):
     works_on: ClassVar[str] = "every architecture"
     published: ClassVar[str] = ""
     rehearses: ClassVar[bool] = False
+    own_heads: ClassVar[bool] = False
     network: SparseNetwork
 
     def __init__(
@@ -251,7 +255,13 @@ class Method(ABC):
         """
         self.check(task, self.learned)
         values = derive(
-            self.given, self.network_config, self.problem, task, self.learned, self.rehearses
+            self.given,
+            self.network_config,
+            self.problem,
+            task,
+            self.learned,
+            self.rehearses,
+            self.own_heads,
         )
         self.config = replace(self.given, **values) if values else self.given
         if not self.learned:  # learning may have made paths since, or cut them
@@ -313,6 +323,23 @@ class Method(ABC):
             network.prepare(train, for_train),
             network.prepare(validation, self.cache_bytes - for_train),
         )
+
+    def forget(self, task: TaskInfo, *, dry_run: bool = False) -> dict[str, int]:
+        """Gives back the units that a learned task alone needs; the task is then unknown.
+
+        Args:
+            task: The task.
+            dry_run: Changes nothing.
+
+        Returns:
+            How many units of each hidden group that are.
+
+        Raises:
+            ConfigError: This method cannot.
+            NotLearnedError: The task is not known.
+        """
+        del task, dry_run
+        raise ConfigError(f"method '{self.name}' cannot forget a task on purpose; nispa can")
 
     # Prediction.
 

@@ -27,6 +27,9 @@ the preset ``paper`` chooses the published behaviour:
   to their layer, and the next rewiring tries again.
 - ``refill``, ``unit_share``, ``settle_epochs``, ``settle_fresh`` and ``drop_errors`` are not in the
   paper. They are off unless set or derived from the data; docs/defaults.md says what each does.
+- ``stop_when_full``: there, a task that no plastic unit can help goes on until the schedule ends.
+- ``growth=gradient`` and ``drop_share`` are not in it either: dynamic sparse training within the
+  plastic part (grow.py). They are off unless set.
 - ``mask``, ``fan``, ``init``, ``bias`` of the network: see models.py.
 Where a channel feeds a flattened Linear layer, the published code looks at one of its features when
 it revives units or grows from stable or plastic units only; here it is always the whole block.
@@ -38,7 +41,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -48,8 +51,15 @@ from torch.nn import functional
 from nispa.base.config import setting, settings
 from nispa.base.seeding import derive, stream
 from nispa.data.tasks import Task
-from nispa.mechanism.grow import GROWTH_RULES, PUBLISHED_NAMES, growth_rule, growth_values
+from nispa.mechanism.grow import (
+    GROWTH_RULES,
+    PUBLISHED_NAMES,
+    growth_rule,
+    growth_values,
+    needs_gradients,
+)
 from nispa.mechanism.rewire import Rewiring, rewire
+from nispa.mechanism.room import has_room
 from nispa.mechanism.schedule import SCHEDULES, TAU_MIN, check_schedule, tau
 from nispa.mechanism.select import select_candidates, supported
 from nispa.methods.base import (
@@ -57,18 +67,19 @@ from nispa.methods.base import (
     Fitting,
     Learning,
     LearnReport,
-    Method,
     MethodConfig,
     Part,
     PhaseEnd,
     PhaseStart,
 )
 from nispa.methods.epochs import Keep
+from nispa.methods.forgetting import ForgetsOnPurpose
+from nispa.methods.growth import DynamicConfig, drop_smallest, gradient_sizes
 from nispa.methods.parts import Network, OwedConnections, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
 from nispa.network.models import DataSet, SparseNetwork
 from nispa.network.operations import purpose
-from nispa.network.topology import Topology, UnitSets
+from nispa.network.topology import Patterns, Topology, UnitSets
 from nispa.training.fit import (
     EVALUATION_BATCH,
     ClassMask,
@@ -86,7 +97,7 @@ FEW_IMAGES = 200
 
 
 @settings
-class NispaConfig(MethodConfig):
+class NispaConfig(DynamicConfig, MethodConfig):
     """Settings of NISPA, named as in the paper where the paper names them."""
 
     epochs_per_phase: int = setting(
@@ -108,6 +119,11 @@ class NispaConfig(MethodConfig):
         "0 never ends it so",
         ge=0,
         le=1,
+    )
+    stop_when_full: bool = setting(
+        True,
+        "a task that finds no plastic unit it could use ends after min_phases and one more, since "
+        "rewiring has nothing to move",
     )
     keep: Keep = setting(
         "best", "the epoch a phase ends with: best on the validation images, or the last"
@@ -200,7 +216,8 @@ class Phases:
         validation: Its validation images.
         step: From the number of a phase (from 1) and its optimiser to one update.
         validate: Returns the accuracy that chooses an epoch and ends the task.
-        rewire: Drops and grows connections, given the units to keep and a source of randomness.
+        rewire: Drops and grows connections, given the units to keep, a source of randomness, and
+            the sizes of gradients if the growth rule asks for them.
         restart: Draws plastic values again, given a seed.
     """
 
@@ -210,11 +227,11 @@ class Phases:
     validation: DataSet
     step: Callable[[int, torch.optim.Optimizer], Step]
     validate: Callable[[], float | None]
-    rewire: Callable[[UnitSets, torch.Generator], dict[str, Rewiring]]
+    rewire: Callable[[UnitSets, torch.Generator, Patterns | None], dict[str, Rewiring]]
     restart: Callable[[int], None]
 
 
-class Nispa(Method):
+class Nispa(ForgetsOnPurpose):
     """Task-incremental NISPA.
 
     Attributes:
@@ -288,7 +305,7 @@ class Nispa(Method):
             reached = _Outcome(result.accuracy, self._right(phases))
             stop = self._reason_to_stop(t, tau_t, reached, best, kept)
             if stop:
-                if stop == "unit_share":  # this phase is good: nothing to return to
+                if stop in ("unit_share", "full"):  # this phase is good: nothing to return to
                     previous = _Phase(copied(self.network), kept, dict(self.owed), tau_kept)
                 yield PhaseEnd(t, result.accuracy, time.perf_counter() - started)
                 break
@@ -297,7 +314,14 @@ class Nispa(Method):
             previous = _Phase(copied(self.network), kept, dict(self.owed), tau_kept)
 
             kept, tau_kept = self._select(train, task.classes, tau_t), tau_t
-            changes = phases.rewire(kept, stream(self.seed, "growth", task.index, t))
+            sizes = None
+            if needs_gradients(growth_rule(self.config.growth)):
+                loss, images = self.loss(phases.classes), self.config.gradient_images
+                drawn = stream(self.seed, "growth images", task.index, t)
+                sizes = gradient_sizes(
+                    self.network, task.train.to(self.device), loss, images, drawn
+                )
+            changes = phases.rewire(kept, stream(self.seed, "growth", task.index, t), sizes)
             yield PhaseEnd(
                 t,
                 result.accuracy,
@@ -374,6 +398,8 @@ class Nispa(Method):
                 return "accuracy_drop"
             if self.config.unit_share and self._within_share(kept):
                 return "unit_share"
+            if self.config.stop_when_full and not has_room(self.topology, self.stable):
+                return "full"
         if tau_t <= self.config.tau_min:
             return "schedule_end"
         return "max_phases" if t == self.config.max_phases else ""
@@ -405,8 +431,12 @@ class Nispa(Method):
             kept = supported(self.topology, self.network.patterns(), self.stable, kept)
         return kept
 
-    def rewire(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
+    def rewire(
+        self, kept: UnitSets, generator: torch.Generator, sizes: Patterns | None = None
+    ) -> dict[str, Rewiring]:
         """Drops connections from plastic into kept units and grows as many elsewhere."""
+        small = drop_smallest(self.network, kept, self.config.drop_share)
+        owed = {name: number + small[name] for name, number in self.owed.items()}
         patterns = self.network.patterns()
         rule = growth_rule(self.config.growth)
         candidates = {name: units & ~self.stable[name] for name, units in kept.items()}
@@ -415,7 +445,8 @@ class Nispa(Method):
             patterns,
             kept,
             rule,
-            owed=self.owed,
+            owed=owed,
+            sizes=sizes,
             refill=candidates if self.config.refill else None,
             generator=generator,
         )
@@ -435,6 +466,7 @@ class Nispa(Method):
                 torch.cat(values),
             )
             self.owed[name] = change.ungrown if self.config.carry_over else 0
+            changes[name] = replace(change, dropped=change.dropped + small[name])
         return changes
 
     @property

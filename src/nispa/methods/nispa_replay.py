@@ -47,14 +47,14 @@ from nispa.base.seeding import stream
 from nispa.data.tasks import Task, TaskInfo
 from nispa.mechanism.grow import choose, growth_values
 from nispa.mechanism.rewire import Rewiring
-from nispa.methods.base import Incremental, Learning
+from nispa.methods.base import Incremental, Learning, Method
 from nispa.methods.epochs import Keep
 from nispa.methods.nispa import Nispa, NispaConfig, Phases
 from nispa.methods.parts import SampleMemory
 from nispa.methods.replay import check_size
 from nispa.methods.stable import freeze_stable
 from nispa.network.models import DataSet
-from nispa.network.topology import UnitSets, complement, live_between, source_columns
+from nispa.network.topology import Patterns, UnitSets, complement, live_between, source_columns
 from nispa.training.fit import (
     EVALUATION_BATCH,
     Batch,
@@ -76,6 +76,11 @@ class NispaReplayConfig(NispaConfig):
     restart: bool = setting(
         False,
         "draw plastic weights again after each task, except those into outputs of seen classes",
+    )
+    stop_when_full: bool = setting(
+        False,
+        "a task that finds no plastic unit it could use ends after min_phases and one more; the "
+        "outputs of all tasks could still learn",
     )
     memory: int = setting(
         1000,
@@ -112,6 +117,7 @@ class NispaReplay(Nispa):
     config_class = NispaReplayConfig
     carries = (*Nispa.carries, SampleMemory())
     incremental = ("class",)
+    forget = Method.forget  # the memory and the outputs of other tasks know the task, too
     config: NispaReplayConfig
     memory: Memory
 
@@ -183,14 +189,16 @@ class NispaReplay(Nispa):
         old, fresh = len(self.classes_seen), len(task.classes)
         return (old * right / len(self.memory) + fresh * new) / (old + fresh)
 
-    def rewire_outputs(self, kept: UnitSets, generator: torch.Generator) -> dict[str, Rewiring]:
+    def rewire_outputs(
+        self, kept: UnitSets, generator: torch.Generator, sizes: Patterns | None = None
+    ) -> dict[str, Rewiring]:
         """Rewires the network; connections that a kept output loses grow into that output again.
 
         Each kept output is brought up to its share of the layer's connections, as far as there are
         stable units and candidates that it does not read yet. What finds no place is owed.
         """
         outputs = self._regrow_outputs(kept, generator)
-        changes = self.rewire(kept, generator)
+        changes = self.rewire(kept, generator, sizes)
         for name, change in outputs.items():
             self.owed[name] = change.ungrown if self.config.carry_over else 0
         return changes | outputs

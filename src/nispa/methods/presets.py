@@ -112,6 +112,8 @@ def settings_of(method: str, preset: str, network: Values, config: Values) -> Se
     known = {
         name: value for name, value in config.items() if value is not None or name not in names
     }
+    if "stop_when_full" in {field.name for field in describe(config_class)}:
+        known = {"stop_when_full": False, **known}  # as before there was such a setting
     # Files from before `pool_to` hold networks that never pooled their maps.
     shape = plain({"pool_to": UNPOOLED, **network})
     return Settings(method, preset, build(NetworkConfig, shape), build(config_class, plain(known)))

@@ -40,6 +40,19 @@ def freeze_stable(network: SparseNetwork, stable: UnitSets, *, outputs: bool = T
             layer.freeze(between[name], stable[layer.spec.target])
 
 
+def thaw_units(network: SparseNetwork, units: UnitSets) -> None:
+    """Makes plastic what :func:`freeze_stable` froze of units: what they read, and their biases.
+
+    Args:
+        network: The network.
+        units: Units per group, ``(units,)`` bool, from which no live connection leads to a unit
+            that stays stable.
+    """
+    for layer in network.layers.values():
+        rows = units[layer.spec.target]
+        layer.thaw(rows.unsqueeze(1).expand(layer.shape), rows)
+
+
 def is_frozen(network: SparseNetwork, stable: UnitSets) -> bool:
     """Whether no plastic unit feeds a stable one, and exactly what stable units need is frozen."""
     topology, patterns = network.topology, network.patterns()

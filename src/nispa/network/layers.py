@@ -203,6 +203,32 @@ class SparseLayer(nn.Module):
         self.changes += 1
 
     @torch.no_grad()
+    def thaw(self, connections: Tensor, biases: Tensor) -> None:
+        """Turns frozen values into plastic ones without changing a bit of them.
+
+        Args:
+            connections: Which connections, ``(target, source * block)`` bool; dead and plastic ones
+                are ignored.
+            biases: Which target units' biases, ``(target,)`` bool.
+        """
+        device = self.weight.device
+        chosen = connections.flatten()[self.frozen_index.cpu()].to(device)
+        index = torch.cat([self.plastic_index, self.frozen_index[chosen]])
+        values = torch.cat([self.weight, self.frozen_weight[chosen]])
+        self.frozen_weight = self.frozen_weight[~chosen]
+        self.frozen_index = self.frozen_index[~chosen]
+        self._set_plastic(index, values)
+
+        chosen = biases[self.frozen_bias_index.cpu()].to(device)
+        index = torch.cat([self.bias_index, self.frozen_bias_index[chosen]])
+        order = index.argsort()
+        self.bias = nn.Parameter(torch.cat([self.bias, self.frozen_bias[chosen]])[order].clone())
+        self.bias_index = index[order]
+        self.frozen_bias = self.frozen_bias[~chosen]
+        self.frozen_bias_index = self.frozen_bias_index[~chosen]
+        self.changes += 1
+
+    @torch.no_grad()
     def restart_plastic(self, weight: Tensor, bias: Tensor) -> None:
         """Replaces every plastic value.
 

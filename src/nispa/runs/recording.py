@@ -98,9 +98,17 @@ def _derived(scenario: Scenario, settings: Settings) -> tuple[dict[str, Any], ..
         return ()
     problem = Problem(scenario.input_shape, scenario.outputs, len(scenario.tasks))
     infos = [task.info for task in scenario.tasks]
-    rehearses = settings.method_class.rehearses
+    method = settings.method_class
     return tuple(
-        derive(settings.config, settings.network, problem, task, infos[: task.index], rehearses)
+        derive(
+            settings.config,
+            settings.network,
+            problem,
+            task,
+            infos[: task.index],
+            method.rehearses,
+            method.own_heads,
+        )
         for task in scenario.tasks
     )
 

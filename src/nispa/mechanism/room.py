@@ -1,0 +1,57 @@
+"""What a full network can still do, and which units a task alone needs.
+
+A unit is *needed* by outputs if a live path leads from it to one of them. Stable units never read
+plastic ones, so what a task computes depends on needed units alone: those that no other task needs
+can be given back, and the other tasks compute what they did.
+
+Plastic units help a new task only if they can reach its outputs through plastic units, for no new
+connection enters a stable one. Where none can, rewiring has nothing to move.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nispa.network.topology import Patterns, Topology, UnitSets, column_units
+
+
+def needed(topology: Topology, patterns: Patterns, outputs: Tensor) -> dict[str, Tensor]:
+    """The units from which live paths lead to outputs, and these.
+
+    Args:
+        topology: The network's structure.
+        patterns: Live connections per layer, ``(target, source * block)`` bool.
+        outputs: The outputs, ``(outputs,)`` bool.
+
+    Returns:
+        Units per group, ``(units,)`` bool.
+    """
+    found = {group.name: torch.zeros(group.size, dtype=torch.bool) for group in topology.groups} | {
+        topology.output.name: outputs.clone()
+    }
+    changed = True
+    while changed:  # a group may feed itself
+        changed = False
+        for layer in reversed(topology.layers):
+            reads = column_units(layer, patterns[layer.name][found[layer.target]].any(0))
+            if bool((reads & ~found[layer.source]).any()):
+                found[layer.source] = found[layer.source] | reads
+                changed = True
+    return found
+
+
+def has_room(topology: Topology, stable: UnitSets) -> bool:
+    """Whether a plastic hidden unit could reach new outputs, through plastic units alone."""
+    usable = {topology.output.name}
+    changed = True
+    while changed:
+        changed = False
+        for layer in topology.layers:
+            plastic = topology.group(layer.source).role == "hidden" and not bool(
+                stable[layer.source].all()
+            )
+            if layer.target in usable and plastic and layer.source not in usable:
+                usable.add(layer.source)
+                changed = True
+    return len(usable) > 1
