@@ -75,7 +75,7 @@ def _found_units(model: nn.Module, example: Any, classes: int | None) -> UnitGra
     try:
         inputs = walk.run(program.graph, parameters, buffers)
         logits = walk.result(_logits_node(program))
-        return assemble(walk.ids, walk.found, inputs, logits[0])
+        return assemble(walk.ids, walk.found, inputs, logits[0], SAMPLES)
     except Refused as refused:
         raise GraphError(f"this module's units cannot be told apart: {refused}") from None
 

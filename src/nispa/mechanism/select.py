@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nispa.network.topology import Patterns, Topology, UnitSets, column_units, source_columns
+from nispa.network.topology import Patterns, Topology, UnitSets
 
 
 def most_active(activity: Tensor, tau: float) -> Tensor:
@@ -73,14 +73,14 @@ def supported(
     while changed:
         changed = False
         for layer in topology.layers:
-            if layer.target == output:
+            if output in layer.targets:
                 continue
-            columns = source_columns(layer, kept[layer.source])
-            fed = (patterns[layer.name] & columns.unsqueeze(0)).any(dim=1)
-            grown = kept[layer.target] | (candidates[layer.target] & fed)
-            if not torch.equal(grown, kept[layer.target]):
-                kept[layer.target] = grown
-                changed = True
+            rows = (patterns[layer.name] & layer.columns_in(kept).unsqueeze(0)).any(dim=1)
+            for name, fed in layer.units_fed(rows).items():
+                grown = kept[name] | (candidates[name] & fed)
+                if not torch.equal(grown, kept[name]):
+                    kept[name] = grown
+                    changed = True
     return kept
 
 
@@ -90,6 +90,6 @@ def without_outgoing(topology: Topology, patterns: Patterns, units: UnitSets) ->
     for group in topology.hidden:
         busy = torch.zeros(group.size, dtype=torch.bool)
         for layer in topology.readers(group.name):
-            busy |= column_units(layer, patterns[layer.name].any(dim=0))
+            busy |= layer.units_heard(patterns[layer.name].any(dim=0))[group.name]
         silent[group.name] = units[group.name] & ~busy
     return silent

@@ -173,14 +173,15 @@ class PackNet(TaskNetworks):
 
     def _claim(self, task: Task) -> None:
         """Freezes the connections that the task trained and makes it their owner."""
-        layers, output = self.network.layers, self.network.topology.output
+        network, output = self.network, self.network.topology.output
+        layers, hidden = network.layers, hidden_layers(network)
         outputs = torch.zeros(output.size, dtype=torch.bool)
         outputs[list(task.classes)] = True
         before = {name: layer.frozen_index.cpu() for name, layer in layers.items()}
-        for layer in layers.values():
+        for name, layer in layers.items():
             # Of the head the task's rows only: other outputs belong to later tasks.
             every = torch.ones(layer.shape[0], dtype=torch.bool)
-            rows = every if layer.spec.target != output.name else outputs
+            rows = every if name in hidden else outputs
             layer.freeze(rows.unsqueeze(1).expand(layer.shape), rows)
         now = {name: layer.frozen_index.cpu() for name, layer in layers.items()}
         self.owners.claim(task.index, before, now)

@@ -36,8 +36,8 @@ def freeze_stable(network: SparseNetwork, stable: UnitSets, *, outputs: bool = T
     """
     between = live_between(network.topology, network.patterns(), stable, stable)
     for name, layer in network.layers.items():
-        if outputs or layer.spec.target != network.topology.output.name:
-            layer.freeze(between[name], stable[layer.spec.target])
+        if outputs or network.topology.output.name not in layer.spec.targets:
+            layer.freeze(between[name], layer.spec.rows_in(stable))
 
 
 def is_frozen(network: SparseNetwork, stable: UnitSets) -> bool:
@@ -48,8 +48,11 @@ def is_frozen(network: SparseNetwork, stable: UnitSets) -> bool:
     return all(
         not bool(foreign[name].any())
         and torch.equal(layer.frozen, between[name])
-        and torch.equal(
-            layer.frozen_bias_index.cpu(), stable[layer.spec.target].nonzero().squeeze(1)
+        and (
+            not layer.biases
+            or torch.equal(
+                layer.frozen_bias_index.cpu(), layer.spec.rows_in(stable).nonzero().squeeze(1)
+            )
         )
         for name, layer in network.layers.items()
     )

@@ -337,13 +337,13 @@ class SparseNetwork(nn.Module):
     def live_count(self) -> int:
         """Number of live weights and biases."""
         return sum(
-            layer.live_count * layer.weights_each + layer.shape[0] for layer in self.layers.values()
+            layer.live_count * layer.weights_each + layer.biases for layer in self.layers.values()
         )
 
     def position_count(self) -> int:
         """Number of weights and biases a dense network of this shape would have."""
         return sum(
-            layer.position_count * layer.weights_each + layer.shape[0]
+            layer.position_count * layer.weights_each + layer.biases
             for layer in self.layers.values()
         )
 
