@@ -9,6 +9,8 @@ earlier tasks rely on it.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,7 @@ def most_active(activity: Tensor, tau: float) -> Tensor:
 
 
 def select_candidates(
-    topology: Topology, activity: UnitSets, stable: UnitSets, tau: float
+    topology: Topology, activity: UnitSets, stable: UnitSets, tau: float, most: float = 1.0
 ) -> dict[str, Tensor]:
     """Candidates per hidden group (and no others), stable units included.
 
@@ -46,10 +48,18 @@ def select_candidates(
         activity: Total activation per hidden group, ``(units,)``.
         stable: Units that are already stable, per group, ``(units,)`` bool.
         tau: Share of each group's activation to capture.
+        most: Share of each group's units that may be candidates without being stable already, at
+            least one; the most active ones are. 1 sets no limit.
     """
     candidates = {name: units.clone() for name, units in stable.items()}
     for group in topology.hidden:
-        candidates[group.name] |= most_active(activity[group.name], tau)
+        active = activity[group.name]
+        picked = most_active(active, tau)
+        if most < 1.0:
+            new = (picked & ~stable[group.name]).nonzero().squeeze(1)
+            order = torch.argsort(active[new], descending=True, stable=True)
+            picked[new[order[max(1, math.floor(most * group.size)) :]]] = False
+        candidates[group.name] |= picked
     return candidates
 
 

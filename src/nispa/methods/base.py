@@ -40,6 +40,7 @@ from nispa.network.models import (
     DataSet,
     NetworkConfig,
     NetworkSpec,
+    OwnModel,
     SparseNetwork,
     restart_plastic,
 )
@@ -87,11 +88,13 @@ class Problem:
         input_shape: Channels, height and width of every image.
         outputs: Number of logits: one for each class of all tasks.
         tasks: How many tasks are planned; None if unknown.
+        model: The user's module to learn with, if there is one.
     """
 
     input_shape: tuple[int, int, int]
     outputs: int
     tasks: int | None = None
+    model: OwnModel | None = None
 
 
 def derive(
@@ -138,6 +141,7 @@ class Method(ABC):
         incremental: What tasks may add, see :data:`Incremental`.
         shares_classes: Whether it can learn a task with classes that it has seen before.
         task_agnostic: Whether it can predict without being told the task.
+        any_network: Whether it works on networks of any module, or on those built by hand alone.
         rehearses: Whether an epoch covers the images of all tasks so far, not only the new one's.
         cache_bytes: Memory for prepared data of one task; it changes the time, no number.
         network: The network, of methods that carry one.
@@ -149,6 +153,7 @@ class Method(ABC):
     incremental: ClassVar[tuple[Incremental, ...]] = ("task",)
     shares_classes: ClassVar[bool] = True
     task_agnostic: ClassVar[bool] = True
+    any_network: ClassVar[bool] = False
     rehearses: ClassVar[bool] = False
     network: SparseNetwork
 
@@ -385,7 +390,7 @@ class Method(ABC):
 def network_spec(method: Method) -> NetworkSpec:
     """What the method's networks are drawn from, or loaded into."""
     problem = method.problem
-    return NetworkSpec(method.network_config, problem.input_shape, problem.outputs)
+    return NetworkSpec(method.network_config, problem.input_shape, problem.outputs, problem.model)
 
 
 def network_state(network: SparseNetwork, prefix: str = "network.") -> dict[str, Tensor]:

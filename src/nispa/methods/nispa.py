@@ -25,8 +25,9 @@ the preset ``paper`` chooses the published behaviour:
   starts like every grown one.
 - ``carry_over``: the published code loses the connections that find no place. Here they stay owed
   to their layer, and the next rewiring tries again.
-- ``refill``, ``unit_share``, ``settle_epochs``, ``settle_fresh`` and ``drop_errors`` are not in the
-  paper. They are off unless set or derived from the data; docs/defaults.md says what each does.
+- ``refill``, ``unit_share``, ``max_share_per_task``, ``settle_epochs``, ``settle_fresh`` and
+  ``drop_errors`` are not in the paper. They are off unless set or derived from the data;
+  docs/defaults.md says what each does.
 - ``mask``, ``fan``, ``init``, ``bias`` of the network: see models.py.
 Where a channel feeds a flattened Linear layer, the published code looks at one of its features when
 it revives units or grows from stable or plastic units only; here it is always the whole block.
@@ -107,6 +108,13 @@ class NispaConfig(MethodConfig):
         "a task ends once it keeps at most this share of the plastic units, averaged over layers; "
         "0 never ends it so",
         ge=0,
+        le=1,
+    )
+    max_share_per_task: float = setting(
+        1.0,
+        "share of each layer's units that one task may keep beside those of earlier tasks, where "
+        "many tasks must fit; 1 sets no limit",
+        gt=0,
         le=1,
     )
     keep: Keep = setting(
@@ -231,6 +239,7 @@ class Nispa(Method):
         OwedConnections("owed"),
     )
     shares_classes = False
+    any_network = True
     config: NispaConfig
     stable: dict[str, Tensor]
     owed: dict[str, int]
@@ -397,7 +406,9 @@ class Nispa(Method):
         """The units to keep from here on: stable ones, new candidates, outputs of seen classes."""
         self.network.eval()
         activity = self.network.activity(images for images, _ in train.batches(EVALUATION_BATCH))
-        candidates = select_candidates(self.topology, activity, self.stable, tau_t)
+        candidates = select_candidates(
+            self.topology, activity, self.stable, tau_t, self.config.max_share_per_task
+        )
         kept = with_outputs(self.topology, candidates, classes)
         if self.config.demote_unsupported:
             kept = supported(self.topology, self.network.patterns(), self.stable, kept)
@@ -433,6 +444,7 @@ class Nispa(Method):
                 torch.cat(values),
             )
             self.owed[name] = change.ungrown if self.config.carry_over else 0
+        self.network.settle(kept)
         return changes
 
     @property

@@ -25,6 +25,7 @@ class Stl(Method):
     config_class = KeepConfig
     carries = (TaskNetworks("networks"),)
     task_agnostic = False
+    any_network = True
     config: KeepConfig
     networks: dict[int, SparseNetwork]
 

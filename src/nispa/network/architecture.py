@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from nispa.base.config import describe, setting, settings
-from nispa.errors import ConfigError, unknown_name
+from nispa.errors import ConfigError, either, unknown_name
 from nispa.network.layers import SparseConv2d, SparseLinear, Units
 from nispa.network.sparse_network import SparseNetwork
 from nispa.network.topology import ConnectionLayer, Topology, UnitGroup
@@ -40,7 +40,7 @@ class Architecture(ABC):
         learning_rates: By optimiser, for data that no benchmark covers.
     """
 
-    name: ClassVar[str]
+    name: str
     config_class: ClassVar[type[ArchitectureSettings]]
     sizes: ClassVar[tuple[str, ...]]
     dense: ClassVar[frozenset[str]] = frozenset()
@@ -87,10 +87,16 @@ class ArchitectureSettings:
     """The choice of the architecture, with which the settings of every network begin."""
 
     architecture: str = setting(
-        "mlp", "fully connected, or convolutional", choices=lambda: ARCHITECTURES
+        "mlp", "the network; see nispa list models", choices=lambda: ARCHITECTURES
     )
 
     def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES and ":" in self.architecture:
+            raise ConfigError(
+                f"architecture={self.architecture} is a function of your own, which nothing "
+                "imports unasked; pass "
+                + either(f"model='{self.architecture}'", f"--model {self.architecture}")
+            )
         if self.architecture not in ARCHITECTURES:
             raise unknown_name("architecture", self.architecture, ARCHITECTURES)
 

@@ -114,8 +114,8 @@ class MappedLayer(ConnectionLayer):
         sizes: Units of each group that occurs.
     """
 
-    rows: UnitMap = UnitMap(())
-    columns: UnitMap = UnitMap(())
+    rows: UnitMap = field(default_factory=lambda: UnitMap(()))
+    columns: UnitMap = field(default_factory=lambda: UnitMap(()))
     sizes: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
