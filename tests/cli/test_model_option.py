@@ -43,7 +43,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_network_by_name(home: Path, capsys: Capture) -> None:
     data = write_npz(home / "tiny.npz")
-    what = ["run", "split", "--dataset", data, "--model", "resnet18", *QUICK]
+    what = ["run", "split", "--dataset", str(data), "--model", "resnet18", *QUICK]
     ended = call(capsys, *what, "--set=arguments=width=2", "--out", "run")
     assert (ended.code, ended.err) == (0, "")
     record = read_record(home / "run")
@@ -57,7 +57,7 @@ def test_a_network_by_name(home: Path, capsys: Capture) -> None:
 
 def test_a_function_of_the_users(home: Path, capsys: Capture) -> None:
     data = write_npz(home / "tiny.npz")
-    what = ["run", "split", "--dataset", data, *QUICK]
+    what = ["run", "split", "--dataset", str(data), *QUICK]
     ended = call(capsys, *what, "--model", "mymodel:build", "--out", "run")
     assert (ended.code, ended.err) == (0, "")
     del ARCHITECTURES["mymodel:build"]  # as in another process
@@ -87,7 +87,7 @@ def test_a_function_of_the_users(home: Path, capsys: Capture) -> None:
 )
 def test_what_is_refused(home: Path, capsys: Capture, given: list[str], said: str) -> None:
     data = write_npz(home / "tiny.npz")
-    ended = call(capsys, "run", "split", "--dataset", data, "--out", "run", *given)
+    ended = call(capsys, "run", "split", "--dataset", str(data), "--out", "run", *given)
     assert ended.code == 2
     assert said in ended.err
     assert ended.err.count("\n") == 1
