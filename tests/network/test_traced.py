@@ -358,3 +358,22 @@ def test_every_value_has_a_gradient() -> None:
     head = network.layers["head"].weight.grad
     assert head is not None
     assert head.any()
+
+
+class Named(nn.Module):
+    """Its parts are called as those of a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.values, self.head = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 2)
+        self.items = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head((self.keys(x) + self.values(x)).relu() * self.items)
+        return logits
+
+
+def test_names_are_free() -> None:
+    network = sparsify(Named(), torch.zeros(2, 3), density=1.0)
+    assert list(network.layers) == ["keys", "values", "head"]
+    assert {"weights.keys/.weight", "values.items/.value"} <= set(network.state_dict())

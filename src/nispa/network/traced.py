@@ -103,7 +103,7 @@ class TracedNetwork(SparseNetwork):
                     biases.setdefault(layer.bias, []).append((place, made))
         self.layers = {spec.name: self.layers[spec.name] for spec in self.topology.layers}
         for name, made in self.layers.items():
-            self.weights[name.replace(".", "/")] = made
+            self.weights[_key(name)] = made
         self._biases = {
             path: [made for _, made in sorted(parts, key=lambda part: part[0])]
             for path, parts in biases.items()
@@ -123,7 +123,7 @@ class TracedNetwork(SparseNetwork):
         for values in self.graph.values:
             if values.kind != "statistic" and values.name not in self._biases:
                 made = UnitValues(first[values.name])
-                self.values[values.name.replace(".", "/")] = made
+                self.values[_key(values.name)] = made
                 self._take(values.name, made.full)
 
     def _take(self, path: str, make: Callable[[], Tensor]) -> None:
@@ -323,7 +323,7 @@ class TracedNetwork(SparseNetwork):
                         layer.weight.copy_(rows.flatten(0, 1)[layer.plastic_index])
 
     def _values_of(self, name: str) -> UnitValues | None:
-        key = name.replace(".", "/")
+        key = _key(name)
         if key not in self.values:
             return None
         made = self.values[key]
@@ -410,6 +410,12 @@ def fingerprint(body: nn.Module, graph: UnitGraph) -> str:
                 value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             )
     return code.hexdigest()
+
+
+def _key(name: str) -> str:
+    """A path as a key of ``nn.ModuleDict``, which takes neither dots nor names of its own."""
+    key = name.replace(".", "/")
+    return f"{key}/" if hasattr(nn.ModuleDict, key) else key
 
 
 def _weight(parts: list[SparseLayer]) -> Tensor:
