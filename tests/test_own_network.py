@@ -214,3 +214,28 @@ def test_a_model_that_is_sparse_already_is_refused() -> None:
     sparse = nispa.sparsify(Net(), torch.zeros(2, *SHAPE), density=0.5)
     with pytest.raises(GraphError, match="sparse already"):
         nispa.Learner(model=sparse, classes=CLASSES, input_shape=SHAPE)
+
+
+def test_a_trained_module_learns_more() -> None:
+    torch.manual_seed(0)
+    net, (images, labels) = Net(), data(0)
+    x, y = torch.tensor(images)[:, None], torch.tensor((labels == "right").astype(np.int64))
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(40):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net(x)["logits"], y).backward()
+        optimiser.step()
+    net.eval()
+    trained = net(x)["logits"]
+    learner = nispa.Learner(
+        model=net, example_input=torch.zeros(1, *SHAPE), classes=CLASSES, values="model",
+        **{**QUICK, "density": 1.0, "settle_fresh": False, "max_share_per_task": 0.4},
+    )  # fmt: skip
+    network = learner.method.network.eval()
+    torch.testing.assert_close(network(x), trained, rtol=1e-4, atol=1e-4)
+    learner.learn(images, labels, progress=False)
+    before = learner.predict_proba(images, 0)
+    assert learner.accuracy(images, labels, task=0) > 0.9
+    learner.learn(*data(1), progress=False)
+    assert (learner.predict_proba(images, 0) == before).all()
+    assert learner.accuracy(*data(1), task=1) > 0.7
