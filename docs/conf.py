@@ -34,6 +34,7 @@ CONTENTS = {
         "docs/howto/own-images",
         "docs/howto/tables",
         "docs/howto/python",
+        "docs/howto/own-network",
         "docs/howto/own-method",
         "docs/howto/class-incremental",
         "docs/howto/many-runs",

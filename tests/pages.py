@@ -243,7 +243,8 @@ def shortened(args: Sequence[str]) -> list[str]:
     fields = [each for each in describe(method.config_class) if each.name in SHORT | FEW_EPOCHS]
     known = {each.name: {each.name, *each.aliases} for each in fields}
     convnet = "architecture=convnet" in args or said & {"channels", "fc"}
-    for name in ("channels", "fc") if convnet else ("hidden",):
+    sizes = () if "--model" in args else ("channels", "fc") if convnet else ("hidden",)
+    for name in sizes:
         known[name] = {name}
     return [
         f"--set={name}={value}"

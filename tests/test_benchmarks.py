@@ -13,7 +13,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from benchmarks import gpu, kernels, memory, page, performance, startup, step, table
+from benchmarks import any_model, gpu, kernels, memory, page, performance, startup, step, table
 from benchmarks.contestants import (
     Contestant,
     Dense,
@@ -515,3 +515,12 @@ def test_a_whole_run_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert found["scenario"] == "split-digits"
     assert found["phases"] == [3] * 5
     assert 0.3 < found["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("model", ["resnet18", "vit-tiny"])
+def test_a_step_of_any_model_is_timed(model: str) -> None:
+    arguments = ("width=4",) if model == "resnet18" else ("width=12", "heads=3", "blocks=1")
+    found = any_model.measure(model, arguments=arguments, density=0.5, batch=4, side=8, rounds=1)
+    assert found["seconds"].keys() == {"masked", "dense", "nispa"}
+    assert all(seconds > 0 for seconds in found["seconds"].values())
+    assert found["live"] < found["positions"]

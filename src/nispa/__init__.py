@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nispa import errors
     from nispa.learner import Learner
+    from nispa.network.sparsify import sparsify
 
-__all__ = ["Learner", "__version__", "errors"]
+__all__ = ["Learner", "__version__", "errors", "sparsify"]
 
 __version__ = version("nispa")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports :class:`Learner`, and with it PyTorch, on first use."""
+    """Imports :class:`Learner` or ``sparsify``, and with them PyTorch, on first use."""
     if name == "Learner":
         import nispa.base.openmp  # before PyTorch
         from nispa.learner import Learner
 
         return Learner
+    if name == "sparsify":
+        import nispa.base.openmp  # before PyTorch
+        from nispa.network.sparsify import sparsify
+
+        return sparsify
     if name == "errors":
         import nispa.errors
 

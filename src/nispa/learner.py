@@ -51,6 +51,10 @@ from nispa.methods.saving import (
     make_method,
     read_learner,
 )
+from nispa.network.backbone import enter
+from nispa.network.models import OWN
+from nispa.network.own import Values
+from nispa.network.sparsify import own_model, shape_of_example
 from nispa.runs import capacity
 from nispa.runs.folder import locate_network
 from nispa.runs.inputs import recorded_inputs
@@ -75,8 +79,11 @@ class Learner:
         self,
         method: str = "nispa",
         *,
-        input_shape: SupportsIndex | Sequence[SupportsIndex],
+        input_shape: SupportsIndex | Sequence[SupportsIndex] | None = None,
         classes: SupportsIndex,
+        model: str | torch.nn.Module | None = None,
+        example_input: Tensor | None = None,
+        values: Values = "draw",
         tasks: SupportsIndex | None = None,
         preset: str = "default",
         seed: SupportsIndex = 0,
@@ -91,6 +98,13 @@ class Learner:
             input_shape: Channels, height and width of an image; ``(n,)`` for a table of n columns;
                 ``(channels, length)`` for series.
             classes: Number of classes of all tasks that will ever come: the network's outputs.
+            model: A network by name, such as ``"resnet18"``; a function that builds one, as
+                ``"package.module:function"``; or a module of your own, with ``classes`` logits. It
+                is copied. By default the network follows the data.
+            example_input: What a module of your own takes, in place of ``input_shape``: samples
+                first, their number and values do not matter.
+            values: First values of a module's connections: ``"draw"`` for new ones, ``"model"`` for
+                its own.
             tasks: Number of tasks, for methods that need to know it.
             preset: Named settings to start from.
             seed: Determines everything random.
@@ -102,6 +116,8 @@ class Learner:
         Raises:
             UnknownNameError: No such method, preset or setting.
             ConfigError: A setting is out of range or of the wrong type.
+            GraphError: The module cannot be made sparse.
+            IsolationError: Units of the module depend on others by a way that is hidden.
             DeviceError: The device is not available.
         """
         self.seed = seed_of(seed)
@@ -113,7 +129,15 @@ class Learner:
             planned = whole_number(
                 "tasks", tasks, 1, MAX_SIZE, "a whole number from 1, or None if it is not known"
             )
-        problem = Problem(image_shape(input_shape), outputs, planned)
+        if input_shape is None:
+            input_shape = shape_of_example(example_input)
+        shape = image_shape(input_shape)
+        own = own_model(model, example_input, shape, outputs, values)
+        if model is not None:
+            named = settings.setdefault("architecture", OWN if own else model)
+            if named != (OWN if own else model):
+                raise ConfigError(f"model and architecture={named} are the same; leave one out")
+        problem = Problem(shape, outputs, planned, own)
         self.settings = resolve(
             name_of("method", method, "nispa"),
             name_of("preset", preset, "default"),
@@ -357,20 +381,36 @@ class Learner:
         write_atomic(where, content)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Learner:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        model: str | torch.nn.Module | None = None,
+    ) -> Learner:
         """Loads a learner from a file or a run's folder, to predict and to learn further tasks.
 
         Pass it images as the run read them: a mean and a deviation are in the file. Warns if the
         run prepared its images in a way that is not stored.
 
+        Args:
+            path: The file, or a run's folder.
+            device: Where to compute.
+            model: What a learner of your own module or function was made with: the module, built
+                the same way (its values do not matter), or the function's name.
+
         Raises:
+            GraphError: The module is another one.
             InputError: There is no such file.
             FormatError: It is damaged, not a learner, or from a newer version.
         """
         where = locate_network(path_of(path))
         learner = cls.__new__(cls)
         with usual_modes():
-            saved: Saved = read_learner(where, device)
+            if isinstance(model, str):
+                enter(model)
+            module = None if isinstance(model, str) else model
+            saved: Saved = read_learner(where, device, module)
         inputs, doubt = recorded_inputs(where, saved)
         _warn(doubt)
         learner.method, learner.settings = saved.method, saved.settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +48,11 @@ class RandomNet(nn.Module):
         self.head = nn.Linear(5, 4)
         self.earlier.clear()
 
-    def make(self, module: nn.Module) -> nn.Module:
-        """Keeps a module of a step."""
+    def make(self, module: nn.Module) -> Callable[..., Any]:
+        """Keeps a module of a step, and gives a way to whatever takes its place."""
         self.modules_made.append(module.eval())
-        return module
+        place = len(self.modules_made) - 1
+        return lambda *given, **named: self.modules_made[place](*given, **named)
 
     def value(self, *shape: int) -> Callable[[], Tensor]:
         """Keeps a parameter of a step, and gives a way to it."""

@@ -93,6 +93,20 @@ def test_each_group_has_a_threshold_of_its_own() -> None:
     assert other["c"].tolist() == units("xx.").tolist()  # 7 + 2
 
 
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [(1.0, "xx.xxx"), (0.5, "xx.xx."), (0.34, "xx..x."), (0.01, "x...x.")],
+)
+def test_a_task_takes_at_most_a_share_beside_stable_units(most: float, expected: str) -> None:
+    topology = chain(2, 6, 2)
+    activity = {group.name: torch.zeros(group.size) for group in topology.hidden}
+    (name,) = activity
+    activity[name] = torch.tensor([5, 3, 0, 2, 9, 1], dtype=torch.float64)
+    stable = {**topology.no_units(), name: units("x.....")}
+    found = select_candidates(topology, activity, stable, 1.0, most)
+    assert found[name].tolist() == units(expected).tolist()
+
+
 def test_a_silent_group_takes_nothing_from_the_others() -> None:
     topology = chain(2, 3, 3, 2)
     activity = {"a": torch.zeros(3), "b": torch.tensor([1.0, 2.0, 1.0])}

@@ -20,8 +20,8 @@ from nispa.methods.clnp import (
     ClnpConfig,
     activation_levels,
     active_units,
-    cut,
 )
+from nispa.network.keeping import drop_into
 from nispa.network.models import NetworkConfig
 from nispa.training.pausing import EpochEnd
 
@@ -109,7 +109,7 @@ def test_cuts_what_runs_from_free_into_active_units() -> None:
         "fc2": torch.tensor([True, False]),
         "output": torch.tensor([True, True, False, False]),
     }
-    assert cut(method.network, active) == {"fc1": 0, "fc2": 1, "head": 2}
+    assert drop_into(method.network, active) == {"fc1": 0, "fc2": 1, "head": 2}
     patterns = {name: pattern.int().tolist() for name, pattern in method.network.patterns().items()}
     assert patterns == {
         "fc1": [[1, 1], [1, 1], [1, 1]],

@@ -78,7 +78,16 @@ def test_settings_of_a_network_keep_their_order() -> None:
     names = list(as_json(NetworkConfig()))
     assert names[:4] == ["architecture", "hidden", "channels", "kernel_size"]
     assert names[4:8] == ["pool_every", "pool_to", "fc", "density"]
-    assert names[8:] == ["distribution", "mask", "fan", "gain", "init", "bias", "precision"]
+    assert names[8:] == [
+        "distribution",
+        "mask",
+        "fan",
+        "gain",
+        "init",
+        "bias",
+        "precision",
+        "arguments",
+    ]
 
 
 def test_a_specification_tells_of_a_network_without_building_it() -> None:

@@ -62,6 +62,8 @@ def experiment(method: str, **given: Any) -> Experiment:
         fast |= {"epochs_per_phase": 2, "max_phases": 3, "settle_epochs": 2}
     if method == "packnet":
         fast["retrain_epochs"] = 2
+    if "architecture" in given:
+        del fast["hidden"]
     sequence = scenario()
     settings = resolve(method, "default", sequence.name, sequence.input_shape, fast | given)
     return Experiment(sequence, settings, seed=0)
@@ -143,6 +145,25 @@ def test_a_run_that_dies_comes_to_the_same_bytes(name: str, tmp_path: Path) -> N
     assert curve(broken) == curve(whole)
     lines = RunFolder(broken).read_events()
     assert (broken / PROGRESS).read_bytes() == as_csv(Curve().points(lines), tasks=2)
+
+
+TRACED = {
+    "resnet18": ("width=2",),
+    "vit-tiny": ("width=12", "heads=3", "blocks=1", "patch=2", "dropout=0.2"),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_statistics_and_random_numbers_come_back_too(name: str, tmp_path: Path) -> None:
+    given = {"architecture": name, "arguments": TRACED[name], "settle_epochs": 1}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(run(experiment("nispa", **given), whole))
+    running, moment, deaths = run(experiment("nispa", **given), broken, checkpoint_every=0.0), 5, 0
+    while die(running, moment):
+        deaths, moment = deaths + 1, moment + 11
+        running = resume(experiment("nispa", **given), broken, checkpoint_every=0.0)
+    assert deaths >= 2
+    assert content(broken) == content(whole)
 
 
 def test_what_was_saved_is_not_learned_again(tmp_path: Path) -> None:

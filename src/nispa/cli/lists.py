@@ -32,10 +32,10 @@ NARROWEST = 24  # narrower columns of text are harder to read than lines that ar
 
 @click.command(
     name="list",
-    short_help="List scenarios, methods, presets, datasets or settings.",
+    short_help="List scenarios, methods, models, presets, datasets or settings.",
     epilog="\b\nExamples:\n  nispa list scenarios\n  nispa list settings --method nispa",
 )
-@click.argument("what", metavar="scenarios|methods|presets|datasets|settings")
+@click.argument("what", metavar="scenarios|methods|models|presets|datasets|settings")
 @click.option("--method", metavar="NAME", help="With settings: those of this method alone.")
 def list_known(what: str, method: str | None) -> None:
     """List everything that has a name."""
@@ -60,7 +60,7 @@ def facts(method: type[Method]) -> tuple[str, ...]:
         "no" if method.task_agnostic else "yes",
         "yes" if method.stores_samples() else "no",
         method.forgets_nothing,
-        method.works_on,
+        "any" if method.any_network else "mlp, convnet",
         method.published or "-",
     )
 
@@ -70,6 +70,29 @@ def _methods(method: str | None) -> Iterable[str]:
 
     table = [(name, *facts(m), _first_line(m)) for name, m in METHODS.items()]
     yield from rows(table, ("method", *FACTS, "what it is"))
+
+
+def _models(method: str | None) -> Iterable[str]:
+    from nispa.backbones import BACKBONES
+
+    table = [
+        (name, "x".join(map(str, each.example)), each.description, _arguments(each.build))
+        for name, each in BACKBONES.items()
+    ]
+    yield from rows(table, ("model", "made for", "what it is", "arguments, with their defaults"))
+    yield ""
+    yield "For --model NAME, with --set arguments=width=20,blocks=4 and so on; of mlp and convnet"
+    yield "they are settings. Your own: --model package.module:function."
+
+
+def _arguments(build: Callable[..., Any]) -> str:
+    """The arguments of a model beside shape and classes."""
+    found = []
+    for name, argument in list(inspect.signature(build).parameters.items())[2:]:
+        default = argument.default
+        shown = "x".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        found.append(f"{name}={shown}")
+    return ", ".join(found)
 
 
 def _presets(method: str | None) -> Iterable[str]:
@@ -133,6 +156,7 @@ def _row(field: Setting) -> tuple[str, str, str]:
 _TABLES: dict[str, Callable[[str | None], Iterable[str]]] = {
     "scenarios": _scenarios,
     "methods": _methods,
+    "models": _models,
     "presets": _presets,
     "datasets": _datasets,
     "settings": _settings,

@@ -125,6 +125,25 @@ no_download_option = click.option(
 )
 
 
+def _known_model(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Imports a function of the user's, from the present folder, too."""
+    if value is None or ":" not in value:
+        return value
+    import sys
+
+    from nispa.network.backbone import enter
+
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    enter(value)
+    return value
+
+
+def model_option(text: str) -> Decorator:
+    """``--model NAME``, with its help."""
+    return click.option("--model", metavar="NAME", callback=_known_model, help=text)
+
+
 def set_option(text: str) -> Decorator:
     """``--set KEY=VALUE``, with its help."""
     return click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help=text)
@@ -235,6 +254,22 @@ def pairs_given(option: str, pairs: tuple[str, ...], example: str) -> dict[str, 
             )
         values[key] = value
     return values
+
+
+def with_model(settings: dict[str, str], model: str | None) -> dict[str, str]:
+    """Settings with the network that ``--model`` names.
+
+    Raises:
+        ConfigError: They name another one.
+    """
+    if model is None:
+        return settings
+    if settings.setdefault("architecture", model) != model:
+        raise ConfigError(
+            f"--model {model} and --set architecture={settings['architecture']} name two networks; "
+            "leave one of them out"
+        )
+    return settings
 
 
 def settings_given(pairs: tuple[str, ...], kind: str | None) -> dict[str, str]:

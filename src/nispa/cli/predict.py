@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nispa.cli.options import PATH, device_option, whole_number
+from nispa.cli.options import PATH, device_option, model_option, whole_number
 from nispa.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,9 +42,16 @@ MAX_TASK = 100_000
     help="Number of classes per image, the likeliest first.",
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
+@model_option("The function that the run was begun with, if it was: package.module:function.")
 @device_option("As for nispa run.")
 def predict(
-    run: Path, images: tuple[Path, ...], task: int | None, top: int, as_csv: bool, device: str
+    run: Path,
+    images: tuple[Path, ...],
+    task: int | None,
+    top: int,
+    as_csv: bool,
+    model: str | None,
+    device: str,
 ) -> None:
     """Predict the classes of IMAGES with the network in the folder RUN.
 
@@ -53,6 +60,7 @@ def predict(
     those that the run learned from. The share beside a class says how sure the network is, which
     is usually more than how often it is right.
     """
+    del model  # known from here on
     if not images:
         raise InputError(
             "no images given; pass files or a folder, such as: nispa predict RUN photos/"

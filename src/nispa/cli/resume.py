@@ -15,6 +15,7 @@ from nispa.cli.options import (
     checkpoint_option,
     data_option,
     device_option,
+    model_option,
     no_download_option,
     quiet_option,
     threads_option,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @cache_option
 @checkpoint_option
 @track_option
+@model_option("The function that the run was begun with, if it was: package.module:function.")
 @no_download_option
 @quiet_option("the record")
 def resume(
@@ -49,6 +51,7 @@ def resume(
     cache_mb: int,
     checkpoint_every: int,
     track: tuple[str, ...],
+    model: str | None,
     no_download: bool,
     quiet: bool,
 ) -> None:
@@ -56,6 +59,7 @@ def resume(
 
     It comes to the same record and network as a run that was never interrupted, times aside.
     """
+    del model  # known from here on
     import torch
 
     from nispa.data.named import build_scenario

@@ -15,6 +15,7 @@ from nispa.cli.options import (
     flag_of,
     incremental_option,
     method_option,
+    model_option,
     no_download_option,
     out_option,
     preset_option,
@@ -25,6 +26,7 @@ from nispa.cli.options import (
     settings_given,
     threads_option,
     track_option,
+    with_model,
 )
 from nispa.cli.running import carry_out, title_of
 from nispa.errors import ConfigError, unknown_name
@@ -69,6 +71,10 @@ Examples:
 @method_option
 @preset_option
 @incremental_option
+@model_option(
+    "A network (see: nispa list models), or package.module:function that builds one from the shape "
+    "of a sample and the number of classes; by default one that suits the data."
+)
 @seed_option("Everything random is derived from it.")
 @data_option
 @out_option("New folder for the record; by default one in ./runs.")
@@ -86,6 +92,7 @@ def run(
     method: str,
     preset: str,
     incremental: str | None,
+    model: str | None,
     seed: int,
     data: Path | None,
     out: Path | None,
@@ -115,7 +122,7 @@ def run(
     from nispa.runs.runner import run as start
     from nispa.trackers import open_trackers
 
-    settings = settings_given(pairs, incremental)
+    settings = with_model(settings_given(pairs, incremental), model)
     options = {name: value for name, value in options.items() if value is not None}
     _check_options(scenario, options, settings)
     # Settings are checked before the data are read, which may take long. The shape of the images

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from nispa.graph.found import Found, LayerFound, NormFound, Refused, ValuesFound
 from nispa.graph.ids import CONSTANT, Ids, merged
-from nispa.graph.units import Group, Kind, Layer, Norm, Span, UnitGraph, UnitMap, Values
+from nispa.graph.units import Group, Kind, Layer, Norm, UnitGraph, UnitMap, Values, unit_map
 
 
 class _Places:
@@ -34,19 +33,12 @@ class _Places:
 
     def map(self, ids: Tensor) -> UnitMap:
         """The map of a vector of numbers."""
-        spans: list[Span] = []
-        for (group, unit), entries in itertools.groupby(
-            self.at[label] for label in self.ids.labels(ids).tolist()
-        ):
-            repeat, last = len(list(entries)), spans[-1] if spans else None
-            if last and (last.group, last.first + last.count, last.repeat) == (group, unit, repeat):
-                spans[-1] = Span(group, last.first, last.count + 1, repeat)
-            else:
-                spans.append(Span(group, unit, 1, repeat))
-        return UnitMap(tuple(spans))
+        return unit_map(self.at[label] for label in self.ids.labels(ids).tolist())
 
 
-def assemble(ids: Ids, found: Found, inputs: dict[str, Tensor], logits: Tensor) -> UnitGraph:
+def assemble(
+    ids: Ids, found: Found, inputs: dict[str, Tensor], logits: Tensor, samples: int
+) -> UnitGraph:
     """All that a walk has found, with names.
 
     Args:
@@ -54,6 +46,7 @@ def assemble(ids: Ids, found: Found, inputs: dict[str, Tensor], logits: Tensor) 
         found: Layers, values and norms.
         inputs: Numbers of each input, by its name.
         logits: Numbers of the logits of a sample, ``(classes,)``.
+        samples: How many there were.
 
     Raises:
         Refused: Rows of a weight collapse into one unit, or the logits are not units of their own.
@@ -77,7 +70,7 @@ def assemble(ids: Ids, found: Found, inputs: dict[str, Tensor], logits: Tensor) 
     heads = set(
         torch.cat([ids.labels(each) for each in found.heads]).tolist() if found.heads else []
     )
-    layers = tuple(_layer(places, layer) for layer in found.layers.values())
+    layers = tuple(_layer(places, layer, samples) for layer in found.layers.values())
     values = tuple(_values(places, name, entry) for name, entry in found.values.items())
     norms = tuple(_norm(places, norm) for norm in found.norms.values())
     groups = []
@@ -95,7 +88,8 @@ def assemble(ids: Ids, found: Found, inputs: dict[str, Tensor], logits: Tensor) 
         elif len(writers) > 1:
             kind = "stream"
         groups.append(Group(name, len(labels), kind, writers, readers))
-    return UnitGraph(tuple(groups), layers, values, norms)
+    operations = found.operations // samples
+    return UnitGraph(tuple(groups), layers, values, norms, operations, found.random)
 
 
 def _written(ids: Ids, found: Found) -> dict[int, tuple[str, ...]]:
@@ -117,7 +111,7 @@ def _name(layer: LayerFound) -> str:
     return f"{name}[{layer.first_row}:]" if layer.first_row else name
 
 
-def _layer(places: _Places, layer: LayerFound) -> Layer:
+def _layer(places: _Places, layer: LayerFound, samples: int) -> Layer:
     return Layer(
         name=_name(layer),
         weight=layer.weight,
@@ -131,6 +125,7 @@ def _layer(places: _Places, layer: LayerFound) -> Layer:
         first_bias=int(layer.bias.rows[0]) if layer.bias else 0,
         module=layer.module,
         calls=layer.calls,
+        places=layer.outputs // (samples * len(layer.rows)),
     )
 
 

@@ -45,6 +45,7 @@ class LayerFound:
     module: str | None
     bias: Learned | None = None
     calls: int = 1
+    outputs: int = 0  # of all samples
 
 
 @dataclass
@@ -67,12 +68,14 @@ class NormFound:
 
 @dataclass
 class Found:
-    """All that a walk notes."""
+    """All that a walk notes; ``operations`` beside layers, of all samples."""
 
     layers: dict[tuple[str, int], LayerFound] = field(default_factory=dict)
     values: dict[str, ValuesFound] = field(default_factory=dict)
     norms: dict[str, NormFound] = field(default_factory=dict)
     heads: list[Tensor] = field(default_factory=list)
+    operations: int = 0
+    random: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from nispa.base.modes import usual_modes
 from nispa.errors import GraphError
 from nispa.graph.assemble import assemble
 from nispa.graph.found import Refused
+from nispa.graph.logits import logits_of
 from nispa.graph.operators import RULES
 from nispa.graph.operators.refusals import unknown
 from nispa.graph.units import UnitGraph
 from nispa.graph.walk import Walk
 
 SAMPLES = 2  # of the example: a batch of one is often a case of its own
-LOGITS = "logits"
 
 
 def find_units(
@@ -75,7 +75,7 @@ def _found_units(model: nn.Module, example: Any, classes: int | None) -> UnitGra
     try:
         inputs = walk.run(program.graph, parameters, buffers)
         logits = walk.result(_logits_node(program))
-        return assemble(walk.ids, walk.found, inputs, logits[0])
+        return assemble(walk.ids, walk.found, inputs, logits[0], SAMPLES)
     except Refused as refused:
         raise GraphError(f"this module's units cannot be told apart: {refused}") from None
 
@@ -204,17 +204,6 @@ def _logits_node(program: torch.export.ExportedProgram) -> fx.Node:
     if not isinstance(node, fx.Node):
         raise Refused("the logits are constants in the trace; compute them from the input")
     return node
-
-
-def logits_of(result: Any) -> Any:
-    """The logits among what a module returns: itself, the first of a tuple, or ``logits``."""
-    if isinstance(result, Mapping):
-        tensors = list(result.values())
-        return result.get(LOGITS, tensors[0] if len(tensors) == 1 else None)
-    named = getattr(result, LOGITS, None)
-    if named is not None:
-        return named
-    return result[0] if isinstance(result, (tuple, list)) and result else result
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:

@@ -16,8 +16,9 @@ Norms that mix units (:class:`Norm`) need a rule of their own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -85,6 +86,21 @@ class UnitMap:
             start += len(span)
         return totals
 
+    def entries_of(self, group: str, unit: int) -> list[int]:
+        """The places of one unit's entries."""
+        found: list[int] = []
+        start = 0
+        for span in self.spans:
+            if span.group == group and span.first <= unit < span.first + span.count:
+                first = start + (unit - span.first) * span.repeat
+                found += range(first, first + span.repeat)
+            start += len(span)
+        return found
+
+    def cut(self, start: int, stop: int) -> UnitMap:
+        """The map of some entries that follow each other."""
+        return unit_map(self.units()[start:stop])
+
     def units(self) -> list[tuple[str, int]]:
         """Group and unit of each entry."""
         return [
@@ -92,6 +108,18 @@ class UnitMap:
             for span in self.spans
             for place in range(len(span))
         ]
+
+
+def unit_map(units: Iterable[tuple[str, int]]) -> UnitMap:
+    """The map of entries, from group and unit of each."""
+    spans: list[Span] = []
+    for (group, unit), entries in itertools.groupby(units):
+        repeat, last = len(list(entries)), spans[-1] if spans else None
+        if last and (last.group, last.first + last.count, last.repeat) == (group, unit, repeat):
+            spans[-1] = Span(group, last.first, last.count + 1, repeat)
+        else:
+            spans.append(Span(group, unit, 1, repeat))
+    return UnitMap(tuple(spans))
 
 
 @dataclass(frozen=True)
@@ -134,6 +162,7 @@ class Layer:
         module: Path of the module of a known class that alone uses the weight, so that another
             module can take its place; None where code reads the parameter by itself.
         calls: How often a forward pass uses it.
+        places: Outputs of one row for one sample: tokens, or pixels, of all calls.
     """
 
     name: str
@@ -148,6 +177,7 @@ class Layer:
     first_bias: int = 0
     module: str | None = None
     calls: int = 1
+    places: int = field(default=1, compare=False)
 
     def allowed(self) -> Tensor | None:
         """Positions that exist, ``(rows, columns)`` bool; None where all do."""
@@ -230,12 +260,20 @@ class Norm:
 
 @dataclass(frozen=True)
 class UnitGraph:
-    """All of a module: groups, layers, values and norms, in the order of a forward pass."""
+    """All of a module: groups, layers, values and norms, in the order of a forward pass.
+
+    Attributes:
+        operations: Of one sample's pass beside those of layers: norms, attention, depthwise
+            kernels.
+        random: Whether training draws random numbers, as dropout does.
+    """
 
     groups: tuple[Group, ...]
     layers: tuple[Layer, ...]
     values: tuple[Values, ...]
     norms: tuple[Norm, ...]
+    operations: int = field(default=0, compare=False)
+    random: bool = field(default=False, compare=False)
 
     @cached_property
     def _by_name(self) -> dict[str, Group]:

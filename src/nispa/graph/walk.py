@@ -9,6 +9,7 @@ What a rule refuses is an error only if the logits depend on it: a module may co
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -198,6 +199,7 @@ class Walk:
                 self._whole(call, weight),
             )
             self.found.layers[weight.name, first] = entry
+        entry.outputs += math.prod(call.shape)
         if call["bias"] is not None:
             bias = self.weight(call, "bias")
             if entry.bias is not None and entry.bias.name != bias.name:
@@ -231,6 +233,7 @@ class Walk:
         if node.target is operator.getitem:
             return self._item(node)
         call = self._call(node)
+        self.found.random |= _draws(call)
         written = _written(node)
         if written and call.name != "batch_norm":
             # Not put off: somebody else may read what is changed by another name.
@@ -355,6 +358,18 @@ class Walk:
         known = (nn.Linear, nn.Conv1d, nn.Conv2d)
         mine = type(call.owner) in known and weight.name == f"{call.path}.weight".lstrip(".")
         return call.path if mine else None
+
+
+def _draws(call: Call) -> bool:
+    """Whether an operator draws random numbers in training."""
+    if call.name in _DROPOUTS:
+        return bool(call["p"])
+    return call.name in _RANDOM or bool(call["dropout_p"])
+
+
+_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+_RANDOM = ("bernoulli", "uniform", "normal", "rand", "randn", "randint", "randperm", "rand_like",
+           "randn_like")  # fmt: skip
 
 
 def _written(node: fx.Node) -> list[str]:

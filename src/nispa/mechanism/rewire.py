@@ -34,7 +34,6 @@ from nispa.network.topology import (
     UnitSets,
     complement,
     live_between,
-    source_columns,
 )
 
 
@@ -98,8 +97,8 @@ def rewire(
     if refill is not None:
         for layer in topology.layers:
             name = layer.name
-            allowed = ~after[name] & source_columns(layer, kept[layer.source])
-            lost = torch.where(refill[layer.target], drops[name].sum(1), 0)
+            allowed = ~after[name] & layer.columns_in(kept)
+            lost = torch.where(layer.rows_in(refill), drops[name].sum(1), 0)
             refilled[name] = _choose_in_rows(allowed, lost, generator)
             after[name].view(-1)[refilled[name]] = True
             count[name] -= len(refilled[name])
@@ -115,8 +114,8 @@ def rewire(
         grown = grow(
             layer,
             after[layer.name],
-            kept[layer.source],
-            kept[layer.target],
+            layer.source_units(kept),
+            layer.rows_in(kept),
             left,
             rule(depth),
             generator,
@@ -166,9 +165,9 @@ def _revive(
     positions: dict[str, list[int]] = {layer.name: [] for layer in topology.layers}
     for group, silent in without_outgoing(topology, patterns, plastic).items():
         outlets = [
-            (layer, plastic[layer.target].nonzero().squeeze(1))
+            (layer, rows)
             for layer in topology.readers(group)
-            if plastic[layer.target].any()
+            if len(rows := layer.rows_in(plastic).nonzero().squeeze(1))
         ]
         for unit in silent.nonzero().squeeze(1).tolist():
             open_outlets = [outlet for outlet in outlets if left[outlet[0].name] > 0]
@@ -176,8 +175,9 @@ def _revive(
                 break
             layer, targets = open_outlets[_draw(len(open_outlets), generator)]
             target = int(targets[_draw(len(targets), generator)])
-            column = unit * layer.block + _draw(layer.block, generator)
-            width = topology.group(layer.source).size * layer.block
+            columns = layer.columns_of(group, unit)
+            column = columns[_draw(len(columns), generator)]
+            width = patterns[layer.name].shape[1]
             positions[layer.name].append(target * width + column)
             left[layer.name] -= 1
     return {name: torch.tensor(flat, dtype=torch.int64) for name, flat in positions.items()}

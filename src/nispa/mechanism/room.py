@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nispa.network.topology import Patterns, Topology, UnitSets, column_units
+from nispa.network.topology import Patterns, Topology, UnitSets
 
 
 def needed(topology: Topology, patterns: Patterns, outputs: Tensor) -> dict[str, Tensor]:
@@ -21,7 +21,7 @@ def needed(topology: Topology, patterns: Patterns, outputs: Tensor) -> dict[str,
 
     Args:
         topology: The network's structure.
-        patterns: Live connections per layer, ``(target, source * block)`` bool.
+        patterns: Live connections per layer, ``(rows, columns)`` bool.
         outputs: The outputs, ``(outputs,)`` bool.
 
     Returns:
@@ -34,10 +34,11 @@ def needed(topology: Topology, patterns: Patterns, outputs: Tensor) -> dict[str,
     while changed:  # a group may feed itself
         changed = False
         for layer in reversed(topology.layers):
-            reads = column_units(layer, patterns[layer.name][found[layer.target]].any(0))
-            if bool((reads & ~found[layer.source]).any()):
-                found[layer.source] = found[layer.source] | reads
-                changed = True
+            columns = patterns[layer.name][layer.rows_in(found)].any(0)
+            for name, reads in layer.units_heard(columns).items():
+                if bool((reads & ~found[name]).any()):
+                    found[name] = found[name] | reads
+                    changed = True
     return found
 
 
@@ -48,10 +49,9 @@ def has_room(topology: Topology, stable: UnitSets) -> bool:
     while changed:
         changed = False
         for layer in topology.layers:
-            plastic = topology.group(layer.source).role == "hidden" and not bool(
-                stable[layer.source].all()
-            )
-            if layer.target in usable and plastic and layer.source not in usable:
-                usable.add(layer.source)
-                changed = True
+            for source in layer.sources:
+                plastic = topology.group(source).role == "hidden" and not bool(stable[source].all())
+                if plastic and source not in usable and not usable.isdisjoint(layer.targets):
+                    usable.add(source)
+                    changed = True
     return len(usable) > 1

@@ -9,10 +9,12 @@ earlier tasks rely on it.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from nispa.network.topology import Patterns, Topology, UnitSets, column_units, source_columns
+from nispa.network.topology import Patterns, Topology, UnitSets
 
 
 def most_active(activity: Tensor, tau: float) -> Tensor:
@@ -37,7 +39,7 @@ def most_active(activity: Tensor, tau: float) -> Tensor:
 
 
 def select_candidates(
-    topology: Topology, activity: UnitSets, stable: UnitSets, tau: float
+    topology: Topology, activity: UnitSets, stable: UnitSets, tau: float, most: float = 1.0
 ) -> dict[str, Tensor]:
     """Candidates per hidden group (and no others), stable units included.
 
@@ -46,10 +48,18 @@ def select_candidates(
         activity: Total activation per hidden group, ``(units,)``.
         stable: Units that are already stable, per group, ``(units,)`` bool.
         tau: Share of each group's activation to capture.
+        most: Share of each group's units that may be candidates without being stable already, at
+            least one; the most active ones are. 1 sets no limit.
     """
     candidates = {name: units.clone() for name, units in stable.items()}
     for group in topology.hidden:
-        candidates[group.name] |= most_active(activity[group.name], tau)
+        active = activity[group.name]
+        picked = most_active(active, tau)
+        if most < 1.0:
+            new = (picked & ~stable[group.name]).nonzero().squeeze(1)
+            order = torch.argsort(active[new], descending=True, stable=True)
+            picked[new[order[max(1, math.floor(most * group.size)) :]]] = False
+        candidates[group.name] |= picked
     return candidates
 
 
@@ -73,14 +83,14 @@ def supported(
     while changed:
         changed = False
         for layer in topology.layers:
-            if layer.target == output:
+            if output in layer.targets:
                 continue
-            columns = source_columns(layer, kept[layer.source])
-            fed = (patterns[layer.name] & columns.unsqueeze(0)).any(dim=1)
-            grown = kept[layer.target] | (candidates[layer.target] & fed)
-            if not torch.equal(grown, kept[layer.target]):
-                kept[layer.target] = grown
-                changed = True
+            rows = (patterns[layer.name] & layer.columns_in(kept).unsqueeze(0)).any(dim=1)
+            for name, fed in layer.units_fed(rows).items():
+                grown = kept[name] | (candidates[name] & fed)
+                if not torch.equal(grown, kept[name]):
+                    kept[name] = grown
+                    changed = True
     return kept
 
 
@@ -90,6 +100,6 @@ def without_outgoing(topology: Topology, patterns: Patterns, units: UnitSets) ->
     for group in topology.hidden:
         busy = torch.zeros(group.size, dtype=torch.bool)
         for layer in topology.readers(group.name):
-            busy |= column_units(layer, patterns[layer.name].any(dim=0))
+            busy |= layer.units_heard(patterns[layer.name].any(dim=0))[group.name]
         silent[group.name] = units[group.name] & ~busy
     return silent

@@ -41,6 +41,7 @@ from nispa.network.models import (
     DataSet,
     NetworkConfig,
     NetworkSpec,
+    OwnModel,
     SparseNetwork,
     restart_plastic,
 )
@@ -89,11 +90,13 @@ class Problem:
             ``(channels, length)`` of series, ``(features,)`` of tables.
         outputs: Number of logits: one for each class of all tasks.
         tasks: How many tasks are planned; None if unknown.
+        model: The user's module to learn with, if there is one.
     """
 
     input_shape: Shape
     outputs: int
     tasks: int | None = None
+    model: OwnModel | None = None
 
 
 def derive(
@@ -144,7 +147,7 @@ class Method(ABC):
         task_agnostic: Whether it can predict without being told the task.
         forgets_nothing: Whether logits of a task that was learned stay as they are, bit for bit:
             yes, no, or with which setting.
-        works_on: The networks that it works on.
+        any_network: Whether it works on networks of any module, or on those built by hand alone.
         published: Who published it, and where; empty if nobody did.
         rehearses: Whether an epoch covers the images of all tasks so far, not only the new one's.
         own_heads: Whether a task's outputs learn by themselves, whatever ``incremental`` says.
@@ -159,7 +162,7 @@ class Method(ABC):
     shares_classes: ClassVar[bool] = True
     task_agnostic: ClassVar[bool] = True
     forgets_nothing: ClassVar[str] = "no"
-    works_on: ClassVar[str] = "every architecture"
+    any_network: ClassVar[bool] = False
     published: ClassVar[str] = ""
     rehearses: ClassVar[bool] = False
     own_heads: ClassVar[bool] = False
@@ -431,7 +434,7 @@ class Method(ABC):
 def network_spec(method: Method) -> NetworkSpec:
     """What the method's networks are drawn from, or loaded into."""
     problem = method.problem
-    return NetworkSpec(method.network_config, problem.input_shape, method.logits)
+    return NetworkSpec(method.network_config, problem.input_shape, method.logits, problem.model)
 
 
 def network_state(network: SparseNetwork, prefix: str = "network.") -> dict[str, Tensor]:

@@ -281,6 +281,7 @@ class Cbp(Finetune):
     published = "Dohare et al., Nature 2024"
     config_class = CbpConfig
     carries = (Network(), UnitRecords("units", "importance"))
+    any_network = False
     config: CbpConfig
     units: Records
 

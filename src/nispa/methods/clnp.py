@@ -50,8 +50,9 @@ from nispa.methods.base import Learning, LearnReport, Method, PhaseEnd, PhaseSta
 from nispa.methods.epochs import KeepConfig, stop_reason
 from nispa.methods.parts import Network, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, is_frozen, with_outputs
-from nispa.network.models import DataSet, SparseNetwork
-from nispa.network.topology import Topology, UnitSets, complement, live_between
+from nispa.network.keeping import drop_into
+from nispa.network.models import DataSet
+from nispa.network.topology import Topology, UnitSets
 from nispa.training.fit import (
     EVALUATION_BATCH,
     ClassMask,
@@ -114,6 +115,7 @@ class Clnp(Method):
     config_class = ClnpConfig
     carries = (Network(), StableUnits("stable", "mask.", "masks"))
     shares_classes = False
+    any_network = True
     config: ClnpConfig
     stable: dict[str, Tensor]
 
@@ -142,7 +144,7 @@ class Clnp(Method):
         assert result.accuracy is not None  # a task without validation images is refused
         # Step 2: the smallest A within the margin.
         pruning = self._prune(task, classes, train, validation, result.accuracy)
-        dropped = cut(network, pruning.active)
+        dropped = drop_into(network, pruning.active)
         self.stable = pruning.active
         freeze_stable(network, self.stable)  # step 3: S = A
         self.redraw_plastic(task, config.restart_init)
@@ -183,7 +185,7 @@ class Clnp(Method):
         for level in self._steps(levels):
             active = active_units(topology, levels, self.stable, level)
             active = with_outputs(topology, active, task.classes)
-            cut(network, active)
+            drop_into(network, active)
             accuracy = validate()
             network.load_state_dict(trained)  # each threshold cuts the whole network, not the last
             assert accuracy is not None
@@ -237,17 +239,3 @@ def active_units(
     for group in topology.hidden:
         active[group.name] |= levels[group.name] > level
     return active
-
-
-def cut(network: SparseNetwork, active: UnitSets) -> dict[str, int]:
-    """Removes every connection from an inactive into an active unit.
-
-    Returns:
-        How many connections each layer lost.
-    """
-    patterns = network.patterns()
-    removed = live_between(network.topology, patterns, complement(active), active)
-    for name, layer in network.layers.items():
-        nothing = torch.zeros(0, dtype=torch.int64)
-        layer.rewire(patterns[name] & ~removed[name], nothing, torch.zeros(0, *layer.spec.kernel))
-    return {name: int(connections.sum()) for name, connections in removed.items()}

@@ -95,6 +95,7 @@ class Ewc(Regularised):
             del labels
             return classes.loss(logits, classes.predict(logits.detach()))
 
+        self.network.eval()  # a batch of one has no statistics
         gradients = batch_gradients(self.network, own_choice)
         values = self.plastic()
         total = zeros(values)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from nispa.base.seeding import derive
 from nispa.data.tasks import TaskInfo
-from nispa.errors import NotLearnedError
+from nispa.errors import ConfigError, NotLearnedError
 from nispa.mechanism.room import needed
 from nispa.methods.base import Method
 from nispa.methods.stable import thaw_units
 from nispa.network.models import restart_plastic
+from nispa.network.traced import TracedNetwork
 
 
 class ForgetsOnPurpose(Method):
@@ -37,6 +38,11 @@ class ForgetsOnPurpose(Method):
         """
         if task not in self.learned or self.is_forgotten(task):
             raise NotLearnedError(f"the task with classes {task.classes} is not known")
+        if isinstance(self.network, TracedNetwork):
+            raise ConfigError(
+                "forgetting on purpose works on networks built by hand, mlp and convnet, alone: "
+                "the norms of other modules cannot be set free again"
+            )
         topology = self.network.topology
         others = self.stable[topology.output.name].clone()
         others[list(task.classes)] = False

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from nispa.base.config import setting, settings
 from nispa.data.tasks import Samples
-from nispa.mechanism.grow import smallest
+from nispa.errors import ConfigError
+from nispa.mechanism.grow import growth_rule, needs_gradients, smallest
 from nispa.network.models import SparseNetwork
 from nispa.network.position_gradients import position_gradients
 from nispa.network.topology import UnitSets
+from nispa.network.traced import TracedNetwork
 from nispa.training.fit import EVALUATION_BATCH, Loss
 
 
@@ -33,6 +35,19 @@ class DynamicConfig:
     gradient_images: int = setting(
         1024, "training images whose gradient growth=gradient takes", ge=1, le=10_000_000
     )
+
+
+def check_growth(network: SparseNetwork, growth: str) -> None:
+    """Whether a growth rule can be used on a network.
+
+    Raises:
+        ConfigError: It needs gradients by absent connections, which traced networks do not give.
+    """
+    if isinstance(network, TracedNetwork) and needs_gradients(growth_rule(growth)):
+        raise ConfigError(
+            f"growth={growth} works on networks built by hand, mlp and convnet, alone; pass "
+            "growth=full"
+        )
 
 
 def gradient_sizes(
@@ -70,7 +85,7 @@ def drop_smallest(network: SparseNetwork, kept: UnitSets, share: float) -> dict[
         pattern = layer.pattern
         weights = layer.dense_weight().abs().cpu()
         sizes = weights.flatten(2).sum(2) if weights.dim() > 2 else weights
-        dropped = smallest(sizes, pattern & ~kept[layer.spec.target].unsqueeze(1), share)
+        dropped = smallest(sizes, pattern & ~layer.spec.rows_in(kept).unsqueeze(1), share)
         pattern.view(-1)[dropped] = False
         layer.rewire(pattern, dropped[:0], layer.weight[:0])
         lost[name] = len(dropped)

@@ -47,6 +47,7 @@ class ICarl(Replay):
     carries = (Network(), SampleMemory(), Derived("_means"))
     incremental: ClassVar[tuple[Incremental, ...]] = ("class",)
     shares_classes = False
+    any_network = False
     config: MemoryConfig
     _means: Tensor | None
 

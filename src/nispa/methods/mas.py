@@ -68,6 +68,7 @@ class Mas(Regularised):
             del labels
             return logits[:, outputs].square().mean()
 
+        self.network.eval()
         gradients = batch_gradients(self.network, size)
         values = self.plastic()
         total = zeros(values)

@@ -25,8 +25,9 @@ the preset ``paper`` chooses the published behaviour:
   starts like every grown one.
 - ``carry_over``: the published code loses the connections that find no place. Here they stay owed
   to their layer, and the next rewiring tries again.
-- ``refill``, ``unit_share``, ``settle_epochs``, ``settle_fresh`` and ``drop_errors`` are not in the
-  paper. They are off unless set or derived from the data; docs/defaults.md says what each does.
+- ``refill``, ``unit_share``, ``max_share_per_task``, ``settle_epochs``, ``settle_fresh`` and
+  ``drop_errors`` are not in the paper. They are off unless set or derived from the data;
+  docs/defaults.md says what each does.
 - ``stop_when_full``: there, a task that no plastic unit can help goes on until the schedule ends.
 - ``growth=gradient`` and ``drop_share`` are not in it either: dynamic sparse training within the
   plastic part (grow.py). They are off unless set.
@@ -74,7 +75,7 @@ from nispa.methods.base import (
 )
 from nispa.methods.epochs import Keep
 from nispa.methods.forgetting import ForgetsOnPurpose
-from nispa.methods.growth import DynamicConfig, drop_smallest, gradient_sizes
+from nispa.methods.growth import DynamicConfig, check_growth, drop_smallest, gradient_sizes
 from nispa.methods.parts import Network, OwedConnections, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
 from nispa.network.models import DataSet, SparseNetwork
@@ -118,6 +119,13 @@ class NispaConfig(DynamicConfig, MethodConfig):
         "a task ends once it keeps at most this share of the plastic units, averaged over layers; "
         "0 never ends it so",
         ge=0,
+        le=1,
+    )
+    max_share_per_task: float = setting(
+        1.0,
+        "share of each layer's units that one task may keep beside those of earlier tasks, where "
+        "many tasks must fit; 1 sets no limit",
+        gt=0,
         le=1,
     )
     stop_when_full: bool = setting(
@@ -250,6 +258,7 @@ class Nispa(ForgetsOnPurpose):
         OwedConnections("owed"),
     )
     shares_classes = False
+    any_network = True
     config: NispaConfig
     stable: dict[str, Tensor]
     owed: dict[str, int]
@@ -286,6 +295,7 @@ class Nispa(ForgetsOnPurpose):
         Returns:
             The report, and the units that the network now relies on, per group, ``(units,)`` bool.
         """
+        check_growth(self.network, self.config.growth)
         task, train = phases.task, phases.train
         # The first phase has no candidates: the task may use every plastic unit.
         kept, tau_kept = with_outputs(self.topology, self.stable, task.classes), None
@@ -425,7 +435,9 @@ class Nispa(ForgetsOnPurpose):
         """The units to keep from here on: stable ones, new candidates, outputs of seen classes."""
         self.network.eval()
         activity = self.network.activity(images for images, _ in train.batches(EVALUATION_BATCH))
-        candidates = select_candidates(self.topology, activity, self.stable, tau_t)
+        candidates = select_candidates(
+            self.topology, activity, self.stable, tau_t, self.config.max_share_per_task
+        )
         kept = with_outputs(self.topology, candidates, classes)
         if self.config.demote_unsupported:
             kept = supported(self.topology, self.network.patterns(), self.stable, kept)
@@ -467,6 +479,7 @@ class Nispa(ForgetsOnPurpose):
             )
             self.owed[name] = change.ungrown if self.config.carry_over else 0
             changes[name] = replace(change, dropped=change.dropped + small[name])
+        self.network.settle(kept)
         return changes
 
     @property

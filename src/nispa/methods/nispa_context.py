@@ -87,6 +87,7 @@ class NispaContext(Nispa):
     carries: ClassVar[tuple[Part, ...]] = (*Nispa.carries, ContextPart("context", "memory"))
     incremental: ClassVar[tuple[Incremental, ...]] = ("class", "task")
     own_heads = True
+    any_network = False
     published = "context detection: Gurbuz et al., CVPR 2024"
     forget = Method.forget  # what tells tasks apart knows the task, too
     config: NispaContextConfig

@@ -54,7 +54,7 @@ from nispa.methods.parts import SampleMemory
 from nispa.methods.replay import check_size
 from nispa.methods.stable import freeze_stable
 from nispa.network.models import DataSet
-from nispa.network.topology import Patterns, UnitSets, complement, live_between, source_columns
+from nispa.network.topology import Patterns, UnitSets, complement, live_between
 from nispa.training.fit import (
     EVALUATION_BATCH,
     Batch,
@@ -212,9 +212,9 @@ class NispaReplay(Nispa):
             owed = self.owed[spec.name] + int(drop.sum())
             after = layer.pattern & ~drop
             remaining = layer.values_at(after)
-            absent = ~after & source_columns(spec, kept[spec.source]).unsqueeze(0)
+            absent = ~after & spec.columns_in(kept).unsqueeze(0)
             grown = [torch.zeros(0, dtype=torch.int64)]
-            for row in kept[spec.target].nonzero().squeeze(1).tolist():
+            for row in spec.rows_in(kept).nonzero().squeeze(1).tolist():
                 wanted = min(share - int(after[row].sum()), owed)
                 picked = choose(absent[row], max(wanted, 0), generator)
                 grown.append(row * layer.shape[1] + picked)

@@ -27,6 +27,7 @@ class OneNetwork(Method):
 
     carries: ClassVar[tuple[Part, ...]] = (Network(),)
     incremental: ClassVar[tuple[Incremental, ...]] = ("task", "class", "domain")
+    any_network: ClassVar[bool] = True
     config: EpochsConfig
 
     def fresh_optimiser(self) -> torch.optim.Optimizer:

@@ -101,6 +101,7 @@ class PackNet(TaskNetworks):
     published = "Mallya and Lazebnik, CVPR 2018"
     config_class = PackNetConfig
     carries = (Network(), ConnectionOwners("owners", "masks"), Derived("_view"))
+    any_network = True
     config: PackNetConfig
     owners: Owners
 
@@ -133,6 +134,7 @@ class PackNet(TaskNetworks):
             yield PhaseEnd(2, result.accuracy, time.perf_counter() - started)
         self._claim(task)
         self._release(pool, task)
+        self.check_isolated(task)
         return LearnReport(phase, samples, None, stop if something_free else "capacity")
 
     def _train(
@@ -175,17 +177,22 @@ class PackNet(TaskNetworks):
 
     def _claim(self, task: Task) -> None:
         """Freezes the connections that the task trained and makes it their owner."""
-        layers, output = self.network.layers, self.network.topology.output
+        network, output = self.network, self.network.topology.output
+        layers, hidden = network.layers, hidden_layers(network)
+        groups = network.topology.groups
         outputs = torch.zeros(output.size, dtype=torch.bool)
         outputs[list(task.classes)] = True
         before = {name: layer.frozen_index.cpu() for name, layer in layers.items()}
-        for layer in layers.values():
+        for name, layer in layers.items():
             # Of the head the task's rows only: other outputs belong to later tasks.
             every = torch.ones(layer.shape[0], dtype=torch.bool)
-            rows = every if layer.spec.target != output.name else outputs
+            rows = every if name in hidden else outputs
             layer.freeze(rows.unsqueeze(1).expand(layer.shape), rows)
         now = {name: layer.frozen_index.cpu() for name, layer in layers.items()}
         self.owners.claim(task.index, before, now)
+        # Norms and all else that no task owns: as biases, after the first task.
+        units = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
+        network.hold({**units, output.name: outputs})
 
     def _release(self, pool: Patterns, task: Task) -> None:
         """Makes the connections of the pool that no task owns live again, for the next task."""
@@ -239,8 +246,10 @@ def is_packed(network: SparseNetwork, learned: bool) -> bool:
     for name, layer in network.layers.items():
         fixed = torch.zeros(layer.shape[0], dtype=torch.bool)
         fixed[layer.frozen_bias_index.cpu()] = True
-        if name in hidden and not bool((fixed == learned).all()):
+        if name in hidden and layer.biases and not bool((fixed == learned).all()):
             return False
+        if not layer.biases:
+            fixed = layer.frozen.any(1)
         if name not in hidden and not torch.equal(layer.frozen, layer.pattern & fixed[:, None]):
             return False
     return True

@@ -337,7 +337,7 @@ class Derived(Part):
 def hidden_layers(network: SparseNetwork) -> dict[str, SparseLayer]:
     """The layers that do not feed the output, in order."""
     output = network.topology.output.name
-    names = (layer.name for layer in network.topology.layers if layer.target != output)
+    names = (layer.name for layer in network.topology.layers if output not in layer.targets)
     return {name: network.layers[name] for name in names}
 
 

@@ -36,6 +36,7 @@ from nispa.methods.published import (
     Values,
     benchmark_with,
 )
+from nispa.network.backbone import Backbone
 from nispa.network.models import ARCHITECTURES, UNPOOLED, NetworkConfig
 
 
@@ -82,7 +83,10 @@ class Settings:
         """Both parts as JSON values."""
         method = as_json(self.config)
         unknown = dict.fromkeys(self.config.derived)  # until a task comes
-        return {"network": as_json(self.network), "method": method | unknown}
+        network = as_json(self.network)
+        if not network["arguments"]:  # as before there were any
+            del network["arguments"]
+        return {"network": network, "method": method | unknown}
 
     @property
     def method_class(self) -> type[Method]:
@@ -157,7 +161,8 @@ def resolve(
 
     network = {**benchmark.network, **benchmark.networks.get(method, {})}
     config = {**benchmark.methods.get(method, {})}
-    if preset == "default" and scenario not in SCENARIO_BENCHMARKS:
+    other = isinstance(ARCHITECTURES.get(str(for_network.get("architecture"))), Backbone)
+    if preset == "default" and (other or scenario not in SCENARIO_BENCHMARKS):
         network, config = _derived(method, input_shape, (outputs, tasks), for_network, for_method)
     elif preset == "default" and (name, method) in TUNED:
         network |= TUNED[name, method].network
@@ -172,6 +177,7 @@ def resolve(
         build(NetworkConfig, {**network, **for_network}),
         build(config_class, {**config, **for_method}),
     )
+    check_network(method, settings.network)
     able = method_class(method).incremental
     if settings.config.incremental not in able:
         raise ConfigError(
@@ -179,6 +185,21 @@ def resolve(
             f"can with {' or '.join(able)}"
         )
     return settings
+
+
+def check_network(method: str, network: NetworkConfig) -> None:
+    """Whether a method can work on a network.
+
+    Raises:
+        ConfigError: It needs one that is built by hand.
+    """
+    if isinstance(network.kind, Backbone) and not method_class(method).any_network:
+        able = [name for name, each in METHODS.items() if each.any_network]
+        hand = [name for name, kind in ARCHITECTURES.items() if not isinstance(kind, Backbone)]
+        raise ConfigError(
+            f"method '{method}' works on {' and '.join(hand)} alone, not on model "
+            f"{network.architecture}; those for any model are {', '.join(able)}"
+        )
 
 
 def _implied(given: Values) -> dict[str, Any]:

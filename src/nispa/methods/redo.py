@@ -113,6 +113,7 @@ class Redo(Finetune):
     published = "Sokar et al., ICML 2023"
     config_class = RedoConfig
     carries = (Network(), PositiveNumber("steps"))
+    any_network = False
     config: RedoConfig
     steps: float
 

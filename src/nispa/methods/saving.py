@@ -22,11 +22,11 @@ from nispa.base.seeding import MAX_SEED
 from nispa.base.shapes import MAX_SIDES
 from nispa.data.standardise import UNCHANGED, Inputs, inputs_from
 from nispa.data.tasks import TaskInfo
-from nispa.errors import FormatError, InputError
+from nispa.errors import ConfigError, FormatError, GraphError, InputError
 from nispa.files import first_fault
 from nispa.methods.base import Method, MethodState, Problem
 from nispa.methods.presets import Settings, settings_of
-from nispa.network.models import NetworkSpec
+from nispa.network.models import NetworkSpec, OwnModel
 
 FORMAT = "nispa-learner/1"
 MAX_TASKS = 100_000
@@ -81,7 +81,10 @@ def encode(
         reach: See :class:`Saved`.
         inputs: See :class:`Saved`.
     """
-    state = method.state()
+    state, model = method.state(), method.problem.model
+    more: dict[str, Any] = {} if reach is None else {_REACH: reach}
+    if model is not None:
+        more[_GRAPH] = model.fingerprint
     if labels is None:
         labels = [list(task.classes) for task in method.learned]
     header = {
@@ -97,7 +100,7 @@ def encode(
         "learned": [{"index": task.index, "classes": task.classes} for task in method.learned],
         "labels": labels,
         # Among the method's values, where versions that know nothing of it pass over it.
-        "values": state.values if reach is None else {**state.values, _REACH: reach},
+        "values": {**state.values, **more},
     }
     if inputs:
         header["inputs"] = inputs.as_json()
@@ -115,10 +118,18 @@ def decode(path: Path, device: str = "cpu") -> tuple[Method, Settings, list[list
     return saved.method, saved.settings, saved.labels
 
 
-def read_learner(path: Path, device: str | torch.device = "cpu") -> Saved:
+def read_learner(
+    path: Path, device: str | torch.device = "cpu", module: torch.nn.Module | None = None
+) -> Saved:
     """The content of a learner's file, checked.
 
+    Args:
+        path: The file.
+        device: Where to compute.
+        module: The user's module that it learned with, if it did; its values do not matter.
+
     Raises:
+        GraphError: The module is another one.
         InputError: There is no such file.
         FormatError: It is damaged, not a learner, or of a newer version.
     """
@@ -130,14 +141,15 @@ def read_learner(path: Path, device: str | torch.device = "cpu") -> Saved:
     except InputError as error:
         raise FormatError(f"{path} has settings that this version does not know: {error}") from None
     shape = header.problem.input_shape
-    problem = Problem(shape, header.problem.outputs, header.problem.tasks)
-    network = NetworkSpec(settings.network, problem.input_shape, problem.outputs)
+    values = dict(header.values)
+    model = _model(path, values.pop(_GRAPH, None), module, shape, header.problem.outputs)
+    problem = Problem(shape, header.problem.outputs, header.problem.tasks, model)
+    network = NetworkSpec(settings.network, problem.input_shape, problem.outputs, model)
     if network.units * _BIAS_BYTES > path.stat().st_size:
         raise FormatError(f"{path} is damaged: it is too small for the network it describes")
     _check_finite(path, tensors)
     method = make_method(settings, problem, seed=header.seed, device=device)
     method.learned = [TaskInfo(task.index, task.classes) for task in header.learned]
-    values = dict(header.values)
     reach = values.pop(_REACH, None)
     if reach is not None and (type(reach) is not float or not 0 <= reach < math.inf):
         raise FormatError(f"{path} is damaged: '{_REACH}' must be a number that is not negative")
@@ -162,7 +174,34 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise FormatError(f"{path} is damaged: '{name}' holds a value that is not finite")
 
 
+def _model(
+    path: Path,
+    known: Any,
+    module: torch.nn.Module | None,
+    shape: tuple[int, ...],
+    outputs: int,
+) -> OwnModel | None:
+    """The user's module, held against what the file says of it."""
+    if known is None:
+        if module is not None:
+            raise ConfigError(f"{path} was not learned with a module of your own; leave model out")
+        return None
+    if module is None:
+        raise ConfigError(
+            f"{path} was learned with a module of your own, which no file holds; pass model=, a "
+            "module built the same way"
+        )
+    model = OwnModel(module, torch.zeros(2, *shape), outputs)
+    if model.fingerprint != known:
+        raise GraphError(
+            f"model={type(module).__name__} has other units, layers or constants than the one that "
+            f"{path} was learned with; build it the same way"
+        )
+    return model
+
+
 _REACH = "reach"
+_GRAPH = "graph"
 
 _BIAS_BYTES = 4
 """Smallest size of a unit in a file."""

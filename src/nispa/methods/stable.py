@@ -7,8 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from nispa.network.isolation import check_isolation
+from nispa.network.keeping import freeze
 from nispa.network.models import SparseNetwork
 from nispa.network.topology import Topology, UnitSets, complement, live_between
+from nispa.network.traced import TracedNetwork
 
 
 def with_outputs(topology: Topology, units: UnitSets, classes: Iterable[int]) -> dict[str, Tensor]:
@@ -25,19 +28,19 @@ def hidden_share(topology: Topology, units: UnitSets) -> float:
 
 
 def freeze_stable(network: SparseNetwork, stable: UnitSets, *, outputs: bool = True) -> None:
-    """Freezes the connections between stable units and the biases of stable units.
-
-    If also no plastic unit feeds a stable one, no stable unit can ever compute anything else.
+    """Freezes what stable units need, and checks that nothing else reaches the outputs among them.
 
     Args:
         network: The network.
         stable: Stable units per group, ``(units,)`` bool, inputs among them.
         outputs: Whether this includes the connections into outputs and their biases.
+
+    Raises:
+        IsolationError: Outputs of stable units change with values that are plastic.
     """
-    between = live_between(network.topology, network.patterns(), stable, stable)
-    for name, layer in network.layers.items():
-        if outputs or layer.spec.target != network.topology.output.name:
-            layer.freeze(between[name], stable[layer.spec.target])
+    freeze(network, stable, outputs=outputs)
+    if outputs and isinstance(network, TracedNetwork):
+        check_isolation(network, stable)
 
 
 def thaw_units(network: SparseNetwork, units: UnitSets) -> None:
@@ -61,8 +64,11 @@ def is_frozen(network: SparseNetwork, stable: UnitSets) -> bool:
     return all(
         not bool(foreign[name].any())
         and torch.equal(layer.frozen, between[name])
-        and torch.equal(
-            layer.frozen_bias_index.cpu(), stable[layer.spec.target].nonzero().squeeze(1)
+        and (
+            not layer.biases
+            or torch.equal(
+                layer.frozen_bias_index.cpu(), layer.spec.rows_in(stable).nonzero().squeeze(1)
+            )
         )
         for name, layer in network.layers.items()
     )

@@ -26,6 +26,7 @@ class Stl(Method):
     config_class = KeepConfig
     carries = (TaskNetworks("networks"),)
     task_agnostic = False
+    any_network = True
     config: KeepConfig
     networks: dict[int, SparseNetwork]
 

@@ -6,12 +6,15 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from nispa.data.tasks import TaskInfo
+from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import NotLearnedError
 from nispa.methods.base import Method, MethodState, load_network
+from nispa.network.isolation import check_isolation
 from nispa.network.models import SparseNetwork
+from nispa.network.traced import TracedNetwork
 
 
 class TaskNetworks(Method):
@@ -41,6 +44,22 @@ class TaskNetworks(Method):
         if self._view is None or self._view[0] != task:
             self._view = task, self.task_network(task)
         return self._view[1].eval()
+
+    def check_isolated(self, task: Task) -> None:
+        """Checks that nothing that can still be learned reaches the outputs of a task just learned.
+
+        Raises:
+            IsolationError: Something does.
+        """
+        network = self.task_network(task.info)
+        if isinstance(network, TracedNetwork):
+            outputs = torch.zeros(self.problem.outputs, dtype=torch.bool)
+            outputs[list(task.classes)] = True
+            units = {
+                group.name: torch.ones(group.size, dtype=torch.bool)
+                for group in network.topology.groups
+            }
+            check_isolation(network, {**units, network.topology.output.name: outputs})
 
     def part_with(self, connections: Mapping[str, tuple[Tensor, Tensor]]) -> SparseNetwork:
         """A copy of the network with some connections alone, all of them frozen.

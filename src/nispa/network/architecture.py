@@ -16,7 +16,7 @@ from torch import nn
 
 from nispa.base.config import describe, setting, settings
 from nispa.base.shapes import Shape as Shape
-from nispa.errors import ConfigError, unknown_name
+from nispa.errors import ConfigError, either, unknown_name
 from nispa.network.layers import SparseConv2d, SparseLinear, Units
 from nispa.network.sparse_network import SparseNetwork
 from nispa.network.topology import ConnectionLayer, Topology, UnitGroup
@@ -38,7 +38,7 @@ class Architecture(ABC):
         learning_rates: By optimiser, for data that no benchmark covers.
     """
 
-    name: ClassVar[str]
+    name: str
     config_class: ClassVar[type[ArchitectureSettings]]
     sizes: ClassVar[tuple[str, ...]]
     dense: ClassVar[frozenset[str]] = frozenset()
@@ -85,10 +85,16 @@ class ArchitectureSettings:
     """The choice of the architecture, with which the settings of every network begin."""
 
     architecture: str = setting(
-        "mlp", "fully connected, or convolutional", choices=lambda: ARCHITECTURES
+        "mlp", "the network; see nispa list models", choices=lambda: ARCHITECTURES
     )
 
     def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES and ":" in self.architecture:
+            raise ConfigError(
+                f"architecture={self.architecture} is a function of your own, which nothing "
+                "imports unasked; pass "
+                + either(f"model='{self.architecture}'", f"--model {self.architecture}")
+            )
         if self.architecture not in ARCHITECTURES:
             raise unknown_name("architecture", self.architecture, ARCHITECTURES)
 

@@ -32,6 +32,7 @@ class SparseLayer(nn.Module):
         changes: A counter of changes to which connections are live, plastic or frozen.
         places: Outputs of one unit for one sample (the pixels of a convolution's output), as of
             the last pass; 0 before the first.
+        biases: How many biases there are: one for each row, or none.
     """
 
     plastic_index: Tensor
@@ -41,25 +42,29 @@ class SparseLayer(nn.Module):
     frozen_bias: Tensor
     frozen_bias_index: Tensor
 
-    def __init__(self, spec: ConnectionLayer, shape: tuple[int, int]) -> None:
+    def __init__(
+        self, spec: ConnectionLayer, shape: tuple[int, int], *, biased: bool = True
+    ) -> None:
         """An empty layer: no live connection, all biases zero and plastic.
 
         Args:
             spec: The groups that the layer joins.
             shape: Rows (target units) and columns (source features) of its pattern.
+            biased: Whether it has biases.
         """
         super().__init__()
         self.spec = spec
         self.shape = shape
+        self.biases = shape[0] if biased else 0
         self.changes = self.places = 0
         self.compiled = dispatch.Compiled()
         none = torch.zeros(0, dtype=torch.int64)
         self.weight = nn.Parameter(torch.zeros(0, *spec.kernel))
-        self.bias = nn.Parameter(torch.zeros(shape[0]))
+        self.bias = nn.Parameter(torch.zeros(self.biases))
         self.register_buffer("plastic_index", none)
         self.register_buffer("frozen_weight", torch.zeros(0, *spec.kernel))
         self.register_buffer("frozen_index", none)
-        self.register_buffer("bias_index", torch.arange(shape[0]))
+        self.register_buffer("bias_index", torch.arange(self.biases))
         self.register_buffer("frozen_bias", torch.zeros(0))
         self.register_buffer("frozen_bias_index", none)
 
@@ -115,7 +120,7 @@ class SparseLayer(nn.Module):
     def live_bias(self) -> dispatch.LiveValues:
         """The biases in the form that kernels take."""
         return dispatch.LiveValues(
-            self.bias, self.bias_index, self.frozen_bias, self.frozen_bias_index, self.shape[:1]
+            self.bias, self.bias_index, self.frozen_bias, self.frozen_bias_index, (self.biases,)
         )
 
     @torch.no_grad()
@@ -298,7 +303,7 @@ class SparseLayer(nn.Module):
             return f"{missing[0]} is missing"
         for weight, index, size, kernel, positions in (
             ("weight", "plastic_index", self.position_count, self.spec.kernel, "frozen_index"),
-            ("bias", "bias_index", self.shape[0], (), "frozen_bias_index"),
+            ("bias", "bias_index", self.biases, (), "frozen_bias_index"),
         ):
             frozen = f"frozen_{weight}"
             for values, places in ((weight, index), (frozen, positions)):

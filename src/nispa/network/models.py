@@ -7,20 +7,24 @@ first values, or for an empty one to load values into.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
+from torch import Tensor, nn
 
 from nispa.base.config import setting, settings
-from nispa.base.seeding import stream
+from nispa.base.seeding import derive, stream
 from nispa.base.shapes import Shape
+from nispa.errors import ConfigError, either
 from nispa.network.architecture import (
     ARCHITECTURES,
     MAX_LAYERS,
     Architecture,
     ArchitectureSettings,
 )
+from nispa.network.backbone import Backbone, BackboneSettings, backbones
 from nispa.network.convnet import UNPOOLED, ConvNet, ConvNetSettings
 from nispa.network.initialise import (
     FanCount,
@@ -31,16 +35,20 @@ from nispa.network.initialise import (
     uniform_bias,
 )
 from nispa.network.mlp import Mlp, MlpSettings
+from nispa.network.own import OwnModel
 from nispa.network.prepared import DataSet, Prepared, Ready
 from nispa.network.sparse_network import SparseNetwork
+from nispa.network.traced import TracedNetwork
 
 __all__ = [
     "ARCHITECTURES",
     "MAX_LAYERS",
+    "OWN",
     "UNPOOLED",
     "DataSet",
     "NetworkConfig",
     "NetworkSpec",
+    "OwnModel",
     "Prepared",
     "Ready",
     "Shape",
@@ -50,7 +58,24 @@ __all__ = [
     "restart_plastic",
 ]
 
+OWN = "own"
+"""The architecture of a user's module."""
+
+
+class _Own(Backbone):
+    """A user's module, which comes with the problem, not with the settings."""
+
+    def build(self, *_: Any) -> NoReturn:
+        """Refuses: there is no module."""
+        raise ConfigError(
+            f"architecture={OWN} is a module of your own: pass "
+            + either("it as Learner(model=...)", "--model package.module:function")
+        )
+
+
 ARCHITECTURES.update({kind.name: kind for kind in (Mlp(), ConvNet())})
+ARCHITECTURES.update(backbones())
+ARCHITECTURES[OWN] = _Own(OWN, nn.Module)
 
 
 @settings
@@ -84,7 +109,7 @@ class SparsityConfig(ArchitectureSettings):
 # Fields stand in a record in the reverse order of these classes. An architecture with settings of
 # its own adds its class in front of the others' (after SparsityConfig).
 @settings
-class NetworkConfig(SparsityConfig, ConvNetSettings, MlpSettings):
+class NetworkConfig(BackboneSettings, SparsityConfig, ConvNetSettings, MlpSettings):
     """The network: its shape, how sparse it is, and how it starts."""
 
     @property
@@ -101,47 +126,43 @@ class NetworkSpec:
         config: Its settings.
         input_shape: The shape of one sample.
         outputs: Number of logits, one per class of all tasks.
+        model: The user's module that it is made of, if it is.
     """
 
     config: NetworkConfig
     input_shape: Shape
     outputs: int
+    model: OwnModel | None = None
 
-    def empty(self) -> SparseNetwork:
+    def empty(self, seed: int = 0) -> SparseNetwork:
         """The network without any live connection, to load values into.
+
+        Args:
+            seed: Of first values that are no connections.
 
         Raises:
             ConfigError: Its sizes do not suit the images, or are more than a machine can hold.
         """
-        network = self.config.kind.build(self.config, self.input_shape, self.outputs)
+        kind = self.config.kind
+        network: SparseNetwork
+        if self.model is not None:
+            network = self.model.network(self.input_shape)
+        elif isinstance(kind, Backbone):
+            network = kind.build(self.config, self.input_shape, self.outputs, seed)
+        else:
+            network = kind.build(self.config, self.input_shape, self.outputs)
         network.precision = self.config.precision
         return network
 
     def draw(self, seed: int) -> SparseNetwork:
-        """The network with its first pattern and values.
-
-        Each layer draws from streams of its own, "pattern" and "initialisation", so that changing
-        one layer leaves the others as they were.
+        """The network with its first pattern and values; see :func:`draw_first`.
 
         Raises:
             ConfigError: As :meth:`empty`.
         """
-        config, network = self.config, self.empty()
-        shares = layer_densities(
-            network.topology, config.density, config.distribution, config.kind.dense
-        )
-        for name, layer in network.layers.items():
-            start = stream(seed, "pattern", name)
-            pattern = random_pattern(layer.shape, shares[name], config.mask, start)
-            start = stream(seed, "initialisation", name)
-            values = kaiming_values(
-                layer.spec, pattern, config.init, config.fan, start, config.gain
-            )
-            layer.connect(pattern, values)
-            if config.bias == "uniform":
-                start = stream(seed, "initialisation", name, "bias")
-                with torch.no_grad():
-                    layer.bias.copy_(uniform_bias(pattern, layer.weights_each, config.fan, start))
+        network = self.empty(derive(seed, "model"))
+        own = None if self.model is None else self.model.first_values
+        draw_first(network, self.config, self.config.kind.dense, seed, own)
         return network
 
     def describe(self) -> dict[str, Any]:
@@ -151,13 +172,62 @@ class NetworkSpec:
 
     @property
     def units(self) -> int:
-        """Units of hidden layers and outputs, known before anything is built."""
+        """Units of hidden layers and outputs, known before anything is built; or fewer.
+
+        Raises:
+            ConfigError: They are more than a machine can hold.
+        """
+        kind = self.config.kind
+        if isinstance(kind, Backbone):
+            if self.model is not None:
+                return self.outputs
+            return kind.values(self.config, self.input_shape, self.outputs)
         sizes = (getattr(self.config, name) for name in self.config.kind.sizes)
         return sum(map(sum, sizes)) + self.outputs
 
     def at_density(self, density: float) -> NetworkSpec:
         """The same network at another density."""
         return replace(self, config=replace(self.config, density=density))
+
+
+def draw_first(
+    network: SparseNetwork,
+    config: SparsityConfig,
+    dense: frozenset[str],
+    seed: int,
+    own: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Draws the first pattern and values of a network.
+
+    Each layer draws from streams of its own, "pattern" and "initialisation", so that changing one
+    layer leaves the others as they were.
+
+    Args:
+        network: Without any live connection.
+        config: Density and so on.
+        dense: Layers that stay full, beside those that the network itself names.
+        seed: Of all that is drawn.
+        own: First values of connections and biases, by the names of the module's parameters; None
+            draws them.
+    """
+    shares = layer_densities(
+        network.topology, config.density, config.distribution, dense | network.dense
+    )
+    if isinstance(network, TracedNetwork):
+        network.seed = derive(seed, "passes")
+    for name, layer in network.layers.items():
+        start = stream(seed, "pattern", name)
+        pattern = random_pattern(layer.shape, shares[name], config.mask, start)
+        start = stream(seed, "initialisation", name)
+        values = kaiming_values(layer.spec, pattern, config.init, config.fan, start, config.gain)
+        layer.connect(pattern, values)
+        if config.bias == "uniform" and layer.biases:
+            start = stream(seed, "initialisation", name, "bias")
+            with torch.no_grad():
+                layer.bias.copy_(uniform_bias(pattern, layer.weights_each, config.fan, start))
+    if own is not None:
+        assert isinstance(network, TracedNetwork)
+        network.take(own)
 
 
 def empty_network(config: NetworkConfig, input_shape: Shape, outputs: int) -> SparseNetwork:
@@ -183,6 +253,8 @@ def restart_plastic(
 ) -> None:
     """Redraws every plastic weight (Kaiming-normal) and sets every plastic bias to zero.
 
+    All else that is plastic gets its first values.
+
     Args:
         network: The network.
         mode: Fan of the deviation; see :func:`.kaiming_values`.
@@ -194,4 +266,5 @@ def restart_plastic(
     for name, layer in network.layers.items():
         start = stream(seed, "restart", task, name)
         values = kaiming_values(layer.spec, layer.pattern, mode, fan, start, gain)
-        layer.restart_plastic(values, torch.zeros(layer.shape[0]))
+        layer.restart_plastic(values, torch.zeros(layer.biases))
+    network.restart()

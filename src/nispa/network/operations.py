@@ -74,6 +74,46 @@ def per_sample(
     return PerSample(forward, weights, inputs)
 
 
+def traced_cost(
+    layers: Mapping[str, SparseLayer],
+    topology: Topology,
+    others: int,
+    *,
+    into_input: bool = False,
+) -> PerSample:
+    """Operations of one sample's pass through a network whose units may have several rows.
+
+    Args:
+        layers: The sparse layers by name.
+        topology: Who feeds whom.
+        others: Operations forward beside connections: norms, attention, depthwise kernels.
+            Backward they are twice as many.
+        into_input: Whether a gradient flows into the images, too.
+    """
+    needing = {
+        group.name: torch.full((group.size,), into_input and group.role == "input")
+        for group in topology.groups
+    }
+    patterns = {name: layer.pattern for name, layer in layers.items()}
+    plastic = {name: patterns[name] & ~layer.frozen for name, layer in layers.items()}
+    changed = True
+    while changed:
+        changed = False
+        for spec in topology.layers:
+            wanted = plastic[spec.name] | (patterns[spec.name] & spec.columns_in(needing))
+            for name, units in spec.units_fed(wanted.any(1)).items():
+                changed = changed or bool((units & ~needing[name]).any())
+                needing[name] |= units
+    forward = weights = inputs = 0
+    for spec in topology.layers:
+        layer = layers[spec.name]
+        each = 2 * layer.weights_each * layer.places
+        forward += each * layer.live_count
+        weights += each * len(layer.plastic_index)
+        inputs += each * int((patterns[spec.name] & spec.columns_in(needing)).sum())
+    return PerSample(forward + others, weights, inputs + (2 * others if weights else 0))
+
+
 def _needing(
     layers: Mapping[str, SparseLayer], topology: Topology, into_input: bool
 ) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from nispa.network.fusion import Segment, hooked, segments
 from nispa.network.layers import SparseConv2d, SparseLayer, Units
 from nispa.network.operations import PerSample, current, per_sample, purpose
 from nispa.network.prepared import DataSet, Prepared, Ready
-from nispa.network.topology import Topology
+from nispa.network.topology import Topology, UnitSets
 
 
 class SparseNetwork(nn.Module):
@@ -33,7 +33,12 @@ class SparseNetwork(nn.Module):
         layers: The sparse layers by name.
         input_shape: The shape of one sample.
         precision: Type of products: ``"float32"``, ``"tf32"`` or ``"bfloat16"``.
+        records: Whether a GPU may record a step and replay it.
+        dense: Layers that stay full at any density.
     """
+
+    records = True
+    dense: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -317,6 +322,17 @@ class SparseNetwork(nn.Module):
                 handle.remove()
         return seen
 
+    # What a network has beside connections and biases; here it is nothing.
+
+    def settle(self, units: UnitSets) -> None:
+        """Makes units, chosen to be kept, independent of others in whatever is no connection."""
+
+    def hold(self, units: UnitSets) -> None:
+        """Keeps all of some units that is neither connection nor bias as it is now, for good."""
+
+    def restart(self) -> None:
+        """Starts all of plastic units that is neither connection nor bias anew."""
+
     def patterns(self) -> dict[str, Tensor]:
         """The live connections of each layer, ``(target, source * block)`` bool."""
         return {name: layer.pattern for name, layer in self.layers.items()}
@@ -338,13 +354,13 @@ class SparseNetwork(nn.Module):
     def live_count(self) -> int:
         """Number of live weights and biases."""
         return sum(
-            layer.live_count * layer.weights_each + layer.shape[0] for layer in self.layers.values()
+            layer.live_count * layer.weights_each + layer.biases for layer in self.layers.values()
         )
 
     def position_count(self) -> int:
         """Number of weights and biases a dense network of this shape would have."""
         return sum(
-            layer.position_count * layer.weights_each + layer.shape[0]
+            layer.position_count * layer.weights_each + layer.biases
             for layer in self.layers.values()
         )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nispa.kernels.graphs import Recorded
 from nispa.network.models import DataSet, SparseNetwork
@@ -156,8 +156,9 @@ def _gradients_by(
     return counted_once(network, Recorded(gradients, network.parameters()))
 
 
-def _on_gpu(network: nn.Module) -> bool:
-    return next(network.parameters()).is_cuda
+def _on_gpu(network: SparseNetwork) -> bool:
+    """Whether steps are recorded on a GPU and replayed."""
+    return network.records and next(network.parameters()).is_cuda
 
 
 def counted_once(

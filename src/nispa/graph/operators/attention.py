@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -33,6 +34,8 @@ def product(
     result = walk.ids.join(kept, call.by)
     if not constant:
         walk.found.heads.append(result.unique())
+        contracted = math.prod(sides[0].shape[dim] for dim in over[0])
+        walk.found.operations += 2 * math.prod(call.shape) * contracted
     return result
 
 
@@ -106,6 +109,8 @@ def attention(walk: Walk, call: Call) -> Tensor:
     kept = [walk.ids.along(side, [-2, -1], call.by) for side in (q, k, v)]
     heads = walk.ids.join(kept, call.by)
     walk.found.heads.append(heads.unique())
+    # Two products, each of as many terms as there are queries, keys and numbers of a head.
+    walk.found.operations += 4 * q.numel() * k.shape[-2]
     if call["attn_mask"] is not None:
         mask = walk.numbers(call["attn_mask"])
         heads = walk.ids.along(walk.ids.join([mask, heads], call.by), [-2, -1], call.by)

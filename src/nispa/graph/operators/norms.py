@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -67,8 +69,13 @@ def group_norm(walk: Walk, call: Call) -> Tensor:
     return units.view(-1, *[1] * (x.dim() - 2)).expand(call.shape).clone()
 
 
+PER_ELEMENT = 8
+"""Operations of a norm: mean, variance (three), normalise (two), scale and shift."""
+
+
 def _note(walk: Walk, call: Call, kind: type[nn.Module]) -> None:
-    """Refuses a norm that another module cannot take the place of."""
+    """Counts a norm; refuses one that another module cannot take the place of."""
+    walk.found.operations += PER_ELEMENT * math.prod(call.shape)
     if not isinstance(call.owner, kind):
         raise Refused(
             f"{call.by} is called as a function; its statistics must be held still for units that "

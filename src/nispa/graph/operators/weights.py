@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from nispa.graph.found import Call, Refused
@@ -39,6 +41,7 @@ def convolution(walk: Walk, call: Call) -> Tensor:
         if call["bias"] is not None:
             parts.append(walk.values(walk.weight(call, "bias"), "bias"))
         units = walk.ids.join(parts, call.by)
+        walk.found.operations += 2 * math.prod(call.shape) * math.prod(weight.shape[2:])
     else:
         units = walk.layer(call, weight, columns, groups)
     return units.view(-1, *[1] * kernel).expand(call.shape).clone()

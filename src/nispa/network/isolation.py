@@ -16,39 +16,56 @@ from torch import Tensor, nn
 from nispa.base.modes import usual_modes
 from nispa.base.seeding import stream
 from nispa.errors import IsolationError
-from nispa.masked.network import MaskedNetwork
+from nispa.graph.units import UnitSets
+from nispa.network.operations import counting
+from nispa.network.traced import TracedNetwork
+
+SAMPLES = 8  # of random input
 
 
 def check_isolation(
-    network: MaskedNetwork, example: Tensor | tuple[Any, ...] | Mapping[str, Any], *, seed: int = 0
+    network: TracedNetwork,
+    stable: UnitSets,
+    example: Tensor | tuple[Any, ...] | Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
 ) -> None:
     """Checks that logits of stable outputs do not depend on anything plastic.
 
     The network is put back as it was: values, statistics, modes and random state.
 
     Args:
-        network: With the outputs of kept classes among its stable units.
-        example: What it is called with.
+        network: A network that has learned.
+        stable: The units that stay what they are, the outputs of kept classes among them.
+        example: What it is called with; None for random samples.
         seed: Of what is drawn.
 
     Raises:
         IsolationError: They do; it names the first module whose stable units moved.
     """
-    kept = network.stable[network.graph.output.name]
+    kept = stable[network.graph.output.name]
     if not kept.any():
         return
-    with usual_modes(), _put_back(network), torch.no_grad():
+    if example is None:
+        drawn = torch.randn((SAMPLES, *network.input_shape), generator=stream(seed, "example"))
+        example = drawn.to(next(network.parameters()).device)
+    kept = kept.to(next(network.parameters()).device)
+    with usual_modes(), counting(None), _put_back(network), torch.no_grad():
         torch.manual_seed(seed)
         network.eval()
-        before = _watched(network, example)
+        first = _call(network, example)  # a module that is watched may take another way
+        before = _watched(network, stable, example)
         _draw(network, stream(seed, "isolation"))
         network.train()
         _call(network, example)  # moves statistics, as training does
         network.eval()
-        after = _watched(network, example)
-    if torch.equal(before["logits"][:, kept], after["logits"][:, kept]):
+        last = _call(network, example)
+        after = _watched(network, stable, example)
+    if torch.equal(first[:, kept], last[:, kept]) and torch.equal(
+        before["logits"][:, kept], after["logits"][:, kept]
+    ):
         return
-    first = next(
+    found = next(
         (
             name
             for name, value in before.items()
@@ -57,7 +74,7 @@ def check_isolation(
         None,
     )
     what = "values are not finite" if not _finite(before, after) else "stable units change"
-    place = f"in '{first.partition(':')[0]}'" if first else "behind the last layer"
+    place = f"in '{found.partition(':')[0]}'" if found else "behind the last layer"
     raise IsolationError(
         f"logits of kept classes change with values that are not kept; first {place} {what}. Is "
         "there a branch that the trace did not take (on self.training, on random numbers), a fast "
@@ -65,7 +82,7 @@ def check_isolation(
     )
 
 
-def _call(network: MaskedNetwork, example: Any) -> Tensor:
+def _call(network: TracedNetwork, example: Any) -> Tensor:
     if isinstance(example, Mapping):
         logits: Tensor = network(**example)
     else:
@@ -73,14 +90,14 @@ def _call(network: MaskedNetwork, example: Any) -> Tensor:
     return logits
 
 
-def _watched(network: MaskedNetwork, example: Any) -> dict[str, Tensor]:
+def _watched(network: TracedNetwork, stable: UnitSets, example: Any) -> dict[str, Tensor]:
     """Logits, and what each layer's module computes for stable units, in order of the calls."""
     seen: dict[str, Tensor] = {}
     handles = []
     for layer in network.graph.layers:
         if layer.module is None:
             continue
-        rows = layer.rows.spread(network.stable)
+        rows = layer.rows.spread(stable)
         behind = len(layer.kernel)
 
         def watch(
@@ -100,7 +117,7 @@ def _watched(network: MaskedNetwork, example: Any) -> dict[str, Tensor]:
     return seen
 
 
-def _draw(network: MaskedNetwork, generator: torch.Generator) -> None:
+def _draw(network: TracedNetwork, generator: torch.Generator) -> None:
     """Moves all that is learned by as much as its own size."""
     for value in network.parameters():
         if value.numel():
@@ -114,10 +131,11 @@ def _finite(*seen: Mapping[str, Tensor]) -> bool:
 
 
 @contextmanager
-def _put_back(network: MaskedNetwork) -> Iterator[None]:
+def _put_back(network: TracedNetwork) -> Iterator[None]:
     """Puts back values, buffers, modes and random state, whatever happens within."""
     tensors = [*network.parameters(), *network.buffers()]
     first = [tensor.detach().clone() for tensor in tensors]
+    draws = network.draws
     modes = [(module, module.training) for module in network.modules()]
     devices = sorted({tensor.device.index or 0 for tensor in tensors if tensor.is_cuda})
     with torch.random.fork_rng(devices):
@@ -127,5 +145,6 @@ def _put_back(network: MaskedNetwork) -> Iterator[None]:
             with torch.no_grad():
                 for tensor, value in zip(tensors, first, strict=True):
                     tensor.copy_(value)
+            network.draws = draws
             for module, mode in modes:
                 module.training = mode

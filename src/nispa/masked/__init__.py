@@ -1,1 +1,0 @@
-"""Any PyTorch module made sparse, in plain PyTorch: connections live or dead, kept values held."""

@@ -1,0 +1,471 @@
+"""A sparse network made of any PyTorch module: the module runs, on weights that are put in place.
+
+The units come from a trace (:mod:`nispa.graph`). A :class:`.SparseLayer` holds the live values of
+each weight of connections, :class:`.UnitValues` whatever else the module learns. For the time of a
+pass, full weights stand where the module expects its parameters, so its own code runs unchanged.
+Norms are replaced by those of :mod:`.norms`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nispa.base.seeding import derive
+from nispa.errors import GraphError
+from nispa.graph.logits import logits_of
+from nispa.graph.units import Layer, UnitGraph, UnitSets
+from nispa.kernels.dispatch import Chain, Images, to_dense
+from nispa.network.fusion import Segment
+from nispa.network.layers import SparseLayer
+from nispa.network.norms import GenerationNorm, UnitBatchNorm
+from nispa.network.operations import PerSample, purpose, traced_cost
+from nispa.network.sparse_network import SparseNetwork
+from nispa.network.topology import MappedLayer, Topology, UnitGroup
+from nispa.network.unit_values import UnitValues
+from nispa.network.watching import Reader, Watch, column_activity
+
+BATCH = (nn.BatchNorm1d, nn.BatchNorm2d)
+MIXING = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+Norms = UnitBatchNorm | GenerationNorm
+
+
+class TracedNetwork(SparseNetwork):
+    """A module made sparse. It starts without any live connection.
+
+    Attributes:
+        body: The module, with norms of this package in place of its own and without parameters.
+        graph: Its units.
+        dense: Convolutions of the input, which has few channels.
+    """
+
+    records = False  # a recorded step's warm-up would move statistics and random numbers
+
+    def __init__(
+        self,
+        body: nn.Module,
+        graph: UnitGraph,
+        input_shape: tuple[int, ...],
+        precision: str = "float32",
+    ) -> None:
+        """Takes over ``body``, whose units are ``graph``.
+
+        Raises:
+            GraphError: A norm or a parameter of it cannot be held still.
+        """
+        nn.Module.__init__(self)
+        self.body, self.graph = body, graph
+        self.topology = topology_of(graph)
+        self.input_shape = input_shape
+        self.precision = precision
+        self.training = body.training
+        self.seed = self.draws = 0
+        self._costs: dict[bool, tuple[list[int], PerSample]] = {}
+        _refuse_shared(body)
+        first = dict(body.named_parameters())
+        self.norms = _replaced_norms(body, graph)
+        self.weights = nn.ModuleDict()
+        self.values = nn.ModuleDict()
+        self.layers: dict[str, SparseLayer] = {}
+        self._parts: dict[str, list[SparseLayer]] = {}  # of each weight, in order of its rows
+        self._slots: list[tuple[nn.Module, str, Callable[[], Tensor]]] = []
+        self._own_weights(first)
+        self._own_values(first)
+        inputs = {group.name for group in graph.groups if group.kind == "input"}
+        self.dense = frozenset(
+            spec.name
+            for spec in self.topology.layers
+            if spec.kernel and inputs.issuperset(spec.sources)
+        )
+        for module in body.modules():
+            if isinstance(module, nn.TransformerEncoderLayer):
+                module.activation_relu_or_gelu = 0  # its fast path would pass the norms by
+            if not isinstance(module, (UnitBatchNorm, GenerationNorm)):
+                module._non_persistent_buffers_set.update(module._buffers)  # constants
+
+    def _own_weights(self, first: Mapping[str, Tensor]) -> None:
+        biases: dict[str, list[tuple[int, SparseLayer]]] = {}
+        for layer in sorted(self.graph.layers, key=lambda each: (each.weight, each.first_row)):
+            for number, spec in enumerate(specs_of(layer, self.graph)):
+                shape = spec.shape({})
+                made = SparseLayer(spec, shape, biased=layer.bias is not None)
+                made.places = layer.places
+                self.layers[spec.name] = made
+                self._parts.setdefault(layer.weight, []).append(made)
+                if layer.bias is not None:
+                    place = layer.first_bias + number * shape[0]
+                    biases.setdefault(layer.bias, []).append((place, made))
+        self.layers = {spec.name: self.layers[spec.name] for spec in self.topology.layers}
+        for name, made in self.layers.items():
+            self.weights[_key(name)] = made
+        self._biases = {
+            path: [made for _, made in sorted(parts, key=lambda part: part[0])]
+            for path, parts in biases.items()
+        }
+        for path, parts in (*self._parts.items(), *self._biases.items()):
+            if sum(part.shape[0] for part in parts) != len(first[path]):
+                raise GraphError(
+                    f"not every row of '{path}' belongs to one weight that is used; give each use "
+                    "a parameter of its own, without rows to spare"
+                )
+        for path, parts in self._parts.items():
+            self._take(path, functools.partial(_weight, parts))
+        for path, parts in self._biases.items():
+            self._take(path, functools.partial(_bias, parts))
+
+    def _own_values(self, first: Mapping[str, Tensor]) -> None:
+        for values in self.graph.values:
+            if values.kind != "statistic" and values.name not in self._biases:
+                made = UnitValues(first[values.name])
+                self.values[_key(values.name)] = made
+                self._take(values.name, made.full)
+
+    def _take(self, path: str, make: Callable[[], Tensor]) -> None:
+        """Takes a parameter from the body; a pass puts what ``make`` returns in its place."""
+        owner, _, name = path.rpartition(".")
+        module = self.body.get_submodule(owner)
+        module._parameters[name] = None  # found in place of what a pass puts there, afterwards
+        self._slots.append((module, name, make))
+
+    # Passes.
+
+    def forward(self, *arguments: Any, **named: Any) -> Tensor:
+        """Logits ``(batch, classes)`` of whatever the module takes."""
+        if len(arguments) == 1 and not named and isinstance(arguments[0], Tensor):
+            return super().forward(arguments[0])
+        return self._called(*arguments, **named)
+
+    def _run(self, images: Images) -> Tensor:
+        return self._called(images)
+
+    def _called(self, *arguments: Any, **named: Any) -> Tensor:
+        with self._in_place(), self._random():
+            logits: Tensor = logits_of(self.body(*arguments, **named))
+        return logits
+
+    @contextmanager
+    def _in_place(self) -> Iterator[dict[tuple[int, str], Tensor]]:
+        """Puts full weights and values where the body reads them."""
+        made: dict[tuple[int, str], Tensor] = {}
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # it reads weights by ways of its own
+        try:
+            for module, name, make in self._slots:
+                made[id(module), name] = module.__dict__[name] = make()
+            yield made
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for module, name, _ in self._slots:
+                module.__dict__.pop(name, None)
+
+    @contextmanager
+    def _random(self) -> Iterator[None]:
+        """Random numbers of a training pass: a stream of the network's own, pass by pass."""
+        if not (self.graph.random and self.training):
+            yield
+            return
+        device = next(iter(self.layers.values())).weight.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(derive(self.seed, "passes", self.draws))
+            self.draws += 1
+            yield
+
+    def get_extra_state(self) -> Tensor:
+        """The stream of random numbers, and how many passes have drawn from it."""
+        return torch.tensor([self.seed, self.draws])
+
+    def set_extra_state(self, state: Any) -> None:
+        """What :meth:`get_extra_state` returned."""
+        fits = isinstance(state, Tensor) and state.shape == (2,) and state.dtype == torch.int64
+        if not fits or bool((state < 0).any()):
+            raise RuntimeError("the state of random numbers must be two whole numbers")
+        self.seed, self.draws = (int(number) for number in state)
+
+    def gradients(
+        self,
+        images: Images,
+        labels: Tensor,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        reuse: bool = False,
+    ) -> Tensor:
+        """See :meth:`.SparseNetwork.gradients`; what the logits do not depend on gets zeros."""
+        value = super().gradients(images, labels, loss, reuse=reuse)
+        for each in self.parameters():
+            if each.grad is None:
+                each.grad = torch.zeros_like(each)
+        return value
+
+    def _whole(self, images: Images) -> Chain | None:
+        return None
+
+    def _segments(self) -> list[Segment]:
+        return []
+
+    def _wants_channels_last(self, device: torch.device) -> bool:
+        return False  # a module may look at its activations as they lie
+
+    def per_sample(self, *, into_input: bool = False) -> PerSample:
+        """Operations of one sample's pass as the pattern is now, see :mod:`.operations`."""
+        key = [layer.changes for layer in self.layers.values()]
+        known = self._costs.get(into_input)
+        if known is None or known[0] != key:
+            cost = traced_cost(
+                self.layers, self.topology, self.graph.operations, into_input=into_input
+            )
+            known = self._costs[into_input] = key, cost
+        return known[1]
+
+    # Units.
+
+    def activity(self, batches: Iterable[Images]) -> dict[str, Tensor]:
+        """Total activation of each hidden group's units over a data set, ``(units,)`` float64.
+
+        Activations are measured where layers read them. The marks of several layers that read one
+        group are brought to a total of 1 each before they are added.
+
+        Args:
+            batches: Images, ``(batch, ...)`` each.
+        """
+        marks: dict[str, Tensor] = {}
+
+        def reader(layer: Layer) -> Reader:
+            def read(inputs: Tensor, dim: int) -> None:
+                seen = column_activity(inputs, dim)
+                marks[layer.name] = marks[layer.name] + seen if layer.name in marks else seen
+
+            return read
+
+        readers: dict[str, dict[int, Reader]] = {}
+        for layer in self.graph.layers:
+            readers.setdefault(layer.weight, {})[layer.first_row] = reader(layer)
+        paths = {id(module): path for path, module in self.body.named_modules()}
+        with torch.no_grad(), purpose("activity"):
+            for images in batches:
+                with self._in_place() as made, self._random():
+                    known = []
+                    for (module, name), tensor in made.items():
+                        path = f"{paths[module]}.{name}".lstrip(".")
+                        if path in readers:
+                            known.append((tensor, readers[path]))
+                    with Watch(known):
+                        logits = logits_of(self.body(images))
+                self._count(images, logits)
+        return self._units(marks)
+
+    def _units(self, marks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        sizes = {group.name: group.size for group in self.topology.groups}
+        found: dict[str, list[Tensor]] = {group.name: [] for group in self.topology.hidden}
+        for layer in self.graph.layers:
+            if layer.name in marks:
+                sums = layer.columns.sums(marks[layer.name].cpu(), sizes)
+                for name, units in sums.items():
+                    if name in found:
+                        found[name].append(units)
+        totals = {}
+        for group in self.topology.hidden:
+            each = found[group.name]
+            if len(each) > 1:
+                each = [units / max(float(units.sum()), 1e-300) for units in each]
+            zero = torch.zeros(group.size, dtype=torch.float64)
+            totals[group.name] = sum(each, zero) if len(each) != 1 else each[0]
+        return totals
+
+    def settle(self, units: UnitSets) -> None:
+        """Lets units be normalised without those that are neither among them nor stable.
+
+        They still learn. It is called when they are chosen, since it changes what they compute;
+        making them stable later does not. A later call puts others in place of those that are not
+        stable yet.
+        """
+        for norm, module in self.norms:
+            if isinstance(module, GenerationNorm):
+                module.settle(torch.stack([each.spread(units) for each in norm.sets]))
+
+    @torch.no_grad()
+    def hold(self, units: UnitSets) -> None:
+        """Keeps values and statistics of units as they are, now that their rows are frozen."""
+        for norm, module in self.norms:
+            entries = torch.stack([each.spread(units) for each in norm.sets])
+            module.hold(entries[0] if isinstance(module, UnitBatchNorm) else entries)
+        for values in self.graph.values:
+            made = self._values_of(values.name)
+            if made is not None:
+                made.hold(values.spread(units, made.shape))
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Gives values and statistics of plastic units their first values."""
+        for _, module in self.norms:
+            module.restart()
+        for made in self.values.values():
+            assert isinstance(made, UnitValues)
+            made.restart()
+
+    @torch.no_grad()
+    def take(self, values: Mapping[str, Tensor]) -> None:
+        """Gives live connections and biases the values that a module has, by their names."""
+        for parts, bias in ((self._parts, False), (self._biases, True)):
+            for path, layers in parts.items():
+                first = 0
+                for layer in layers:
+                    rows = values[path][first : first + layer.shape[0]]
+                    first += layer.shape[0]
+                    if bias:
+                        layer.bias.copy_(rows)
+                    else:
+                        layer.weight.copy_(rows.flatten(0, 1)[layer.plastic_index])
+
+    def _values_of(self, name: str) -> UnitValues | None:
+        key = _key(name)
+        if key not in self.values:
+            return None
+        made = self.values[key]
+        assert isinstance(made, UnitValues)
+        return made
+
+    def unreached(self) -> tuple[int, ...]:
+        """Outputs without a live path from the input: nothing can change their logits."""
+        reached, patterns = self.topology.no_units(), self.patterns()
+        changed = True
+        while changed:  # a group may feed itself
+            changed = False
+            for spec in self.topology.layers:
+                rows = (patterns[spec.name] & spec.columns_in(reached)).any(1)
+                for name, fed in spec.units_fed(rows).items():
+                    if bool((fed & ~reached[name]).any()):
+                        reached[name] |= fed
+                        changed = True
+        return tuple(torch.nonzero(~reached[self.topology.output.name]).flatten().tolist())
+
+    def live_count(self) -> int:
+        """Number of live weights, biases and other values."""
+        return super().live_count() + self._others()
+
+    def position_count(self) -> int:
+        """Number of weights, biases and other values that the module has."""
+        return super().position_count() + self._others()
+
+    def _others(self) -> int:
+        return sum(len(made.base) for made in self.values.values())  # type: ignore[arg-type, misc]
+
+    def groups(self) -> str:
+        """Who writes and reads each group, as a table."""
+        from nispa.graph.table import groups_table  # takes long to import
+
+        return groups_table(self.graph)
+
+
+def topology_of(graph: UnitGraph) -> Topology:
+    """Groups and layers of a graph, as methods see them."""
+    roles = {"input": "input", "output": "output"}
+    groups = tuple(
+        UnitGroup(group.name, group.size, roles.get(group.kind, "hidden"))  # type: ignore[arg-type]
+        for group in graph.groups
+    )
+    return Topology(
+        groups, tuple(spec for layer in graph.layers for spec in specs_of(layer, graph))
+    )
+
+
+def specs_of(layer: Layer, graph: UnitGraph) -> list[MappedLayer]:
+    """A layer as methods see it; a grouped convolution is several layers."""
+    sizes = {group.name: group.size for group in graph.groups}
+    found = []
+    rows, columns = len(layer.rows) // layer.blocks, len(layer.columns) // layer.blocks
+    for block in range(layer.blocks):
+        mine, read = layer.rows, layer.columns
+        if layer.blocks > 1:
+            mine = mine.cut(block * rows, (block + 1) * rows)
+            read = read.cut(block * columns, (block + 1) * columns)
+        found.append(
+            MappedLayer(
+                layer.name if layer.blocks == 1 else f"{layer.name}/{block + 1}",
+                read.groups[0],
+                mine.groups[0],
+                kernel=layer.kernel,
+                rows=mine,
+                columns=read,
+                sizes=sizes,
+            )
+        )
+    return found
+
+
+def fingerprint(body: nn.Module, graph: UnitGraph) -> str:
+    """A hash of a module's units and constants: equal for modules that a state fits."""
+    parts = [repr((graph.groups, graph.layers, graph.values, graph.norms))]
+    statistics = {values.name for values in graph.values if values.kind == "statistic"}
+    code = hashlib.sha256(parts[0].encode())
+    for name, value in sorted(body.named_buffers()):
+        if name not in statistics and not name.endswith("num_batches_tracked"):
+            code.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            code.update(
+                value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
+    return code.hexdigest()
+
+
+def _key(name: str) -> str:
+    """A path as a key of ``nn.ModuleDict``, which takes neither dots nor names of its own."""
+    key = name.replace(".", "/")
+    return f"{key}/" if hasattr(nn.ModuleDict, key) else key
+
+
+def _weight(parts: list[SparseLayer]) -> Tensor:
+    return _joined([to_dense(part.live_weight()) for part in parts])
+
+
+def _bias(parts: list[SparseLayer]) -> Tensor:
+    return _joined([to_dense(part.live_bias()) for part in parts])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _replaced_norms(body: nn.Module, graph: UnitGraph) -> list[tuple[Any, Norms]]:
+    found: list[tuple[Any, Norms]] = []
+    for norm in graph.norms:
+        module = body.get_submodule(norm.module)
+        made: Norms
+        if isinstance(module, BATCH):
+            made = UnitBatchNorm(module)
+        elif norm.mixes and isinstance(module, MIXING):
+            made = GenerationNorm(module)
+            if len(made.generation) != len(norm.sets):
+                raise GraphError(
+                    f"'{norm.module}' normalises several sets of units; use a norm for each"
+                )
+        elif norm.mixes or norm.kind == "batch":
+            raise GraphError(
+                f"'{norm.module}' is a {type(module).__name__}, whose statistics cannot be held "
+                "still; use nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.RMSNorm or "
+                "nn.GroupNorm"
+            )
+        else:
+            continue
+        found.append((norm, made))
+        for parent in list(body.modules()):  # wherever it is a child, under any name
+            for name, child in list(parent._modules.items()):
+                if child is module:
+                    setattr(parent, name, made)
+    return found
+
+
+def _refuse_shared(body: nn.Module) -> None:
+    owners: dict[int, tuple[str, int]] = {}
+    for path, module in body.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            full = f"{path}.{name}".lstrip(".")
+            if owners.setdefault(id(parameter), (full, id(module)))[1] != id(module):
+                raise GraphError(
+                    f"'{full}' and '{owners[id(parameter)][0]}' are one parameter in two modules; "
+                    "call one module twice, or give each its own"
+                )

@@ -1,0 +1,175 @@
+"""Methods on networks of any module: nothing is forgotten, and a learner comes back as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nispa.backbones import BACKBONES
+from nispa.base.config import build
+from nispa.base.seeding import stream
+from nispa.data.tasks import Samples, Task
+from nispa.errors import ConfigError, IsolationError
+from nispa.methods import METHODS, method_class
+from nispa.methods.base import Method, Problem
+from nispa.methods.presets import resolve
+from nispa.methods.stable import is_frozen
+from nispa.network.architecture import ARCHITECTURES
+from nispa.network.backbone import Backbone
+from nispa.network.models import NetworkConfig
+from nispa.network.norms import GenerationNorm, UnitBatchNorm
+from nispa.network.traced import TracedNetwork
+from nispa.network.unit_values import UnitValues
+from tests.methods.toy import finish
+
+TASKS = 5
+SMALL: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
+    "mlp": ((1, 3, 4), ("hidden=12x10",)),
+    "convnet": ((2, 8, 8), ("channels=4x6", "fc=8x")),
+    "resnet18": ((3, 8, 8), ("width=4",)),
+    "vgg11-bn": ((3, 32, 32), ("width=2",)),
+    "mobilenet-small": ((3, 8, 8), ("width=4",)),
+    "vit-tiny": ((3, 8, 8), ("width=24", "heads=6", "blocks=1", "dropout=0.1")),
+    "conv1d": ((5, 3, 4), ("channels=8x8", "kernels=5x3")),
+}
+QUICK: dict[str, dict[str, Any]] = {
+    "nispa": {"epochs_per_phase": 1, "max_phases": 4, "k": 8},
+    "clnp": {"epochs": 1, "margin": 20.0},
+    "packnet": {"epochs": 1, "retrain_epochs": 1},
+}
+NEVER = tuple(QUICK)
+
+
+def test_a_case_for_each_backbone() -> None:
+    assert set(SMALL) == set(BACKBONES)
+
+
+def samples(shape: tuple[int, ...], index: int, count: int, part: str) -> Samples:
+    """Two classes, a random pattern each, with noise."""
+    labels = torch.arange(count) % 2
+    noise = torch.randn(count, *shape, generator=stream(7, "noise", index, part))
+    patterns = torch.randn(2, *shape, generator=stream(7, "patterns", index))
+    return Samples(0.3 * noise + patterns[labels], labels + 2 * index)
+
+
+def task_of(shape: tuple[int, ...], index: int, count: int = 16) -> Task:
+    return Task(
+        index,
+        f"task {index}",
+        (2 * index, 2 * index + 1),
+        samples(shape, index, count, "train"),
+        samples(shape, index, 8, "validation"),
+        samples(shape, index, 16, "test"),
+    )
+
+
+def made(name: str, backbone: str, **settings: Any) -> Method:
+    """A method that has started, on a backbone that is traced."""
+    shape, arguments = SMALL[backbone]
+    network = {"architecture": f"{backbone} traced", "arguments": arguments, "density": 0.5}
+    quick = {"learning_rate": 0.01, "batch_size": 8, **QUICK.get(name, {}), **settings}
+    cls = method_class(name)
+    problem = Problem(shape, 2 * TASKS, TASKS)  # type: ignore[arg-type, unused-ignore]
+    method = cls(problem, build(NetworkConfig, network), build(cls.config_class, quick), seed=1)
+    method.start()
+    return method
+
+
+def series(shape: tuple[int, ...], classes: int, **arguments: Any) -> nn.Module:
+    """A network of series, which are read from images line by line."""
+    channels, height, width = shape
+    net = BACKBONES["conv1d"].build((channels, height * width), classes, **arguments)
+    return nn.Sequential(nn.Flatten(2), net)
+
+
+@pytest.fixture(autouse=True)
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All backbones are traced, those with kernels of their own, too."""
+    for name, backbone in BACKBONES.items():
+        entry = f"{name} traced"
+        build = series if name == "conv1d" else backbone.build
+        monkeypatch.setitem(ARCHITECTURES, entry, Backbone(entry, build))
+
+
+def logits(method: Method, task: Task, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = method.network_for(task.info).eval()(images)
+    return found[:, list(task.classes)]
+
+
+@pytest.mark.parametrize("backbone", SMALL)
+@pytest.mark.parametrize("name", NEVER)
+def test_nothing_is_forgotten(name: str, backbone: str) -> None:
+    shape = SMALL[backbone][0]
+    method, images = made(name, backbone), torch.randn(6, *shape)
+    network = method.network
+    assert isinstance(network, TracedNetwork)
+    owed = getattr(method, "owed", {})
+    constant = sum(layer.live_count for layer in network.layers.values())
+    known: list[tuple[Task, Tensor]] = []
+    for index in range(TASKS):
+        task = task_of(shape, index)
+        finish(method.learn(task))
+        for earlier, then in known:
+            assert torch.equal(logits(method, earlier, images), then)
+        known.append((task, logits(method, task, images)))
+        if name == "nispa":
+            assert is_frozen(method.network, method.stable)  # type: ignore[attr-defined]
+            owed = method.owed  # type: ignore[attr-defined]
+        if name != "clnp":  # in which no connection grows in place of one that is cut
+            live = sum(layer.live_count for layer in method.network.layers.values())
+            assert live + sum(owed.values()) == constant
+    other = made(name, backbone)
+    other.learned = list(method.learned)
+    other.load_state(method.state())
+    for earlier, then in known:
+        assert torch.equal(logits(other, earlier, images), then)
+
+
+@pytest.mark.parametrize("name", [*NEVER, "nispa-replay", "ewc", "er", "stl"])
+def test_a_task_is_learned(name: str) -> None:
+    incremental = {"incremental": "class"} if name == "nispa-replay" else {}
+    longer: dict[str, Any] = {"epochs": 12}
+    if name.startswith("nispa"):
+        longer = {"epochs_per_phase": 4, "max_phases": None, "k": 6, "accuracy_drop": 10}
+    method = made(name, "conv1d", **longer, **incremental)
+    for index in range(2):
+        task = task_of(SMALL["conv1d"][0], index, 48)
+        finish(method.learn(task))
+        images, labels = task.test.batch(slice(None))
+        right = method.predict(images, task.info) == labels
+        assert float(right.float().mean()) > 0.8
+
+
+@pytest.mark.parametrize("name", ["nispa", "packnet"])
+@pytest.mark.parametrize(("kind", "backbone"), [(UnitBatchNorm, "conv1d"), (UnitValues, "conv1d")])
+def test_what_is_not_held_is_found(
+    name: str, kind: type[Any], backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kind, "hold", lambda *_: None)
+    method = made(name, backbone)
+    with pytest.raises(IsolationError, match="logits of kept classes change"):
+        finish(method.learn(task_of(SMALL[backbone][0], 0)))
+
+
+def test_a_norm_over_all_units_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GenerationNorm, "settle", lambda *_: None)
+    with pytest.raises(IsolationError, match="logits of kept classes change"):
+        finish(made("nispa", "vit-tiny").learn(task_of(SMALL["vit-tiny"][0], 0)))
+
+
+def test_a_method_that_cannot_says_so() -> None:
+    hand = {name for name, method in METHODS.items() if not method.any_network}
+    assert {"hat", "wsn", "piggyback", "icarl"} <= hand
+    for name in hand:
+        with pytest.raises(ConfigError, match=rf"method '{name}' works on mlp and convnet alone"):
+            resolve(name, "default", "", (3, 32, 32), {"architecture": "resnet18"})
+    for name in METHODS.keys() - hand:
+        settings = resolve(
+            name, "default", "split-mnist", (3, 32, 32), {"architecture": "resnet18"}
+        )
+        assert settings.network.architecture == "resnet18"
+        assert "learning_rate" in settings.config.derived  # not tuned for another network
