@@ -34,6 +34,7 @@ CONTENTS = {
         "docs/howto/own-images",
         "docs/howto/tables",
         "docs/howto/python",
+        "docs/howto/ship",
         "docs/howto/own-method",
         "docs/howto/class-incremental",
         "docs/howto/many-runs",
@@ -57,6 +58,7 @@ CONTENTS = {
     ],
     "Python": [
         "docs/api/learner",
+        "docs/api/deploy",
         "docs/api/methods",
         "docs/api/training",
         "docs/api/network",

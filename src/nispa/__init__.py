@@ -7,20 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nispa import errors
+    from nispa.deploy.compact import compact
     from nispa.learner import Learner
 
-__all__ = ["Learner", "__version__", "errors"]
+__all__ = ["Learner", "__version__", "compact", "errors"]
 
 __version__ = version("nispa")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports :class:`Learner`, and with it PyTorch, on first use."""
+    """Imports the names below, and with most of them PyTorch, on first use."""
     if name == "Learner":
         import nispa.base.openmp  # before PyTorch
         from nispa.learner import Learner
 
         return Learner
+    if name == "compact":
+        import nispa.base.openmp  # before PyTorch
+        from nispa.deploy.compact import compact
+
+        return compact
     if name == "errors":
         import nispa.errors
 
