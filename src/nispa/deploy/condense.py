@@ -33,14 +33,12 @@ class _Stage:
         weight: Its weights, ``(target, columns, *kernel)`` float64, those of constants removed.
         bias: Its biases with the constants folded in, ``(target,)`` float64.
         after: ReLU, pools, flatten.
-        sources: Units of its source that are to be read, ``(units,)`` bool.
     """
 
     layer: SparseLayer
     weight: Tensor
     bias: Tensor
     after: list[nn.Module] = field(default_factory=list)
-    sources: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
     @property
     def live(self) -> Tensor:
@@ -124,7 +122,6 @@ def _fold(stages: list[_Stage], inputs: int) -> None:
         each = weight.view(*weight.shape[:2], -1).sum(2)
         stage.bias = stage.bias + each @ stage.columns(constant)
         weight[:, ~stage.columns(moving)] = 0
-        stage.sources = moving
         moving, constant = stage.live.any(1), stage.bias
         if any(isinstance(module, nn.ReLU) for module in stage.after):
             constant = constant.clamp(min=0)
@@ -134,12 +131,11 @@ def _cut(stages: list[_Stage], rows: Tensor) -> list[nn.Module]:
     """Backward: takes of each layer what the rows of the last one read."""
     found: list[nn.Module] = []
     for stage in reversed(stages):
-        read = stage.live[rows].any(0).view(-1, stage.layer.spec.block).any(1)
-        sources = stage.sources & read
+        sources = stage.live[rows].any(0).view(-1, stage.layer.spec.block).any(1)
         if stage is stages[0]:
             sources = torch.ones_like(sources)  # the input stays as it is
         elif not sources.any():
-            sources[0] = True  # a layer needs a column; this one's weights are 0
+            sources[0] = True  # a layer needs a column; the weights of this one are 0
         found = [stage.dense(rows, sources), *stage.after, *found]
         rows = sources.nonzero().squeeze(1)
     return found
