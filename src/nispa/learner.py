@@ -330,8 +330,9 @@ class Learner:
     ) -> Exported:
         """Writes the network of some tasks to a file that needs no nispa, and checks it.
 
-        The file has what :func:`nispa.compact` keeps, with scaling, labels and tasks as metadata.
-        It takes any number of images. Before it is kept, its logits are held against the learner's.
+        The file has what :func:`nispa.deploy.compact.compact` keeps, with scaling, labels and
+        tasks as metadata. It takes any number of images. Before it is kept, its logits are held
+        against the learner's.
 
         Args:
             path: ``net.onnx`` for ONNX, ``net.pt2`` for ``torch.export``.
@@ -340,8 +341,8 @@ class Learner:
 
         Raises:
             NotLearnedError: A task has not been learned.
-            ConfigError: As :func:`nispa.compact`; or the file's ending is another one, or a package
-                is missing.
+            ConfigError: The learner cannot be compacted, the file's ending is another one, or a
+                package is missing.
             ExportError: The file does not compute what the learner does.
             OutputError: It could not be written; an older file of that name is untouched.
         """

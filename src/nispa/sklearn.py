@@ -34,7 +34,7 @@ Array = NDArray[Any]
 
 
 class NispaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A :class:`nispa.Learner` as a scikit-learn classifier.
+    """A :class:`nispa.learner.Learner` as a scikit-learn classifier.
 
     ``fit`` learns one task, from the beginning. Each ``partial_fit`` learns one further task and
     keeps the earlier ones; it is not one more batch of the same data.
@@ -64,7 +64,7 @@ class NispaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             method: Name of the method, such as ``"nispa"``.
-            incremental: What ``partial_fit`` adds, see :class:`nispa.Learner`.
+            incremental: What ``partial_fit`` adds, see :class:`nispa.learner.Learner`.
             preset: Named settings to start from.
             outputs: Outputs of the network, one for each class of each task that will ever come;
                 None for the classes that the first ``fit`` or ``partial_fit`` is told of.
@@ -126,7 +126,7 @@ class NispaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Learns one task from the beginning; what was learned before is lost.
 
         Args:
-            X: ``(n, features)``, or images as :meth:`nispa.Learner.learn` takes them.
+            X: ``(n, features)``, or images as :meth:`nispa.learner.Learner.learn` takes them.
             y: ``(n,)`` labels, of two classes at least.
 
         Raises:

@@ -20,7 +20,7 @@ from nispa.network.sparse_network import SparseNetwork
 
 
 class Learned(Protocol):
-    """What is needed of a :class:`nispa.Learner`.
+    """What is needed of a :class:`nispa.learner.Learner`.
 
     Attributes:
         method: Between two tasks.
@@ -70,7 +70,7 @@ def compact(
       must choose among the columns of one.
 
     Args:
-        learner: A :class:`nispa.Learner`.
+        learner: A :class:`nispa.learner.Learner`.
         tasks: A task, or some of them, counted from 0; None for all.
 
     Raises:

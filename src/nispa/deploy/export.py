@@ -45,7 +45,7 @@ Run = Callable[[Array], Array]
 
 
 class Exporting(Learned, Protocol):
-    """What is needed of a :class:`nispa.Learner`.
+    """What is needed of a :class:`nispa.learner.Learner`.
 
     Attributes:
         settings: Its settings.
@@ -79,7 +79,7 @@ def export(
     images: Any,
     reach: float | None,
 ) -> Exported:
-    """Writes the network of some tasks to a file; see :meth:`nispa.Learner.export`.
+    """Writes the network of some tasks to a file; see :meth:`nispa.learner.Learner.export`.
 
     Args:
         learner: The learner.
@@ -125,7 +125,7 @@ def check(method: Method, module: nn.Module, run: Run, images: Tensor) -> float:
         The largest difference; see :class:`Exported`.
 
     Raises:
-        ExportError: A logit differs by more than :data:`TOLERANCE`, or by so much as to change a
+        ExportError: A logit differs by more than 1e-5 of the largest, or so as to change a
             prediction.
     """
     logits = torch.from_numpy(run(images.numpy()).copy())
