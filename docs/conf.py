@@ -92,7 +92,16 @@ myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
 # A name is described where it is defined, also where another module offers it in its __all__.
-autodoc_default_options = {"members": True, "no-value": True, "ignore-module-all": True}
+autodoc_default_options = {
+    "members": True,
+    "no-value": True,
+    "ignore-module-all": True,
+    # scikit-learn adds these, with texts that refer to its own pages.
+    "exclude-members": ",".join(
+        f"set_{name}_request"
+        for name in ("fit", "partial_fit", "predict", "predict_proba", "score")
+    ),
+}
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {
     name: name for name in ("ArrayLike", "Event", "Learning", "Loss", "RunEvent", "Rows", "Step")
