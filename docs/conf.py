@@ -35,6 +35,7 @@ CONTENTS = {
         "docs/howto/tables",
         "docs/howto/python",
         "docs/howto/own-network",
+        "docs/howto/ship",
         "docs/howto/own-method",
         "docs/howto/class-incremental",
         "docs/howto/many-runs",
@@ -58,6 +59,7 @@ CONTENTS = {
     ],
     "Python": [
         "docs/api/learner",
+        "docs/api/deploy",
         "docs/api/methods",
         "docs/api/training",
         "docs/api/network",
@@ -91,7 +93,16 @@ myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
 # A name is described where it is defined, also where another module offers it in its __all__.
-autodoc_default_options = {"members": True, "no-value": True, "ignore-module-all": True}
+autodoc_default_options = {
+    "members": True,
+    "no-value": True,
+    "ignore-module-all": True,
+    # scikit-learn adds these, with texts that refer to its own pages.
+    "exclude-members": ",".join(
+        f"set_{name}_request"
+        for name in ("fit", "partial_fit", "predict", "predict_proba", "score")
+    ),
+}
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {
     name: name for name in ("ArrayLike", "Event", "Learning", "Loss", "RunEvent", "Rows", "Step")

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nispa import errors
+    from nispa.deploy.compact import compact
     from nispa.learner import Learner
     from nispa.network.sparsify import sparsify
 
-__all__ = ["Learner", "__version__", "errors", "sparsify"]
+__all__ = ["Learner", "__version__", "compact", "errors", "sparsify"]
 
 __version__ = version("nispa")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports :class:`Learner` or ``sparsify``, and with them PyTorch, on first use."""
+    """Imports the names below, and with most of them PyTorch, on first use."""
     if name == "Learner":
         import nispa.base.openmp  # before PyTorch
         from nispa.learner import Learner
@@ -27,6 +28,11 @@ def __getattr__(name: str) -> Any:
         from nispa.network.sparsify import sparsify
 
         return sparsify
+    if name == "compact":
+        import nispa.base.openmp  # before PyTorch
+        from nispa.deploy.compact import compact
+
+        return compact
     if name == "errors":
         import nispa.errors
 

@@ -47,6 +47,10 @@ class IsolationError(NispaError):
     """Logits of kept classes would change with what is learned later."""
 
 
+class ExportError(NispaError):
+    """An exported network does not compute what the learner does."""
+
+
 class DeviceError(InputError):
     """The requested compute device is not available."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -30,6 +30,7 @@ from nispa.data.intake import check_known, doubt_of_task, further, reach, read_i
 from nispa.data.scenarios import make_task
 from nispa.data.standardise import Inputs
 from nispa.data.tasks import Samples, TaskInfo
+from nispa.deploy.export import Exported, export
 from nispa.errors import (
     CapacityError,
     ConfigError,
@@ -379,6 +380,33 @@ class Learner:
         with usual_modes():
             content = encode(self.method, self.settings, self.labels, self._reach, self._inputs)
         write_atomic(where, content)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        tasks: SupportsIndex | Iterable[SupportsIndex] | None = None,
+        *,
+        images: Any = None,
+    ) -> Exported:
+        """Writes the network of some tasks to a file that needs no nispa, and checks it.
+
+        The file has what :func:`nispa.deploy.compact.compact` keeps, with scaling, labels and
+        tasks as metadata. It takes any number of images. Before it is kept, its logits are held
+        against the learner's.
+
+        Args:
+            path: ``net.onnx`` for ONNX, ``net.pt2`` for ``torch.export``.
+            tasks: A task, or some, counted from 0; None for all.
+            images: As in :meth:`predict`, to check the file on; None for random ones.
+
+        Raises:
+            NotLearnedError: A task has not been learned.
+            ConfigError: The learner cannot be compacted, the file's ending is another one, or a
+                package is missing.
+            ExportError: The file does not compute what the learner does.
+            OutputError: It could not be written; an older file of that name is untouched.
+        """
+        return export(self, path, tasks, images, self._reach)
 
     @classmethod
     def load(
