@@ -246,7 +246,8 @@ class Learner:
                 self.method.load_state(before)
             raise
         self._reach = reach(samples) if self._reach is None else self._reach
-        if text := capacity.warning(units, self.method.census().stable):
+        text = capacity.warning(units, self.method.census().stable)
+        if text and self._outputs_used < self.method.problem.outputs:  # else no task can follow
             warnings.warn(text, stacklevel=2)
         return report
 

@@ -95,7 +95,7 @@ class NispaContext(Nispa):
 
     @classmethod
     def stores_samples(cls) -> bool:
-        """No: at most one bit for each stable unit of some samples."""
+        """No: at most bits of what stable units make of some samples."""
         return False
 
     def learn_task(self, task: Task) -> Learning:
