@@ -73,7 +73,7 @@ def load(
         only: Numbers of the classes to read from a user's own image files; None reads all.
         label: Name of a table's column of labels, if it has none of the usual names.
         series: Whether arrays with three dimensions are ``(n, channels, length)``, and tables hold
-            series; see :mod:`nispa.data.tables`.
+            series; see ``nispa.data.tables``.
 
     Raises:
         UnknownNameError: It is neither a known name nor an existing path.

@@ -279,7 +279,7 @@ class Method(ABC):
 
     @property
     def logits(self) -> int:
-        """How many outputs its networks have: one for each class, unless a method wants more."""
+        """The number of outputs of its networks, one for each class unless a method wants more."""
         return self.problem.outputs
 
     def class_mask(self, classes: Iterable[int]) -> ClassMask:

@@ -17,7 +17,7 @@ from nispa.network.layers import SparseLayer
 from nispa.network.traced import TracedNetwork, fingerprint
 
 Values = Literal["draw", "model"]
-"""First values of connections: drawn, or those of the module."""
+"""First values of connections, drawn or those of the module."""
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 

@@ -1,6 +1,6 @@
 """A sparse network made of any PyTorch module: the module runs, on weights that are put in place.
 
-The units come from a trace (:mod:`nispa.graph`). A :class:`.SparseLayer` holds the live values of
+The units come from a trace (``nispa.graph``). A :class:`.SparseLayer` holds the live values of
 each weight of connections, :class:`.UnitValues` whatever else the module learns. For the time of a
 pass, full weights stand where the module expects its parameters, so its own code runs unchanged.
 Norms are replaced by those of :mod:`.norms`.
