@@ -155,7 +155,7 @@ def test_export_to_each_kind_of_file(capsys: Capture) -> None:
         "method.learning_rate": [0.01, 0.01],
     }
     assert call(capsys, "export", "--to", "long.csv", "--long").out == "12 rows to long.csv\n"
-    ended = call(capsys, "export", "--to", "x.tex")
+    ended = call(capsys, "export", "--to", "x.tex", "--by", "density")  # as in scripts of before
     assert ended.out == "2 runs to x.tex\n"
     assert ended.err == "1 run that is not complete was left out\n"
     assert r"nispa & 2 & $81.25 \pm 0.00$ & $12.50 \pm 0.00$ \\" in Path("x.tex").read_text()

@@ -155,6 +155,17 @@ def test_what_is_not_held_is_found(
         finish(method.learn(task_of(SMALL[backbone][0], 0)))
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "vit-tiny"])
+def test_predicting_before_learning_changes_nothing_learned(backbone: str) -> None:
+    shape, states = SMALL[backbone][0], []
+    for online in (False, True):  # batch norm takes statistics, dropout draws: in training alone
+        method = made("finetune", backbone, epochs=2, online=online)
+        _, report = finish(method.learn(task_of(shape, 0)))
+        assert (report.online_accuracy is not None) == online
+        states.append(method.state().tensors)
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
 def test_a_norm_over_all_units_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GenerationNorm, "settle", lambda *_: None)
     with pytest.raises(IsolationError, match="logits of kept classes change"):

@@ -179,6 +179,8 @@ def _print_problems(runs: Sequence[Row]) -> None:
 )
 @where_option
 @columns_option
+# Rows are by all settings that differ; command lines from before may still name some.
+@click.option("--by", multiple=True, hidden=True, expose_value=False)
 @click.option(
     "--long",
     "is_long",

@@ -46,14 +46,21 @@ import torch
 from torch import Tensor, nn
 
 from nispa.base.config import setting, settings
-from nispa.base.seeding import stream
 from nispa.data.tasks import Task
 from nispa.errors import FormatError
 from nispa.methods.base import Learning, Method, MethodState, Part
 from nispa.methods.carried import take_tensors
 from nispa.methods.finetune import Finetune, FinetuneConfig
 from nispa.methods.parts import Network
-from nispa.methods.renewing import activations, drawing, renew, renewable, sizes
+from nispa.methods.renewing import (
+    Streams,
+    activations,
+    drawing,
+    renew,
+    renewable,
+    sizes,
+    streams_of,
+)
 from nispa.network.models import NetworkConfig, SparseNetwork
 from nispa.training.fit import Batch, Step
 
@@ -175,7 +182,7 @@ class ContinualBackprop(nn.Module):
         self,
         step: Step,
         optimiser: torch.optim.Optimizer,
-        streams: Callable[[Batch, str], torch.Generator],
+        streams: Streams,
     ) -> Step:
         """A step that renews units after each update.
 
@@ -289,13 +296,9 @@ class Cbp(Finetune):
         """Trains on the task alone, and renews units meanwhile."""
         addon = ContinualBackprop(self.network, self.config, self.network_config, self.units)
 
-        def streams(batch: Batch, layer: str) -> torch.Generator:
-            return stream(self.seed, "renewal", task.index, batch.epoch, batch.number, layer)
-
+        streams = streams_of(self.seed, task.index)
         report = yield from self.tune(
-            task,
-            lambda step: addon.around(step, self.optimiser, streams),
-            addon,
+            task, lambda step: addon.around(step, self.optimiser, streams), addon
         )
         self.units = addon.records()
         return report

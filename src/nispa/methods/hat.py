@@ -63,7 +63,7 @@ from nispa.methods.carried import take_tensors
 from nispa.methods.epochs import KeepConfig, stop_reason
 from nispa.methods.parts import Derived, Network
 from nispa.methods.task_networks import TaskNetworks
-from nispa.network.layers import SparseLayer, Units
+from nispa.network.layers import Units
 from nispa.network.models import SparseNetwork
 from nispa.network.operations import PerSample, counting, current
 from nispa.network.topology import UnitSets, source_columns
@@ -155,17 +155,11 @@ def free_shares(network: SparseNetwork, used: Gates) -> list[tuple[nn.Parameter,
     """
     shares = []
     for layer in network.layers.values():
-        rows, columns = ends(layer.plastic_index, layer)
+        rows, columns = layer.ends(layer.plastic_index)
         held = torch.minimum(used[layer.spec.target][rows], used[layer.spec.source][columns])
         shares.append((layer.weight, 1 - held.view(-1, *[1] * len(layer.spec.kernel))))
         shares.append((layer.bias, 1 - used[layer.spec.target][layer.bias_index]))
     return shares
-
-
-def ends(index: Tensor, layer: SparseLayer) -> tuple[Tensor, Tensor]:
-    """The units that connections at flat positions ``index`` enter and leave."""
-    columns = layer.shape[1]
-    return index // columns, index % columns // layer.spec.block
 
 
 class Gated(nn.Module):
@@ -387,7 +381,7 @@ class Hat(TaskNetworks):
             index = torch.cat([layer.plastic_index, layer.frozen_index])
             order = index.argsort()
             index, weight = index[order], torch.cat([layer.weight, layer.frozen_weight])[order]
-            rows, columns = ends(index, layer)
+            rows, columns = layer.ends(index)
             leaving = gates[layer.spec.source][columns]
             live = (leaving > 0) & (gates[layer.spec.target][rows] > 0)
             factors = leaving.view(-1, *[1] * len(layer.spec.kernel))

@@ -25,18 +25,15 @@ Differences from the paper and from the published code:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from nispa.base.config import setting, settings
-from nispa.base.seeding import stream
 from nispa.data.tasks import Task
 from nispa.methods.base import Learning
 from nispa.methods.finetune import Finetune, FinetuneConfig
 from nispa.methods.parts import Network, PositiveNumber
-from nispa.methods.renewing import activations, drawing, renew, renewable
+from nispa.methods.renewing import Streams, activations, drawing, renew, renewable, streams_of
 from nispa.network.models import NetworkConfig, SparseNetwork
 from nispa.training.fit import Batch, Step
 
@@ -80,7 +77,7 @@ class DormantRenewal(nn.Module):
         self,
         step: Step,
         optimiser: torch.optim.Optimizer,
-        streams: Callable[[Batch, str], torch.Generator],
+        streams: Streams,
     ) -> Step:
         """A step that renews dormant units when it is time; arguments as in ``cbp.py``."""
 
@@ -122,13 +119,9 @@ class Redo(Finetune):
         addon = DormantRenewal(self.network, self.config, self.network_config, self.steps)
         addon.to(self.device)
 
-        def streams(batch: Batch, layer: str) -> torch.Generator:
-            return stream(self.seed, "renewal", task.index, batch.epoch, batch.number, layer)
-
+        streams = streams_of(self.seed, task.index)
         report = yield from self.tune(
-            task,
-            lambda step: addon.around(step, self.optimiser, streams),
-            addon,
+            task, lambda step: addon.around(step, self.optimiser, streams), addon
         )
         self.steps = float(addon.steps)
         return report

@@ -18,12 +18,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from nispa.methods.hat import ends
+from nispa.base.seeding import stream
 from nispa.network.initialise import kaiming_values
 from nispa.network.layers import SparseLayer
 from nispa.network.models import NetworkConfig, SparseNetwork
 from nispa.network.operations import purpose
 from nispa.training.fit import Batch
+
+Streams = Callable[[Batch, str], torch.Generator]
+"""From a batch and a layer's name to the source of what is drawn there."""
 
 PerUnit = Mapping[str, Tensor]
 """A value for each unit of the hidden groups, ``(units,)``."""
@@ -66,7 +69,7 @@ def _summed(layer: SparseLayer, end: int, units: int) -> Tensor:
     index = torch.cat([layer.plastic_index, layer.frozen_index])
     weights = torch.cat([layer.weight.detach(), layer.frozen_weight])
     each = weights.abs().reshape(len(weights), -1).sum(1)
-    return each.new_zeros(units).index_add_(0, ends(index, layer)[end], each)
+    return each.new_zeros(units).index_add_(0, layer.ends(index)[end], each)
 
 
 def renewable(network: SparseNetwork) -> dict[str, Tensor]:
@@ -79,9 +82,9 @@ def renewable(network: SparseNetwork) -> dict[str, Tensor]:
     held = {name: each.clone() for name, each in fed.items()}
     for spec in network.topology.layers:
         layer = network.layers[spec.name]
-        rows, columns = ends(layer.frozen_index, layer)
+        rows, columns = layer.ends(layer.frozen_index)
         if spec.target in hidden:
-            fed[spec.target][ends(layer.plastic_index, layer)[0]] = True
+            fed[spec.target][layer.ends(layer.plastic_index)[0]] = True
             held[spec.target][rows] = True
             held[spec.target][layer.frozen_bias_index] = True
         if spec.source in hidden:
@@ -89,11 +92,16 @@ def renewable(network: SparseNetwork) -> dict[str, Tensor]:
     return {name: fed[name] & ~held[name] for name in hidden}
 
 
-def drawing(config: NetworkConfig, stream: Callable[[str], torch.Generator]) -> Draw:
+def streams_of(seed: int, task: int) -> Streams:
+    """A stream of its own for each layer and step of a task."""
+    return lambda batch, layer: stream(seed, "renewal", task, batch.epoch, batch.number, layer)
+
+
+def drawing(config: NetworkConfig, streams: Callable[[str], torch.Generator]) -> Draw:
     """Draws values as a network's first ones, from a stream for each layer by its name."""
 
     def draw(layer: SparseLayer) -> Tensor:
-        spec, start = layer.spec, stream(layer.spec.name)
+        spec, start = layer.spec, streams(layer.spec.name)
         values = kaiming_values(spec, layer.pattern, config.init, config.fan, start, config.gain)
         index = torch.cat([layer.plastic_index, layer.frozen_index]).cpu()
         return values[index.argsort().argsort()[: len(layer.plastic_index)]].to(layer.weight)
@@ -120,7 +128,7 @@ def renew(
     """
     for spec in network.topology.layers:
         layer = network.layers[spec.name]
-        rows, columns = ends(layer.plastic_index, layer)
+        rows, columns = layer.ends(layer.plastic_index)
         outputs = chosen[spec.source][columns] if spec.source in chosen else rows < 0
         if means is not None and bool(outputs.any()):
             told = layer.weight[outputs].reshape(int(outputs.sum()), -1).sum(1)
@@ -129,7 +137,7 @@ def renew(
             layer.bias.add_(moved[layer.bias_index])
     for spec in network.topology.layers:  # a bias that was moved into a renewed unit goes, too
         layer = network.layers[spec.name]
-        rows, columns = ends(layer.plastic_index, layer)
+        rows, columns = layer.ends(layer.plastic_index)
         inputs = chosen[spec.target][rows] if spec.target in chosen else rows < 0
         outputs = chosen[spec.source][columns] if spec.source in chosen else rows < 0
         if bool(inputs.any()):

@@ -181,6 +181,11 @@ class SparseLayer(nn.Module):
         self._set_plastic(index, torch.cat([self.weight[keep], values.to(self.weight)]))
         assert self.live_count == int(pattern.sum()), "grown does not match the pattern"
 
+    def ends(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The units that connections at flat positions ``index`` enter and leave."""
+        columns = self.shape[1]
+        return index // columns, index % columns // self.spec.block
+
     @torch.no_grad()
     def freeze(self, connections: Tensor, biases: Tensor) -> None:
         """Turns plastic values into frozen ones without changing a bit of them.

@@ -39,9 +39,12 @@ class Online:
 
         def counting(batch: Batch) -> Tensor:
             if batch.epoch == 1:
+                # As predictions are made: dropout is off, and a batch norm takes no statistics.
+                self._network.eval()
                 with torch.no_grad(), purpose("validation"):
                     found = self._predict(self._network(batch.images))
                     self.right += (found == batch.labels).sum()
+                self._network.train()
                 self.seen += len(batch)
             return step(batch)
 
