@@ -101,7 +101,9 @@ def build(what: str, source: Path, to: Path, **variables: str) -> None:
 def unpacked(sdist: Path, to: Path) -> Path:
     """The folder that an sdist unpacks to."""
     with tarfile.open(sdist) as archive:
-        archive.extractall(to / "source", filter="data")
+        if hasattr(tarfile, "data_filter"):  # 3.10 and 3.11 have it in later releases only
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(to / "source")
     (source,) = (to / "source").iterdir()
     return source
 
