@@ -13,6 +13,7 @@ from nispa.cli.compare import compare
 from nispa.cli.doctor import doctor
 from nispa.cli.exits import Commands
 from nispa.cli.lists import list_known
+from nispa.cli.plan import plan
 from nispa.cli.predict import predict
 from nispa.cli.report import report
 from nispa.cli.resume import resume
@@ -48,6 +49,7 @@ for _command in (
     sweep,
     reproduce,
     search,
+    plan,
     show,
     predict,
     report,

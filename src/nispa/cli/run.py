@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ANY_SHAPE = (1, 28, 28)
 
 
-class RunCommand(click.Command):
+class ScenarioCommand(click.Command):
     """A command whose help shows the options of scenarios apart, read from their settings."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -65,7 +65,7 @@ Examples:
 
 
 @click.command(
-    cls=RunCommand, short_help="Learn the tasks of a scenario and record it.", epilog=EXAMPLES
+    cls=ScenarioCommand, short_help="Learn the tasks of a scenario and record it.", epilog=EXAMPLES
 )
 @click.argument("scenario")
 @method_option
@@ -124,7 +124,7 @@ def run(
 
     settings = with_model(settings_given(pairs, incremental), model)
     options = {name: value for name, value in options.items() if value is not None}
-    _check_options(scenario, options, settings)
+    check_options(scenario, options, settings)
     # Settings are checked before the data are read, which may take long. The shape of the images
     # can only change which benchmark a preset chooses.
     kind = resolve(method, preset, scenario, ANY_SHAPE, settings).config.incremental
@@ -168,7 +168,7 @@ def run(
     )
 
 
-def _check_options(scenario: str, options: dict[str, Any], settings: dict[str, str]) -> None:
+def check_options(scenario: str, options: dict[str, Any], settings: dict[str, str]) -> None:
     """Checks the scenario's options, and that none of them was passed with ``--set``.
 
     Raises:

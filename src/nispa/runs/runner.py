@@ -372,15 +372,20 @@ def _measure(
     for task in scenario.tasks[: last + 2]:
         test = task.test.to(method.device)
         try:
-            told[task.index] = _accuracy(method, test, task.info)
+            told[task.index] = accuracy_on(method, test, task.info)
         except NotLearnedError:  # a method with one network per task has none for the next task
             continue
         if method.task_agnostic and task.index <= last:
-            untold[task.index] = _accuracy(method, test, None)
+            untold[task.index] = accuracy_on(method, test, None)
     return told, untold
 
 
-def _accuracy(method: Method, test: Samples, info: TaskInfo | None) -> float:
+def accuracy_on(method: Method, test: Samples, info: TaskInfo | None) -> float:
+    """Accuracy on test images, in [0, 1]; told the task unless ``info`` is None.
+
+    Raises:
+        NotLearnedError: The method has no network for that task.
+    """
     right = sum(
         int((method.predict(images, info) == labels).sum())
         for images, labels in test.batches(EVALUATION_BATCH)
