@@ -12,15 +12,10 @@ from typing import Any
 from torch import nn
 
 from nispa.deploy.compact import parts_of
-from nispa.errors import ConfigError
+from nispa.errors import needs
 
 OPSET = 17
 IR_VERSION = 8
-
-MISSING = (
-    "ONNX files need the packages onnx and onnxruntime; install them with: "
-    "pip install 'nispa[onnx]'"
-)
 
 
 def onnx_bytes(module: nn.Sequential, metadata: dict[str, str], version: str) -> bytes:
@@ -32,13 +27,11 @@ def onnx_bytes(module: nn.Sequential, metadata: dict[str, str], version: str) ->
         version: Of nispa.
 
     Raises:
-        ConfigError: The package ``onnx`` is not installed.
+        MissingPackageError: The package ``onnx`` is not installed.
     """
-    try:
+    with needs("onnx", "an ONNX file"):
         import onnx
         from onnx import TensorProto, helper
-    except ImportError:
-        raise ConfigError(MISSING) from None
 
     nodes: list[Any] = []
     tensors: list[Any] = []
@@ -75,12 +68,10 @@ def onnx_runner(content: bytes, threads: int = 1) -> Callable[[Any], Any]:
     """A function from images to logits, both NumPy arrays, that runs a model in ONNX Runtime.
 
     Raises:
-        ConfigError: The package ``onnxruntime`` is not installed.
+        MissingPackageError: The package ``onnxruntime`` is not installed.
     """
-    try:
+    with needs("onnx", "checking an ONNX file"):
         import onnxruntime
-    except ImportError:
-        raise ConfigError(MISSING) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -89,7 +80,8 @@ def onnx_runner(content: bytes, threads: int = 1) -> Callable[[Any], Any]:
 
 def _chain(part: nn.Sequential, prefix: str, nodes: list[Any], tensors: list[Any]) -> str:
     """Adds the nodes and tensors of a chain of layers; returns the name of what it ends in."""
-    from onnx import helper, numpy_helper
+    with needs("onnx", "an ONNX file"):
+        from onnx import helper, numpy_helper
 
     name = "images"
     for place, layer in enumerate(part):
