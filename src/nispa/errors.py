@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib.util
 from collections.abc import Iterable, Iterator
 
 
@@ -71,6 +72,10 @@ class NotLearnedError(InputError):
     """The task to predict for has not been learned, or the method needs to be told one."""
 
 
+class MissingPackageError(InputError, ImportError):
+    """A package is not installed that only some of nispa needs; the message says how to get it."""
+
+
 class DataWarning(UserWarning):
     """Images or tables will hardly be learned as they are."""
 
@@ -97,6 +102,48 @@ def either(python: str, command: str) -> str:
         command: The text for the command line, such as ``--device cpu``.
     """
     return command if _on_command_line else python
+
+
+_PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn"}
+"""What pip calls a package that is imported by another name."""
+
+
+@contextlib.contextmanager
+def needs(extra: str, what: str) -> Iterator[None]:
+    """Inside this context packages are imported that come with one of nispa's extras.
+
+    Args:
+        extra: Its name in ``pyproject.toml``.
+        what: What needs them, as the beginning of a sentence.
+
+    Raises:
+        MissingPackageError: One of them is not installed, or too old.
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "a package").partition(".")[0]
+        if isinstance(error, ModuleNotFoundError):
+            raise missing(extra, what, package) from None
+        if "cannot import name" in str(error):
+            raise MissingPackageError(
+                f"{what} needs a newer release of {_PACKAGES.get(package, package)}; get it with: "
+                f'pip install --upgrade "nispa[{extra}]"'
+            ) from None
+        raise
+
+
+def missing(extra: str, what: str, package: str) -> MissingPackageError:
+    """The error that a package is not installed; see :func:`needs`."""
+    return MissingPackageError(
+        f"{what} needs the package {_PACKAGES.get(package, package)}, which is not installed; "
+        f'install it with: pip install "nispa[{extra}]"'
+    )
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported; it is not."""
+    return importlib.util.find_spec(package) is not None
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:

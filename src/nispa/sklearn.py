@@ -14,21 +14,17 @@ from numpy.typing import NDArray
 import nispa.base.openmp  # noqa: F401 - before PyTorch
 from nispa.base.config import describe
 from nispa.data.arrays import as_images
-from nispa.errors import CapacityError, ConfigError, ScenarioError, unknown_name
+from nispa.errors import CapacityError, ConfigError, ScenarioError, needs, unknown_name
 from nispa.learner import Learner
 from nispa.methods import METHODS
 from nispa.network.models import NetworkConfig
 
-try:
+with needs("sklearn", "nispa.sklearn"):
     from sklearn.base import BaseEstimator, ClassifierMixin
     from sklearn.metrics import accuracy_score
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_array, check_is_fitted, check_X_y, validate_data
-except ImportError as error:
-    raise ImportError(
-        "nispa.sklearn needs scikit-learn 1.6 or newer: pip install --upgrade scikit-learn"
-    ) from error
 
 Array = NDArray[Any]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nispa.cli.progress import LiveDisplay, PlainDisplay, Progress, data_progress, duration
+from nispa.cli.live import LiveDisplay
+from nispa.cli.progress import PlainDisplay, Progress, data_progress, duration
 from nispa.methods.base import PhaseStart
 from nispa.runs.record import TaskResult, UnitCount
 from nispa.runs.runner import TaskEnd, TaskStart

@@ -14,7 +14,9 @@ import torch
 
 from nispa import Learner
 from nispa.deploy import export as exporting
-from nispa.errors import ConfigError, ExportError, OutputError
+from nispa.deploy.compact import compact
+from nispa.deploy.rounded import rounded
+from nispa.errors import ConfigError, ExportError, MissingPackageError, OutputError
 from tests.deploy.nets import toy_learner
 from tests.extent import optional
 from tests.methods.toy import toy_images
@@ -100,6 +102,68 @@ def _wrong(images: Any) -> Any:
     return np.full((len(images), 4), 100, dtype=np.float32)
 
 
+@pytest.mark.parametrize("ending", ["onnx", "pt2"])
+def test_rounded_weights_take_a_quarter_and_say_how_often_they_agree(
+    ending: str, learner: Learner, tmp_path: Path
+) -> None:
+    if ending == "onnx":
+        optional("onnx"), optional("onnxruntime")
+    whole, small = tmp_path / f"whole.{ending}", tmp_path / f"small.{ending}"
+    assert learner.export(whole, images=IMAGES.numpy()).agreement == 1.0
+    told = learner.export(small, images=IMAGES.numpy(), int8=True)
+    assert 1e-5 < told.difference < 0.05
+    run, about = _opened(small)
+    assert about["int8"] is True
+    logits, same = run(IMAGES.numpy()), []
+    for task in about["tasks"]:
+        found = np.array(task["labels"])[logits[:, task["outputs"]].argmax(1)]
+        same.append(found == learner.predict(IMAGES.numpy(), task=task["task"]))
+    assert told.agreement == np.mean(same) > 0.9
+    held = sum(each.numel() for each in compact(learner).parameters())
+    if held > 5000:
+        assert small.stat().st_size < 0.5 * whole.stat().st_size
+
+
+def _opened(path: Path) -> tuple[Any, Any]:
+    """A file of a network as a function, and what it says of itself."""
+    if path.suffix == ".onnx":
+        session = optional("onnxruntime").InferenceSession(
+            str(path), providers=["CPUExecutionProvider"]
+        )
+        about = session.get_modelmeta().custom_metadata_map["nispa"]
+        return (lambda x: session.run(None, {"images": x})[0]), json.loads(about)
+    extra = {"nispa": ""}
+    module = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra).module()
+    return (lambda x: module(torch.from_numpy(x)).numpy()), json.loads(extra["nispa"])
+
+
+@pytest.mark.parametrize("method", ["finetune", "packnet"])
+def test_a_rounded_weight_is_off_by_half_a_step_at_most(method: str) -> None:
+    plain = compact(toy_learner(method))
+    for layer, small in zip(_weighted(plain), _weighted(rounded(plain)), strict=True):
+        step = layer.weight.flatten(1).abs().amax(1) / 127
+        off = (layer.weight - small.weight).flatten(1).abs().amax(1)
+        assert (off <= 0.5001 * step).all()
+        assert small.values.dtype == torch.int8
+
+
+def _weighted(module: torch.nn.Module) -> list[Any]:
+    return [each for each in module.modules() if hasattr(each, "weight")]
+
+
+def test_the_mean_and_deviation_of_inputs_are_told(tmp_path: Path) -> None:
+    images, labels = IMAGES.numpy(), np.arange(64) % 2
+    learner = Learner("finetune", input_shape=(1, 4, 4), classes=2, epochs=2, standardise=True)
+    learner.learn(images, labels)
+    path = tmp_path / "net.pt2"
+    learner.export(path, images=images)
+    run, about = _opened(path)
+    (task,) = about["tasks"]
+    ready = (images - np.float32(task["mean"])) / np.float32(task["std"])
+    found = np.array(task["labels"])[run(ready)[:, task["outputs"]].argmax(1)]
+    assert (found == learner.predict(images)).all()
+
+
 def test_other_files_are_refused(learner: Learner, tmp_path: Path) -> None:
     for name in ("net", "net.pth", "net.onnx.gz"):
         with pytest.raises(ConfigError, match=r"\.onnx or \.pt2"):
@@ -115,6 +179,6 @@ def test_a_missing_package_says_what_to_install(
     if package == "onnxruntime":
         optional("onnx")
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ConfigError, match=r"nispa\[onnx\]"):
+    with pytest.raises(MissingPackageError, match=r"nispa\[onnx\]"):
         learner.export(tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())

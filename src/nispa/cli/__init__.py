@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from nispa import __version__
+from nispa.cli.compact import compact
 from nispa.cli.compare import compare
 from nispa.cli.doctor import doctor
 from nispa.cli.exits import Commands
@@ -52,6 +53,7 @@ for _command in (
     plan,
     show,
     predict,
+    compact,
     report,
     runs,
     compare,

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from nispa.cli.options import PATH
-from nispa.errors import ConfigError, InputError
+from nispa.errors import ConfigError, InputError, needs
 
 MAX_RUNS = 10_000
 
@@ -70,7 +70,8 @@ def compare(
     if as_json:
         click.echo(json.dumps(asdict(found), indent=1, allow_nan=False))
         return
-    from rich.console import Console
+    with needs("reports", "a table on the terminal"):
+        from rich.console import Console
 
     from nispa.cli.tables import show
     from nispa.reading.comparison import render

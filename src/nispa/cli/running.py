@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nispa.cli.exits import CommandError, Stops, stopped
-from nispa.errors import InputError, NispaError
+from nispa.errors import InputError, NispaError, installed
 
 if TYPE_CHECKING:
     from nispa.cli.progress import Display
@@ -48,9 +48,9 @@ def carry_out(
         InputError: It cannot be run; nothing was written.
         CommandError: It failed or was stopped on its way; the message says what was kept.
     """
-    from nispa.cli.show import print_report
+    from nispa.cli.show import print_end
     from nispa.files import shown
-    from nispa.reading.plots import picture
+    from nispa.reading.drawing import drawing
     from nispa.trackers import tracked
 
     display = _display(title, quiet)
@@ -61,7 +61,7 @@ def carry_out(
             for line in data_notes(experiment.scenario):
                 display.note(line)
             display.begin(epoch_sizes(experiment.scenario, experiment.settings), shown(out))
-            running = start(experiment, out, checkpoint_every, stops, picture)
+            running = start(experiment, out, checkpoint_every, stops, drawing())
             events = tracked(running, trackers, out, warn=_warn, tell=display.note)
             with stops.kept(), closing(events):
                 while True:
@@ -87,7 +87,7 @@ def carry_out(
         click.echo(str(out))
     else:
         click.echo()
-        print_report(record, out)
+        print_end(record, out)
 
 
 def title_of(scenario: str, method: str, kind: str, what: str, seed: int) -> str:
@@ -98,11 +98,15 @@ def title_of(scenario: str, method: str, kind: str, what: str, seed: int) -> str
 
 
 def _display(title: str, quiet: bool) -> Display:
-    from nispa.cli.progress import Display, LiveDisplay, PlainDisplay
+    from nispa.cli.progress import Display, PlainDisplay
 
     if quiet:
         return Display()
-    return LiveDisplay(title) if sys.stdout.isatty() else PlainDisplay(title)
+    if not sys.stdout.isatty() or not installed("rich"):
+        return PlainDisplay(title)
+    from nispa.cli.live import LiveDisplay
+
+    return LiveDisplay(title)
 
 
 def data_notes(scenario: Scenario) -> list[str]:

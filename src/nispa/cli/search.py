@@ -25,7 +25,7 @@ from nispa.cli.options import (
     whole_number,
 )
 from nispa.cli.sweep import Shared, make_folder, seeds_given, with_shared_options
-from nispa.errors import InputError
+from nispa.errors import InputError, needs
 
 if TYPE_CHECKING:
     import optuna
@@ -89,14 +89,9 @@ def search(
     mean over --seeds.
     """
     shared = Shared(**given)
-    try:
-        from nispa.sweep.plan import Cell
-        from nispa.sweep.search import Space, parse_range
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"nispa search needs the package '{error.name}', which is not installed; install it "
-            "with: pip install 'nispa[search]'"
-        ) from None
+    from nispa.sweep.plan import Cell
+    from nispa.sweep.search import Space, parse_range
+
     cell = Cell(scenario, method, preset, 0, settings_given(pairs, incremental))
     ends = [parse_range(text) for text in ranges]
     for name, count in Counter(name for name, _ in ends).items():
@@ -180,8 +175,9 @@ def _typed(value: Any) -> str:
 
 def _progress(quiet: bool) -> Progress:
     """A live progress line on a terminal; elsewhere it only prints what goes through it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    with needs("search", "a search for settings"):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     return Progress(
         BarColumn(24),
@@ -198,7 +194,8 @@ def _follow(
     steps: Followed, study: optuna.Study, trials: int, progress: Progress, quiet: bool
 ) -> None:
     """Carries out a search and prints a line for each trial that ends."""
-    from rich.text import Text
+    with needs("search", "a search for settings"):
+        from rich.text import Text
 
     from nispa.sweep.search import Trial, best, trials_over
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nispa.cli.options import PATH
+from nispa.errors import needs
 
 if TYPE_CHECKING:
     from nispa.runs.record import Record
@@ -26,9 +27,25 @@ def show(run: Path) -> None:
     print_report(record, run if run.is_dir() else run.parent)
 
 
+def print_end(record: Record, folder: Path) -> None:
+    """Prints what a run came to: its report, or two lines where tables cannot be printed."""
+    from nispa.errors import installed
+    from nispa.files import shown
+    from nispa.runs.metrics import acc, percent
+
+    if installed("rich"):
+        print_report(record, folder)
+        return
+    accuracy = acc(record.main_matrix)
+    if accuracy is not None:
+        click.echo(f"mean accuracy {percent(accuracy)} %")
+    click.echo(f'run: {shown(folder)}; to see it as tables: pip install "nispa[reports]"')
+
+
 def print_report(record: Record, folder: Path) -> None:
     """Prints a record and the paths of the run's files."""
-    from rich.console import Console
+    with needs("reports", "a table on the terminal"):
+        from rich.console import Console
 
     from nispa.cli.tables import show as show_parts
     from nispa.files import shown

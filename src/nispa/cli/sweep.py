@@ -31,7 +31,7 @@ from nispa.cli.options import (
     threads_option,
     whole_number,
 )
-from nispa.errors import ConfigError, InputError, unknown_name
+from nispa.errors import ConfigError, InputError, installed, missing, needs, unknown_name
 
 if TYPE_CHECKING:
     from nispa.sweep.base import Backend
@@ -261,6 +261,9 @@ def _carry_out(plan: Plan, out: Path, shared: Shared, *, report: bool = False) -
         InputError: One of the runs cannot be carried out; none was started.
         CommandError: Some failed, or the sweep was stopped.
     """
+    for package in ("rich", "pebble"):  # before any part of it is missed
+        if not installed(package):
+            raise missing("sweep", "a sweep", package)
     from nispa.cli.sweep_display import SweepDisplay
     from nispa.files import shown
     from nispa.sweep.backends import sweep as start
@@ -318,7 +321,8 @@ def _print_end(
     Raises:
         CommandError: Some failed.
     """
-    from rich.console import Console
+    with needs("sweep", "a sweep"):
+        from rich.console import Console
 
     from nispa.cli.sweep_display import summary
     from nispa.cli.tables import show

@@ -6,14 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 import click
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from nispa.cli.progress import Closing, duration, percent
-from nispa.errors import InputError
+from nispa.errors import InputError, needs
 from nispa.files import one_line
 from nispa.reading.groups import Run, group_runs
 from nispa.reading.statistics import estimate
@@ -21,6 +16,13 @@ from nispa.reading.tables import new_table
 from nispa.runs import metrics
 from nispa.runs.record import RECORD, Record, read_record
 from nispa.sweep.jobs import Job, Outcome
+
+with needs("sweep", "a sweep"):
+    from rich.console import Console, Group, RenderableType
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
 
 Clock = Callable[[], float]
 QUIET_S = 60.0  # time after which a plain line says that the sweep still runs

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from nispa.base.modes import usual_modes
@@ -95,10 +95,10 @@ def as_array(values: Any, name: str) -> Array:
     """
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise DataError(f"{name}: some values are masked; leave those rows out or fill them")
-    if isinstance(values, Image.Image):
+    if is_picture(values):
         return _picture(values)
-    if isinstance(values, (list, tuple)) and any(isinstance(each, Image.Image) for each in values):
-        values = [_picture(each) if isinstance(each, Image.Image) else each for each in values]
+    if isinstance(values, (list, tuple)) and any(map(is_picture, values)):
+        values = [_picture(each) if is_picture(each) else each for each in values]
     try:
         if isinstance(values, Tensor):
             values = values.detach().cpu()
@@ -112,7 +112,13 @@ def as_array(values: Any, name: str) -> Array:
         raise DataError(f"{name}: {kind} cannot be read as an array ({why})") from None
 
 
-def _picture(image: Image.Image) -> Array:
+def is_picture(value: Any) -> bool:
+    """Whether something is a Pillow image; then its caller has imported Pillow."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(value, pillow.Image)
+
+
+def _picture(image: Any) -> Array:
     """A Pillow image as 8-bit grey or RGB."""
     return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from nispa.data.dataset import ImageData, hold_out
+from nispa.errors import needs
 
 SPLIT_SEED = 0
 SHA256 = "3b7fa0174ec69290e6652ff16d235368ca5c634f32af01bb41243582e8208b80"
@@ -19,7 +20,8 @@ def load_digits() -> ImageData:
 
     The test set is the same for every seed of a run, so that results can be compared.
     """
-    from sklearn import datasets  # here, since importing it takes a second
+    with needs("sklearn", "the data set digits"):
+        from sklearn import datasets  # here, since importing it takes a second
 
     bunch = datasets.load_digits()
     images = torch.from_numpy(np.asarray(bunch.images).astype(np.uint8)).unsqueeze(1)

@@ -13,7 +13,7 @@ from typing import Any
 
 from nispa.data.catalog import Remote
 from nispa.data.dataset import Progress
-from nispa.errors import DataError, either
+from nispa.errors import DataError, either, needs
 
 CONNECT_S = 10.0
 READ_S = 30.0
@@ -21,10 +21,16 @@ CHUNK_BYTES = 1 << 18
 
 
 def cache_folder() -> Path:
-    """The folder for downloads: ``$NISPA_CACHE``, or the system's cache."""
-    import pooch
+    """The folder for downloads: ``$NISPA_CACHE``, or the system's cache.
 
-    return Path(os.environ.get("NISPA_CACHE") or pooch.os_cache("nispa"))
+    Raises:
+        MissingPackageError: Neither is known.
+    """
+    if named := os.environ.get("NISPA_CACHE"):
+        return Path(named)
+    with needs("data", "finding downloaded data"):
+        import pooch
+    return Path(pooch.os_cache("nispa"))
 
 
 def fetch(
@@ -77,8 +83,8 @@ def _fetch_one(
     timeout_s: tuple[float, float],
 ) -> None:
     """Downloads one file from one address; pooch verifies it and moves it into place."""
-    import pooch
-
+    with needs("data", "downloading data"):
+        import pooch
     downloader = Resuming(
         folder / f"{remote.file}.part", remote.most_bytes, progress=progress, timeout_s=timeout_s
     )
@@ -134,9 +140,9 @@ class Resuming:
         Raises:
             DataError: The server does not have it, or the connection broke; partial data is kept.
         """
-        import requests
-        import urllib3
-
+        with needs("data", "downloading data"):
+            import requests
+            import urllib3
         try:
             self._download(url)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
@@ -145,8 +151,8 @@ class Resuming:
         return None
 
     def _download(self, url: str) -> None:
-        import requests
-
+        with needs("data", "downloading data"):
+            import requests
         there = os.path.lexists(self._part)
         if there and (self._part.is_symlink() or not self._part.is_file()):
             raise DataError(f"{self._part} is a link, or no regular file; delete it")

@@ -12,17 +12,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from nispa.data.dataset import BYTE_SCALE, ImageData, Progress, assemble, only_note
-from nispa.data.shaping import AS_STORED, Reading, Shaping
-from nispa.errors import DataError, either
+from nispa.data.shaping import AS_STORED, Reading, Shaping, image_module
+from nispa.errors import DataError, either, needs
 from nispa.files import wording
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 NOT_READ = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"))
 """Formats that Pillow lists but leaves to other programs."""
@@ -64,19 +66,22 @@ class Decoded(NamedTuple):
 @functools.cache
 def suffixes() -> dict[str, str]:
     """The file extensions that can be read, and the format of each."""
+    pillow = image_module()
     if importlib.util.find_spec("pillow_heif") is not None:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-    known = Image.registered_extensions()
-    return {end: kind for end, kind in known.items() if kind in Image.OPEN and kind not in NOT_READ}
+    known = pillow.registered_extensions()
+    return {
+        end: kind for end, kind in known.items() if kind in pillow.OPEN and kind not in NOT_READ
+    }
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
     """The formats that can be read; the content of a file decides, not its name."""
     suffixes()
-    return tuple(sorted(set(Image.OPEN) - NOT_READ))
+    return tuple(sorted(set(image_module().OPEN) - NOT_READ))
 
 
 def decode(content: Source, name: str, shaping: Shaping = AS_STORED) -> Decoded:
@@ -93,10 +98,11 @@ def decode(content: Source, name: str, shaping: Shaping = AS_STORED) -> Decoded:
     Raises:
         DataError: It is damaged, too large, or has an unsupported mode.
     """
+    pillow = image_module()
     try:
         given = content() if callable(content) else content
         source = given if isinstance(given, Path) else io.BytesIO(given)
-        with Image.open(source, formats=formats()) as image:
+        with pillow.open(source, formats=formats()) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise DataError(
                     f"{name}: {image.width}×{image.height} pixels is too large (at most "
@@ -120,6 +126,8 @@ def _upright(image: Image.Image) -> Image.Image:
         orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - damaged EXIF data beside a good image
         return image
+    with needs("data", "reading images"):
+        from PIL import ImageOps
     return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
 
 
@@ -130,12 +138,12 @@ def _plain(image: Image.Image, name: str) -> tuple[Image.Image, bool, int]:
         lowest, brightest = int(values.min()), int(values.max())
         if lowest < 0 or brightest > 0xFFFF:
             raise DataError(f"{name}: values from {lowest} to {brightest} do not fit into 16 bits")
-        return Image.fromarray((values >> 8).astype(np.uint8)), False, brightest
+        return image_module().fromarray((values >> 8).astype(np.uint8)), False, brightest
     mode = "L" if image.mode in GREY else "RGB"
     if image.has_transparency_data:
         full = image.convert("RGBA")
         if full.getchannel("A").getextrema() != (255, 255):
-            ground = Image.new("RGBA", full.size, "white")
+            ground = image_module().new("RGBA", full.size, "white")
             ground.alpha_composite(full)
             return ground.convert("RGB").convert(mode), True, 0
         if image.mode in ("P", "PA"):  # Pillow requires this detour for transparent palettes

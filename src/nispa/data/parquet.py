@@ -25,7 +25,7 @@ from nispa.data.images import ImageStack, Source, data_of
 from nispa.data.shaping import AS_STORED, Reading, Shaping
 from nispa.data.splits import TEST, TRAIN, VALIDATION, by_part, choose_test
 from nispa.data.tables import from_tables, label_column, parse_csv, rows_of
-from nispa.errors import DataError
+from nispa.errors import DataError, needs
 from nispa.files import wording
 
 IMAGE_COLUMNS = ("img", "image", "images")
@@ -140,9 +140,9 @@ def _check_shards(files: Sequence[Path]) -> None:
 
 
 def _open(file: Path) -> tuple[Path, Any]:
-    import pyarrow
-    from pyarrow import parquet
-
+    with needs("data", "reading Parquet files"):
+        import pyarrow
+        from pyarrow import parquet
     try:
         return file, parquet.ParquetFile(file, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
@@ -159,7 +159,8 @@ def _image_column(opened: Any) -> str | None:
 
 def _binary(kind: Any) -> bool:
     """Whether a column contains the bytes of files, with or without paths."""
-    import pyarrow
+    with needs("data", "reading Parquet files"):
+        import pyarrow
 
     if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
@@ -179,7 +180,8 @@ def _names_in_schema(opened: Any, column: str) -> tuple[str, ...]:
 
 def _whole(files: Sequence[tuple[Path, Any]]) -> Any:
     """All rows of the files as one table."""
-    import pyarrow
+    with needs("data", "reading Parquet files"):
+        import pyarrow
 
     parts = []
     for file, opened in files:
@@ -220,7 +222,8 @@ def _labels(files: Sequence[tuple[Path, Any]], column: str) -> np.ndarray[Any, A
 
 def _batches(file: Path, opened: Any, column: str, **which: Any) -> Iterator[Any]:
     """A column, a batch of rows at a time."""
-    import pyarrow
+    with needs("data", "reading Parquet files"):
+        import pyarrow
 
     if column not in opened.schema_arrow.names:
         known = wording(", ".join(opened.schema_arrow.names))

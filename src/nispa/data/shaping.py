@@ -5,17 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from nispa.base.shapes import in_words, is_image
 from nispa.data.dataset import ImageData, Progress
-from nispa.errors import ConfigError, DataError, either
+from nispa.errors import ConfigError, DataError, either, needs
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MOST_SIDE = 4096
+
+
+def image_module() -> ModuleType:
+    """Pillow's module ``Image``.
+
+    Raises:
+        MissingPackageError: Pillow is not installed.
+    """
+    with needs("data", "reading or changing images"):
+        from PIL import Image
+    return Image
 
 
 @dataclass(frozen=True)
@@ -56,9 +71,9 @@ class Shaping:
         if self.crop:
             image = image.crop(self._centre(image.width, image.height))
         if self.grey and image.mode == "RGB":
-            image = ImageOps.grayscale(image)
+            image = image.convert("L")
         if self.resize and image.size != self.resize[::-1]:
-            image = image.resize(self.resize[::-1], Image.Resampling.BILINEAR)
+            image = image.resize(self.resize[::-1], resample=image_module().Resampling.BILINEAR)
         return image
 
     def _centre(self, width: int, height: int) -> tuple[int, int, int, int]:
@@ -144,6 +159,7 @@ def shape_data(data: ImageData, shaping: Shaping) -> ImageData:
 
 def _shape(images: Tensor, shaping: Shaping) -> Tensor:
     """``(n, channels, height, width)``, plane by plane, which gives the same as whole colours."""
+    pillow = image_module()
     channels, height, width = images.shape[1:]
     if shaping.grey and channels == 3:
         images = _grey(images)
@@ -152,15 +168,16 @@ def _shape(images: Tensor, shaping: Shaping) -> Tensor:
     plain = replace(shaping, grey=False)
     for target, image in zip(made, images, strict=True):
         for place, plane in enumerate(image):
-            target[place] = torch.from_numpy(np.array(plain(Image.fromarray(plane.numpy()))))
+            target[place] = torch.from_numpy(np.array(plain(pillow.fromarray(plane.numpy()))))
     return made
 
 
 def _grey(images: Tensor) -> Tensor:
     """Colour to grey with the weights of ITU-R 601, as in Pillow."""
     if images.dtype == torch.uint8:
+        pillow = image_module()
         grey = [
-            np.asarray(ImageOps.grayscale(Image.fromarray(each.permute(1, 2, 0).numpy())))
+            np.asarray(pillow.fromarray(each.permute(1, 2, 0).numpy()).convert("L"))
             for each in images
         ]
         return torch.from_numpy(np.stack(grey)).unsqueeze(1)

@@ -37,7 +37,14 @@ from nispa.data.parquet import read_parquet
 from nispa.data.shaping import AS_STORED, Reading, Shaping, shape_data
 from nispa.data.tables import read_csv
 from nispa.data.zips import read_zip_folders
-from nispa.errors import DataError, UnknownNameError, either, unknown_name
+from nispa.errors import (
+    DataError,
+    MissingPackageError,
+    UnknownNameError,
+    either,
+    installed,
+    unknown_name,
+)
 
 LOOSE = "no checksum is published for this form"
 
@@ -109,11 +116,12 @@ def _load_named(
     progress: Progress | None,
     remotes: Mapping[str, Sequence[Remote]] | None,
 ) -> ImageData:
-    cache = cache_folder() / entry.cache
-    for place in (folder, cache):
-        found = find(entry, list_files(place)) if place is not None and place.is_dir() else None
-        if found:
-            return read_found(entry, found, progress=progress)
+    found = find(entry, list_files(folder)) if folder is not None and folder.is_dir() else None
+    if found is None:
+        cache = cache_folder() / entry.cache
+        found = find(entry, list_files(cache)) if cache.is_dir() else None
+    if found:
+        return read_found(entry, found, progress=progress)
     looked = f"not found in {folder}" if folder else "no data folder was given"
     if not download:
         raise DataError(f"{entry.name}: {looked}; {how_to_get(entry)}")
@@ -377,12 +385,22 @@ def available(folder: Path | None = None) -> list[Availability]:
     if folder is not None:
         check_folder(folder)
     listings = {"data folder": list_files(folder)} if folder is not None else {}
-    result = [Availability("digits", True, "ships with scikit-learn")]
+    result = [_digits()]
+    try:
+        downloads: Path | None = cache_folder()
+    except MissingPackageError:  # then nothing can have been downloaded
+        downloads = None
     for entry in CATALOG.values():
-        cache = cache_folder() / entry.cache
-        places = listings | ({"cache": list_files(cache)} if cache.is_dir() else {})
+        cache = downloads / entry.cache if downloads else None
+        places = listings | ({"cache": list_files(cache)} if cache and cache.is_dir() else {})
         result.append(_availability(entry, places.values()))
     return result
+
+
+def _digits() -> Availability:
+    if installed("sklearn"):
+        return Availability("digits", True, "ships with scikit-learn")
+    return Availability("digits", False, "not found", 'pip install "nispa[sklearn]"')
 
 
 def _availability(entry: Entry, listings: Iterable[Listing]) -> Availability:

@@ -21,7 +21,7 @@ from nispa.data.archives import check_regular
 from nispa.data.arrays import as_label_array, number_labels
 from nispa.data.dataset import MOST_NAMED, ImageData, assemble, listed
 from nispa.data.splits import TRAIN, by_part, choose_test
-from nispa.errors import DataError, either
+from nispa.errors import DataError, either, needs
 from nispa.files import one_line, wording
 
 LABELS = ("fine_label", "label", "labels", "class", "target", "y")
@@ -98,9 +98,9 @@ def read_csv(
 
 def parse_csv(file: Path) -> Any:
     """The Arrow table in a CSV file; see :func:`read_csv`."""
-    import pyarrow
-    from pyarrow import csv
-
+    with needs("data", "reading CSV files"):
+        import pyarrow
+        from pyarrow import csv
     check_regular(file)
     try:
         with file.open("rb") as opened:
@@ -271,7 +271,8 @@ def _columns(table: Any, columns: Sequence[str], name: str) -> list[NDArray[np.f
 
 def _numbers(column: Any, title: str, name: str) -> NDArray[np.float32]:
     """A column of numbers, or of lists of equal length, as ``(n, features)``."""
-    from pyarrow import types
+    with needs("data", "reading tables"):
+        from pyarrow import types
 
     where = f"{name}: column {one_line(title, 40)}"
     column = column.combine_chunks()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from nispa.data.arrays import Array, as_array, from_arrays
+from nispa.data.arrays import Array, as_array, from_arrays, is_picture
 from nispa.data.dataset import ImageData
 from nispa.errors import DataError
 
@@ -159,7 +158,7 @@ def _items(dataset: Any, name: str, *, labelled: bool, series: bool) -> tuple[Ar
 
 def _planes(image: Any, name: str, series: bool) -> Array:
     """One image as ``(channels, height, width)``; rows of tables and series as they are."""
-    if not isinstance(image, (Tensor, np.ndarray, Image.Image)):
+    if not isinstance(image, (Tensor, np.ndarray)) and not is_picture(image):
         raise DataError(f"{name}: {type(image).__name__} is no tensor, array or Pillow image")
     planes = as_array(image, name)
     if series:

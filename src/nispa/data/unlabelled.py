@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from nispa.base.shapes import Shape, holds_rows, in_words, is_image
@@ -19,7 +18,8 @@ from nispa.data.dataset import BYTE_SCALE
 from nispa.data.images import decode
 from nispa.data.npz import read_file, read_members
 from nispa.data.parquet import read_rows
-from nispa.errors import DataError
+from nispa.data.shaping import image_module
+from nispa.errors import DataError, MissingPackageError
 from nispa.files import one_line, wording
 
 KEYS = ("x", "images", "x_test", "test_images")
@@ -106,7 +106,7 @@ def _files(path: Path) -> Iterator[Path]:
             check_regular(path)
             yield path
             return
-        known = Image.registered_extensions()
+        known = image_module().registered_extensions()
         files = sorted(
             file
             for file in path.rglob("*")
@@ -115,7 +115,7 @@ def _files(path: Path) -> Iterator[Path]:
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
         )
     except (OSError, ValueError) as error:
-        if isinstance(error, DataError):
+        if isinstance(error, (DataError, MissingPackageError)):
             raise
         raise DataError(f"{one_line(str(path))} cannot be read ({wording(error)})") from None
     if not files:

@@ -12,6 +12,7 @@ from torch import fx, nn
 from nispa.base.arguments import whole_number
 from nispa.base.modes import usual_modes
 from nispa.data.dataset import BYTE_SCALE
+from nispa.data.standardise import Inputs
 from nispa.data.tasks import TaskInfo
 from nispa.deploy.condense import condense
 from nispa.errors import ConfigError, NotLearnedError
@@ -29,6 +30,7 @@ class Learned(Protocol):
 
     method: Method
     labels: list[list[Any]]
+    _inputs: Inputs
 
 
 @dataclass
@@ -65,7 +67,8 @@ def compact(
     - ``scale``: the factor of a pixel by its type: 1/255 for ``"uint8"``, 1 for ``"float32"``.
     - ``labels``: the label of each logit.
     - ``tasks``: for each task a dictionary with its number (``task``), the columns of its logits
-      (``outputs``) and their ``labels``.
+      (``outputs``) and their ``labels``; where the learner evens out its inputs also the ``mean``
+      to subtract from each channel or feature, once it is scaled, and the ``std`` to divide by.
     - ``needs_task``: whether logits of different tasks cannot be compared, so that a prediction
       must choose among the columns of one.
 
@@ -157,6 +160,8 @@ def _describe(module: nn.Sequential, learner: Learned, branches: list[Branch]) -
     """Sets the attributes that tell what goes in and what comes out."""
     labels: list[Any] = []
     tasks: list[dict[str, Any]] = []
+    inputs = learner._inputs
+    of_bytes = inputs.forms[0].scale if inputs else 1.0
     for branch in branches:
         places = {label: len(labels) + place for place, label in enumerate(branch.classes)}
         named: dict[int, Any] = {}
@@ -164,11 +169,15 @@ def _describe(module: nn.Sequential, learner: Learned, branches: list[Branch]) -
             names = learner.labels[task.index]
             named |= dict(zip(task.classes, names, strict=True))
             outputs = [places[label] for label in task.classes]
-            tasks.append({"task": task.index, "outputs": outputs, "labels": list(names)})
+            form = inputs.forms[task.index] if inputs else None
+            known = {"task": task.index, "outputs": outputs, "labels": list(names)}
+            if form is not None and form.mean is not None and form.std is not None:
+                known |= {"mean": list(form.mean), "std": list(form.std)}
+            tasks.append(known)
         labels += [named[label] for label in branch.classes]
     about: dict[str, Any] = {
         "input_shape": learner.method.problem.input_shape,
-        "scale": {"uint8": BYTE_SCALE, "float32": 1.0},
+        "scale": {"uint8": BYTE_SCALE if of_bytes == 1.0 else of_bytes, "float32": 1.0},
         "labels": labels,
         "tasks": tasks,
         "needs_task": len(branches) > 1,

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex
@@ -29,6 +29,7 @@ from nispa.base.seeding import stream
 from nispa.data.intake import read_images
 from nispa.deploy.compact import Learned, compact
 from nispa.deploy.onnx_file import onnx_bytes, onnx_runner
+from nispa.deploy.rounded import rounded
 from nispa.errors import ConfigError, ExportError
 from nispa.files import write_atomic
 from nispa.methods.base import Method
@@ -64,12 +65,14 @@ class Exported:
         images: How many images it was checked on.
         difference: The largest difference of a logit from the learner's, as a share of the
             largest logit, or of 1 if all are smaller.
+        agreement: The share of predictions that are the learner's, over images and tasks.
     """
 
     path: Path
     size_bytes: int
     images: int
     difference: float
+    agreement: float
 
 
 def export(
@@ -78,6 +81,7 @@ def export(
     tasks: SupportsIndex | Iterable[SupportsIndex] | None,
     images: Any,
     reach: float | None,
+    int8: bool = False,
 ) -> Exported:
     """Writes the network of some tasks to a file; see :meth:`nispa.learner.Learner.export`.
 
@@ -87,6 +91,7 @@ def export(
         tasks: As for :func:`nispa.deploy.compact.compact`.
         images: What to check the file on, or None for random images.
         reach: The largest value of a random image.
+        int8: Whether to round weights to 8 bits; see :mod:`nispa.deploy.rounded`.
 
     Raises:
         ConfigError: The ending is another one, or a package is missing.
@@ -98,31 +103,43 @@ def export(
         raise ConfigError(f"{where.name} must end in .onnx or .pt2, the kinds of files there are")
     with usual_modes():
         module = compact(learner, tasks)
-        samples = _images(learner.method, images, reach)
-        about = json.dumps(_about(learner, module), ensure_ascii=True)
+        samples = _images(learner, module, images, reach)
+        about = json.dumps({**_about(learner, module), "int8": int8}, ensure_ascii=True)
+        kept = rounded(module) if int8 else module
         if where.suffix == ".onnx":
-            content = onnx_bytes(module, {ENTRY: about}, nispa.__version__)
+            content = onnx_bytes(kept, {ENTRY: about}, nispa.__version__)
             run = onnx_runner(content)
         else:
-            content = _program(module, about)
+            content = _program(kept, about)
             run = _program_runner(content)
-        difference = check(learner.method, module, run, samples)
+        wanted = scores_of(learner.method, module, samples)
+        held = wanted
+        if int8:  # the file must compute what it holds; how good that is, the learner tells
+            with torch.no_grad():
+                logits = kept(samples)
+            held = [logits[:, task["outputs"]] for task in module.tasks]  # type: ignore[union-attr]
+        check(module, held, run, samples)
+        difference, agreement = compare(module, wanted, run, samples)
     write_atomic(where, content)
-    return Exported(where, len(content), len(samples), difference)
+    return Exported(where, len(content), len(samples), difference, agreement)
 
 
 @torch.no_grad()
-def check(method: Method, module: nn.Module, run: Run, images: Tensor) -> float:
-    """Holds logits against those of a method, at two sizes of batch.
+def scores_of(method: Method, module: nn.Module, images: Tensor) -> list[Tensor]:
+    """The logits ``(n, classes)`` of each task of a compacted module, as a method computes them."""
+    tasks: Any = module.tasks
+    infos = [method.learned[task["task"]] for task in tasks]
+    return [_reference(method.network_for(i))(images)[:, list(i.classes)] for i in infos]
+
+
+def check(module: nn.Module, wanted: Sequence[Tensor], run: Run, images: Tensor) -> None:
+    """Holds logits against those wanted, at two sizes of batch.
 
     Args:
-        method: What the module was compacted from.
         module: The compacted module, for its tasks.
+        wanted: The logits of each task.
         run: From images to logits.
         images: ``(n, channels, height, width)``.
-
-    Returns:
-        The largest difference; see :class:`Exported`.
 
     Raises:
         ExportError: A logit differs by more than 1e-5 of the largest, or so as to change a
@@ -131,17 +148,13 @@ def check(method: Method, module: nn.Module, run: Run, images: Tensor) -> float:
     logits = torch.from_numpy(run(images.numpy()).copy())
     one = torch.from_numpy(run(images[:1].numpy()).copy())
     tasks: Any = module.tasks
-    worst = 0.0
-    for task in tasks:
-        info = method.learned[task["task"]]
-        scores = _reference(method.network_for(info))(images)[:, list(info.classes)]
+    for task, scores in zip(tasks, wanted, strict=True):
         size = max(1.0, float(scores.abs().max()))
-        for part, wanted in ((logits, scores), (one, scores[:1])):
+        for part, right in ((logits, scores), (one, scores[:1])):
             found = part[:, task["outputs"]]
-            difference = float((found - wanted).abs().max()) / size
-            best = wanted.gather(1, found.argmax(1, keepdim=True)).squeeze(1)
-            lost = float((wanted.max(1).values - best).max()) / size
-            worst = max(worst, difference)
+            difference = float((found - right).abs().max()) / size
+            best = right.gather(1, found.argmax(1, keepdim=True)).squeeze(1)
+            lost = float((right.max(1).values - best).max()) / size
             # A prediction may differ where the learner itself all but draws between two classes.
             if not (difference <= TOLERANCE and lost <= 2 * TOLERANCE):
                 raise ExportError(
@@ -149,7 +162,31 @@ def check(method: Method, module: nn.Module, run: Run, images: Tensor) -> float:
                     f"{difference:.1e} of the largest from the learner's, more than "
                     f"{TOLERANCE:g}; nothing was written"
                 )
-    return worst
+
+
+def compare(
+    module: nn.Module, wanted: Sequence[Tensor], run: Run, images: Tensor
+) -> tuple[float, float]:
+    """How far logits are from those wanted, and how often they predict the same.
+
+    Args:
+        module: As for :func:`check`.
+        wanted: As for :func:`check`.
+        run: As for :func:`check`.
+        images: As for :func:`check`.
+
+    Returns:
+        The difference and the agreement; see :class:`Exported`.
+    """
+    logits = torch.from_numpy(run(images.numpy()).copy())
+    tasks: Any = module.tasks
+    worst, same = 0.0, 0
+    for task, scores in zip(tasks, wanted, strict=True):
+        found = logits[:, task["outputs"]]
+        size = max(1.0, float(scores.abs().max()))
+        worst = max(worst, float((found - scores).abs().max()) / size)
+        same += int((found.argmax(1) == scores.argmax(1)).sum())
+    return worst, same / (len(tasks) * len(images))
 
 
 def _reference(network: SparseNetwork) -> SparseNetwork:
@@ -159,13 +196,14 @@ def _reference(network: SparseNetwork) -> SparseNetwork:
     return copied
 
 
-def _images(method: Method, images: Any, reach: float | None) -> Tensor:
+def _images(learner: Exporting, module: nn.Module, images: Any, reach: float | None) -> Tensor:
     """Images as the network sees them: those given, or random ones."""
-    shape = method.problem.input_shape
-    if images is not None:
-        samples = read_images(images, shape, channels_first=None)
-        return torch.cat([batch for batch, _ in samples.batches(CHECKED)])
-    return (reach or 1.0) * torch.rand(CHECKED, *shape, generator=stream(0, "export"))
+    shape = learner.method.problem.input_shape
+    if images is None:
+        return (reach or 1.0) * torch.rand(CHECKED, *shape, generator=stream(0, "export"))
+    tasks: Any = module.tasks
+    samples = learner._inputs.of(tasks[0]["task"], read_images(images, shape, channels_first=None))
+    return torch.cat([batch for batch, _ in samples.batches(CHECKED)])
 
 
 def _about(learner: Exporting, module: nn.Module) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A compacted module as an ONNX model, written with the ``onnx`` package alone.
 
 Every operator is one that all versions of ONNX Runtime of the last years know: Conv, Gemm, Relu,
-MaxPool, Flatten and Concat, in opset 17.
+MaxPool, Flatten and Concat, in opset 17; with rounded weights also DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -9,18 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nispa.deploy.compact import parts_of
-from nispa.errors import ConfigError
+from nispa.deploy.rounded import Rounded
+from nispa.errors import needs
 
 OPSET = 17
 IR_VERSION = 8
-
-MISSING = (
-    "ONNX files need the packages onnx and onnxruntime; install them with: "
-    "pip install 'nispa[onnx]'"
-)
 
 
 def onnx_bytes(module: nn.Sequential, metadata: dict[str, str], version: str) -> bytes:
@@ -32,13 +28,11 @@ def onnx_bytes(module: nn.Sequential, metadata: dict[str, str], version: str) ->
         version: Of nispa.
 
     Raises:
-        ConfigError: The package ``onnx`` is not installed.
+        MissingPackageError: The package ``onnx`` is not installed.
     """
-    try:
+    with needs("onnx", "an ONNX file"):
         import onnx
         from onnx import TensorProto, helper
-    except ImportError:
-        raise ConfigError(MISSING) from None
 
     nodes: list[Any] = []
     tensors: list[Any] = []
@@ -75,12 +69,10 @@ def onnx_runner(content: bytes, threads: int = 1) -> Callable[[Any], Any]:
     """A function from images to logits, both NumPy arrays, that runs a model in ONNX Runtime.
 
     Raises:
-        ConfigError: The package ``onnxruntime`` is not installed.
+        MissingPackageError: The package ``onnxruntime`` is not installed.
     """
-    try:
+    with needs("onnx", "checking an ONNX file"):
         import onnxruntime
-    except ImportError:
-        raise ConfigError(MISSING) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -89,14 +81,19 @@ def onnx_runner(content: bytes, threads: int = 1) -> Callable[[Any], Any]:
 
 def _chain(part: nn.Sequential, prefix: str, nodes: list[Any], tensors: list[Any]) -> str:
     """Adds the nodes and tensors of a chain of layers; returns the name of what it ends in."""
-    from onnx import helper, numpy_helper
+    with needs("onnx", "an ONNX file"):
+        from onnx import helper, numpy_helper
 
     name = "images"
     for place, layer in enumerate(part):
         inputs, end = [name], f"{prefix}.{place}"
-        for what, value in layer.named_parameters():
+        for what, value in (*layer.named_parameters(), *layer.named_buffers()):
             inputs.append(f"{end}.{what}")
             tensors.append(numpy_helper.from_array(value.detach().cpu().numpy(), inputs[-1]))
+        if isinstance(layer, Rounded):
+            weight = f"{end}.weight"
+            nodes.append(helper.make_node("DequantizeLinear", inputs[1:3], [weight], axis=0))
+            inputs[1:3] = [weight]
         kind, attributes = _operator(layer)
         nodes.append(helper.make_node(kind, inputs, [end], **attributes))
         name = end
@@ -105,15 +102,12 @@ def _chain(part: nn.Sequential, prefix: str, nodes: list[Any], tensors: list[Any
 
 def _operator(layer: nn.Module) -> tuple[str, dict[str, Any]]:
     """The operator of a layer, and its attributes."""
+    if isinstance(layer, Rounded):
+        return _weighted(layer.values, **layer.window)
     if isinstance(layer, nn.Linear):
-        return "Gemm", {"transB": 1}
+        return _weighted(layer.weight)
     if isinstance(layer, nn.Conv2d):
-        pads = [int(each) for each in layer.padding]
-        return "Conv", {
-            "kernel_shape": list(layer.kernel_size),
-            "strides": list(layer.stride),
-            "pads": [*pads, *pads],
-        }
+        return _weighted(layer.weight, stride=layer.stride, padding=layer.padding)
     if isinstance(layer, nn.MaxPool2d):
         pads = _pair(layer.padding)
         return "MaxPool", {
@@ -127,6 +121,18 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, Any]]:
         return "Flatten", {"axis": 1}
     assert isinstance(layer, nn.ReLU)
     return "Relu", {}
+
+
+def _weighted(weight: Tensor, stride: Any = (), padding: Any = ()) -> tuple[str, dict[str, Any]]:
+    """The operator of a linear layer, or of a convolution."""
+    if not stride:
+        return "Gemm", {"transB": 1}
+    pads = [int(each) for each in padding]
+    return "Conv", {
+        "kernel_shape": list(weight.shape[2:]),
+        "strides": list(stride),
+        "pads": [*pads, *pads],
+    }
 
 
 def _pair(value: int | tuple[int, ...]) -> list[int]:

@@ -12,10 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 CONSTANT = 0
@@ -113,11 +110,16 @@ class Ids:
 def merged(label: Tensor, pairs: Tensor) -> Tensor:
     """Labels after pairs of them became one: the least label of each connected set."""
     nodes, place = torch.unique(pairs, return_inverse=True)
-    row, column = place.T.numpy()
-    graph = coo_matrix((np.ones(len(row)), (row, column)), shape=(len(nodes), len(nodes)))
-    count, part = connected_components(graph, directed=False)
-    least = torch.full((count,), len(label), dtype=torch.int64)
-    least.scatter_reduce_(0, torch.from_numpy(part.astype(np.int64)), nodes, "amin")
+    one, other = place.T
+    least = torch.arange(len(nodes))
+    while True:  # each takes the least of its neighbours', and of those at once what they have
+        found = torch.minimum(least[one], least[other])
+        lower = least.scatter_reduce(0, least[one], found, "amin")
+        lower = lower.scatter_reduce(0, least[other], found, "amin")
+        lower = lower[lower]
+        if torch.equal(lower, least):
+            break
+        least = lower
     becomes = torch.arange(len(label))
-    becomes[nodes] = least[torch.from_numpy(part.astype(np.int64))]
+    becomes[nodes] = nodes[least]
     return becomes[label]

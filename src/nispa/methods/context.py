@@ -41,7 +41,7 @@ from torch.nn.functional import logsigmoid
 
 from nispa.base.config import setting, settings
 from nispa.data.tasks import Samples, Task
-from nispa.errors import ConfigError, FormatError
+from nispa.errors import ConfigError, FormatError, installed, missing, needs
 from nispa.network.operations import purpose
 from nispa.network.sparse_network import SparseNetwork
 from nispa.network.topology import UnitSets
@@ -231,6 +231,8 @@ class Activations(Detector):
 
     def __init__(self, features: Features, config: ContextConfig) -> None:
         super().__init__(features, config)
+        if not installed("sklearn"):  # it is imported to predict: too late to say so
+            raise missing("sklearn", "context=activations", "sklearn")
         self.thresholds = torch.zeros(0)
         self.bits: list[Tensor] = []
         self._rules: list[tuple[Tensor, float]] | None = None
@@ -269,8 +271,8 @@ class Activations(Detector):
 
     def _fitted(self, task: int) -> tuple[Tensor, float]:
         """Weights ``(features,)`` float64 and bias of a task's model."""
-        from sklearn.linear_model import LogisticRegression  # here: importing it takes a second
-
+        with needs("sklearn", "context=activations"):
+            from sklearn.linear_model import LogisticRegression  # importing it takes a second
         count = self.features.counts[task]
         later = [np.unpackbits(bits.numpy(), axis=1)[:, :count] for bits in self.bits[task:]]
         own, rest = len(later[0]), sum(map(len, later[1:]))

@@ -39,6 +39,7 @@ from torch import Tensor
 from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
 from nispa.data.tasks import Task
+from nispa.errors import installed, missing, needs
 from nispa.methods.base import Learning
 from nispa.methods.replay import MemoryConfig, Replay
 from nispa.network.operations import purpose
@@ -112,6 +113,12 @@ class Gem(Projecting):
     config_class = GemConfig
     config: GemConfig
 
+    def start(self) -> None:
+        """Makes what is carried, unless what learning needs is missing."""
+        if not installed("scipy"):  # it is imported where constraints conflict, amid learning
+            raise missing("sklearn", "the method gem", "scipy")
+        super().start()
+
     def constraints(self, task: Task) -> Constraints:
         """The gradient on each earlier task's samples in memory."""
         gradient_on = batch_gradients(self.network, self.rehearsed(task))
@@ -168,8 +175,8 @@ def dual_weights(
 
     With GG' = R'R, u minimises |R u - b|^2, where R'b = -(Gg + margin GG'1).
     """
-    from scipy.optimize import nnls  # half a second to import
-
+    with needs("sklearn", "the method gem"):
+        from scipy.optimize import nnls  # half a second to import
     # Normalised gradients: their lengths may differ by orders of magnitude between tasks.
     length = np.sqrt(gram.diagonal())
     length[length == 0] = 1.0

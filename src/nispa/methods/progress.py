@@ -11,10 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
+from nispa.errors import installed, needs
 from nispa.methods.base import Event, LearnReport, PhaseEnd, PhaseStart
 from nispa.training.pausing import EpochEnd, FitBegin, FitPause
 
@@ -39,16 +36,22 @@ class Place(Protocol):
 
 
 class Terminal:
-    """A line of a terminal, on stderr."""
+    """A line of a terminal, on stderr, by rich."""
 
     def __init__(self) -> None:
+        with needs("reports", "a line of progress that changes"):
+            from rich.console import Console
+            from rich.live import Live
+            from rich.text import Text
+
+        self._text = Text
         console = Console(stderr=True, highlight=False)
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False)
         self._live.start()
 
     def show(self, text: str) -> None:
         """Replaces the line."""
-        self._live.update(Text(text, overflow="ellipsis", no_wrap=True), refresh=True)
+        self._live.update(self._text(text, overflow="ellipsis", no_wrap=True), refresh=True)
 
     def close(self) -> None:
         """Leaves the last line as it is."""
@@ -103,9 +106,12 @@ def find_place(wanted: bool | None) -> Callable[[], Place] | None:
     display = _notebook_display()
     if display is not None:
         return lambda: Notebook(display)
-    if sys.stderr is not None and sys.stderr.isatty():
+    if sys.stderr is None:
+        return None
+    terminal = sys.stderr.isatty()
+    if terminal and installed("rich"):
         return Terminal
-    return Plain if wanted and sys.stderr is not None else None
+    return Plain if wanted or terminal else None
 
 
 def _notebook_display() -> Callable[..., Any] | None:

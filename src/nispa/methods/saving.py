@@ -22,7 +22,7 @@ from nispa.base.seeding import MAX_SEED
 from nispa.base.shapes import MAX_SIDES
 from nispa.data.standardise import UNCHANGED, Inputs, inputs_from
 from nispa.data.tasks import TaskInfo
-from nispa.errors import ConfigError, FormatError, GraphError, InputError
+from nispa.errors import ConfigError, FormatError, GraphError, InputError, MissingPackageError
 from nispa.files import first_fault
 from nispa.methods.base import Method, MethodState, Problem
 from nispa.methods.presets import Settings, settings_of
@@ -155,6 +155,8 @@ def read_learner(
         raise FormatError(f"{path} is damaged: '{_REACH}' must be a number that is not negative")
     try:
         method.load_state(MethodState(tensors, values))
+    except MissingPackageError:
+        raise
     except InputError as error:
         raise FormatError(f"{path} is damaged: {error}") from None
     inputs = UNCHANGED

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
-
+from nispa.errors import needs
 from nispa.files import one_line
 from nispa.reading.compare import Comparison
 from nispa.reading.samples import Pair, Sample
 from nispa.reading.tables import LABELS, new_table
 from nispa.runs.costs import KINDS
 from nispa.runs.metrics import METRICS, percent
+
+with needs("reports", "a table on the terminal"):
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
 WIDE = 140  # columns of a terminal that show all costs in one table
 SOURCES = {True: "told the task", False: "not told the task", None: "PARTLY TOLD THE TASK"}

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from nispa.errors import InputError, either
+from nispa.errors import InputError, either, needs
 from nispa.files import one_line, shown
 from nispa.reading.cells import harmless
 from nispa.reading.groups import Group, Run, Value, as_text, group_runs, labels
@@ -111,9 +111,9 @@ def as_parquet(table: Table, kinds: Mapping[str, str]) -> bytes:
 
     A column without a kind is a setting: its values decide, and mixed types become text.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    with needs("data", "writing Parquet files"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
     types = {"text": pa.string(), "whole": pa.int64(), "number": pa.float64()}
     types |= {"share": pa.float64(), "truth": pa.bool_()}
     columns = {}

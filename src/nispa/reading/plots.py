@@ -14,17 +14,20 @@ import warnings
 from typing import Any
 
 import numpy as np
-from matplotlib import style
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec, SubplotSpec
-from matplotlib.ticker import MaxNLocator
 
+from nispa.errors import needs
 from nispa.files import one_line
 from nispa.runs.metrics import Matrix, as_matrix, percent
 from nispa.runs.record import Record
+
+with needs("reports", "the picture of a run"):
+    from matplotlib import style
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec, SubplotSpec
+    from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, RED = "#0072B2", "#E69F00", "#B03A00"
 INK, GREY, PALE = "#222222", "#6B6B6B", "#E4E8EC"

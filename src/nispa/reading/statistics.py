@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nispa.errors import needs
+
 FLIPS = 99_999  # random sign flips, if there are too many to try them all
 EXACT_UP_TO = 20  # differences: 2^20 sign flips are a million sums
 ROUNDING = 1e-12  # metrics are means of shares: a smaller difference is rounding
@@ -51,12 +53,12 @@ def interval(
     Returns:
         Its two ends; None for fewer than two values.
     """
-    from scipy.special import stdtrit  # slow to import, and not needed for a single run
-
     sample = np.asarray(values, dtype=np.float64)
     deviation = spread(sample)
     if deviation is None:
         return None
+    with needs("reports", "the interval of a mean"):
+        from scipy.special import stdtrit  # slow to import, and not needed for a single run
     half = stdtrit(len(sample) - 1, 1 - level / 2) * deviation / math.sqrt(len(sample))
     ends = np.clip([sample.mean() - half, sample.mean() + half], low, high)
     first, last = ends.round(12) + 0.0  # a bound of 0 is 0, neither -1e-19 nor -0
@@ -130,8 +132,8 @@ def wilcoxon_p(differences: ArrayLike) -> float:
     Args:
         differences: ``(n,)``; if all are 0, p is 1.
     """
-    from scipy import stats
-
+    with needs("reports", "Wilcoxon's test"):
+        from scipy import stats
     values = np.asarray(differences, dtype=np.float64).round(12)  # so that ties are ties
     values = values[values != 0]
     if not len(values):

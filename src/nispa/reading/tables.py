@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
-
+from nispa.errors import needs
 from nispa.files import one_line
 from nispa.runs.costs import cost_of, scaled, task_operations
 from nispa.runs.metrics import METRICS, Matrix, as_matrix, percent
 from nispa.runs.record import Cost, MetricValue, Record, TaskResult, kind_in_words
+
+with needs("reports", "a table on the terminal"):
+    from rich import box
+    from rich.console import Group, RenderableType
+    from rich.filesize import decimal
+    from rich.table import Table
+    from rich.text import Text
 
 LABELS = {
     "acc": "accuracy (acc)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nispa.errors import ConfigError, InputError
+from nispa.errors import ConfigError
 from nispa.sweep.base import Backend, Outcomes
 from nispa.sweep.jobs import Job
 
@@ -21,27 +21,21 @@ def make_backend(name: str, workers: int, threads: int) -> Backend:
         threads: CPU threads of each run.
 
     Raises:
-        InputError: Its library is not installed.
+        MissingPackageError: Its library is not installed.
         ConfigError: No backend has that name.
     """
-    try:
-        if name == "local":
-            from nispa.sweep.local import Local
+    if name == "local":
+        from nispa.sweep.local import Local
 
-            return Local(workers)
-        if name == "ray":
-            from nispa.sweep.ray_cluster import RayCluster
+        return Local(workers)
+    if name == "ray":
+        from nispa.sweep.ray_cluster import RayCluster
 
-            return RayCluster(workers, threads)
-        if name == "slurm":
-            from nispa.sweep.slurm import Slurm
+        return RayCluster(workers, threads)
+    if name == "slurm":
+        from nispa.sweep.slurm import Slurm
 
-            return Slurm(workers, threads)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"the backend {name} needs the package '{error.name}', which is not installed; install "
-            f"it with: pip install 'nispa[{name}]'"
-        ) from None
+        return Slurm(workers, threads)
     raise ConfigError(f"backend={name} must be one of {', '.join(BACKENDS)}")
 
 

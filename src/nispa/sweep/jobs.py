@@ -21,7 +21,7 @@ from nispa.data.scenarios import Scenario, on_validation
 from nispa.errors import BusyError, ConfigError, InputError, NispaError, unknown_name
 from nispa.files import shown, wording
 from nispa.methods.presets import Settings, resolve, settings_of
-from nispa.reading.plots import picture
+from nispa.reading.drawing import drawing
 from nispa.runs.checkpoints import EVERY_S
 from nispa.runs.folder import held
 from nispa.runs.identity import code_digest, run_key
@@ -317,14 +317,14 @@ def _events(job: Job, stopping: Stopping, wait: bool) -> Iterator[Any]:
     )
     with held(job.folder, wait=wait):  # so that the record cannot change after it was read
         if not (job.folder / RECORD).exists():
-            yield from run(experiment, job.folder, where.checkpoint_every, stopping, picture)
+            yield from run(experiment, job.folder, where.checkpoint_every, stopping, drawing())
         elif not done_before(job):
             record = read_record(job.folder)
             if record.status == "complete":
                 raise InputError(f"{shown(job.folder)} holds another run; move it away")
             before = record.environment.threads or where.threads
             torch.set_num_threads(min(before, MAX_THREADS))  # a record may say any number
-            yield from resume(experiment, job.folder, where.checkpoint_every, stopping, picture)
+            yield from resume(experiment, job.folder, where.checkpoint_every, stopping, drawing())
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,11 +10,12 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future
 from concurrent.futures import wait as wait_for
 from multiprocessing.synchronize import Event
 
-from pebble import ProcessExpired, ProcessPool
-
-from nispa.errors import either
+from nispa.errors import either, needs
 from nispa.sweep.base import ATTEMPTS, TICK_S, Outcomes
 from nispa.sweep.jobs import Job, Outcome, execute
+
+with needs("sweep", "a sweep in processes of this machine"):
+    from pebble import ProcessExpired, ProcessPool
 
 STOP_S = 30.0  # time for a last checkpoint of each run
 _stop: Event | None = None

@@ -24,18 +24,20 @@ import itertools
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from nispa.errors import ConfigError, FormatError, unknown_name
+from nispa.errors import ConfigError, FormatError, needs, unknown_name
 from nispa.files import one_line, read_limited, shown, too_deep, wording
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib  # type: ignore[import-not-found,no-redef]
+else:
+    with needs("sweep", "a plan of a sweep"):
+        import tomli as tomllib
 
 MAX_PLAN_BYTES = 2**20
 MAX_CELLS = 100_000

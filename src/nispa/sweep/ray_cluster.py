@@ -10,11 +10,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-
+from nispa.errors import needs
 from nispa.sweep.base import ATTEMPTS, TICK_S, Outcomes
 from nispa.sweep.jobs import Job, Outcome, execute
+
+with needs("ray", "the backend ray"):
+    import ray
+    from ray.exceptions import RayError
 
 
 def _work(job: Job, wait: bool) -> Outcome:

@@ -12,25 +12,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.samplers import TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
-
-from nispa.errors import ConfigError, FormatError, InputError, either
+from nispa.errors import ConfigError, FormatError, InputError, either, needs
 from nispa.files import check_own, shown, wording
 from nispa.runs.record import read_record
 from nispa.sweep.backends import sweep
 from nispa.sweep.base import Backend
 from nispa.sweep.jobs import Job, Outcome, Where, done_before, prepare
 from nispa.sweep.plan import Cell
+
+with needs("search", "a search for settings"):
+    import optuna
+    from optuna.distributions import (
+        BaseDistribution,
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+    from optuna.samplers import TPESampler
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import FrozenTrial, TrialState
 
 STUDY = "study.jsonl"
 

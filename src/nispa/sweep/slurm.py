@@ -7,11 +7,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import submitit
-
+from nispa.errors import needs
 from nispa.files import check_own
 from nispa.sweep.base import TICK_S, Outcomes
 from nispa.sweep.jobs import Job, Outcome, execute
+
+with needs("slurm", "the backend slurm"):
+    import submitit
 
 HOURS = 24
 LOGS = ".slurm"  # in the sweep's folder; hidden, so that it is not searched for runs

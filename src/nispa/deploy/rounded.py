@@ -1,0 +1,68 @@
+"""Layers whose weights are 8-bit whole numbers, each row with a factor of its own.
+
+A weight w of row i is ``s_i q``, with q in [-127, 127] and ``s_i = max |w_ij| / 127``; it differs
+from the weight it stands for by at most ``s_i / 2``. Biases and all sums stay in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LARGEST = 127
+
+
+class Rounded(nn.Module):
+    """A linear layer or a convolution with rounded weights.
+
+    Attributes:
+        values: ``(target, columns, *kernel)`` int8.
+        scale: The factor of each row, ``(target,)`` float32.
+        bias: ``(target,)`` float32.
+    """
+
+    values: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
+        super().__init__()
+        weight, bias = layer.weight.detach(), layer.bias
+        assert bias is not None
+        scale = weight.flatten(1).abs().amax(1) / LARGEST
+        scale = torch.where(scale == 0, 1.0, scale)
+        self.register_buffer("values", (weight / _along(scale, weight)).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias.detach().clone())
+        self.window: dict[str, Any] = {}  # of a convolution
+        if isinstance(layer, nn.Conv2d):
+            self.window = {"stride": layer.stride, "padding": layer.padding}
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights that the rounded ones stand for, float32."""
+        return self.values.float() * _along(self.scale, self.values)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the layer computes, with rounded weights."""
+        if not self.window:
+            return functional.linear(x, self.weight, self.bias)
+        return functional.conv2d(x, self.weight, self.bias, **self.window)
+
+
+def _along(scale: Tensor, weight: Tensor) -> Tensor:
+    return scale.view(-1, *[1] * (weight.dim() - 1))
+
+
+def rounded(module: nn.Sequential) -> nn.Sequential:
+    """A copy of a compacted module in which every weight is rounded."""
+    made = copy.deepcopy(module)
+    for parent in list(made.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, (nn.Linear, nn.Conv2d)):
+                setattr(parent, name, Rounded(child))
+    return made.eval()
