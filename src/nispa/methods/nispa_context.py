@@ -40,7 +40,8 @@ from nispa.errors import FormatError
 from nispa.methods.base import Incremental, Learning, Method, MethodState, Part
 from nispa.methods.carried import take_tensors
 from nispa.methods.context import ContextConfig, Detector, make_detector
-from nispa.methods.nispa import Nispa, NispaConfig
+from nispa.methods.nispa import Nispa
+from nispa.methods.nispa_config import NispaConfig
 
 
 @settings
