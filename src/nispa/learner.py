@@ -23,10 +23,10 @@ from nispa.base.arguments import (
 )
 from nispa.base.modes import usual_modes
 from nispa.data.arrays import encode_labels, kind_of
-from nispa.data.intake import doubt_of_task, reach, read_labelled
+from nispa.data.intake import doubt_of_task, ordered, reach, read_labelled
 from nispa.data.scenarios import make_task
 from nispa.data.standardise import Inputs
-from nispa.data.tasks import Samples
+from nispa.data.tasks import Samples, Task
 from nispa.deploy.export import Exported, export
 from nispa.errors import (
     CapacityError,
@@ -34,7 +34,7 @@ from nispa.errors import (
     ScenarioError,
 )
 from nispa.files import write_atomic
-from nispa.methods.base import Event, LearnReport, Problem
+from nispa.methods.base import Adoption, Event, LearnReport, Problem
 from nispa.methods.presets import resolve
 from nispa.methods.progress import Progress
 from nispa.methods.saving import (
@@ -239,6 +239,58 @@ class Learner(Predictor):
         if text and self._outputs_used < self.method.problem.outputs:  # else no task can follow
             warnings.warn(text, stacklevel=2)
         return report
+
+    def adopt(
+        self,
+        images: Any,
+        labels: Any = None,
+        *,
+        classes: Sequence[Any] | None = None,
+        channels_first: bool | None = None,
+    ) -> Adoption:
+        """Makes a trained network the first task, without training. If it fails, nothing changes.
+
+        The learner must come from the trained module and its values: ``model=...``,
+        ``values="model"`` and, to keep all its connections, ``density=1.0``. Of its units as few
+        are kept as hold its accuracy on the examples, but for ``accuracy_drop`` points (``margin``
+        of CLNP). What they compute never changes again; later tasks learn with the others.
+
+        Args:
+            images: A few examples of each class, as in :meth:`learn`, as the module takes them.
+            labels: As in :meth:`learn`.
+            classes: The labels in the order of the module's outputs, from the first output on; by
+                default in their own order.
+            channels_first: As in :meth:`learn`.
+
+        Returns:
+            The accuracy on the examples before and after, and the units that are kept.
+
+        Raises:
+            ConfigError: The method cannot adopt, the learner has no trained module or has learned
+                already, or the accuracy cannot be held.
+            DataError: The arrays cannot be used, or ``classes`` are not those of the labels.
+        """
+        if self._inputs:
+            raise ConfigError("adopt takes images as the model does; leave standardise out")
+        with usual_modes():
+            samples, names, outputs = self._samples(images, labels, channels_first)
+            if classes is not None:
+                order = ordered(names, classes)
+                places = torch.tensor([order.index(name) for name in names])
+                samples, names = replace(samples, labels=places[samples.labels]), order
+            task = Task(0, "task 0", outputs, samples, samples, samples)
+            before, learned = self.method.state(), list(self.method.learned)
+            try:
+                adoption = self.method.adopt(task)
+            except BaseException:
+                self.method.learned = learned
+                self.method.load_state(before)
+                raise
+        self.labels, self._reach = [names], reach(samples)
+        text = capacity.state(adoption.units)
+        if text and self._outputs_used < self.method.problem.outputs:
+            warnings.warn(f"{text}, or a larger accuracy_drop or margin", stacklevel=2)
+        return adoption
 
     def forget(self, task: SupportsIndex, *, dry_run: bool = False) -> dict[str, int]:
         """Gives up a task on purpose, so that units it alone needs can learn something else.

@@ -41,7 +41,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -60,6 +60,7 @@ from nispa.mechanism.rewire import Rewiring, rewire
 from nispa.mechanism.room import has_room
 from nispa.mechanism.schedule import tau
 from nispa.mechanism.select import select_candidates, supported
+from nispa.methods.adopting import AdoptsTrained
 from nispa.methods.base import (
     Event,
     Fitting,
@@ -149,7 +150,7 @@ class Phases:
     restart: Callable[[int], None]
 
 
-class Nispa(ForgetsOnPurpose):
+class Nispa(AdoptsTrained, ForgetsOnPurpose):
     """Task-incremental NISPA.
 
     Attributes:
@@ -343,8 +344,15 @@ class Nispa(ForgetsOnPurpose):
 
     def _select(self, train: DataSet, classes: Iterable[int], tau_t: float) -> dict[str, Tensor]:
         """The units to keep from here on: stable ones, new candidates, outputs of seen classes."""
+        return self._chosen(self._activity(train), classes, tau_t)
+
+    def _activity(self, train: DataSet) -> dict[str, Tensor]:
         self.network.eval()
-        activity = self.network.activity(images for images, _ in train.batches(EVALUATION_BATCH))
+        return self.network.activity(images for images, _ in train.batches(EVALUATION_BATCH))
+
+    def _chosen(
+        self, activity: UnitSets, classes: Iterable[int], tau_t: float
+    ) -> dict[str, Tensor]:
         candidates = select_candidates(
             self.topology, activity, self.stable, tau_t, self.config.max_share_per_task
         )
@@ -352,6 +360,28 @@ class Nispa(ForgetsOnPurpose):
         if self.config.demote_unsupported:
             kept = supported(self.topology, self.network.patterns(), self.stable, kept)
         return kept
+
+    def cuts(self, task: Task, train: DataSet) -> Iterator[dict[str, Tensor]]:
+        """All units, then the candidates of a falling tau."""
+        if self.config.max_share_per_task == 1.0:
+            yield self.every_unit()
+        activity, last = self._activity(train), -1
+        for percent in range(98, 0, -2):
+            kept = self._chosen(activity, task.classes, percent / 100)
+            count = sum(int(units.sum()) for units in kept.values())
+            if percent / 100 > self.config.tau_min and count != last:  # each set holds the next
+                yield kept
+            last = count
+
+    @property
+    def margin(self) -> tuple[str, float]:
+        """As for a phase."""
+        return "accuracy_drop", self.config.accuracy_drop
+
+    def take_note(self, dropped: dict[str, int]) -> None:
+        """They may grow elsewhere, at the next rewiring."""
+        if self.config.carry_over:
+            self.owed = {name: number + dropped[name] for name, number in self.owed.items()}
 
     def rewire(
         self, kept: UnitSets, generator: torch.Generator, sizes: Patterns | None = None

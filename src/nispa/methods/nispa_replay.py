@@ -119,6 +119,7 @@ class NispaReplay(Nispa):
     carries = (*Nispa.carries, SampleMemory())
     incremental = ("class",)
     forget = Method.forget  # the memory and the outputs of other tasks know the task, too
+    adopt = Method.adopt  # its outputs go on learning
     config: NispaReplayConfig
     memory: Memory
 
