@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nispa.base.arguments import (
@@ -24,23 +22,19 @@ from nispa.base.arguments import (
     whole_number,
 )
 from nispa.base.modes import usual_modes
-from nispa.base.shapes import Shape
 from nispa.data.arrays import encode_labels, kind_of
-from nispa.data.intake import check_known, doubt_of_task, further, reach, read_images, read_labelled
+from nispa.data.intake import doubt_of_task, ordered, reach, read_labelled
 from nispa.data.scenarios import make_task
 from nispa.data.standardise import Inputs
-from nispa.data.tasks import Samples, TaskInfo
+from nispa.data.tasks import Samples, Task
 from nispa.deploy.export import Exported, export
 from nispa.errors import (
     CapacityError,
     ConfigError,
-    DataWarning,
-    DivergedError,
-    NotLearnedError,
     ScenarioError,
 )
 from nispa.files import write_atomic
-from nispa.methods.base import Event, LearnReport, Problem
+from nispa.methods.base import Adoption, Event, LearnReport, Problem
 from nispa.methods.presets import resolve
 from nispa.methods.progress import Progress
 from nispa.methods.saving import (
@@ -56,16 +50,16 @@ from nispa.network.backbone import enter
 from nispa.network.models import OWN
 from nispa.network.own import Values
 from nispa.network.sparsify import own_model, shape_of_example
+from nispa.predictor import Predictor, warn
 from nispa.runs import capacity
 from nispa.runs.folder import locate_network
 from nispa.runs.inputs import recorded_inputs
-from nispa.training.fit import EVALUATION_BATCH
 from nispa.training.pausing import FitBegin, FitPause
 
 __all__ = ["FORMAT", "MAX_TASKS", "Learner", "decode", "encode", "make_method"]
 
 
-class Learner:
+class Learner(Predictor):
     """Learns tasks one after another from arrays.
 
     The setting ``incremental`` says what a task adds. With ``"task"`` each task gets its own
@@ -157,11 +151,6 @@ class Learner:
             self.method = make_method(self.settings, problem, seed=self.seed, device=device)
             self.method.start()
 
-    @property
-    def tasks(self) -> list[TaskInfo]:
-        """The tasks learned, in order."""
-        return list(self.method.learned)
-
     def learn(
         self,
         images: Any,
@@ -203,7 +192,7 @@ class Learner:
         with usual_modes():
             samples, names, outputs = self._samples(images, labels, channels_first)
             plain = not self._inputs
-            _warn(doubt_of_task(samples, self._reach) if plain else self._doubt(samples))
+            warn(doubt_of_task(samples, self._reach) if plain else self._doubt(samples))
             index = len(self.tasks)
             known = ("",) * outputs[0] + tuple(map(str, names))
             task = make_task(
@@ -216,7 +205,7 @@ class Learner:
                 validation=held,
                 names=known,
             )
-            _warn(task.note)
+            warn(task.note)
             inputs, task = self._inputs.with_task(task)
             before, learned = self.method.state(), list(self.method.learned)
             units = self.method.census().stable
@@ -251,6 +240,58 @@ class Learner:
             warnings.warn(text, stacklevel=2)
         return report
 
+    def adopt(
+        self,
+        images: Any,
+        labels: Any = None,
+        *,
+        classes: Sequence[Any] | None = None,
+        channels_first: bool | None = None,
+    ) -> Adoption:
+        """Makes a trained network the first task, without training. If it fails, nothing changes.
+
+        The learner must come from the trained module and its values: ``model=...``,
+        ``values="model"`` and, to keep all its connections, ``density=1.0``. Of its units as few
+        are kept as hold its accuracy on the examples, but for ``accuracy_drop`` points (``margin``
+        of CLNP). What they compute never changes again; later tasks learn with the others.
+
+        Args:
+            images: A few examples of each class, as in :meth:`learn`, as the module takes them.
+            labels: As in :meth:`learn`.
+            classes: The labels in the order of the module's outputs, from the first output on; by
+                default in their own order.
+            channels_first: As in :meth:`learn`.
+
+        Returns:
+            The accuracy on the examples before and after, and the units that are kept.
+
+        Raises:
+            ConfigError: The method cannot adopt, the learner has no trained module or has learned
+                already, or the accuracy cannot be held.
+            DataError: The arrays cannot be used, or ``classes`` are not those of the labels.
+        """
+        if self._inputs:
+            raise ConfigError("adopt takes images as the model does; leave standardise out")
+        with usual_modes():
+            samples, names, outputs = self._samples(images, labels, channels_first)
+            if classes is not None:
+                order = ordered(names, classes)
+                places = torch.tensor([order.index(name) for name in names])
+                samples, names = replace(samples, labels=places[samples.labels]), order
+            task = Task(0, "task 0", outputs, samples, samples, samples)
+            before, learned = self.method.state(), list(self.method.learned)
+            try:
+                adoption = self.method.adopt(task)
+            except BaseException:
+                self.method.learned = learned
+                self.method.load_state(before)
+                raise
+        self.labels, self._reach = [names], reach(samples)
+        text = capacity.state(adoption.units)
+        if text and self._outputs_used < self.method.problem.outputs:
+            warnings.warn(f"{text}, or a larger accuracy_drop or margin", stacklevel=2)
+        return adoption
+
     def forget(self, task: SupportsIndex, *, dry_run: bool = False) -> dict[str, int]:
         """Gives up a task on purpose, so that units it alone needs can learn something else.
 
@@ -272,104 +313,6 @@ class Learner:
         assert info is not None
         with usual_modes():
             return self.method.forget(info, dry_run=dry_run)
-
-    def predict(
-        self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
-    ) -> NDArray[Any]:
-        """Predicts labels, of the kind given to ``learn``.
-
-        If a method predicts a class outside the task (as the published soft-max of the preset
-        ``paper`` allows), the best class of the task is returned instead.
-
-        Args:
-            images: As in :meth:`learn`, or a single image of the learner's shape.
-            task: The task they belong to, counted from 0 (the command line counts from 1); None to
-                choose among the labels of all tasks.
-            channels_first: As in :meth:`learn`.
-
-        Returns:
-            ``(n,)`` labels.
-
-        Raises:
-            NotLearnedError: The task has not been learned, or the method must be told one.
-        """
-        info = self._task(task)
-        with usual_modes():
-            samples = read_images(images, self._shape, channels_first=channels_first)
-            _warn(self._doubt(samples))
-            return self._predict(self._prepared(samples, info), info)
-
-    def predict_proba(
-        self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
-    ) -> NDArray[np.float64]:
-        """The soft-max of the method's scores, one column per label of :meth:`classes_of`.
-
-        These are not calibrated probabilities: networks tend to be overconfident.
-
-        Args:
-            images: As in :meth:`predict`.
-            task: As in :meth:`predict`.
-            channels_first: As in :meth:`learn`.
-
-        Returns:
-            ``(n, classes)``; each row sums to 1.
-
-        Raises:
-            NotLearnedError: As in :meth:`predict`.
-            ConfigError: The method has no scores.
-        """
-        info = self._task(task)
-        with usual_modes():
-            samples = read_images(images, self._shape, channels_first=channels_first)
-            _warn(self._doubt(samples))
-            samples = self._prepared(samples, info)
-            scores = torch.cat([self.method.scores(x, info).cpu() for x in self._batches(samples)])
-            if not bool(scores.isfinite().all()):
-                raise DivergedError("the scores of these images are not finite")
-            shares: NDArray[np.float64] = scores.double().softmax(1).numpy()
-            return shares
-
-    def classes_of(self, task: SupportsIndex | None = None) -> list[Any]:
-        """The labels that a prediction can return, in the order of the network's outputs.
-
-        Without a task these are the labels of all tasks; a label that two tasks with separate
-        outputs share is listed twice.
-
-        Raises:
-            NotLearnedError: The task has not been learned, or the method must be told one.
-        """
-        names = self._names()
-        return [names[output] for output in self.method.choices(self._task(task))]
-
-    def accuracy(
-        self,
-        images: Any,
-        labels: Any = None,
-        task: SupportsIndex | None = None,
-        *,
-        channels_first: bool | None = None,
-    ) -> float:
-        """The fraction of ``images`` that :meth:`predict` labels correctly.
-
-        Args:
-            images: As in :meth:`learn`.
-            labels: As in :meth:`learn`; each must be a label that a prediction can return.
-            task: As in :meth:`predict`.
-            channels_first: As in :meth:`learn`.
-
-        Raises:
-            DataError: Images and labels do not match, or a label was not learned.
-            NotLearnedError: As in :meth:`predict`.
-        """
-        info = self._task(task)
-        with usual_modes():
-            samples, given = read_labelled(
-                images, labels, self._shape, channels_first=channels_first, bounded=False
-            )
-            _warn(self._doubt(samples))
-            check_known(given, self.classes_of(task), "" if info is None else f" in task {task}")
-            predicted = self._predict(self._prepared(samples, info), info)
-            return float(np.mean(predicted == given))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the learner to one file, whole or not at all.
@@ -444,40 +387,11 @@ class Learner:
             module = None if isinstance(model, str) else model
             saved: Saved = read_learner(where, device, module)
         inputs, doubt = recorded_inputs(where, saved)
-        _warn(doubt)
+        warn(doubt)
         learner.method, learner.settings = saved.method, saved.settings
         learner.labels, learner._reach, learner._inputs = saved.labels, saved.reach, inputs
         learner.seed = saved.method.seed
         return learner
-
-    def __repr__(self) -> str:
-        facts = self._facts()
-        stable = facts.get("stable units", "")
-        stable = stable and f", {stable} of units stable"
-        return (
-            f"<nispa.Learner {facts['method']}: input_shape={facts['input_shape']}, "
-            f"tasks={facts['tasks']}, {facts['classes']} classes{stable}>"
-        )
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>"
-            for name, text in self._facts().items()
-        )
-        return f"<table><caption>nispa.Learner</caption>{rows}</table>"
-
-    def _facts(self) -> dict[str, str]:
-        """The learner's properties, as names and texts."""
-        problem, units = self.method.problem, self.method.census().stable.values()
-        facts = {
-            "method": f"{self.settings.method} (incremental={self.settings.config.incremental!r})",
-            "input_shape": str(problem.input_shape),
-            "tasks": str(len(self.tasks)),
-            "classes": f"{self._outputs_used} of {problem.outputs}",
-        }
-        if size := sum(count for _, count in units):
-            facts["stable units"] = f"{100 * sum(stable for stable, _ in units) / size:.0f} %"
-        return facts
 
     # Inputs.
 
@@ -528,68 +442,3 @@ class Learner:
                 f"{self.method.problem.outputs} outputs are free; build with more classes"
             )
         return used
-
-    # Outputs.
-
-    def _predict(self, samples: Samples, info: TaskInfo | None) -> NDArray[Any]:
-        """The labels that the method predicts."""
-        names, choices = self._names(), self.method.choices(info)
-        allowed = torch.tensor(choices)
-        outputs = []
-        for batch in self._batches(samples):
-            predicted = self.method.predict(batch, info).cpu()
-            outside = ~torch.isin(predicted, allowed)
-            if outside.any():
-                scores = self.method.scores(batch, info).cpu()
-                predicted[outside] = allowed[scores[outside].argmax(1)]
-            outputs.append(predicted)
-        labels = [names[output] for output in torch.cat(outputs).tolist()]
-        unlike = len({isinstance(names[output], str) for output in choices}) > 1
-        return np.array(labels, dtype=object if unlike else None)
-
-    def _prepared(self, samples: Samples, info: TaskInfo | None) -> Samples:
-        """Samples as those of their task were prepared."""
-        return self._inputs.of(None if info is None else info.index, samples)
-
-    def _doubt(self, samples: Samples) -> str:
-        """A warning if samples reach further than those of the first task; else empty."""
-        return further(samples, self._reach, scaled=self._inputs.standardise)
-
-    def _batches(self, samples: Samples) -> Iterator[Tensor]:
-        """Images in batches, on the method's device."""
-        for batch, _ in samples.batches(EVALUATION_BATCH):
-            yield batch.to(self.method.device)
-
-    def _names(self) -> dict[int, Any]:
-        """The user's label for each output in use."""
-        return {
-            output: name
-            for learned, labels in zip(self.tasks, self.labels, strict=True)
-            for output, name in zip(learned.classes, labels, strict=True)
-        }
-
-    @property
-    def _shape(self) -> Shape:
-        return self.method.problem.input_shape
-
-    @property
-    def _outputs_used(self) -> int:
-        return 1 + max((label for task in self.tasks for label in task.classes), default=-1)
-
-    def _task(self, task: SupportsIndex | None) -> TaskInfo | None:
-        if task is None:
-            return None
-        try:
-            place = whole_number("task", task, 0, len(self.tasks) - 1, "")
-        except ConfigError:
-            learned = f"0 to {len(self.tasks) - 1}" if self.tasks else "none yet"
-            raise NotLearnedError(
-                f"task={task!r} has not been learned; learned are: {learned}"
-            ) from None
-        return self.tasks[place]
-
-
-def _warn(text: str) -> None:
-    """Warns, unless ``text`` is empty, at the line that called the learner's method."""
-    if text:
-        warnings.warn(text, DataWarning, stacklevel=3)

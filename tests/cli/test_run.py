@@ -18,7 +18,7 @@ from nispa.cli.run import run
 from nispa.learner import Learner
 from nispa.methods import METHODS
 from nispa.methods.base import CACHE_BYTES
-from nispa.methods.nispa import NispaConfig
+from nispa.methods.nispa_config import NispaConfig
 from nispa.network.models import NetworkConfig
 from nispa.runs.record import comparable, read_record
 from tests.cli_calls import NISPA, SMALL, call, spawn, write_npz

@@ -10,7 +10,7 @@ import torch
 from nispa.base.config import build
 from nispa.errors import ConfigError
 from nispa.methods.base import Method, MethodConfig, derive
-from nispa.methods.nispa import NispaConfig
+from nispa.methods.nispa_config import NispaConfig
 from nispa.network.models import NetworkConfig
 
 from .toy import finish, same_tensors, toy_method, toy_problem, toy_task

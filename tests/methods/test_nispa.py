@@ -13,7 +13,8 @@ from torch import Tensor
 from nispa.errors import ConfigError, ScenarioError
 from nispa.mechanism.grow import GROWTH_RULES
 from nispa.methods.base import PhaseEnd, PhaseStart
-from nispa.methods.nispa import Nispa, NispaConfig
+from nispa.methods.nispa import Nispa
+from nispa.methods.nispa_config import NispaConfig
 from nispa.network.topology import complement, live_between
 from nispa.training.pausing import EpochEnd, FitBegin, FitPause
 from tests.extent import ALL

@@ -7,6 +7,7 @@ the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -202,3 +203,19 @@ def check_known(given: Array, names: list[Any], where: str) -> None:
             f"labels {shown} were not learned{where}, so no prediction can name them; measure on "
             "images of the classes learned"
         )
+
+
+def ordered(names: list[Any], given: Sequence[Any]) -> list[Any]:
+    """Labels in the order in which a caller lists them.
+
+    Raises:
+        DataError: The list has others, or one of them twice.
+    """
+    listed = np.asarray(given).tolist()
+    order = listed if isinstance(listed, list) else [listed]
+    if len(order) != len(names) or any(name not in order for name in names):
+        raise DataError(
+            f"classes={order} must list the labels of the examples, each once, in the order of the "
+            f"model's outputs; the labels are {names}"
+        )
+    return order

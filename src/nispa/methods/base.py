@@ -30,6 +30,7 @@ from nispa.methods.carried import Tally, take_tensors
 from nispa.methods.carried import count as count
 from nispa.methods.checks import check_classes, check_fit
 from nispa.methods.defaults import PUBLISHED_K, RULES, Facts
+from nispa.methods.events import Adoption as Adoption
 from nispa.methods.events import Event as Event
 from nispa.methods.events import Fitting as Fitting
 from nispa.methods.events import Learning as Learning
@@ -343,6 +344,21 @@ class Method(ABC):
         """
         del task, dry_run
         raise ConfigError(f"method '{self.name}' cannot forget a task on purpose; nispa can")
+
+    def adopt(self, task: Task) -> Adoption:
+        """Makes a trained network the first task, without training; see :mod:`.adopting`.
+
+        Args:
+            task: The classes it knows, with examples.
+
+        Raises:
+            ConfigError: This method cannot, or the network is no trained one.
+        """
+        del task
+        raise ConfigError(
+            f"method '{self.name}' cannot adopt a trained network; nispa, nispa-context and clnp "
+            "can"
+        )
 
     # Prediction.
 

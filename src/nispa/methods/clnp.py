@@ -37,6 +37,7 @@ arXiv 2206.09117), whose settings the presets use:
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,7 +47,8 @@ from torch import Tensor
 from nispa.base.config import setting, settings
 from nispa.data.tasks import Task
 from nispa.errors import FormatError
-from nispa.methods.base import Learning, LearnReport, Method, PhaseEnd, PhaseStart
+from nispa.methods.adopting import AdoptsTrained
+from nispa.methods.base import Learning, LearnReport, PhaseEnd, PhaseStart
 from nispa.methods.epochs import KeepConfig, stop_reason
 from nispa.methods.parts import Network, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, is_frozen, with_outputs
@@ -101,7 +103,7 @@ class Pruning:
     accuracy: float
 
 
-class Clnp(Method):
+class Clnp(AdoptsTrained):
     """Task-incremental CLNP.
 
     Attributes:
@@ -171,20 +173,11 @@ class Clnp(Method):
         """Raises theta until accuracy falls by more than the margin; the network stays whole."""
         network, topology = self.network, self.network.topology
         validate = self.validator(network, classes, validation)
-        network.eval()
-        total = network.activity(images for images, _ in train.batches(EVALUATION_BATCH))
-        levels = {
-            name: activation_levels(sums / len(train), self.config.threshold_step)
-            for name, sums in total.items()
-        }
         trained = {name: value.clone() for name, value in network.state_dict().items()}
-        every = {group.name: torch.ones(group.size, dtype=torch.bool) for group in topology.hidden}
-        best = Pruning(
-            with_outputs(topology, {**self.stable, **every}, task.classes), trained_accuracy
-        )
-        for level in self._steps(levels):
-            active = active_units(topology, levels, self.stable, level)
-            active = with_outputs(topology, active, task.classes)
+        cuts = self.cuts(task, train)
+        best = Pruning(with_outputs(topology, next(cuts), task.classes), trained_accuracy)
+        for units in cuts:
+            active = with_outputs(topology, units, task.classes)
             drop_into(network, active)
             accuracy = validate()
             network.load_state_dict(trained)  # each threshold cuts the whole network, not the last
@@ -193,6 +186,22 @@ class Clnp(Method):
                 break
             best = Pruning(active, accuracy)
         return best
+
+    def cuts(self, task: Task, train: DataSet) -> Iterator[dict[str, Tensor]]:
+        """All units, then those that are active at each threshold."""
+        del task
+        network, step = self.network, self.config.threshold_step
+        yield self.every_unit()
+        network.eval()
+        total = network.activity(images for images, _ in train.batches(EVALUATION_BATCH))
+        levels = {name: activation_levels(sums / len(train), step) for name, sums in total.items()}
+        for level in self._steps(levels):
+            yield active_units(network.topology, levels, self.stable, level)
+
+    @property
+    def margin(self) -> tuple[str, float]:
+        """As for pruning."""
+        return "margin", self.config.margin
 
     def _steps(self, levels: UnitSets) -> list[int]:
         """The thresholds, in steps, at which a unit that is not stable becomes inactive.

@@ -83,5 +83,20 @@ class LearnReport:
     online_accuracy: float | None = None
 
 
+@dataclass(frozen=True)
+class Adoption:
+    """What became of a trained network that was taken up as a first task.
+
+    Attributes:
+        before: Share of the examples that the module told right as it was given.
+        after: Share of them that the units kept tell right.
+        units: Stable units and size of each hidden group.
+    """
+
+    before: float
+    after: float
+    units: Mapping[str, tuple[int, int]]
+
+
 Learning = Generator[Event | FitBegin | FitPause, FitState | None, LearnReport]
 """Learning one task; the driver may ignore :class:`FitBegin` and :class:`FitPause`."""

@@ -41,41 +41,38 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nispa.base.config import setting, settings
 from nispa.base.seeding import derive, stream
 from nispa.data.tasks import Task
 from nispa.mechanism.grow import (
-    GROWTH_RULES,
-    PUBLISHED_NAMES,
     growth_rule,
     growth_values,
     needs_gradients,
 )
 from nispa.mechanism.rewire import Rewiring, rewire
 from nispa.mechanism.room import has_room
-from nispa.mechanism.schedule import SCHEDULES, TAU_MIN, check_schedule, tau
+from nispa.mechanism.schedule import tau
 from nispa.mechanism.select import select_candidates, supported
+from nispa.methods.adopting import AdoptsTrained
 from nispa.methods.base import (
     Event,
     Fitting,
     Learning,
     LearnReport,
-    MethodConfig,
     Part,
     PhaseEnd,
     PhaseStart,
 )
-from nispa.methods.epochs import Keep
 from nispa.methods.forgetting import ForgetsOnPurpose
-from nispa.methods.growth import DynamicConfig, check_growth, drop_smallest, gradient_sizes
+from nispa.methods.growth import check_growth, drop_smallest, gradient_sizes
+from nispa.methods.nispa_config import NispaConfig, last_phase
 from nispa.methods.parts import Network, OwedConnections, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
 from nispa.network.models import DataSet, SparseNetwork
@@ -95,92 +92,6 @@ from nispa.training.pausing import FitBegin, FitPause, FitState
 
 FEW_IMAGES = 200
 """With fewer validation images, training images help to judge whether accuracy fell."""
-
-
-@settings
-class NispaConfig(DynamicConfig, MethodConfig):
-    """Settings of NISPA, named as in the paper where the paper names them."""
-
-    epochs_per_phase: int = setting(
-        5, "epochs of training in each phase", ge=1, le=1_000_000, aliases=("e",)
-    )
-    accuracy_drop: float = setting(
-        0.75, "tolerated loss of validation accuracy, in points", ge=0, le=100, aliases=("a_f",)
-    )
-    drop_errors: float = setting(
-        0.0,
-        "a loss of accuracy counts only beyond so many standard errors of the difference, from the "
-        "validation images that one phase has right and the other wrong",
-        ge=0,
-        le=100,
-    )
-    unit_share: float = setting(
-        0.0,
-        "a task ends once it keeps at most this share of the plastic units, averaged over layers; "
-        "0 never ends it so",
-        ge=0,
-        le=1,
-    )
-    max_share_per_task: float = setting(
-        1.0,
-        "share of each layer's units that one task may keep beside those of earlier tasks, where "
-        "many tasks must fit; 1 sets no limit",
-        gt=0,
-        le=1,
-    )
-    stop_when_full: bool = setting(
-        True,
-        "a task that finds no plastic unit it could use ends after min_phases and one more, since "
-        "rewiring has nothing to move",
-    )
-    keep: Keep = setting(
-        "best", "the epoch a phase ends with: best on the validation images, or the last"
-    )
-    settle_epochs: int = setting(
-        0,
-        "further epochs of training for the network of the last good phase, before its units "
-        "become stable",
-        ge=0,
-        le=1_000_000,
-    )
-    settle_fresh: bool = setting(False, "draw all plastic values again before settle_epochs")
-    schedule: str = setting("cosine", "how tau falls", choices=lambda: tuple(SCHEDULES))
-    k: float = setting(30.0, "parameter of the tau schedule", gt=0)
-    tau_min: float = setting(TAU_MIN, "a task ends when tau is not above this share", ge=0, lt=1)
-    min_phases: int = setting(2, "accuracy may end a task only after this many phases", ge=2)
-    max_phases: int | None = setting(None, "end a task in this phase at the latest", ge=3)
-    growth: str = setting(
-        "full",
-        "where new connections come from",
-        choices=lambda: (*GROWTH_RULES, *PUBLISHED_NAMES),
-    )
-    growth_init: Literal["normal", "uniform", "zero"] = setting(
-        "normal", "values of new connections, like those of the layer or zero"
-    )
-    refill: bool = setting(
-        False, "candidates get back, from kept units, as many connections as they lost"
-    )
-    restart: bool = setting(True, "draw plastic weights again after each task")
-    restart_init: Literal["fan_in", "fan_out"] = setting(
-        "fan_in", "Kaiming-normal mode of that draw"
-    )
-    other_logits: Literal["slice", "zero", "keep"] = setting(
-        "slice",
-        "logits of classes that do not compete: left out, multiplied by 0 (published), or kept in "
-        "the soft-max",
-    )
-    demote_unsupported: bool = setting(True, "candidates that nothing stable feeds stay plastic")
-    revive_with_growth: bool = setting(
-        True, "a revived unit's connection starts like a grown one, not at 0 (published)"
-    )
-    carry_over: bool = setting(
-        True, "connections that found no place are tried again at the next rewiring"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        growth_rule(self.growth)
-        check_schedule(self.schedule, self.k, self.tau_min)
 
 
 @dataclass(frozen=True)
@@ -239,7 +150,7 @@ class Phases:
     restart: Callable[[int], None]
 
 
-class Nispa(ForgetsOnPurpose):
+class Nispa(AdoptsTrained, ForgetsOnPurpose):
     """Task-incremental NISPA.
 
     Attributes:
@@ -433,8 +344,15 @@ class Nispa(ForgetsOnPurpose):
 
     def _select(self, train: DataSet, classes: Iterable[int], tau_t: float) -> dict[str, Tensor]:
         """The units to keep from here on: stable ones, new candidates, outputs of seen classes."""
+        return self._chosen(self._activity(train), classes, tau_t)
+
+    def _activity(self, train: DataSet) -> dict[str, Tensor]:
         self.network.eval()
-        activity = self.network.activity(images for images, _ in train.batches(EVALUATION_BATCH))
+        return self.network.activity(images for images, _ in train.batches(EVALUATION_BATCH))
+
+    def _chosen(
+        self, activity: UnitSets, classes: Iterable[int], tau_t: float
+    ) -> dict[str, Tensor]:
         candidates = select_candidates(
             self.topology, activity, self.stable, tau_t, self.config.max_share_per_task
         )
@@ -442,6 +360,28 @@ class Nispa(ForgetsOnPurpose):
         if self.config.demote_unsupported:
             kept = supported(self.topology, self.network.patterns(), self.stable, kept)
         return kept
+
+    def cuts(self, task: Task, train: DataSet) -> Iterator[dict[str, Tensor]]:
+        """All units, then the candidates of a falling tau."""
+        if self.config.max_share_per_task == 1.0:
+            yield self.every_unit()
+        activity, last = self._activity(train), -1
+        for percent in range(98, 0, -2):
+            kept = self._chosen(activity, task.classes, percent / 100)
+            count = sum(int(units.sum()) for units in kept.values())
+            if percent / 100 > self.config.tau_min and count != last:  # each set holds the next
+                yield kept
+            last = count
+
+    @property
+    def margin(self) -> tuple[str, float]:
+        """As for a phase."""
+        return "accuracy_drop", self.config.accuracy_drop
+
+    def take_note(self, dropped: dict[str, int]) -> None:
+        """They may grow elsewhere, at the next rewiring."""
+        if self.config.carry_over:
+            self.owed = {name: number + dropped[name] for name, number in self.owed.items()}
 
     def rewire(
         self, kept: UnitSets, generator: torch.Generator, sizes: Patterns | None = None
@@ -500,14 +440,3 @@ class Nispa(ForgetsOnPurpose):
 def copied(network: SparseNetwork) -> dict[str, Tensor]:
     """A copy of a network's state."""
     return {name: value.clone() for name, value in network.state_dict().items()}
-
-
-def last_phase(config: NispaConfig) -> int:
-    """The phase in which a task ends at the latest."""
-    last = config.max_phases or _ENDLESS
-    return next(
-        (t for t in range(1, last) if tau(config.schedule, t, config.k) <= config.tau_min), last
-    )
-
-
-_ENDLESS = 10_000

@@ -37,10 +37,11 @@ from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
 from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import FormatError
-from nispa.methods.base import Incremental, Learning, Method, MethodState, Part
+from nispa.methods.base import Adoption, Incremental, Learning, Method, MethodState, Part
 from nispa.methods.carried import take_tensors
 from nispa.methods.context import ContextConfig, Detector, make_detector
-from nispa.methods.nispa import Nispa, NispaConfig
+from nispa.methods.nispa import Nispa
+from nispa.methods.nispa_config import NispaConfig
 
 
 @settings
@@ -101,10 +102,19 @@ class NispaContext(Nispa):
     def learn_task(self, task: Task) -> Learning:
         """Learns as NISPA does; then what tells tasks apart takes up the task."""
         report = yield from super().learn_task(task)
+        self._take_up(task)
+        return report
+
+    def adopt(self, task: Task) -> Adoption:
+        """Adopts as NISPA does; what tells tasks apart learns from the examples."""
+        adoption = super().adopt(task)
+        self._take_up(task)
+        return adoption
+
+    def _take_up(self, task: Task) -> None:
         if self.context is not None:
             generator = stream(self.seed, "context", task.index)
             self.context.learn(self.network, task, self.stable, generator)
-        return report
 
     @torch.no_grad()
     def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:

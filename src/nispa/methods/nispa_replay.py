@@ -49,7 +49,8 @@ from nispa.mechanism.grow import choose, growth_values
 from nispa.mechanism.rewire import Rewiring
 from nispa.methods.base import Incremental, Learning, Method
 from nispa.methods.epochs import Keep
-from nispa.methods.nispa import Nispa, NispaConfig, Phases
+from nispa.methods.nispa import Nispa, Phases
+from nispa.methods.nispa_config import NispaConfig
 from nispa.methods.parts import SampleMemory
 from nispa.methods.replay import check_size
 from nispa.methods.stable import freeze_stable
@@ -118,6 +119,7 @@ class NispaReplay(Nispa):
     carries = (*Nispa.carries, SampleMemory())
     incremental = ("class",)
     forget = Method.forget  # the memory and the outputs of other tasks know the task, too
+    adopt = Method.adopt  # its outputs go on learning
     config: NispaReplayConfig
     memory: Memory
 

@@ -207,14 +207,18 @@ def draw_first(
         config: Density and so on.
         dense: Layers that stay full, beside those that the network itself names.
         seed: Of all that is drawn.
-        own: First values of connections and biases, by the names of the module's parameters; None
-            draws them.
+        own: First values of connections and biases, by the names of the module's parameters; the
+            largest connections of each layer are live. None draws pattern and values.
     """
     shares = layer_densities(
         network.topology, config.density, config.distribution, dense | network.dense
     )
     if isinstance(network, TracedNetwork):
         network.seed = derive(seed, "passes")
+    if own is not None:
+        assert isinstance(network, TracedNetwork)
+        _take_largest(network, own, shares)
+        return
     for name, layer in network.layers.items():
         start = stream(seed, "pattern", name)
         pattern = random_pattern(layer.shape, shares[name], config.mask, start)
@@ -225,9 +229,23 @@ def draw_first(
             start = stream(seed, "initialisation", name, "bias")
             with torch.no_grad():
                 layer.bias.copy_(uniform_bias(pattern, layer.weights_each, config.fan, start))
-    if own is not None:
-        assert isinstance(network, TracedNetwork)
-        network.take(own)
+
+
+def _take_largest(
+    network: TracedNetwork, own: Mapping[str, Tensor], shares: Mapping[str, float]
+) -> None:
+    """Takes a module's values, the largest ones of each layer; a kernel counts by its sum."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    for layer in network.layers.values():
+        full = torch.zeros(layer.position_count, *layer.spec.kernel)
+        layer.connect(torch.ones(layer.shape, dtype=torch.bool), full)
+    network.take(own)
+    for name, layer in network.layers.items():
+        sizes = layer.weight.detach().abs().view(layer.position_count, -1).sum(1)
+        live = max(1, round(shares[name] * layer.position_count))
+        pattern = torch.zeros(layer.position_count, dtype=torch.bool)
+        pattern[sizes.argsort(descending=True, stable=True)[:live]] = True
+        layer.rewire(pattern.view(layer.shape), nothing, torch.zeros(0, *layer.spec.kernel))
 
 
 def empty_network(config: NetworkConfig, input_shape: Shape, outputs: int) -> SparseNetwork:

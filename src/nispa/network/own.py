@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from nispa.base.modes import usual_modes
 from nispa.errors import ConfigError, GraphError
+from nispa.graph.logits import logits_of
 from nispa.graph.units import UnitGraph
 from nispa.network.layers import SparseLayer
 from nispa.network.traced import TracedNetwork, fingerprint
@@ -73,9 +74,24 @@ class OwnModel:
         """See :func:`.traced.fingerprint`."""
         return fingerprint(self._module, self.graph)
 
+    def as_given(self) -> nn.Module:
+        """The module itself, from samples to logits."""
+        return _Logits(copied(self._module))
+
     def network(self, input_shape: tuple[int, ...]) -> TracedNetwork:
         """A network of it without any live connection."""
         return TracedNetwork(copied(self._module), self.graph, input_shape)
+
+
+class _Logits(nn.Module):
+    """A module of which only the logits count."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return logits_of(self.module(inputs))
 
 
 def copied(module: nn.Module) -> nn.Module:

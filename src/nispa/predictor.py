@@ -1,0 +1,239 @@
+"""What a learner answers: labels, probabilities, accuracy, from what it has learned."""
+
+from __future__ import annotations
+
+import html
+import warnings
+from collections.abc import Iterator
+from typing import Any, SupportsIndex
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nispa.base.arguments import whole_number
+from nispa.base.modes import usual_modes
+from nispa.base.shapes import Shape
+from nispa.data.intake import check_known, further, read_images, read_labelled
+from nispa.data.standardise import Inputs
+from nispa.data.tasks import Samples, TaskInfo
+from nispa.errors import ConfigError, DataWarning, DivergedError, NotLearnedError
+from nispa.methods.base import Method
+from nispa.methods.presets import Settings
+from nispa.training.fit import EVALUATION_BATCH
+
+
+class Predictor:
+    """Predicts the labels of the tasks that a method has learned.
+
+    Tasks count from 0 here: the first one learned is ``task=0``. The command line counts from 1.
+
+    Attributes:
+        method: It learns and predicts, in numbers of outputs.
+        settings: Its settings.
+        labels: The user's name of each class, task by task.
+    """
+
+    method: Method
+    settings: Settings
+    labels: list[list[Any]]
+    _inputs: Inputs
+    _reach: float | None  # the largest absolute value in the images of the first task
+
+    @property
+    def tasks(self) -> list[TaskInfo]:
+        """The tasks learned, in order."""
+        return list(self.method.learned)
+
+    def predict(
+        self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
+    ) -> NDArray[Any]:
+        """Predicts labels, of the kind given to ``learn``.
+
+        If a method predicts a class outside the task (as the published soft-max of the preset
+        ``paper`` allows), the best class of the task is returned instead.
+
+        Args:
+            images: As in :meth:`learn`, or a single image of the learner's shape.
+            task: The task they belong to, counted from 0 (the command line counts from 1); None to
+                choose among the labels of all tasks.
+            channels_first: As in :meth:`learn`.
+
+        Returns:
+            ``(n,)`` labels.
+
+        Raises:
+            NotLearnedError: The task has not been learned, or the method must be told one.
+        """
+        info = self._task(task)
+        with usual_modes():
+            samples = read_images(images, self._shape, channels_first=channels_first)
+            warn(self._doubt(samples))
+            return self._predict(self._prepared(samples, info), info)
+
+    def predict_proba(
+        self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
+    ) -> NDArray[np.float64]:
+        """The soft-max of the method's scores, one column per label of :meth:`classes_of`.
+
+        These are not calibrated probabilities: networks tend to be overconfident.
+
+        Args:
+            images: As in :meth:`predict`.
+            task: As in :meth:`predict`.
+            channels_first: As in :meth:`learn`.
+
+        Returns:
+            ``(n, classes)``; each row sums to 1.
+
+        Raises:
+            NotLearnedError: As in :meth:`predict`.
+            ConfigError: The method has no scores.
+        """
+        info = self._task(task)
+        with usual_modes():
+            samples = read_images(images, self._shape, channels_first=channels_first)
+            warn(self._doubt(samples))
+            samples = self._prepared(samples, info)
+            scores = torch.cat([self.method.scores(x, info).cpu() for x in self._batches(samples)])
+            if not bool(scores.isfinite().all()):
+                raise DivergedError("the scores of these images are not finite")
+            shares: NDArray[np.float64] = scores.double().softmax(1).numpy()
+            return shares
+
+    def classes_of(self, task: SupportsIndex | None = None) -> list[Any]:
+        """The labels that a prediction can return, in the order of the network's outputs.
+
+        Without a task these are the labels of all tasks; a label that two tasks with separate
+        outputs share is listed twice.
+
+        Raises:
+            NotLearnedError: The task has not been learned, or the method must be told one.
+        """
+        names = self._names()
+        return [names[output] for output in self.method.choices(self._task(task))]
+
+    def accuracy(
+        self,
+        images: Any,
+        labels: Any = None,
+        task: SupportsIndex | None = None,
+        *,
+        channels_first: bool | None = None,
+    ) -> float:
+        """The fraction of ``images`` that :meth:`predict` labels correctly.
+
+        Args:
+            images: As in :meth:`learn`.
+            labels: As in :meth:`learn`; each must be a label that a prediction can return.
+            task: As in :meth:`predict`.
+            channels_first: As in :meth:`learn`.
+
+        Raises:
+            DataError: Images and labels do not match, or a label was not learned.
+            NotLearnedError: As in :meth:`predict`.
+        """
+        info = self._task(task)
+        with usual_modes():
+            samples, given = read_labelled(
+                images, labels, self._shape, channels_first=channels_first, bounded=False
+            )
+            warn(self._doubt(samples))
+            check_known(given, self.classes_of(task), "" if info is None else f" in task {task}")
+            predicted = self._predict(self._prepared(samples, info), info)
+            return float(np.mean(predicted == given))
+
+    def __repr__(self) -> str:
+        facts = self._facts()
+        stable = facts.get("stable units", "")
+        stable = stable and f", {stable} of units stable"
+        return (
+            f"<nispa.Learner {facts['method']}: input_shape={facts['input_shape']}, "
+            f"tasks={facts['tasks']}, {facts['classes']} classes{stable}>"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>"
+            for name, text in self._facts().items()
+        )
+        return f"<table><caption>nispa.Learner</caption>{rows}</table>"
+
+    def _facts(self) -> dict[str, str]:
+        """The learner's properties, as names and texts."""
+        problem, units = self.method.problem, self.method.census().stable.values()
+        facts = {
+            "method": f"{self.settings.method} (incremental={self.settings.config.incremental!r})",
+            "input_shape": str(problem.input_shape),
+            "tasks": str(len(self.tasks)),
+            "classes": f"{self._outputs_used} of {problem.outputs}",
+        }
+        if size := sum(count for _, count in units):
+            facts["stable units"] = f"{100 * sum(stable for stable, _ in units) / size:.0f} %"
+        return facts
+
+    # Inputs and outputs.
+
+    def _predict(self, samples: Samples, info: TaskInfo | None) -> NDArray[Any]:
+        """The labels that the method predicts."""
+        names, choices = self._names(), self.method.choices(info)
+        allowed = torch.tensor(choices)
+        outputs = []
+        for batch in self._batches(samples):
+            predicted = self.method.predict(batch, info).cpu()
+            outside = ~torch.isin(predicted, allowed)
+            if outside.any():
+                scores = self.method.scores(batch, info).cpu()
+                predicted[outside] = allowed[scores[outside].argmax(1)]
+            outputs.append(predicted)
+        labels = [names[output] for output in torch.cat(outputs).tolist()]
+        unlike = len({isinstance(names[output], str) for output in choices}) > 1
+        return np.array(labels, dtype=object if unlike else None)
+
+    def _prepared(self, samples: Samples, info: TaskInfo | None) -> Samples:
+        """Samples as those of their task were prepared."""
+        return self._inputs.of(None if info is None else info.index, samples)
+
+    def _doubt(self, samples: Samples) -> str:
+        """A warning if samples reach further than those of the first task; else empty."""
+        return further(samples, self._reach, scaled=self._inputs.standardise)
+
+    def _batches(self, samples: Samples) -> Iterator[Tensor]:
+        """Images in batches, on the method's device."""
+        for batch, _ in samples.batches(EVALUATION_BATCH):
+            yield batch.to(self.method.device)
+
+    def _names(self) -> dict[int, Any]:
+        """The user's label for each output in use."""
+        return {
+            output: name
+            for learned, labels in zip(self.tasks, self.labels, strict=True)
+            for output, name in zip(learned.classes, labels, strict=True)
+        }
+
+    @property
+    def _shape(self) -> Shape:
+        return self.method.problem.input_shape
+
+    @property
+    def _outputs_used(self) -> int:
+        return 1 + max((label for task in self.tasks for label in task.classes), default=-1)
+
+    def _task(self, task: SupportsIndex | None) -> TaskInfo | None:
+        if task is None:
+            return None
+        try:
+            place = whole_number("task", task, 0, len(self.tasks) - 1, "")
+        except ConfigError:
+            learned = f"0 to {len(self.tasks) - 1}" if self.tasks else "none yet"
+            raise NotLearnedError(
+                f"task={task!r} has not been learned; learned are: {learned}"
+            ) from None
+        return self.tasks[place]
+
+
+def warn(text: str) -> None:
+    """Warns, unless ``text`` is empty, at the line that called the learner's method."""
+    if text:
+        warnings.warn(text, DataWarning, stacklevel=3)
