@@ -292,7 +292,7 @@ KINDS: tuple[Kind, ...] = (
         if name
         in (
             *("nispa", "nispa-replay", "nispa-context", "ewc", "er"),
-            *("packnet", "wsn", "supsup", "cbp", "redo"),
+            *("packnet", "wsn", "supsup", "cbp", "redo", "spacenet", "nice"),
         )
     ),
     Kind("checkpoint in a fit", _checkpoint(False), _read_checkpoint, exact=True),

@@ -175,7 +175,9 @@ def experiment(method: str, augment: str | None = "shift:1,flip") -> Experiment:
     scenario = build_scenario("split-digits", seed=0, options=options | {"tasks": [[0, 1], [2, 3]]})
     given: dict[str, Any] = {"hidden": (16, 12), "density": 0.6, "batch_size": 64}
     given |= FAST.get(method, {"epochs": 3})
-    given |= {"epochs": 2} if "epochs" in given else {"epochs_per_phase": 2, "max_phases": 3}
+    given |= {"epochs": 2} if "epochs" in given else {"epochs_per_phase": 2}
+    if method.startswith("nispa"):
+        given["max_phases"] = 3
     if method == "packnet":
         given["retrain_epochs"] = 2
     settings_ = resolve(method, "default", "split-digits", scenario.input_shape, given)

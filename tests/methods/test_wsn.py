@@ -14,7 +14,8 @@ from nispa.base.config import build
 from nispa.data.tasks import Samples, Task
 from nispa.errors import ConfigError, FormatError
 from nispa.methods.base import MethodState, Problem
-from nispa.methods.wsn import Wsn, WsnConfig, largest
+from nispa.methods.subnetworks import largest
+from nispa.methods.wsn import Wsn, WsnConfig
 from nispa.network.models import NetworkConfig
 
 from .toy import finish, toy_method, toy_task

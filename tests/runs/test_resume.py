@@ -59,7 +59,9 @@ def experiment(method: str, **given: Any) -> Experiment:
     if "epochs" in fast:
         fast["epochs"] = 3
     else:
-        fast |= {"epochs_per_phase": 2, "max_phases": 3, "settle_epochs": 2}
+        fast["epochs_per_phase"] = 2
+    if method.startswith("nispa"):
+        fast |= {"max_phases": 3, "settle_epochs": 2}
     if method == "packnet":
         fast["retrain_epochs"] = 2
     if "architecture" in given:

@@ -20,6 +20,7 @@ from nispa.methods.icarl import ICarl
 from nispa.methods.joint import Joint
 from nispa.methods.l2 import L2
 from nispa.methods.mas import Mas
+from nispa.methods.nice import Nice
 from nispa.methods.nispa import Nispa
 from nispa.methods.nispa_context import NispaContext
 from nispa.methods.nispa_replay import NispaReplay
@@ -28,13 +29,14 @@ from nispa.methods.piggyback import Piggyback
 from nispa.methods.redo import Redo
 from nispa.methods.rehearsal import Rehearsal
 from nispa.methods.si import Si
+from nispa.methods.spacenet import SpaceNet
 from nispa.methods.stl import Stl
 from nispa.methods.stl_iso import StlIso
 from nispa.methods.supsup import SupSup
 from nispa.methods.wsn import Wsn
 
 _NISPA = (Nispa, NispaReplay, NispaContext)
-_STRUCTURAL = (Clnp, PackNet, Wsn, Piggyback, SupSup, Hat)
+_STRUCTURAL = (Clnp, PackNet, Wsn, Piggyback, SupSup, Hat, SpaceNet, Nice)
 _REGULARISED = (L2, Ewc, EwcOnline, Si, Mas)
 _REPLAY = (Rehearsal, Er, Der, Derpp, AGem, Gem, ICarl, Fdr)
 _RENEWING = (Cbp, Redo)

@@ -226,6 +226,31 @@ def chosen(numbered: Numbered, choose: Choose) -> dict[str, Tensor]:
     return {name: choose(each.detach()) for name, each in numbered.numbers.items()}
 
 
+def slope_by_size(score: Tensor, of_bit: Tensor) -> Tensor:
+    """The straight-through gradient of scores whose size decides, from that of their bits."""
+    return of_bit * score.sign()
+
+
+def largest(sizes: Tensor, share: float) -> Tensor:
+    """Which are the largest ``share``; at least one, if there is any.
+
+    Args:
+        sizes: ``(n,)``. Among equal ones, the first count as larger.
+        share: In (0, 1].
+
+    Returns:
+        ``(n,)`` bool.
+    """
+    if not len(sizes):
+        return sizes.bool()
+    count = max(1, round(share * len(sizes)))
+    least = sizes.kthvalue(len(sizes) - count + 1).values
+    marks = sizes > least
+    equal = (sizes == least).nonzero().squeeze(1)
+    marks[equal[: count - int(marks.sum())]] = True
+    return marks
+
+
 def live_index(layer: SparseLayer) -> Tensor:
     """Flat positions of a layer's live connections, ``(live,)`` int64, ascending, on the CPU."""
     return torch.cat([layer.plastic_index, layer.frozen_index]).cpu().sort().values

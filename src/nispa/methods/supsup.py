@@ -56,11 +56,10 @@ from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
 from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import ConfigError, FormatError
-from nispa.methods import wsn
 from nispa.methods.base import Incremental, Learning, Method, Part, draw_network, network_spec
 from nispa.methods.epochs import KeepConfig
 from nispa.methods.parts import Derived, Network, TaskConnections
-from nispa.methods.subnetworks import Numbered, Subnetworks, chosen
+from nispa.methods.subnetworks import Numbered, Subnetworks, chosen, largest, slope_by_size
 from nispa.network.initialise import kaiming_deviations
 from nispa.network.models import SparseNetwork
 
@@ -228,7 +227,7 @@ class SupSup(Subnetworks):
     def learn_task(self, task: Task) -> Learning:
         """Trains scores alone, then keeps their mask."""
         numbered = Numbered(self.network, self.first_scores(task))
-        slope = wsn.slope if self.config.rule == "largest" else straight
+        slope = slope_by_size if self.config.rule == "largest" else straight
         among_all = self.class_mask(range(self.logits)).loss
         report = yield from self.train_masked(
             task, numbered, self.choose, slope, self.config, among_all
@@ -250,7 +249,7 @@ class SupSup(Subnetworks):
         """The mask of a layer."""
         if self.config.rule == "positive":
             return scores >= 0
-        return wsn.largest(scores.abs(), self.config.capacity)
+        return largest(scores.abs(), self.config.capacity)
 
     def infer_tasks(self, images: Tensor) -> list[int]:
         """The number of the task that each image is taken to belong to.

@@ -47,7 +47,7 @@ from nispa.data.tasks import Task
 from nispa.methods.base import Learning
 from nispa.methods.epochs import KeepConfig
 from nispa.methods.parts import ConnectionScores
-from nispa.methods.subnetworks import Numbered, Subnetworks, chosen
+from nispa.methods.subnetworks import Numbered, Subnetworks, chosen, largest, slope_by_size
 
 
 @settings
@@ -77,7 +77,9 @@ class Wsn(Subnetworks):
     def learn_task(self, task: Task) -> Learning:
         """Trains weights and scores together, then freezes what the mask holds."""
         numbered = Numbered(self.network, self.weight_scores)
-        report = yield from self.train_masked(task, numbered, self.choose, slope, self.config)
+        report = yield from self.train_masked(
+            task, numbered, self.choose, slope_by_size, self.config
+        )
         self.own(task, chosen(numbered, self.choose))
         self.weight_scores = {name: each.detach() for name, each in numbered.numbers.items()}
         return report
@@ -85,28 +87,3 @@ class Wsn(Subnetworks):
     def choose(self, scores: Tensor) -> Tensor:
         """The mask of a layer."""
         return largest(scores.abs(), self.config.capacity)
-
-
-def slope(score: Tensor, of_bit: Tensor) -> Tensor:
-    """The straight-through gradient of scores whose size decides, from that of their bits."""
-    return of_bit * score.sign()
-
-
-def largest(sizes: Tensor, share: float) -> Tensor:
-    """Which are the largest ``share``; at least one, if there is any.
-
-    Args:
-        sizes: ``(n,)``. Among equal ones, the first count as larger.
-        share: In (0, 1].
-
-    Returns:
-        ``(n,)`` bool.
-    """
-    if not len(sizes):
-        return sizes.bool()
-    count = max(1, round(share * len(sizes)))
-    least = sizes.kthvalue(len(sizes) - count + 1).values
-    marks = sizes > least
-    equal = (sizes == least).nonzero().squeeze(1)
-    marks[equal[: count - int(marks.sum())]] = True
-    return marks
