@@ -47,6 +47,7 @@ from nispa.methods.saving import (
     FORMAT,
     MAX_TASKS,
     Saved,
+    check_task_name,
     decode,
     encode,
     make_method,
@@ -151,6 +152,7 @@ class Learner:
         if not isinstance(standardise, bool):
             raise ConfigError(f"standardise={standardise!r} must be True or False")
         self.labels: list[list[Any]] = []
+        self.task_names: list[str] = []
         self._inputs = Inputs(standardise)
         self._reach: float | None = None
         with usual_modes():
@@ -171,6 +173,7 @@ class Learner:
         channels_first: bool | None = None,
         watch: Callable[[Event], None] | None = None,
         progress: bool | None = None,
+        name: str = "",
     ) -> LearnReport:
         """Learns the next task. If anything fails, the learner is unchanged.
 
@@ -186,6 +189,7 @@ class Learner:
             watch: Called with each event of learning.
             progress: Whether to show a progress line; by default in a terminal or notebook, if
                 learning takes longer than about a second.
+            name: What to call the task, kept in ``task_names`` and in the file.
 
         Raises:
             DataError: The arrays cannot be used.
@@ -200,6 +204,7 @@ class Learner:
         held = share("validation", validation, "0.1 is usual")
         if watch is not None and not callable(watch):
             raise ConfigError("watch must be a function of one argument, the event")
+        check_task_name(name)
         with usual_modes():
             samples, names, outputs = self._samples(images, labels, channels_first)
             plain = not self._inputs
@@ -234,6 +239,7 @@ class Learner:
                             report: LearnReport = end.value
                     if event is None:
                         self.labels, self._inputs = [*named, names], inputs
+                        self.task_names = [*self.task_names, name]
                         line.end(report)
                         break
                     line.update(event)
@@ -322,12 +328,37 @@ class Learner:
         with usual_modes():
             samples = read_images(images, self._shape, channels_first=channels_first)
             _warn(self._doubt(samples))
-            samples = self._prepared(samples, info)
-            scores = torch.cat([self.method.scores(x, info).cpu() for x in self._batches(samples)])
+            scores = self._scores(samples, info)
             if not bool(scores.isfinite().all()):
                 raise DivergedError("the scores of these images are not finite")
             shares: NDArray[np.float64] = scores.double().softmax(1).numpy()
             return shares
+
+    def scores(
+        self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
+    ) -> NDArray[np.float32]:
+        """The method's scores, in most methods the network's logits, as in :meth:`predict_proba`.
+
+        Of a method that forgets nothing they stay the same, bit for bit, whatever is learned later.
+
+        Args:
+            images: As in :meth:`predict`.
+            task: As in :meth:`predict`.
+            channels_first: As in :meth:`learn`.
+
+        Returns:
+            ``(n, classes)``.
+
+        Raises:
+            NotLearnedError: As in :meth:`predict`.
+            ConfigError: The method has no scores.
+        """
+        info = self._task(task)
+        with usual_modes():
+            samples = read_images(images, self._shape, channels_first=channels_first)
+            _warn(self._doubt(samples))
+            values: NDArray[np.float32] = self._scores(samples, info).numpy()
+            return values
 
     def classes_of(self, task: SupportsIndex | None = None) -> list[Any]:
         """The labels that a prediction can return, in the order of the network's outputs.
@@ -379,7 +410,9 @@ class Learner:
         """
         where = path_of(path)
         with usual_modes():
-            content = encode(self.method, self.settings, self.labels, self._reach, self._inputs)
+            content = encode(
+                self.method, self.settings, self.labels, self._reach, self._inputs, self.task_names
+            )
         write_atomic(where, content)
 
     def export(
@@ -444,6 +477,7 @@ class Learner:
         _warn(doubt)
         learner.method, learner.settings = saved.method, saved.settings
         learner.labels, learner._reach, learner._inputs = saved.labels, saved.reach, inputs
+        learner.task_names = list(saved.names)
         learner.seed = saved.method.seed
         return learner
 
@@ -543,6 +577,11 @@ class Learner:
         labels = [names[output] for output in torch.cat(outputs).tolist()]
         unlike = len({isinstance(names[output], str) for output in choices}) > 1
         return np.array(labels, dtype=object if unlike else None)
+
+    def _scores(self, samples: Samples, info: TaskInfo | None) -> Tensor:
+        """The method's scores of samples as they were given, ``(n, classes)``."""
+        batches = self._batches(self._prepared(samples, info))
+        return torch.cat([self.method.scores(batch, info).cpu() for batch in batches])
 
     def _prepared(self, samples: Samples, info: TaskInfo | None) -> Samples:
         """Samples as those of their task were prepared."""

@@ -19,6 +19,7 @@ from nispa.cli.resume import resume
 from nispa.cli.run import run
 from nispa.cli.runs import export, import_matrix, runs
 from nispa.cli.search import search
+from nispa.cli.serve import serve
 from nispa.cli.show import show
 from nispa.cli.sweep import reproduce, sweep
 
@@ -50,6 +51,7 @@ for _command in (
     search,
     show,
     predict,
+    serve,
     report,
     runs,
     compare,
