@@ -36,6 +36,7 @@ CONTENTS = {
         "docs/howto/python",
         "docs/howto/own-network",
         "docs/howto/ship",
+        "docs/howto/serve",
         "docs/howto/own-method",
         "docs/howto/class-incremental",
         "docs/howto/many-runs",

@@ -535,3 +535,31 @@ def test_the_network_of_a_run_is_a_learner(normalise: bool, tmp_path: Path) -> N
         assert made.predict(images, 0).shape == (60,)
     with pytest.raises(InputError, match="not a file"):
         Learner.load(tmp_path)
+
+
+def test_tasks_keep_their_names_and_a_file_without_any_is_as_before(
+    saved: Path, tmp_path: Path
+) -> None:
+    named = Learner(input_shape=(1, 4, 4), classes=4, seed=1, **FAST)
+    named.learn(*arrays(0), name="columns")
+    named.learn(*arrays(1))
+    assert named.task_names == ["columns", ""]
+    named.save(tmp_path / "named.safetensors")
+    loaded = Learner.load(tmp_path / "named.safetensors")
+    assert loaded.task_names == ["columns", ""]
+    with pytest.raises(ConfigError, match="one line"):
+        loaded.learn(*arrays(2), name="two\nlines")
+    assert loaded.task_names == ["columns", ""]
+    assert Learner.load(saved).task_names == ["", ""]
+    assert b"task_names" not in saved.read_bytes()
+
+
+def test_scores_are_what_probabilities_are_made_of_and_never_change() -> None:
+    made = learner(tasks=1)
+    images, _ = arrays(0)
+    scores = made.scores(images, 0)
+    assert scores.dtype == np.float32
+    shares = torch.from_numpy(scores).double().softmax(1).numpy()
+    assert np.array_equal(shares, made.predict_proba(images, 0))
+    made.learn(*arrays(1))
+    assert np.array_equal(made.scores(images, 0), scores)

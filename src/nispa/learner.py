@@ -41,6 +41,7 @@ from nispa.methods.saving import (
     FORMAT,
     MAX_TASKS,
     Saved,
+    check_task_name,
     decode,
     encode,
     make_method,
@@ -145,6 +146,7 @@ class Learner(Predictor):
         if not isinstance(standardise, bool):
             raise ConfigError(f"standardise={standardise!r} must be True or False")
         self.labels: list[list[Any]] = []
+        self.task_names: list[str] = []
         self._inputs = Inputs(standardise)
         self._reach: float | None = None
         with usual_modes():
@@ -160,6 +162,7 @@ class Learner(Predictor):
         channels_first: bool | None = None,
         watch: Callable[[Event], None] | None = None,
         progress: bool | None = None,
+        name: str = "",
     ) -> LearnReport:
         """Learns the next task. If anything fails, the learner is unchanged.
 
@@ -175,6 +178,7 @@ class Learner(Predictor):
             watch: Called with each event of learning.
             progress: Whether to show a progress line; by default in a terminal or notebook, if
                 learning takes longer than about a second.
+            name: What to call the task, kept in ``task_names`` and in the file.
 
         Raises:
             DataError: The arrays cannot be used.
@@ -189,6 +193,7 @@ class Learner(Predictor):
         held = share("validation", validation, "0.1 is usual")
         if watch is not None and not callable(watch):
             raise ConfigError("watch must be a function of one argument, the event")
+        check_task_name(name)
         with usual_modes():
             samples, names, outputs = self._samples(images, labels, channels_first)
             plain = not self._inputs
@@ -223,6 +228,7 @@ class Learner(Predictor):
                             report: LearnReport = end.value
                     if event is None:
                         self.labels, self._inputs = [*named, names], inputs
+                        self.task_names = [*self.task_names, name]
                         line.end(report)
                         break
                     line.update(event)
@@ -286,7 +292,7 @@ class Learner(Predictor):
                 self.method.learned = learned
                 self.method.load_state(before)
                 raise
-        self.labels, self._reach = [names], reach(samples)
+        self.labels, self._reach, self.task_names = [names], reach(samples), [""]
         text = capacity.state(adoption.units)
         if text and self._outputs_used < self.method.problem.outputs:
             warnings.warn(f"{text}, or a larger accuracy_drop or margin", stacklevel=2)
@@ -322,7 +328,9 @@ class Learner(Predictor):
         """
         where = path_of(path)
         with usual_modes():
-            content = encode(self.method, self.settings, self.labels, self._reach, self._inputs)
+            content = encode(
+                self.method, self.settings, self.labels, self._reach, self._inputs, self.task_names
+            )
         write_atomic(where, content)
 
     def export(
@@ -390,6 +398,7 @@ class Learner(Predictor):
         warn(doubt)
         learner.method, learner.settings = saved.method, saved.settings
         learner.labels, learner._reach, learner._inputs = saved.labels, saved.reach, inputs
+        learner.task_names = list(saved.names)
         learner.seed = saved.method.seed
         return learner
 

@@ -95,12 +95,37 @@ class Predictor:
         with usual_modes():
             samples = read_images(images, self._shape, channels_first=channels_first)
             warn(self._doubt(samples))
-            samples = self._prepared(samples, info)
-            scores = torch.cat([self.method.scores(x, info).cpu() for x in self._batches(samples)])
+            scores = self._scores(samples, info)
             if not bool(scores.isfinite().all()):
                 raise DivergedError("the scores of these images are not finite")
             shares: NDArray[np.float64] = scores.double().softmax(1).numpy()
             return shares
+
+    def scores(
+        self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
+    ) -> NDArray[np.float32]:
+        """The method's scores, in most methods the network's logits, as in :meth:`predict_proba`.
+
+        Of a method that forgets nothing they stay the same, bit for bit, whatever is learned later.
+
+        Args:
+            images: As in :meth:`predict`.
+            task: As in :meth:`predict`.
+            channels_first: As in :meth:`learn`.
+
+        Returns:
+            ``(n, classes)``.
+
+        Raises:
+            NotLearnedError: As in :meth:`predict`.
+            ConfigError: The method has no scores.
+        """
+        info = self._task(task)
+        with usual_modes():
+            samples = read_images(images, self._shape, channels_first=channels_first)
+            warn(self._doubt(samples))
+            values: NDArray[np.float32] = self._scores(samples, info).numpy()
+            return values
 
     def classes_of(self, task: SupportsIndex | None = None) -> list[Any]:
         """The labels that a prediction can return, in the order of the network's outputs.
@@ -190,6 +215,11 @@ class Predictor:
         labels = [names[output] for output in torch.cat(outputs).tolist()]
         unlike = len({isinstance(names[output], str) for output in choices}) > 1
         return np.array(labels, dtype=object if unlike else None)
+
+    def _scores(self, samples: Samples, info: TaskInfo | None) -> Tensor:
+        """The method's scores of samples as they were given, ``(n, classes)``."""
+        batches = self._batches(self._prepared(samples, info))
+        return torch.cat([self.method.scores(batch, info).cpu() for batch in batches])
 
     def _prepared(self, samples: Samples, info: TaskInfo | None) -> Samples:
         """Samples as those of their task were prepared."""

@@ -21,6 +21,7 @@ from nispa.cli.resume import resume
 from nispa.cli.run import run
 from nispa.cli.runs import export, import_matrix, runs
 from nispa.cli.search import search
+from nispa.cli.serve import serve
 from nispa.cli.show import show
 from nispa.cli.sweep import reproduce, sweep
 
@@ -54,6 +55,7 @@ for _command in (
     show,
     predict,
     compact,
+    serve,
     report,
     runs,
     compare,

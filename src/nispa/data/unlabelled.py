@@ -93,7 +93,7 @@ def read_unlabelled(
                 image = torch.from_numpy(np.array(decode(file, str(file), *shaping)[0]))
                 planes = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
                 names.append(str(file))
-                pixels.append(_fitting(planes, str(file), shape))
+                pixels.append(fitting(planes, str(file), shape))
     flush()
     return found
 
@@ -123,7 +123,7 @@ def _files(path: Path) -> Iterator[Path]:
     yield from files
 
 
-def _fitting(planes: Tensor, name: str, shape: Shape) -> Tensor:
+def fitting(planes: Tensor, name: str, shape: Shape) -> Tensor:
     """One image ``(channels, height, width)`` in the network's form, if nothing is lost."""
     channels, height, width = shape
     if tuple(planes.shape[1:]) != (height, width):

@@ -7,7 +7,7 @@ executes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,13 +23,14 @@ from nispa.base.shapes import MAX_SIDES
 from nispa.data.standardise import UNCHANGED, Inputs, inputs_from
 from nispa.data.tasks import TaskInfo
 from nispa.errors import ConfigError, FormatError, GraphError, InputError, MissingPackageError
-from nispa.files import first_fault
+from nispa.files import first_fault, one_line
 from nispa.methods.base import Method, MethodState, Problem
 from nispa.methods.presets import Settings, settings_of
 from nispa.network.models import NetworkSpec, OwnModel
 
 FORMAT = "nispa-learner/1"
 MAX_TASKS = 100_000
+MAX_NAME = 200
 
 
 def make_method(
@@ -56,6 +57,7 @@ class Saved:
         reach: The largest absolute value in the images of the first task, before any mean was
             subtracted; None if unknown.
         inputs: How given samples become the network's input.
+        names: The user's name of each task; empty for one without.
     """
 
     method: Method
@@ -63,6 +65,20 @@ class Saved:
     labels: list[list[Any]]
     reach: float | None = None
     inputs: Inputs = UNCHANGED
+    names: Sequence[str] = ()
+
+
+def check_task_name(name: Any) -> None:
+    """Refuses a name of a task that is not one short line of text.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if not isinstance(name, str) or len(name) > MAX_NAME or not (name + "x").isprintable():
+        raise ConfigError(
+            f"name={one_line(repr(name), 60)} must be a text of at most {MAX_NAME} characters on "
+            "one line"
+        )
 
 
 def encode(
@@ -71,6 +87,7 @@ def encode(
     labels: list[list[Any]] | None = None,
     reach: float | None = None,
     inputs: Inputs = UNCHANGED,
+    names: Sequence[str] = (),
 ) -> bytes:
     """The file of a method: the same state always gives the same bytes.
 
@@ -80,11 +97,14 @@ def encode(
         labels: The user's name of each class, task by task; None for class numbers.
         reach: See :class:`Saved`.
         inputs: See :class:`Saved`.
+        names: See :class:`Saved`.
     """
     state, model = method.state(), method.problem.model
     more: dict[str, Any] = {} if reach is None else {_REACH: reach}
     if model is not None:
         more[_GRAPH] = model.fingerprint
+    if any(names):
+        more[_NAMES] = list(names)
     if labels is None:
         labels = [list(task.classes) for task in method.learned]
     header = {
@@ -153,6 +173,7 @@ def read_learner(
     reach = values.pop(_REACH, None)
     if reach is not None and (type(reach) is not float or not 0 <= reach < math.inf):
         raise FormatError(f"{path} is damaged: '{_REACH}' must be a number that is not negative")
+    names = _names(path, values.pop(_NAMES, None), len(header.learned))
     try:
         method.load_state(MethodState(tensors, values))
     except MissingPackageError:
@@ -165,7 +186,22 @@ def read_learner(
             inputs = inputs_from(header.inputs, len(header.learned), shape)
         except FormatError as error:
             raise FormatError(f"{path} is damaged: {error}") from None
-    return Saved(method, settings, [list(names) for names in header.labels], reach, inputs)
+    labels = [list(each) for each in header.labels]
+    return Saved(method, settings, labels, reach, inputs, names)
+
+
+def _names(path: Path, found: Any, tasks: int) -> list[str]:
+    """The names of tasks in a file, checked."""
+    if found is None:
+        return [""] * tasks
+    if not isinstance(found, list) or len(found) != tasks:
+        raise FormatError(f"{path} is damaged: '{_NAMES}' must list a name for each task")
+    for name in found:
+        try:
+            check_task_name(name)
+        except ConfigError as error:
+            raise FormatError(f"{path} is damaged: {error}") from None
+    return found
 
 
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -204,6 +240,7 @@ def _model(
 
 _REACH = "reach"
 _GRAPH = "graph"
+_NAMES = "task_names"
 
 _BIAS_BYTES = 4
 """Smallest size of a unit in a file."""
