@@ -24,7 +24,7 @@ from nispa.cli.options import (
     with_model,
 )
 from nispa.cli.run import ANY_SHAPE, ScenarioCommand, check_options
-from nispa.errors import InputError
+from nispa.errors import InputError, needs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,7 +123,9 @@ def plan(
     written.
     """
     import torch
-    from rich.console import Console
+
+    with needs("reports", "a table on the terminal"):
+        from rich.console import Console
 
     from nispa.base.devices import choose_device
     from nispa.data.named import build_scenario
