@@ -6,15 +6,20 @@ as it is. The libraries are loaded with ctypes: they need neither Python's nor P
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import platform
 import sysconfig
+import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 KERNELS = Path("src", "nispa", "kernels")
 SUFFIX = ".dll" if os.name == "nt" else ".so"
@@ -136,11 +141,46 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+class SameSdist(sdist):
+    """An sdist whose bytes depend on its files alone, not on who builds it, where or when."""
+
+    def make_archive(self, *args: Any, **named: Any) -> str:
+        """Packs the files, and packs them again without times, owners and their order."""
+        made = str(super().make_archive(*args, **named))
+        if made.endswith(".tar.gz"):
+            even_out(Path(made), int(os.environ.get("SOURCE_DATE_EPOCH", YEAR_1980)))
+        return made
+
+
+YEAR_1980 = 315_532_800
+"""The least time that a zip file can hold, in seconds since 1970."""
+
+
+def even_out(path: Path, time: int) -> None:
+    """Packs a ``.tar.gz`` anew: in the order of names, with one time, no owner, usual rights."""
+    packed = io.BytesIO()
+    with (
+        tarfile.open(path) as before,
+        gzip.GzipFile("", "wb", fileobj=packed, mtime=time) as squeezed,
+        tarfile.open(fileobj=squeezed, mode="w", format=tarfile.PAX_FORMAT) as after,
+    ):
+        for member in sorted(before.getmembers(), key=lambda each: each.name):
+            member.mtime, member.uid, member.gid, member.uname, member.gname = time, 0, 0, "", ""
+            member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+            member.pax_headers = {}
+            after.addfile(member, before.extractfile(member) if member.isfile() else None)
+    path.write_bytes(packed.getvalue())
+
+
 if __name__ == "__main__":
     # In a folder of its own: from one that stays, files since removed would get into the wheel.
     with tempfile.TemporaryDirectory(prefix="nispa-build-") as folder:
         setup(
             ext_modules=libraries(sysconfig.get_platform()),
-            cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
+            cmdclass={
+                "build_ext": BuildLibraries,
+                "bdist_wheel": PlatformWheel,
+                "sdist": SameSdist,
+            },
             options={"build": {"build_base": folder}},
         )

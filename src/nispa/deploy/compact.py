@@ -15,9 +15,11 @@ from nispa.data.dataset import BYTE_SCALE
 from nispa.data.standardise import Inputs
 from nispa.data.tasks import TaskInfo
 from nispa.deploy.condense import condense
+from nispa.deploy.plain import plain
 from nispa.errors import ConfigError, NotLearnedError
 from nispa.methods.base import Method
 from nispa.network.sparse_network import SparseNetwork
+from nispa.network.traced import TracedNetwork
 
 
 class Learned(Protocol):
@@ -57,7 +59,8 @@ def compact(
     """A plain PyTorch module that computes the logits of some tasks, and no others.
 
     Dead connections, units that no image changes and units that no chosen output reads are gone;
-    what is left are dense layers of ``torch.nn``. The logits equal the learner's within 1e-5, or
+    what is left are dense layers of ``torch.nn``. (A module that was traced keeps its units; its
+    batch norms are folded into convolutions.) The logits equal the learner's within 1e-5, or
     that share of the largest. The module is a copy: the learner may go on learning.
 
     It takes ``(batch, channels, height, width)`` float32, scaled as the learner scales them, and
@@ -78,8 +81,8 @@ def compact(
 
     Raises:
         NotLearnedError: A task has not been learned.
-        ConfigError: The method predicts from more than its network's outputs, or the network is
-            neither an MLP nor a ConvNet.
+        ConfigError: The method predicts from more than its network's outputs, or the network
+            cannot be written down with PyTorch's own modules.
     """
     method = learner.method
     with usual_modes():
@@ -90,7 +93,7 @@ def compact(
                 "cannot be compacted"
             )
         branches = branches_of(method, chosen)
-        module = _joined([nn.Sequential(*condense(b.network, b.classes)) for b in branches])
+        module = _joined([nn.Sequential(*_layers(b.network, b.classes)) for b in branches])
         module.requires_grad_(False).eval()
         _describe(module, learner, branches)
         return module
@@ -111,9 +114,16 @@ def branches_of(method: Method, tasks: Sequence[TaskInfo]) -> list[Branch]:
 def parts_of(module: nn.Sequential) -> list[nn.Sequential]:
     """The chains of layers in a compacted module; their logits stand side by side."""
     first = module[0]
-    if isinstance(first, fx.GraphModule):
+    if isinstance(first, fx.GraphModule) and hasattr(first, "part0"):
         return [each for each in first.children() if isinstance(each, nn.Sequential)]
     return [module]
+
+
+def _layers(network: SparseNetwork, outputs: Sequence[int]) -> list[nn.Module]:
+    """Plain modules, one after another, that compute some outputs of a network."""
+    if isinstance(network, TracedNetwork):
+        return [plain(network, outputs)]
+    return condense(network, outputs)
 
 
 def _chosen(

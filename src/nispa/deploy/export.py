@@ -243,7 +243,9 @@ def _program(module: nn.Module, about: str) -> bytes:
 
 def _program_runner(content: bytes) -> Run:
     """A function that runs a file of ``torch.export``."""
-    module = torch.export.load(io.BytesIO(content)).module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of older releases, of their own code
+        module = torch.export.load(io.BytesIO(content)).module()
 
     def run(images: Array) -> Array:
         logits: Array = module(torch.from_numpy(np.ascontiguousarray(images))).numpy()

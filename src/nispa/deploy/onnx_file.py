@@ -1,7 +1,8 @@
 """A compacted module as an ONNX model, written with the ``onnx`` package alone.
 
 Every operator is one that all versions of ONNX Runtime of the last years know: Conv, Gemm, Relu,
-MaxPool, Flatten and Concat, in opset 17; with rounded weights also DequantizeLinear.
+MaxPool, Flatten and Concat, in opset 17; with rounded weights also DequantizeLinear, and for traced
+modules Add, ReduceMean, GlobalAveragePool and Identity.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from nispa.deploy.compact import parts_of
-from nispa.deploy.rounded import Rounded
-from nispa.errors import needs
+from nispa.deploy.rounded import WINDOW, Rounded
+from nispa.errors import ConfigError, needs
 
 OPSET = 17
 IR_VERSION = 8
@@ -81,12 +82,65 @@ def onnx_runner(content: bytes, threads: int = 1) -> Callable[[Any], Any]:
 
 def _chain(part: nn.Sequential, prefix: str, nodes: list[Any], tensors: list[Any]) -> str:
     """Adds the nodes and tensors of a chain of layers; returns the name of what it ends in."""
+    name = "images"
+    for place, layer in enumerate(part):
+        end = f"{prefix}.{place}"
+        if isinstance(layer, fx.GraphModule):
+            name = _graph(layer, name, end, nodes, tensors)
+        else:
+            _add(layer, [name], end, nodes, tensors)
+            name = end
+    return name
+
+
+def _graph(
+    module: fx.GraphModule, name: str, prefix: str, nodes: list[Any], tensors: list[Any]
+) -> str:
+    """Adds what a graph computes from ``name``; returns the name of what it ends in."""
+    names: dict[fx.Node, str] = {}
+    for node in module.graph.nodes:
+        given = [names[each] for each in node.all_input_nodes]
+        names[node] = end = f"{prefix}.{node.name}"
+        if node.op == "placeholder":
+            names[node] = name
+        elif node.op == "output":
+            return given[0]
+        elif node.op == "call_module":
+            _add(module.get_submodule(str(node.target)), given, end, nodes, tensors)
+        else:
+            _add(_as_layer(node), given, end, nodes, tensors)
+    raise AssertionError("a graph has an output")
+
+
+def _as_layer(node: fx.Node) -> nn.Module | str:
+    """What a function or method of a graph is: a layer, or the name of an operator."""
+    target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    numbers = [each for each in node.args if not isinstance(each, fx.Node)]
+    if target == "relu":
+        return nn.ReLU()
+    if target == "add" and len(node.all_input_nodes) == 2 and not numbers:
+        return "Add"
+    if target == "flatten" and numbers == [1] and not node.kwargs:
+        return nn.Flatten()
+    if target == "mean" and numbers in ([(2, 3)], [[2, 3]]) and not node.kwargs:
+        return "ReduceMean"
+    raise _unknown(f"{target}{tuple(numbers)}")
+
+
+def _unknown(what: str) -> ConfigError:
+    return ConfigError(f"{what} cannot be written to an ONNX file; write a .pt2 file instead")
+
+
+def _add(
+    layer: nn.Module | str, given: list[str], end: str, nodes: list[Any], tensors: list[Any]
+) -> None:
+    """Adds the node of a layer, and its tensors."""
     with needs("onnx", "an ONNX file"):
         from onnx import helper, numpy_helper
 
-    name = "images"
-    for place, layer in enumerate(part):
-        inputs, end = [name], f"{prefix}.{place}"
+    inputs = list(given)
+    if isinstance(layer, nn.Module):
+        kind, attributes = _operator(layer)
         for what, value in (*layer.named_parameters(), *layer.named_buffers()):
             inputs.append(f"{end}.{what}")
             tensors.append(numpy_helper.from_array(value.detach().cpu().numpy(), inputs[-1]))
@@ -94,10 +148,10 @@ def _chain(part: nn.Sequential, prefix: str, nodes: list[Any], tensors: list[Any
             weight = f"{end}.weight"
             nodes.append(helper.make_node("DequantizeLinear", inputs[1:3], [weight], axis=0))
             inputs[1:3] = [weight]
-        kind, attributes = _operator(layer)
-        nodes.append(helper.make_node(kind, inputs, [end], **attributes))
-        name = end
-    return name
+    else:
+        kind = layer
+        attributes = {"axes": [2, 3], "keepdims": 0} if layer == "ReduceMean" else {}
+    nodes.append(helper.make_node(kind, inputs, [end], **attributes))
 
 
 def _operator(layer: nn.Module) -> tuple[str, dict[str, Any]]:
@@ -107,7 +161,7 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, Any]]:
     if isinstance(layer, nn.Linear):
         return _weighted(layer.weight)
     if isinstance(layer, nn.Conv2d):
-        return _weighted(layer.weight, stride=layer.stride, padding=layer.padding)
+        return _weighted(layer.weight, **{name: getattr(layer, name) for name in WINDOW})
     if isinstance(layer, nn.MaxPool2d):
         pads = _pair(layer.padding)
         return "MaxPool", {
@@ -119,19 +173,26 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, Any]]:
         }
     if isinstance(layer, nn.Flatten):
         return "Flatten", {"axis": 1}
-    assert isinstance(layer, nn.ReLU)
+    if isinstance(layer, (nn.Identity, nn.Dropout)):
+        return "Identity", {}
+    if isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size in (1, (1, 1)):
+        return "GlobalAveragePool", {}
+    if not isinstance(layer, nn.ReLU):
+        raise _unknown(f"a layer {type(layer).__name__}")
     return "Relu", {}
 
 
-def _weighted(weight: Tensor, stride: Any = (), padding: Any = ()) -> tuple[str, dict[str, Any]]:
-    """The operator of a linear layer, or of a convolution."""
-    if not stride:
+def _weighted(weight: Tensor, **window: Any) -> tuple[str, dict[str, Any]]:
+    """The operator of a linear layer, or of a convolution over a window."""
+    if not window:
         return "Gemm", {"transB": 1}
-    pads = [int(each) for each in padding]
+    pads = [int(each) for each in _pair(window["padding"])]
     return "Conv", {
         "kernel_shape": list(weight.shape[2:]),
-        "strides": list(stride),
+        "strides": list(window["stride"]),
         "pads": [*pads, *pads],
+        "dilations": list(window["dilation"]),
+        "group": window["groups"],
     }
 
 

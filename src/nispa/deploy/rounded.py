@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LARGEST = 127
+WINDOW = ("stride", "padding", "dilation", "groups")
+"""How a convolution goes over its input."""
 
 
 class Rounded(nn.Module):
@@ -40,7 +42,7 @@ class Rounded(nn.Module):
         self.register_buffer("bias", bias.detach().clone())
         self.window: dict[str, Any] = {}  # of a convolution
         if isinstance(layer, nn.Conv2d):
-            self.window = {"stride": layer.stride, "padding": layer.padding}
+            self.window = {name: getattr(layer, name) for name in WINDOW}
 
     @property
     def weight(self) -> Tensor:

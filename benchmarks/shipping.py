@@ -1,0 +1,117 @@
+"""Size, latency and accuracy of a learned network, in nispa and as a file for ONNX Runtime.
+
+python -m benchmarks.shipping mlp|convnet|resnet18 DATA
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.timing import in_turn
+from nispa import Learner
+from nispa.data.named import build_scenario
+from nispa.data.scenarios import Scenario
+from nispa.deploy.onnx_file import onnx_runner
+
+BRIEF: dict[str, Any] = {"max_phases": 3, "epochs_per_phase": 1, "settle_epochs": 1}
+NETWORKS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "mlp": ("efmnist", 10_000, {**BRIEF, "settle_epochs": 4}),
+    "convnet": ("split-fashion-mnist", 500, {**BRIEF, "architecture": "convnet"}),
+    "resnet18": (
+        "split-fashion-mnist",
+        500,
+        {**BRIEF, "model": "resnet18", "arguments": ("width=16",)},
+    ),
+}
+"""Scenario, training images of each task, settings."""
+
+BATCHES = (1, 256)
+TESTED = 500  # images of each task
+ROUNDS = 7
+
+Predict = Callable[[Any], Any]
+
+
+def learned(name: str, data: Path) -> tuple[Learner, Scenario]:
+    """A learner that learned briefly, and its scenario."""
+    known, images, settings = NETWORKS[name]
+    scenario = build_scenario(known, seed=0, folder=data)
+    learner = Learner(
+        "nispa", input_shape=scenario.input_shape, classes=scenario.outputs, seed=0, **settings
+    )
+    for task in scenario.tasks:
+        pixels, labels = task.train.batch(torch.arange(min(images, len(task.train))))
+        learner.learn(pixels.numpy(), labels.numpy())
+    return learner, scenario
+
+
+def accuracy(predict: Predict, tasks: list[dict[str, Any]], scenario: Scenario) -> float:
+    """The mean accuracy over tasks, told the task, on the first test images of each."""
+    shares = []
+    for task in tasks:
+        of = scenario.tasks[task["task"]].test
+        pixels, labels = of.batch(torch.arange(min(TESTED, len(of))))
+        best = predict(pixels.numpy())[:, task["outputs"]].argmax(1)
+        shares.append(float((np.array(task["labels"])[best] == labels.numpy()).mean()))
+    return float(np.mean(shares))
+
+
+def measure(name: str, data: Path) -> list[dict[str, Any]]:
+    """A row for each form of a network."""
+    learner, scenario = learned(name, data)
+    network = learner.method.network_for(learner.method.learned[0]).eval()
+    every: list[dict[str, Any]] = [
+        {"task": task.index, "outputs": list(task.classes), "labels": learner.labels[task.index]}
+        for task in learner.method.learned
+    ]
+    forms: dict[str, tuple[int, Predict, list[dict[str, Any]]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "network.safetensors")
+        learner.save(file)
+
+        @torch.no_grad()
+        def own(images: Any) -> Any:
+            return network(torch.from_numpy(images)).numpy()
+
+        forms["learner"] = file.stat().st_size, own, every
+        for title, tasks in (("all tasks", None), ("first task", 0)):
+            for int8 in (False, True):
+                written = Path(folder, "network.onnx")
+                told = learner.export(written, tasks, int8=int8)
+                content = written.read_bytes()
+                known = [dict(task) for task in every[: None if tasks is None else 1]]
+                for task in known if tasks is not None else ():
+                    task["outputs"] = list(range(len(task["labels"])))
+                forms[f"{title}{', int8' * int8}"] = told.size_bytes, onnx_runner(content), known
+    rows = {
+        form: {
+            "network": name,
+            "form": form,
+            "KB": size / 1000,
+            "accuracy": accuracy(run, tasks, scenario),
+        }
+        for form, (size, run, tasks) in forms.items()
+    }
+    for batch in BATCHES:
+        images = torch.rand(batch, *scenario.input_shape).numpy()
+        work = {form: partial(run, images) for form, (_, run, _) in forms.items()}
+        for form, seconds in in_turn(work, ROUNDS).items():
+            rows[form][f"ms of {batch}"] = 1000 * min(seconds)
+    return list(rows.values())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for row in measure(sys.argv[1], Path(sys.argv[2])):
+        print(json.dumps(row), flush=True)
