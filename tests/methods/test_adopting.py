@@ -34,14 +34,15 @@ def module_of(name: str) -> nn.Module:
     shape, arguments = NETS[name]
     module = BACKBONES[name].build(shape, CLASSES, **arguments).eval()
     with torch.no_grad():
-        module.head.bias -= module(2 * torch.randn(500, *shape)).mean(0)  # type: ignore[operator, union-attr]
+        module.head.bias -= module(2 * torch.randn(500, *shape)).mean(0)  # type: ignore[union-attr]
     return module
 
 
 def told(module: nn.Module, images: torch.Tensor) -> np.ndarray:
     """Labels that the module gets all right: what it says itself, among three classes."""
     with torch.no_grad():
-        return module(images)[:, :3].argmax(1).numpy()
+        labels: np.ndarray = module(images)[:, :3].argmax(1).numpy()
+    return labels
 
 
 def examples(module: nn.Module, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +137,7 @@ def test_connections_to_keep_are_the_largest() -> None:
     module = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, CLASSES))
     learner = learner_of("nispa", module, (5,), density=0.5)
     layer = learner.method.network.layers["0"]
-    weight = module[0].weight.detach()
+    weight = next(module.parameters()).detach()
     assert torch.equal(layer.pattern, weight.abs() >= weight.abs().flatten().sort().values[10])
     assert torch.equal(layer.dense_weight(), weight * layer.pattern)
 

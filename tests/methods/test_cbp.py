@@ -24,6 +24,7 @@ from nispa.methods.cbp import (
     usefulness,
 )
 from nispa.network.models import NetworkConfig, NetworkSpec, SparseNetwork
+from nispa.network.reads import Reads
 from nispa.training.fit import batch_of, make_optimiser, network_step
 
 from .toy import finish, same_tensors, toy_method, toy_task
@@ -100,7 +101,7 @@ def test_one_step_by_hand() -> None:
     network = tiny()
     cbp = addon(network, utility_decay=0.5, maturity=1, replacement_rate=0.5, utility="adaptable")
     seen = torch.tensor([[1.0, 2], [3, 2]])  # means 2 and 2; mean distances from m' 1 and 0
-    chosen = cbp.after({"fc1": seen}, sgd(network), draws)
+    chosen = cbp.after(Reads({"fc1": seen}, None), sgd(network), draws)
     assert chosen["fc1"].tolist() == [False, False]  # of age 1, not above 1
     age, utility, mean = cbp.records()["fc1"]
     assert age.tolist() == [1, 1]
@@ -111,7 +112,9 @@ def test_one_step_by_hand() -> None:
 
     before = [layer.dense_weight() for layer in network.layers.values()]
     bias = network.layers["head"].dense_bias()
-    chosen = cbp.after({"fc1": torch.tensor([[2.0, 5.0], [4, 5]])}, sgd(network), draws)
+    chosen = cbp.after(
+        Reads({"fc1": torch.tensor([[2.0, 5.0], [4, 5]])}, None), sgd(network), draws
+    )
     # m = 0.5 + 0.5 * 3 = 2 and 0.5 + 2.5 = 3, over 3/4: m' = 8/3 and 4. Distances of h from m':
     # (2/3 + 4/3) / 2 = 1 and 1; y = 1/2 and 1; u = 1/8 + 1/4 = 3/8 and 1/2; u' = 1/2 and 2/3.
     # Two units are mature: 2 * 0.5 = one is due, the first.
@@ -138,7 +141,7 @@ def test_rank_is_by_the_corrected_utility() -> None:
     cbp = ContinualBackprop(
         network, build(CbpConfig, config | {"utility": "contribution"}), FIRST, records
     )
-    chosen = cbp.after({"fc1": torch.tensor([[4.0, 0.2]])}, sgd(network), draws)
+    chosen = cbp.after(Reads({"fc1": torch.tensor([[4.0, 0.2]])}, None), sgd(network), draws)
     # y = 1 * 4 and 2 * 0.2; u = 0.045 + 0.4 and 0.81 + 0.04; u' = 0.445 / 0.19 and 0.85.
     assert chosen["fc1"].tolist() == [False, True]
 
@@ -150,7 +153,9 @@ def test_moving_the_mean_into_biases_keeps_the_mean_output() -> None:
     with torch.no_grad():
         before = network(images).mean(0)
     cbp = addon(network, maturity=0, replacement_rate=0.5)
-    chosen = cbp.after({"fc1": seen}, sgd(network), draws)  # m' is the mean over these images
+    chosen = cbp.after(
+        Reads({"fc1": seen}, None), sgd(network), draws
+    )  # m' is the mean over these images
     assert int(chosen["fc1"].sum()) == 1
     with torch.no_grad():
         after = network(images).mean(0)
@@ -187,7 +192,7 @@ def test_the_optimiser_forgets_what_it_knew_of_a_unit(optimiser: str) -> None:
     chosen_by.step()
     cbp = ContinualBackprop(network, config, FIRST, no_records(network))
     seen = network.observe(images, lambda said: said)
-    unit = int(cbp.after(seen, chosen_by, draws)["fc1"].nonzero())
+    unit = int(cbp.after(Reads(seen, None), chosen_by, draws)["fc1"].nonzero())
     first, head = network.layers["fc1"], network.layers["head"]
     for values, gone in (
         (first.weight, torch.arange(4) // 2 == unit),
@@ -205,7 +210,7 @@ def test_frozen_units_never_begin_anew() -> None:
     one = torch.tensor([[True, False], [False, False]])
     network.layers["head"].freeze(one, torch.zeros(2, dtype=torch.bool))  # reads unit 0
     cbp = addon(network, maturity=0, replacement_rate=1.0)
-    chosen = cbp.after({"fc1": torch.ones(4, 2)}, sgd(network), draws)
+    chosen = cbp.after(Reads({"fc1": torch.ones(4, 2)}, None), sgd(network), draws)
     assert chosen["fc1"].tolist() == [False, True]
 
 

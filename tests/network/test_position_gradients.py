@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nispa.backbones import BACKBONES
 from nispa.base.config import build
 from nispa.network.models import NetworkConfig, SparseNetwork, build_network
 from nispa.network.operations import Ledger, counting
 from nispa.network.position_gradients import position_gradients
+from nispa.network.sparsify import sparsify
 from tests.mechanism.drawing import drawn
 
 
@@ -80,3 +82,27 @@ def test_equals_that_of_a_dense_network(kind: str) -> None:
         for layer in made.layers.values()
     )
     assert ledger.table()["importance"] > dense
+
+
+def test_of_any_module_equals_that_of_the_dense_one() -> None:
+    torch.manual_seed(0)
+    module = BACKBONES["resnet18"].build((2, 8, 8), 3, width=3).eval()
+    made = sparsify(module, torch.zeros(2, 2, 8, 8), density=0.5, values="model")
+    first = made.layers["conv1"]  # frozen: it has gradients all the same
+    first.freeze(torch.ones(first.shape, dtype=torch.bool), torch.ones(first.shape[0]) > 0)
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    images, labels = torch.randn(7, 2, 8, 8), torch.arange(7) % 3
+    batches = [(images[:4], labels[:4]), (images[4:], labels[4:])]
+    found = position_gradients(made, batches, functional.cross_entropy)
+    weights = {name: layer.dense_weight() for name, layer in made.layers.items()}
+    for name, weight in weights.items():
+        module.get_submodule(name).weight.data.copy_(weight)  # type: ignore[operator]
+    functional.cross_entropy(module(images), labels).backward()
+    for name, sizes in found.items():
+        gradient = module.get_submodule(name).weight.grad
+        assert isinstance(gradient, Tensor)
+        wanted = gradient.flatten(2).norm(dim=2) if gradient.dim() > 2 else gradient.abs()
+        torch.testing.assert_close(sizes, wanted, rtol=1e-3, atol=1e-6)
+        dead = ~made.layers[name].pattern
+        assert not dead.any() or bool((sizes[dead] > 0).any())
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())

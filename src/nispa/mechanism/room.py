@@ -10,19 +10,27 @@ connection enters a stable one. Where none can, rewiring has nothing to move.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from nispa.network.topology import Patterns, Topology, UnitSets
 
+Tied = Callable[[UnitSets], dict[str, Tensor]]
+"""From units to these and those that they depend on by whatever is no connection."""
 
-def needed(topology: Topology, patterns: Patterns, outputs: Tensor) -> dict[str, Tensor]:
+
+def needed(
+    topology: Topology, patterns: Patterns, outputs: Tensor, tied: Tied = dict
+) -> dict[str, Tensor]:
     """The units from which live paths lead to outputs, and these.
 
     Args:
         topology: The network's structure.
         patterns: Live connections per layer, ``(rows, columns)`` bool.
         outputs: The outputs, ``(outputs,)`` bool.
+        tied: What else units depend on; by default nothing.
 
     Returns:
         Units per group, ``(units,)`` bool.
@@ -39,6 +47,10 @@ def needed(topology: Topology, patterns: Patterns, outputs: Tensor) -> dict[str,
                 if bool((reads & ~found[name]).any()):
                     found[name] = found[name] | reads
                     changed = True
+        for name, units in tied(found).items():
+            if bool((units & ~found[name]).any()):
+                found[name] = found[name] | units
+                changed = True
     return found
 
 

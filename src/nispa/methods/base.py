@@ -149,6 +149,7 @@ class Method(ABC):
         forgets_nothing: Whether logits of a task that was learned stay as they are, bit for bit:
             yes, no, or with which setting.
         any_network: Whether it works on networks of any module, or on those built by hand alone.
+        not_any: Why it does not, as a part of a sentence.
         published: Who published it, and where; empty if nobody did.
         rehearses: Whether an epoch covers the images of all tasks so far, not only the new one's.
         own_heads: Whether a task's outputs learn by themselves, whatever ``incremental`` says.
@@ -164,6 +165,7 @@ class Method(ABC):
     task_agnostic: ClassVar[bool] = True
     forgets_nothing: ClassVar[str] = "no"
     any_network: ClassVar[bool] = False
+    not_any: ClassVar[str] = ""
     published: ClassVar[str] = ""
     rehearses: ClassVar[bool] = False
     own_heads: ClassVar[bool] = False

@@ -35,6 +35,8 @@ Differences from the paper and from the published code:
   value. SGD, which is published, has none.
 - The published code can also replace by chance instead of adding up.
 - Each task has a new optimiser, as with every method here.
+- In a network of any module, layers may read a unit at several places and after a norm. Then what
+  each of them reads of it on average in the batch, not m', is moved into its biases.
 """
 
 from __future__ import annotations
@@ -56,12 +58,14 @@ from nispa.methods.renewing import (
     Streams,
     activations,
     drawing,
+    per_column,
     renew,
     renewable,
     sizes,
     streams_of,
 )
 from nispa.network.models import NetworkConfig, SparseNetwork
+from nispa.network.reads import Reads
 from nispa.training.fit import Batch, Step
 
 Utility = Literal["contribution", "zero_contribution", "adaptable"]
@@ -203,14 +207,14 @@ class ContinualBackprop(nn.Module):
     @torch.no_grad()
     def after(
         self,
-        seen: Mapping[str, Tensor],
+        seen: Reads,
         optimiser: torch.optim.Optimizer,
         streams: Callable[[str], torch.Generator],
     ) -> dict[str, Tensor]:
         """Takes note of a step, and renews the units that are due.
 
         Args:
-            seen: Activations of each hidden group before the update, ``(samples, units)``.
+            seen: What units said before the update.
             optimiser: See :meth:`around`.
             streams: From a layer's name to a stream.
 
@@ -221,20 +225,23 @@ class ContinualBackprop(nn.Module):
         inputs, outputs = sizes(self.network)
         chosen, means = {}, {}
         for number, name in enumerate(self._groups):
-            age, utility, mean = record = self._record(number)
+            if name not in seen.units:
+                continue
+            said, (age, utility, mean) = seen.units[name], self._record(number)
             age += 1
-            mean.copy_(running(mean, seen[name].mean(0), decay))
+            mean.copy_(running(mean, said.mean(0), decay))
             means[name] = corrected(mean, age, decay)
-            now = usefulness(config.utility, seen[name], means[name], outputs[name], inputs[name])
+            now = usefulness(config.utility, said, means[name], outputs[name], inputs[name])
             utility.copy_(running(utility, now, decay))
             mature = (age > config.maturity) & self._free[name]
             fraction = float(self.fractions[number])
             count, left = due(fraction, config.replacement_rate, int(mature.sum()))
             self.fractions[number] = left
             chosen[name] = least(corrected(utility, age, decay), mature, count)
-            record[:, chosen[name]] = 0
+            self._record(number)[:, chosen[name]] = 0
         if any(bool(units.any()) for units in chosen.values()):
-            renew(self.network, chosen, drawing(self._first, streams), optimiser, means)
+            told = per_column(self.network, means) if seen.means is None else seen.means
+            renew(self.network, chosen, drawing(self._first, streams), optimiser, told)
         return chosen
 
 
@@ -288,7 +295,6 @@ class Cbp(Finetune):
     published = "Dohare et al., Nature 2024"
     config_class = CbpConfig
     carries = (Network(), UnitRecords("units", "importance"))
-    any_network = False
     config: CbpConfig
     units: Records
 

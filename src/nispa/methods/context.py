@@ -2,10 +2,11 @@
 
 A stable unit never computes anything else, so what it did for the images of a task can be kept, and
 compared with what it does for any image later. Features are the activations of stable units (of a
-channel, the mean over its map) and, on request, the inputs, which are stable from the start. They
-are listed in the order in which units became stable: those that were stable after task k are the
-first d_k. Tasks are told apart one after another, as in Gurbuz, Moorman and Dovrolis, "NICE:
-Neurogenesis Inspired Contextual Encoding for Replay-free Class Incremental Learning", CVPR 2024:
+channel, the mean over its map; in a network of any module, of the units that the outputs read) and,
+on request, the inputs, which are stable from the start. They are listed in the order in which units
+became stable: those that were stable after task k are the first d_k. Tasks are told apart one after
+another, as in Gurbuz, Moorman and Dovrolis, "NICE: Neurogenesis Inspired Contextual Encoding for
+Replay-free Class Incremental Learning", CVPR 2024:
 
     p_k(x) = P(task k | task k or later),  from the first d_k features of x
     P(k)   = p_k (1 - p_1) ... (1 - p_(k-1));  the last task takes what is left.
@@ -43,6 +44,7 @@ from nispa.base.config import setting, settings
 from nispa.data.tasks import Samples, Task
 from nispa.errors import ConfigError, FormatError, installed, missing, needs
 from nispa.network.operations import purpose
+from nispa.network.reads import unit_means
 from nispa.network.sparse_network import SparseNetwork
 from nispa.network.topology import UnitSets
 from nispa.training.fit import EVALUATION_BATCH
@@ -114,17 +116,13 @@ class Features:
 
     def units_of(self, network: SparseNetwork, images: Tensor) -> Tensor:
         """The activation of every unit, stable or not, ``(batch, units)`` float32 on the CPU."""
-        seen = network.eval().observe(images, _per_unit)
+        seen = unit_means(network, images)
         parts = [images.flatten(1) if name == self.inputs else seen[name] for name in self.groups]
         return torch.cat([part.float().cpu() for part in parts], 1)
 
     def of(self, network: SparseNetwork, images: Tensor) -> Tensor:
         """The features of images, ``(batch, features)`` float32 on the CPU."""
         return self.units_of(network, images)[:, self.places]
-
-
-def _per_unit(activations: Tensor) -> Tensor:
-    return activations.flatten(2).mean(2) if activations.dim() > 2 else activations
 
 
 class Detector(ABC):
@@ -448,7 +446,7 @@ def make_detector(
     """
     if config.context not in DETECTORS:
         return None
-    (inputs,) = (group.name for group in network.topology.groups if group.role == "input")
+    inputs = next(group.name for group in network.topology.groups if group.role == "input")
     sizes = {inputs: math.prod(network.input_shape)} if config.context_inputs else {}
     sizes |= {name: network.topology.group(name).size for name in groups}
     if config.context == "statistics" and sum(sizes.values()) > MOST_FEATURES:

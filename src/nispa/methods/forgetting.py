@@ -9,10 +9,11 @@ from torch import Tensor
 
 from nispa.base.seeding import derive
 from nispa.data.tasks import TaskInfo
-from nispa.errors import ConfigError, NotLearnedError
+from nispa.errors import NotLearnedError
 from nispa.mechanism.room import needed
 from nispa.methods.base import Method
 from nispa.methods.stable import thaw_units
+from nispa.network.isolation import check_isolation
 from nispa.network.models import restart_plastic
 from nispa.network.traced import TracedNetwork
 
@@ -34,19 +35,15 @@ class ForgetsOnPurpose(Method):
         """Gives back the units that a task alone needs; no logit of another task changes.
 
         The units, the task's outputs and what leads into them become plastic, and all plastic
-        values are drawn again.
+        values are drawn again. In a network of any module, other values of these units (scales,
+        positions) begin with what they were.
         """
         if task not in self.learned or self.is_forgotten(task):
             raise NotLearnedError(f"the task with classes {task.classes} is not known")
-        if isinstance(self.network, TracedNetwork):
-            raise ConfigError(
-                "forgetting on purpose works on networks built by hand, mlp and convnet, alone: "
-                "the norms of other modules cannot be set free again"
-            )
         topology = self.network.topology
         others = self.stable[topology.output.name].clone()
         others[list(task.classes)] = False
-        kept = needed(topology, self.network.patterns(), others)
+        kept = needed(topology, self.network.patterns(), others, self.network.tied)
         free = {
             group.name: self.stable[group.name] & ~kept[group.name]
             if group.role != "input"
@@ -64,6 +61,8 @@ class ForgetsOnPurpose(Method):
                 task=task.index,
                 gain=self.network_config.gain,
             )
+            if isinstance(self.network, TracedNetwork):
+                check_isolation(self.network, self.stable)
         return {group.name: int(free[group.name].sum()) for group in topology.hidden}
 
     def is_forgotten(self, task: TaskInfo) -> bool:

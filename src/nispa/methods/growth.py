@@ -12,12 +12,10 @@ from torch import Tensor
 
 from nispa.base.config import setting, settings
 from nispa.data.tasks import Samples
-from nispa.errors import ConfigError
-from nispa.mechanism.grow import growth_rule, needs_gradients, smallest
+from nispa.mechanism.grow import smallest
 from nispa.network.models import SparseNetwork
 from nispa.network.position_gradients import position_gradients
 from nispa.network.topology import UnitSets
-from nispa.network.traced import TracedNetwork
 from nispa.training.fit import EVALUATION_BATCH, Loss
 
 
@@ -35,19 +33,6 @@ class DynamicConfig:
     gradient_images: int = setting(
         1024, "training images whose gradient growth=gradient takes", ge=1, le=10_000_000
     )
-
-
-def check_growth(network: SparseNetwork, growth: str) -> None:
-    """Whether a growth rule can be used on a network.
-
-    Raises:
-        ConfigError: It needs gradients by absent connections, which traced networks do not give.
-    """
-    if isinstance(network, TracedNetwork) and needs_gradients(growth_rule(growth)):
-        raise ConfigError(
-            f"growth={growth} works on networks built by hand, mlp and convnet, alone; pass "
-            "growth=full"
-        )
 
 
 def gradient_sizes(

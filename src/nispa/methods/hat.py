@@ -258,6 +258,7 @@ class Hat(TaskNetworks):
 
     name = "hat"
     forgets_nothing = "binary=true"
+    not_any = "a norm over units reads them before any gate could close them for a task"
     published = "Serra et al., ICML 2018"
     config_class = HatConfig
     carries = (Network(), TaskGates("gates", "masks"), Derived("_view"))

@@ -35,6 +35,7 @@ from nispa.methods.base import Incremental, Learning
 from nispa.methods.parts import Derived, Network, SampleMemory
 from nispa.methods.replay import MemoryConfig, Replay
 from nispa.network.models import DataSet
+from nispa.network.reads import head_reads
 from nispa.training.fit import EVALUATION_BATCH, Batch, Step, batch_update
 
 
@@ -47,7 +48,6 @@ class ICarl(Replay):
     carries = (Network(), SampleMemory(), Derived("_means"))
     incremental: ClassVar[tuple[Incremental, ...]] = ("class",)
     shares_classes = False
-    any_network = False
     config: MemoryConfig
     _means: Tensor | None
 
@@ -101,10 +101,7 @@ class ICarl(Replay):
 
     def features(self, images: Tensor) -> Tensor:
         """What the output layer reads, normalised: ``(batch, features)``."""
-        self.network.eval()
-        last = self.network.topology.hidden[-1].name
-        read = self.network.observe(images, lambda active: active.flatten(1))[last]
-        return functional.normalize(read, dim=1)
+        return functional.normalize(head_reads(self.network, images), dim=1)
 
     def means(self) -> Tensor:
         """Normalised mean of each class's exemplars, ``(outputs, features)``; 0 without any."""

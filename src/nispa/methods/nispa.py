@@ -71,7 +71,7 @@ from nispa.methods.base import (
     PhaseStart,
 )
 from nispa.methods.forgetting import ForgetsOnPurpose
-from nispa.methods.growth import check_growth, drop_smallest, gradient_sizes
+from nispa.methods.growth import drop_smallest, gradient_sizes
 from nispa.methods.nispa_config import NispaConfig, last_phase
 from nispa.methods.parts import Network, OwedConnections, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
@@ -206,7 +206,6 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
         Returns:
             The report, and the units that the network now relies on, per group, ``(units,)`` bool.
         """
-        check_growth(self.network, self.config.growth)
         task, train = phases.task, phases.train
         # The first phase has no candidates: the task may use every plastic unit.
         kept, tau_kept = with_outputs(self.topology, self.stable, task.classes), None

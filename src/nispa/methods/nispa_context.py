@@ -42,6 +42,7 @@ from nispa.methods.carried import take_tensors
 from nispa.methods.context import ContextConfig, Detector, make_detector
 from nispa.methods.nispa import Nispa
 from nispa.methods.nispa_config import NispaConfig
+from nispa.network.reads import told_groups
 
 
 @settings
@@ -57,8 +58,7 @@ class ContextPart(Part):
     def first(self, method: Method, parts: Mapping[str, Any]) -> Detector | None:
         """One that knows no task."""
         network = parts["network"]
-        groups = [group.name for group in network.topology.hidden]
-        return make_detector(method.config, network, groups)
+        return make_detector(method.config, network, told_groups(network))
 
     def save(self, value: Detector | None) -> MethodState:
         """Tensors alone."""
@@ -88,7 +88,6 @@ class NispaContext(Nispa):
     carries: ClassVar[tuple[Part, ...]] = (*Nispa.carries, ContextPart("context", "memory"))
     incremental: ClassVar[tuple[Incremental, ...]] = ("class", "task")
     own_heads = True
-    any_network = False
     published = "context detection: Gurbuz et al., CVPR 2024"
     forget = Method.forget  # what tells tasks apart knows the task, too
     config: NispaContextConfig

@@ -196,9 +196,11 @@ def check_network(method: str, network: NetworkConfig) -> None:
     if isinstance(network.kind, Backbone) and not method_class(method).any_network:
         able = [name for name, each in METHODS.items() if each.any_network]
         hand = [name for name, kind in ARCHITECTURES.items() if not isinstance(kind, Backbone)]
+        why = method_class(method).not_any
         raise ConfigError(
             f"method '{method}' works on {' and '.join(hand)} alone, not on model "
-            f"{network.architecture}; those for any model are {', '.join(able)}"
+            f"{network.architecture}{why and f': {why}'}; those for any model are "
+            f"{', '.join(able)}"
         )
 
 

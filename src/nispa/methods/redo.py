@@ -95,7 +95,7 @@ class DormantRenewal(nn.Module):
         """The dormant units that can begin anew, per hidden group, ``(units,)`` bool."""
         return {
             name: (scores(said) <= self._config.tau) & self._free[name]
-            for name, said in activations(self.network, batch).items()
+            for name, said in activations(self.network, batch).units.items()
         }
 
 
@@ -110,7 +110,6 @@ class Redo(Finetune):
     published = "Sokar et al., ICML 2023"
     config_class = RedoConfig
     carries = (Network(), PositiveNumber("steps"))
-    any_network = False
     config: RedoConfig
     steps: float
 

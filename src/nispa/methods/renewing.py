@@ -9,6 +9,10 @@ stays. In a reader behind a flatten one mean stands for all positions of a chann
 border of a padded convolution fewer kernel weights count than are moved: there it is approximate.
 
 Units that anything frozen belongs to, and those without a live input, cannot be renewed.
+
+In a network of any module a unit is renewed with all that write and read it: a channel of a
+residual stream in each block, a head of attention as a whole. Its entries of norms and its other
+values get their first values again. Units that no layer reads as a whole group stay as they are.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from nispa.network.initialise import kaiming_values
 from nispa.network.layers import SparseLayer
 from nispa.network.models import NetworkConfig, SparseNetwork
 from nispa.network.operations import purpose
+from nispa.network.reads import Reads, unit_reads
+from nispa.network.topology import Topology, UnitGroup
 from nispa.training.fit import Batch
 
 Streams = Callable[[Batch, str], torch.Generator]
@@ -35,16 +41,15 @@ Draw = Callable[[SparseLayer], Tensor]
 """From a layer to new values for its plastic connections, ``(plastic, *kernel)``."""
 
 
-def activations(network: SparseNetwork, batch: Batch) -> dict[str, Tensor]:
-    """What each unit says, per hidden group: ``(samples * positions, units)``.
+def activations(network: SparseNetwork, batch: Batch) -> Reads:
+    """What each unit says of a batch.
 
     Args:
         network: The network.
         batch: Images as they are, not of a prepared data set.
     """
     with purpose("activity"):
-        seen = network.observe(batch.images, lambda said: said)
-    return {name: said.float().transpose(0, 1).flatten(1).T for name, said in seen.items()}
+        return unit_reads(network, batch.images)
 
 
 def sizes(network: SparseNetwork) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -53,43 +58,54 @@ def sizes(network: SparseNetwork) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     The mean is over all positions; a connection that is not live counts as 0.
     """
     found: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-    for group in network.topology.hidden:
-        near = network.topology.feeders(group.name), network.topology.readers(group.name)
+    topology = network.topology
+    for group in topology.hidden:
+        near = topology.feeders(group.name), topology.readers(group.name)
         for side, specs in enumerate(near):
-            layers = [network.layers[spec.name] for spec in specs]
-            total = torch.stack([_summed(layer, 0 if side == 0 else 1, group.size)
-                                 for layer in layers]).sum(0)  # fmt: skip
-            places = sum(layer.position_count * layer.weights_each for layer in layers)
-            found[side][group.name] = total * group.size / places
+            parts = [_summed(network.layers[spec.name], side, group, topology) for spec in specs]
+            total = torch.stack([sums for sums, _ in parts]).sum(0)
+            found[side][group.name] = total * group.size / sum(places for _, places in parts)
     return found
 
 
-def _summed(layer: SparseLayer, end: int, units: int) -> Tensor:
-    """The sum of sizes of all weights at each unit that a layer enters (0) or leaves (1)."""
+def _summed(
+    layer: SparseLayer, end: int, group: UnitGroup, topology: Topology
+) -> tuple[Tensor, int]:
+    """The sum of sizes of the weights at each unit of a group, which a layer enters (0) or leaves.
+
+    Returns:
+        The sums, ``(units,)``, and how many weights there could be.
+    """
     index = torch.cat([layer.plastic_index, layer.frozen_index])
     weights = torch.cat([layer.weight.detach(), layer.frozen_weight])
     each = weights.abs().reshape(len(weights), -1).sum(1)
-    return each.new_zeros(units).index_add_(0, layer.ends(index)[end], each)
+    numbers = {other.name: torch.full((other.size,), -1) for other in topology.groups}
+    numbers[group.name] = torch.arange(group.size)
+    spec, columns = layer.spec, layer.shape[1]
+    units = (spec.rows_in(numbers) if end == 0 else spec.columns_in(numbers)).to(index.device)
+    places = int((units >= 0).sum()) * layer.shape[1 - end] * layer.weights_each
+    at = units[index // columns if end == 0 else index % columns]
+    return each.new_zeros(group.size).index_add_(0, at[at >= 0], each[at >= 0]), places
 
 
 def renewable(network: SparseNetwork) -> dict[str, Tensor]:
     """The units that can be renewed, per hidden group, ``(units,)`` bool."""
     device = next(iter(network.layers.values())).weight.device
-    hidden = {group.name: group.size for group in network.topology.hidden}
-    fed = {
-        name: torch.zeros(size, dtype=torch.bool, device=device) for name, size in hidden.items()
-    }
-    held = {name: each.clone() for name, each in fed.items()}
+    fed, held = network.topology.no_units(), network.topology.no_units()
     for spec in network.topology.layers:
         layer = network.layers[spec.name]
-        rows, columns = layer.ends(layer.frozen_index)
-        if spec.target in hidden:
-            fed[spec.target][layer.ends(layer.plastic_index)[0]] = True
-            held[spec.target][rows] = True
-            held[spec.target][layer.frozen_bias_index] = True
-        if spec.source in hidden:
-            held[spec.source][columns] = True
-    return {name: fed[name] & ~held[name] for name in hidden}
+        live = layer.pattern & ~layer.frozen
+        biases = torch.zeros(layer.shape[0], dtype=torch.bool)
+        biases[layer.frozen_bias_index.cpu()] = True
+        for units, found in (
+            (fed, spec.units_fed(live.any(1))),
+            (held, spec.units_fed(layer.frozen.any(1) | biases)),
+            (held, spec.units_heard(layer.frozen.any(0))),
+        ):
+            for name, each in found.items():
+                units[name] = units[name] | each
+    hidden = [group.name for group in network.topology.hidden]
+    return {name: (fed[name] & ~held[name]).to(device) for name in hidden}
 
 
 def streams_of(seed: int, task: int) -> Streams:
@@ -115,7 +131,7 @@ def renew(
     chosen: PerUnit,
     draw: Draw,
     optimiser: torch.optim.Optimizer | None = None,
-    means: PerUnit | None = None,
+    means: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Renews units.
 
@@ -124,29 +140,48 @@ def renew(
         chosen: Which, bool, all of them :func:`renewable`.
         draw: New values of their inputs.
         optimiser: Whose moments of these values become 0.
-        means: What each unit says on average, to move it into its readers' biases.
+        means: What each column of each layer reads on average, ``(columns,)``, to move it into the
+            layer's biases.
     """
+    none = {name: torch.zeros_like(units) for name, units in network.topology.no_units().items()}
+    units = {**none, **{name: each.cpu() for name, each in chosen.items()}}
     for spec in network.topology.layers:
         layer = network.layers[spec.name]
-        rows, columns = layer.ends(layer.plastic_index)
-        outputs = chosen[spec.source][columns] if spec.source in chosen else rows < 0
+        rows, columns = _places(layer)
+        outputs = spec.columns_in(units).to(rows.device)[columns]
         if means is not None and bool(outputs.any()):
             told = layer.weight[outputs].reshape(int(outputs.sum()), -1).sum(1)
-            told = told * means[spec.source][columns[outputs]]
+            told = told * means[spec.name].to(told)[columns[outputs]]
             moved = told.new_zeros(layer.shape[0]).index_add_(0, rows[outputs], told)
             layer.bias.add_(moved[layer.bias_index])
     for spec in network.topology.layers:  # a bias that was moved into a renewed unit goes, too
         layer = network.layers[spec.name]
-        rows, columns = layer.ends(layer.plastic_index)
-        inputs = chosen[spec.target][rows] if spec.target in chosen else rows < 0
-        outputs = chosen[spec.source][columns] if spec.source in chosen else rows < 0
+        rows, columns = _places(layer)
+        entered = spec.rows_in(units).to(rows.device)
+        inputs = entered[rows]
+        outputs = spec.columns_in(units).to(rows.device)[columns]
         if bool(inputs.any()):
             layer.weight[inputs] = draw(layer)[inputs]
-            biases = chosen[spec.target][layer.bias_index]
+        biases = entered[layer.bias_index]
+        if bool(biases.any()):
             layer.bias[biases] = 0
             forget(optimiser, layer.bias, biases)
         layer.weight[outputs] = 0
         forget(optimiser, layer.weight, inputs | outputs)
+    for value, places in network.renew(units):
+        forget(optimiser, value, places)
+
+
+def per_column(network: SparseNetwork, means: PerUnit) -> dict[str, Tensor]:
+    """What each column of each layer reads, if every reader of a group reads the same."""
+    known = {group.name: torch.zeros(group.size) for group in network.topology.groups}
+    known |= {name: each.cpu() for name, each in means.items()}
+    return {spec.name: spec.columns_in(known) for spec in network.topology.layers}
+
+
+def _places(layer: SparseLayer) -> tuple[Tensor, Tensor]:
+    """Row and column of each plastic connection."""
+    return layer.plastic_index // layer.shape[1], layer.plastic_index % layer.shape[1]
 
 
 def forget(

@@ -44,7 +44,7 @@ def freeze_stable(network: SparseNetwork, stable: UnitSets, *, outputs: bool = T
 
 
 def thaw_units(network: SparseNetwork, units: UnitSets) -> None:
-    """Makes plastic what :func:`freeze_stable` froze of units: what they read, and their biases.
+    """Makes plastic what :func:`freeze_stable` froze of units: what they read, biases, all else.
 
     Args:
         network: The network.
@@ -52,8 +52,9 @@ def thaw_units(network: SparseNetwork, units: UnitSets) -> None:
             that stays stable.
     """
     for layer in network.layers.values():
-        rows = units[layer.spec.target]
+        rows = layer.spec.rows_in(units)
         layer.thaw(rows.unsqueeze(1).expand(layer.shape), rows)
+    network.thaw(units)
 
 
 def is_frozen(network: SparseNetwork, stable: UnitSets) -> bool:

@@ -9,6 +9,9 @@ all connections of the pattern, prediction over those of the task alone.
 
 A connection into a convolution is a whole kernel, chosen as one: its number's gradient is the sum
 over the kernel.
+
+In a network of any module, norms and all other values learn with the first task and are frozen at
+its end, as hidden biases are.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from nispa.methods.task_networks import TaskNetworks
 from nispa.network.layers import SparseLayer
 from nispa.network.models import SparseNetwork
 from nispa.network.taskmasks import TaskMasks
+from nispa.network.traced import TracedNetwork
 from nispa.training.fit import Batch, Loss, batch_gradients, make_optimiser
 
 Choose = Callable[[Tensor], Tensor]
@@ -68,6 +72,7 @@ class MaskedPass:
     def __init__(self, numbered: Numbered, empty: SparseNetwork, loss: Loss) -> None:
         """A copy, in the network ``empty``, that is trained on ``loss``."""
         self._of, self.network = numbered, empty
+        load_others(numbered.network, empty)
         self._bits: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
         self._plastic: dict[str, Tensor] = {}  # places of the plastic among the live connections
@@ -93,6 +98,7 @@ class MaskedPass:
             weights[self._plastic[name]] = layer.weight
             copy.weight.copy_(self._times_bits(name, weights))
             copy.bias.copy_(layer.dense_bias())
+        share_others(self._of.network, self.network)
 
     @torch.no_grad()
     def gradients(self, batch: Batch, slope: Slope) -> Tensor:
@@ -101,8 +107,10 @@ class MaskedPass:
         Returns:
             The loss, a detached scalar.
         """
+        self.network.train()
         with torch.enable_grad():
             loss = self._gradients(batch.images, batch.labels)
+        share_others(self.network, self._of.network, gradients=True)
         for name, layer in self._of.network.layers.items():
             copy = self.network.layers[name]
             of_product, of_bias = _grad(copy.weight), _grad(copy.bias)
@@ -128,6 +136,7 @@ class Subnetworks(TaskNetworks):
             task's outputs.
     """
 
+    any_network = True
     carries: ClassVar[tuple[Part, ...]] = (
         Network(),
         TaskConnections("masks", "masks"),
@@ -187,7 +196,7 @@ class Subnetworks(TaskNetworks):
         outputs = torch.zeros(output.size, dtype=torch.bool)
         outputs[list(task.classes)] = True
         for name, layer in self.network.layers.items():
-            into_output = layer.spec.target == output.name
+            into_output = output.name in layer.spec.targets
             live, marks = live_index(layer), torch.zeros(layer.position_count, dtype=torch.bool)
             every[name] = outputs[live // layer.shape[1]] if into_output else bits[name].cpu()
             marks[live[every[name]]] = True
@@ -195,6 +204,11 @@ class Subnetworks(TaskNetworks):
             biases = outputs if into_output else torch.ones(layer.shape[0], dtype=torch.bool)
             layer.freeze(marks.view(layer.shape), biases)
         self.masks.add(task.index, every)
+        # Norms and all else that no task owns: as biases, after the first task.
+        groups = self.network.topology.groups
+        units = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
+        self.network.hold({**units, output.name: outputs})
+        self.check_isolated(task)
 
     def task_network(self, task: TaskInfo) -> SparseNetwork:
         """The connections of the task."""
@@ -214,8 +228,9 @@ class Subnetworks(TaskNetworks):
             rows = torch.zeros(layer.shape[0], dtype=torch.bool)
             rows[layer.frozen_bias_index.cpu()] = True
             if name in hidden:
-                right = bool((rows == bool(masks.tasks)).all())
+                right = not layer.biases or bool((rows == bool(masks.tasks)).all())
             else:  # an output is frozen with all its connections
+                rows = rows if layer.biases else layer.frozen.any(1)
                 right = torch.equal(layer.frozen, layer.pattern & rows[:, None])
             if not right or not torch.equal(live_index(layer)[bits], layer.frozen_index.cpu()):
                 raise FormatError("what is frozen does not fit the connections of the tasks")
@@ -258,3 +273,36 @@ def live_index(layer: SparseLayer) -> Tensor:
 
 def _grad(values: nn.Parameter) -> Tensor:
     return torch.zeros_like(values) if values.grad is None else values.grad
+
+
+def others(network: SparseNetwork) -> dict[str, Tensor]:
+    """All tensors of a network that belong to no sparse layer; of those built by hand, none."""
+    mine = {id(value) for layer in network.layers.values() for value in layer.values()}
+    every = (*network.named_parameters(), *network.named_buffers())
+    return {name: value for name, value in every if id(value) not in mine}
+
+
+def load_others(network: SparseNetwork, copy: SparseNetwork) -> None:
+    """Gives a copy what a network has beside its layers: values, norms, random numbers."""
+    names, state = [*others(network), "_extra_state"], network.state_dict()
+    found = {name: state[name] for name in names if name in state}
+    if found:
+        copy.load_state_dict({**copy.state_dict(), **found})
+
+
+@torch.no_grad()
+def share_others(network: SparseNetwork, copy: SparseNetwork, *, gradients: bool = False) -> None:
+    """Gives a copy what a network has beside its layers, which is of the same sizes there.
+
+    Args:
+        network: The network.
+        copy: The copy.
+        gradients: Whether of parameters to give the gradients, not the values.
+    """
+    for value, theirs in zip(others(network).values(), others(copy).values(), strict=True):
+        if gradients and isinstance(value, nn.Parameter):
+            theirs.grad = None if value.grad is None else value.grad.clone()
+        else:
+            theirs.copy_(value)
+    if isinstance(network, TracedNetwork) and isinstance(copy, TracedNetwork):
+        copy.draws = network.draws

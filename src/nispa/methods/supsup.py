@@ -34,7 +34,9 @@ Differences from the paper and from the published code:
 - A connection into a convolution is a whole kernel with one score; the paper scores single weights.
   For Linear layers the two are the same.
 - A layer's mask has exactly round(capacity n) of n connections, at least one.
-- There are no biases, as in the paper; layers for normalisation are not there either.
+- There are no biases, as in the paper. Norms, depthwise kernels and positions of a module keep
+  their first values, and a batch norm changes nothing; in the paper it takes statistics of the
+  batch.
 - The published code infers the task of a batch by its first image. Here ``together`` images in a
   row are inferred as one task; with 1, the default, each image is inferred by itself.
 - The published optimiser on permuted MNIST is RMSprop.
@@ -59,7 +61,14 @@ from nispa.errors import ConfigError, FormatError
 from nispa.methods.base import Incremental, Learning, Method, Part, draw_network, network_spec
 from nispa.methods.epochs import KeepConfig
 from nispa.methods.parts import Derived, Network, TaskConnections
-from nispa.methods.subnetworks import Numbered, Subnetworks, chosen, largest, slope_by_size
+from nispa.methods.subnetworks import (
+    Numbered,
+    Subnetworks,
+    chosen,
+    largest,
+    load_others,
+    slope_by_size,
+)
 from nispa.network.initialise import kaiming_deviations
 from nispa.network.models import SparseNetwork
 
@@ -133,7 +142,8 @@ class Superposition:
             empty: The same without connections; it becomes :attr:`network`.
             masks: For each task its connections by layer, ``(live,)`` bool in order of position.
         """
-        self.network = empty
+        self.network = empty.eval()
+        load_others(fixed, empty)
         self._weights = {name: layer.frozen_weight for name, layer in fixed.layers.items()}
         self._masks: dict[str, Tensor] = {}
         for name, weights in self._weights.items():
@@ -189,6 +199,10 @@ class FixedNetwork(Network):
 
     def first(self, method: Method, parts: Mapping[str, Any]) -> SparseNetwork:
         """Signs drawn from the method's seed."""
+        if method.problem.model is not None and method.logits != method.problem.outputs:
+            raise ConfigError(
+                "surplus outputs work on networks that are built by name; pass surplus=0"
+            )
         network, config = draw_network(method, method.seed), method.network_config
         for layer in network.layers.values():
             sizes = kaiming_deviations(layer.spec, layer.pattern, config.init, config.fan)
@@ -196,6 +210,8 @@ class FixedNetwork(Network):
             each = (config.gain * sizes).to(signs).view(-1, *(1,) * (signs.dim() - 1))
             layer.restart_plastic(signs * each, torch.zeros(layer.shape[0]))
             layer.freeze(layer.pattern, torch.ones(layer.shape[0], dtype=torch.bool))
+        groups = network.topology.groups
+        network.hold({group.name: torch.ones(group.size, dtype=torch.bool) for group in groups})
         return network
 
 
@@ -234,6 +250,7 @@ class SupSup(Subnetworks):
         )
         self.masks.add(task.index, chosen(numbered, self.choose))
         self._all = None
+        self.check_isolated(task)
         return report
 
     def first_scores(self, task: Task) -> dict[str, Tensor]:
@@ -302,9 +319,8 @@ class SupSup(Subnetworks):
 
     def check_parts(self, parts: dict[str, Any]) -> None:
         """Everything is frozen."""
-        for layer in parts["network"].layers.values():
-            if layer.frozen_count != layer.live_count or len(layer.bias):
-                raise FormatError("a value of the fixed network is not frozen")
+        if any(value.numel() for value in parts["network"].parameters()):
+            raise FormatError("a value of the fixed network is not frozen")
 
 
 def straight(score: Tensor, of_bit: Tensor) -> Tensor:

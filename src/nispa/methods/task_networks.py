@@ -51,15 +51,17 @@ class TaskNetworks(Method):
         Raises:
             IsolationError: Something does.
         """
+        if not isinstance(self.network, TracedNetwork):
+            return
         network = self.task_network(task.info)
-        if isinstance(network, TracedNetwork):
-            outputs = torch.zeros(self.problem.outputs, dtype=torch.bool)
-            outputs[list(task.classes)] = True
-            units = {
-                group.name: torch.ones(group.size, dtype=torch.bool)
-                for group in network.topology.groups
-            }
-            check_isolation(network, {**units, network.topology.output.name: outputs})
+        assert isinstance(network, TracedNetwork)
+        units = {
+            group.name: torch.ones(group.size, dtype=torch.bool)
+            for group in network.topology.groups
+        }
+        outputs = torch.zeros(network.topology.output.size, dtype=torch.bool)
+        outputs[list(task.classes)] = True
+        check_isolation(network, {**units, network.topology.output.name: outputs})
 
     def part_with(self, connections: Mapping[str, tuple[Tensor, Tensor]]) -> SparseNetwork:
         """A copy of the network with some connections alone, all of them frozen.

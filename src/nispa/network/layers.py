@@ -239,6 +239,13 @@ class SparseLayer(nn.Module):
         self.changes += 1
 
     @torch.no_grad()
+    def make_full(self) -> None:
+        """Makes all connections live and all values plastic; what was dead is 0."""
+        weights, everything = self.dense_weight(), torch.ones(self.shape, dtype=torch.bool)
+        self.thaw(everything, torch.ones(self.shape[0], dtype=torch.bool))
+        self.connect(everything, weights.flatten(0, 1))
+
+    @torch.no_grad()
     def restart_plastic(self, weight: Tensor, bias: Tensor) -> None:
         """Replaces every plastic value.
 

@@ -99,6 +99,16 @@ class UnitBatchNorm(nn.Module):
         """Keeps the statistics of more channels, ``(channels,)`` bool."""
         self.stable |= channels.to(self.stable.device)
 
+    def thaw(self, channels: Tensor) -> None:
+        """No longer keeps the statistics of some channels."""
+        self.stable &= ~channels.to(self.stable.device)
+
+    def renew(self, channels: Tensor) -> None:
+        """Forgets the statistics of some channels."""
+        chosen = channels.to(self.stable.device) & ~self.stable
+        self.running_mean.masked_fill_(chosen, 0.0)
+        self.running_var.masked_fill_(chosen, 1.0)
+
     def restart(self) -> None:
         """Forgets the statistics of the other channels."""
         self.running_mean.masked_fill_(~self.stable, 0.0)
@@ -174,6 +184,18 @@ class GenerationNorm(nn.Module):
     def hold(self, entries: Tensor) -> None:
         """Makes the generation of more entries final."""
         self.stable |= entries.to(self.stable.device)
+
+    def thaw(self, entries: Tensor) -> None:
+        """Makes entries plastic again; no stable one may be of their generation or a later one."""
+        chosen = entries.to(self.stable.device)
+        self.stable &= ~chosen
+        self.generation.masked_fill_(chosen, 0)
+
+    def counted(self, entries: Tensor) -> Tensor:
+        """The stable entries whose statistics count for some, ``(sets, entries)`` bool."""
+        chosen = entries.to(self.stable.device) & self.stable
+        latest = torch.where(chosen, self.generation, 0).amax(1, keepdim=True)
+        return (self.stable & (self.generation <= latest)).cpu()
 
     def restart(self) -> None:
         """Nothing: it has no statistics of its own."""

@@ -91,7 +91,8 @@ class _Logits(nn.Module):
         self.module = module
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return logits_of(self.module(inputs))
+        logits: Tensor = logits_of(self.module(inputs))
+        return logits
 
 
 def copied(module: nn.Module) -> nn.Module:

@@ -8,7 +8,8 @@ weights of a dense layer, so it is for once in a while, not for each step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn.grad import conv2d_weight
 from nispa.network.layers import SparseConv2d, SparseLayer
 from nispa.network.operations import current, purpose
 from nispa.network.sparse_network import SparseNetwork
+from nispa.network.traced import TracedNetwork
 
 
 def position_gradients(
@@ -35,6 +37,8 @@ def position_gradients(
         For each layer ``(target, source * block)`` float32 on the CPU: the absolute value; of a
         whole kernel, the root of the sum of squares.
     """
+    if isinstance(network, TracedNetwork):
+        return _of_full(network, batches, loss)
     sums: dict[str, Tensor] = {}
     read: dict[str, tuple[SparseLayer, Tensor, Tensor]] = {}
 
@@ -64,6 +68,38 @@ def position_gradients(
     finally:
         for handle in handles:
             handle.remove()
+    return _sizes(network, sums, samples)
+
+
+def _of_full(
+    network: TracedNetwork,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """The same of a network of any module: by the weights of a copy in which all are live.
+
+    What was dead is 0 there, so the copy computes what the network does.
+    """
+    full = copy.deepcopy(network).eval()
+    for layer in full.layers.values():
+        layer.make_full()
+    sums = {name: torch.zeros_like(layer.weight) for name, layer in full.layers.items()}
+    samples = 0
+    with purpose("importance"):
+        for images, labels in batches:
+            full.gradients(images, labels, loss)
+            samples += len(labels)
+            for name, layer in full.layers.items():
+                assert layer.weight.grad is not None
+                sums[name] += layer.weight.grad * len(labels)
+    found = {
+        name: sums[name].view(*layer.shape, *layer.spec.kernel)
+        for name, layer in full.layers.items()
+    }
+    return _sizes(network, found, samples)
+
+
+def _sizes(network: SparseNetwork, sums: Mapping[str, Tensor], samples: int) -> dict[str, Tensor]:
     sizes = {}
     for name, layer in network.layers.items():
         gradient = sums.get(name, torch.zeros(layer.shape)) / max(1, samples)

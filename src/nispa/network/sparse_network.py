@@ -333,6 +333,22 @@ class SparseNetwork(nn.Module):
     def restart(self) -> None:
         """Starts all of plastic units that is neither connection nor bias anew."""
 
+    def thaw(self, units: UnitSets) -> None:
+        """Makes plastic what :meth:`hold` kept of some units."""
+
+    def tied(self, units: UnitSets) -> dict[str, Tensor]:
+        """Units, and those that they depend on by whatever is no connection."""
+        return dict(units)
+
+    def renew(self, units: UnitSets) -> list[tuple[nn.Parameter, Tensor]]:
+        """Starts all of some plastic units that is neither connection nor bias anew.
+
+        Returns:
+            The parameters that this touches, and which of their values, bool.
+        """
+        del units
+        return []
+
     def patterns(self) -> dict[str, Tensor]:
         """The live connections of each layer, ``(target, source * block)`` bool."""
         return {name: layer.pattern for name, layer in self.layers.items()}

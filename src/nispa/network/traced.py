@@ -20,23 +20,22 @@ from torch import Tensor, nn
 from nispa.base.seeding import derive
 from nispa.errors import GraphError
 from nispa.graph.logits import logits_of
-from nispa.graph.units import Layer, UnitGraph, UnitSets
+from nispa.graph.units import Layer, UnitGraph
 from nispa.kernels.dispatch import Chain, Images, to_dense
 from nispa.network.fusion import Segment
+from nispa.network.holding import HoldsUnits, Norms, key_of
 from nispa.network.layers import SparseLayer
 from nispa.network.norms import GenerationNorm, UnitBatchNorm
 from nispa.network.operations import PerSample, purpose, traced_cost
-from nispa.network.sparse_network import SparseNetwork
 from nispa.network.topology import MappedLayer, Topology, UnitGroup
 from nispa.network.unit_values import UnitValues
 from nispa.network.watching import Reader, Watch, column_activity
 
 BATCH = (nn.BatchNorm1d, nn.BatchNorm2d)
 MIXING = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
-Norms = UnitBatchNorm | GenerationNorm
 
 
-class TracedNetwork(SparseNetwork):
+class TracedNetwork(HoldsUnits):
     """A module made sparse. It starts without any live connection.
 
     Attributes:
@@ -103,7 +102,7 @@ class TracedNetwork(SparseNetwork):
                     biases.setdefault(layer.bias, []).append((place, made))
         self.layers = {spec.name: self.layers[spec.name] for spec in self.topology.layers}
         for name, made in self.layers.items():
-            self.weights[_key(name)] = made
+            self.weights[key_of(name)] = made
         self._biases = {
             path: [made for _, made in sorted(parts, key=lambda part: part[0])]
             for path, parts in biases.items()
@@ -123,7 +122,7 @@ class TracedNetwork(SparseNetwork):
         for values in self.graph.values:
             if values.kind != "statistic" and values.name not in self._biases:
                 made = UnitValues(first[values.name])
-                self.values[_key(values.name)] = made
+                self.values[key_of(values.name)] = made
                 self._take(values.name, made.full)
 
     def _take(self, path: str, make: Callable[[], Tensor]) -> None:
@@ -235,29 +234,37 @@ class TracedNetwork(SparseNetwork):
         """
         marks: dict[str, Tensor] = {}
 
-        def reader(layer: Layer) -> Reader:
-            def read(inputs: Tensor, dim: int) -> None:
-                seen = column_activity(inputs, dim)
-                marks[layer.name] = marks[layer.name] + seen if layer.name in marks else seen
+        def read(layer: Layer, inputs: Tensor, dim: int) -> None:
+            seen = column_activity(inputs, dim)
+            marks[layer.name] = marks[layer.name] + seen if layer.name in marks else seen
 
-            return read
-
-        readers: dict[str, dict[int, Reader]] = {}
-        for layer in self.graph.layers:
-            readers.setdefault(layer.weight, {})[layer.first_row] = reader(layer)
-        paths = {id(module): path for path, module in self.body.named_modules()}
         with torch.no_grad(), purpose("activity"):
             for images in batches:
-                with self._in_place() as made, self._random():
-                    known = []
-                    for (module, name), tensor in made.items():
-                        path = f"{paths[module]}.{name}".lstrip(".")
-                        if path in readers:
-                            known.append((tensor, readers[path]))
-                    with Watch(known):
-                        logits = logits_of(self.body(images))
-                self._count(images, logits)
+                self.watched(images, read)
         return self._units(marks)
+
+    def watched(self, images: Any, read: Callable[[Layer, Tensor, int], None]) -> Tensor:
+        """Logits of images, without gradients.
+
+        Args:
+            images: ``(batch, ...)``.
+            read: Called with each layer, what its weight is multiplied with, and the dimension of
+                its columns in it.
+        """
+        readers: dict[str, dict[int, Reader]] = {}
+        for layer in self.graph.layers:
+            readers.setdefault(layer.weight, {})[layer.first_row] = functools.partial(read, layer)
+        paths = {id(module): path for path, module in self.body.named_modules()}
+        with torch.no_grad(), self._in_place() as made, self._random():
+            known = []
+            for (module, name), tensor in made.items():
+                path = f"{paths[module]}.{name}".lstrip(".")
+                if path in readers:
+                    known.append((tensor, readers[path]))
+            with Watch(known):
+                logits: Tensor = logits_of(self.body(images))
+        self._count(images, logits)
+        return logits
 
     def _units(self, marks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         sizes = {group.name: group.size for group in self.topology.groups}
@@ -277,37 +284,6 @@ class TracedNetwork(SparseNetwork):
             totals[group.name] = sum(each, zero) if len(each) != 1 else each[0]
         return totals
 
-    def settle(self, units: UnitSets) -> None:
-        """Lets units be normalised without those that are neither among them nor stable.
-
-        They still learn. It is called when they are chosen, since it changes what they compute;
-        making them stable later does not. A later call puts others in place of those that are not
-        stable yet.
-        """
-        for norm, module in self.norms:
-            if isinstance(module, GenerationNorm):
-                module.settle(torch.stack([each.spread(units) for each in norm.sets]))
-
-    @torch.no_grad()
-    def hold(self, units: UnitSets) -> None:
-        """Keeps values and statistics of units as they are, now that their rows are frozen."""
-        for norm, module in self.norms:
-            entries = torch.stack([each.spread(units) for each in norm.sets])
-            module.hold(entries[0] if isinstance(module, UnitBatchNorm) else entries)
-        for values in self.graph.values:
-            made = self._values_of(values.name)
-            if made is not None:
-                made.hold(values.spread(units, made.shape))
-
-    @torch.no_grad()
-    def restart(self) -> None:
-        """Gives values and statistics of plastic units their first values."""
-        for _, module in self.norms:
-            module.restart()
-        for made in self.values.values():
-            assert isinstance(made, UnitValues)
-            made.restart()
-
     @torch.no_grad()
     def take(self, values: Mapping[str, Tensor]) -> None:
         """Gives live connections and biases the values that a module has, by their names."""
@@ -321,14 +297,6 @@ class TracedNetwork(SparseNetwork):
                         layer.bias.copy_(rows)
                     else:
                         layer.weight.copy_(rows.flatten(0, 1)[layer.plastic_index])
-
-    def _values_of(self, name: str) -> UnitValues | None:
-        key = _key(name)
-        if key not in self.values:
-            return None
-        made = self.values[key]
-        assert isinstance(made, UnitValues)
-        return made
 
     def unreached(self) -> tuple[int, ...]:
         """Outputs without a live path from the input: nothing can change their logits."""
@@ -410,12 +378,6 @@ def fingerprint(body: nn.Module, graph: UnitGraph) -> str:
                 value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             )
     return code.hexdigest()
-
-
-def _key(name: str) -> str:
-    """A path as a key of ``nn.ModuleDict``, which takes neither dots nor names of its own."""
-    key = name.replace(".", "/")
-    return f"{key}/" if hasattr(nn.ModuleDict, key) else key
 
 
 def _weight(parts: list[SparseLayer]) -> Tensor:

@@ -58,6 +58,32 @@ class UnitValues(nn.Module):
         """Gives plastic entries their first values again."""
         self.value.copy_(self.base[self.index])
 
+    @torch.no_grad()
+    def renew(self, entries: Tensor) -> Tensor:
+        """Gives some plastic entries their first values again.
+
+        Args:
+            entries: Bool, of the tensor's shape; frozen ones are left out.
+
+        Returns:
+            Which of ``value`` they are, ``(plastic,)`` bool.
+        """
+        chosen = entries.flatten()[self.index.cpu()].to(self.index.device)
+        self.value[chosen] = self.base[self.index[chosen]]
+        return chosen
+
+    @torch.no_grad()
+    def thaw(self, entries: Tensor) -> None:
+        """Makes frozen entries plastic, bool of the tensor's shape.
+
+        What they are now takes the place of their first values, which freezing wrote over.
+        """
+        chosen = (entries & self.frozen).flatten().nonzero().squeeze(1).to(self.index)
+        index = torch.cat([self.index, chosen])
+        order = index.argsort()
+        self.value = nn.Parameter(torch.cat([self.value, self.base[chosen]])[order].clone())
+        self.index = index[order]
+
     def _load_from_state_dict(
         self,
         state_dict: Mapping[str, Any],
