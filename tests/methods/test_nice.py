@@ -23,6 +23,7 @@ from nispa.methods.saving import decode, encode
 from nispa.methods.stable import is_frozen
 from nispa.network.keeping import drop_into
 from nispa.network.models import NetworkConfig, NetworkSpec, SparseNetwork
+from nispa.training.pausing import EpochEnd
 
 from .test_contract import settings_of
 from .toy import NETWORKS, accuracy_on, finish, same_tensors, toy_method, toy_problem, toy_task
@@ -162,6 +163,16 @@ def test_without_a_young_unit_a_task_learns_its_outputs_alone() -> None:
     assert finish(method.learn(toy_task(1)))[1].stop_reason == "capacity"
     assert torch.equal(method.network.layers["fc1"].dense_weight(), hidden)
     assert accuracy_on(method, toy_task(1)) > 0.8
+
+
+def test_logits_of_other_classes_count_as_zero() -> None:
+    # The task's own outputs say 0, too: a sixth for each, whatever the others would say.
+    method = by_hand(learning_rate=1e-9, phases=2, epochs_per_phase=1)
+    with torch.no_grad():
+        method.network.layers["head"].bias.copy_(torch.tensor([0.0, 0.0, 50.0, -50.0, 7.0, 7.0]))
+    events, _ = finish(method.learn(task(0, (0.0, 0.0), (0.0, 0.0))))
+    losses = [event.loss for event in events if isinstance(event, EpochEnd)]
+    assert losses == [pytest.approx(math.log(6), rel=1e-5)] * 2
 
 
 @settings(max_examples=4, deadline=None)

@@ -68,7 +68,7 @@ from nispa.methods.base import (
     draw_network,
 )
 from nispa.methods.carried import Tally, take_tensors
-from nispa.methods.context import Activations, ContextConfig, Features, posterior
+from nispa.methods.context import Activations, ContextConfig, Features, network_device, posterior
 from nispa.methods.nispa_context import ContextPart
 from nispa.methods.parts import Network
 from nispa.methods.stable import freeze_stable, hidden_share, is_frozen, with_outputs
@@ -157,6 +157,7 @@ class NiceFeatures(Features):
 
     def units_of(self, network: SparseNetwork, images: Tensor) -> Tensor:
         """The activation of every unit; outputs come last, as logits."""
+        images = images.to(network_device(network))
         seen = network.eval().observe(images, _mean)
         logits: Tensor = network(images)
         size = self.groups[self.inputs]

@@ -357,11 +357,13 @@ BENCHMARKS: dict[str, Benchmark] = {
             "hat": {**HAT, "batch_size": 16, "learning_rate": 0.2},
             "spacenet": {
                 "budget": (0.05, 0.01, 0.01, 0.02),
-                "learning_rate": 0.01,
+                "optimiser": "sgd",
+                "momentum": 0.0,
+                "learning_rate": 0.1,
                 "batch_size": 32,
                 "epochs": 20,
             },
-            **_nice(0.05, 10, 0.4),
+            **_nice(0.02, 10, 0.4),
             **_regularised(
                 0.01, 20, 3, 1000, ewc=(32, 1000), si=(32, 10), mas=(32, 100, 3), l2=0.01
             ),
