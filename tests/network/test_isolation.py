@@ -17,6 +17,7 @@ from nispa.backbones import BACKBONES
 from nispa.errors import GraphError, IsolationError
 from nispa.graph.trace import find_units
 from nispa.graph.units import Group, Span, UnitMap
+from nispa.kernels import dispatch
 from nispa.network.isolation import check_isolation
 from nispa.network.keeping import drop_into, freeze
 from nispa.network.models import OWN, NetworkConfig, draw_first
@@ -225,6 +226,7 @@ def test_an_untied_shortcut_is_found() -> None:
 
 def test_a_fast_path_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(dispatch, "library", lambda: (None, "as that path reads weights"))
     case = FOREIGN["standard"]
     network = sparsify(case.build(), case.example(), density=0.9)  # it is switched off
     monkeypatch.setattr(torch.backends.mha, "set_fastpath_enabled", lambda _: None)

@@ -83,7 +83,7 @@ def _with_values(network: TracedNetwork, images: Tensor) -> nn.Module:
         hook.remove()
     paths = {id(module): path for path, module in network.body.named_modules()}
     made = copy.deepcopy(network.body)
-    for module, name, make in network._slots:
+    for module, name, _, make in network._slots:
         owner = made.get_submodule(paths[id(module)])
         setattr(owner, name, nn.Parameter(make().detach().clone(), requires_grad=False))
     for path, dims in shapes.items():

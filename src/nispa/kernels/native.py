@@ -117,6 +117,62 @@ class Layer(ctypes.Structure):
     )
 
 
+class Statistics(ctypes.Structure):
+    """A norm by channels for one batch; see ``norm.hpp``."""
+
+    _fields_ = (
+        ("mean", ctypes.c_void_p),  # float64, of this batch; None where running ones are used
+        ("squares", ctypes.c_void_p),
+        ("running_mean", ctypes.c_void_p),  # float32, as the following
+        ("running_square", ctypes.c_void_p),
+        ("held", ctypes.c_void_p),  # bool: channels that use the running ones all the same
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("to", ctypes.c_void_p),
+        ("channels", ctypes.c_int64),
+        ("count", ctypes.c_int64),
+        ("epsilon", ctypes.c_double),
+        ("share", ctypes.c_double),
+    )
+
+
+class Affine(ctypes.Structure):
+    """Scale, sum and ReLU behind a convolution; see ``norm.hpp``."""
+
+    _fields_ = (
+        ("raw", Image),
+        ("skip", Image),  # without data where nothing is added
+        ("result", Image),
+        ("scale", ctypes.c_void_p),  # float32, one a channel
+        ("shift", ctypes.c_void_p),
+        ("relu", ctypes.c_int64),
+    )
+
+
+class Back(ctypes.Structure):
+    """What a convolution with a norm needs on its way back; see ``norm.hpp``."""
+
+    _fields_ = (
+        ("gradient", Image),
+        ("raw", Image),
+        ("result", Image),  # without data where the ReLU is computed again
+        ("skip", Image),  # where the gradient of what was added goes
+        ("room", Image),  # where the gradient of the convolution's own output goes
+        ("into", Image),  # where the gradient of its input goes
+        ("relu", ctypes.c_int64),
+        ("scale", ctypes.c_void_p),  # float32, one a channel, as the following
+        ("shift", ctypes.c_void_p),
+        ("mean", ctypes.c_void_p),
+        ("slope", ctypes.c_void_p),
+        ("offset", ctypes.c_void_p),
+        ("inverse", ctypes.c_void_p),
+        ("held", ctypes.c_void_p),  # bool: channels whose statistics are not this batch's
+        ("learns", ctypes.c_int64),  # whether any are this batch's
+        ("count", ctypes.c_int64),  # numbers of a channel
+        ("parts", ctypes.c_int64),  # slabs of ``room``, one a thread; 0: one for each of the batch
+    )
+
+
 class Library:
     """Compiled kernels for one instruction set.
 
@@ -144,6 +200,20 @@ class Library:
         self.forward = _function(loaded, "nispa_forward", [pointer, size, size, size, size])
         self.backward = _function(
             loaded, "nispa_backward", [pointer, size, size, pointer, pointer, size, size]
+        )
+        self.fill_gradient = _function(
+            loaded, "nispa_fill_gradient", [pointer, pointer, size, size]
+        )
+        self.convolve = _function(
+            loaded, "nispa_convolve", [pointer, size, size, pointer, pointer, size]
+        )
+        self.scale = _function(loaded, "nispa_scale", [pointer, size, size])
+        self.statistics = _function(loaded, "nispa_statistics", [pointer])
+        self.norm_sums = _function(
+            loaded, "nispa_norm_sums", [pointer, size, pointer, pointer, size]
+        )
+        self.convolve_backward = _function(
+            loaded, "nispa_convolve_backward", [pointer, pointer, size, size]
         )
         use_threads = _function(loaded, "nispa_use_threads", [pointer, pointer, pointer])
         # A library left from before a change of ``Layer`` would read other fields than were meant.

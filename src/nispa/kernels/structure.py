@@ -70,13 +70,33 @@ def buffers_of(links: Sequence[Link], input_shape: Shape) -> list[Buffer]:
             continue
         # Forward reads as far beyond the edge of its input as it is padded.
         pads[number] = max(pads[number], link.padding)
-        if link.stride == 1:
-            # Backward slides the flipped kernel over the output's gradient, which lies in the
-            # output's buffer: it reads as far beyond the edge as the kernel is larger than its
-            # padding. With a larger stride the kernels take another way, without a border.
-            reach = max(link.kernel) - 1 - link.padding
+        # Backward reads the gradient of the output, which lies in the output's buffer.
+        sizes = zip(shapes[number][1:], shapes[number + 1][1:], link.kernel, strict=True)
+        for size, out, kernel in sizes:
+            reach = backward_reach(size, out, kernel, link.stride, link.padding)
             pads[number + 1] = max(pads[number + 1], reach)
     return [Buffer(*shape, pad) for shape, pad in zip(shapes, pads, strict=True)]
+
+
+def backward_reach(size: int, out: int, kernel: int, stride: int, padding: int) -> int:
+    """How far beyond the edge of an output's gradient the gradient of the input reads.
+
+    Pixel x of the input meets weight r of the output (x + padding - r) / stride, if that is whole.
+
+    Args:
+        size: Of the input, in one direction.
+        out: Of the output.
+        kernel: Of the kernel.
+        stride: Distance of windows.
+        padding: Of the input.
+    """
+    reach = 0
+    for first in range(min(stride, size)):  # pixels first, first + stride, ...
+        last = (size - 1 - first) // stride
+        for weight in range((first + padding) % stride, kernel, stride):
+            distance = (first + padding - weight) // stride
+            reach = max(reach, -distance, last + distance - (out - 1))
+    return reach
 
 
 class RowConnections:

@@ -40,10 +40,18 @@ class Workspace:
         layers: Every link, as the kernels read it.
     """
 
-    def __init__(self, chain: Chain, slabs: int) -> None:
+    def __init__(self, chain: Chain, slabs: int, *, own: bool = True) -> None:
+        """Memory for a chain.
+
+        Args:
+            chain: The chain.
+            slabs: Slabs of a batch.
+            own: Whether it has buffers of its own; else whoever uses it gives their addresses.
+        """
         self.slabs = slabs
         # In floats; `vectors` counts places of one slab.
-        sizes = [buffer.vectors * chain.library.lanes * slabs for buffer in chain.buffers]
+        each = chain.library.lanes * slabs if own else 0
+        sizes = [buffer.vectors * each for buffer in chain.buffers]
         # Kernels never write into the borders, so they stay zero.
         self.activations = torch.zeros(sum(sizes), **FLOATS)
         starts = np.concatenate([[0], np.cumsum(sizes)])

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nispa.kernels.convolved import norm_of
+from nispa.network.laid_out import LaidOut
+
 AnyBatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 Mixing = nn.LayerNorm | nn.RMSNorm | nn.GroupNorm
 
@@ -55,6 +58,11 @@ class UnitBatchNorm(nn.Module):
 
         A batch with one number for each channel has no statistics; it takes the running ones.
         """
+        if isinstance(x, LaidOut):
+            normed = self._behind(x)
+            if normed is not None:
+                return normed
+            x = x.plain()
         if not self.training or x.numel() == x.shape[1]:
             return self._held(x)
         share = self._share()
@@ -67,6 +75,28 @@ class UnitBatchNorm(nn.Module):
             self.running_var.copy_(torch.where(self.stable, self.running_var, square))
         lying = self.stable.view(1, -1, *[1] * (x.dim() - 2))
         return torch.where(lying, self._held(x), now)
+
+    def _behind(self, x: LaidOut) -> LaidOut | None:
+        """The same behind a convolution whose output compiled kernels hold."""
+        done = x.convolved
+        if done is None:
+            return None
+        fresh = self.training and x.numel() > x.shape[1]
+        if fresh and done.moments is None:
+            return None
+        norm = norm_of(
+            done,
+            (self.running_mean, self.running_var),
+            (self.weight, self.bias),
+            self.stable if fresh and self._any_stable() else None,
+            self.eps,
+            self._share() if fresh else None,
+        )
+        if fresh:
+            with torch.no_grad():
+                self.running_mean.copy_(norm.values[4])
+                self.running_var.copy_(norm.values[5])
+        return x.normed(norm, self.weight, self.bias)
 
     def _held(self, x: Tensor) -> Tensor:
         return functional.batch_norm(

@@ -21,12 +21,21 @@ from nispa.base.seeding import derive
 from nispa.errors import GraphError
 from nispa.graph.logits import logits_of
 from nispa.graph.units import Layer, UnitGraph
-from nispa.kernels.dispatch import Chain, Images, to_dense
+from nispa.kernels.dispatch import Chain, Images
 from nispa.network.fusion import Segment
 from nispa.network.holding import HoldsUnits, Norms, key_of
+from nispa.network.laid_out import (
+    NeedsPlainError,
+    Placed,
+    Session,
+    Unreal,
+    full_bias,
+    full_weight,
+)
 from nispa.network.layers import SparseLayer
 from nispa.network.norms import GenerationNorm, UnitBatchNorm
 from nispa.network.operations import PerSample, purpose, traced_cost
+from nispa.network.passes import Passes
 from nispa.network.topology import MappedLayer, Topology, UnitGroup
 from nispa.network.unit_values import UnitValues
 from nispa.network.watching import Reader, Watch, column_activity
@@ -73,7 +82,9 @@ class TracedNetwork(HoldsUnits):
         self.values = nn.ModuleDict()
         self.layers: dict[str, SparseLayer] = {}
         self._parts: dict[str, list[SparseLayer]] = {}  # of each weight, in order of its rows
-        self._slots: list[tuple[nn.Module, str, Callable[[], Tensor]]] = []
+        self._slots: list[tuple[nn.Module, str, str, Callable[[], Tensor]]] = []
+        self._placed: dict[str, Callable[..., Placed]] = {}  # for passes on kernels
+        self._passes = Passes()
         self._own_weights(first)
         self._own_values(first)
         inputs = {group.name for group in graph.groups if group.kind == "input"}
@@ -114,9 +125,11 @@ class TracedNetwork(HoldsUnits):
                     "a parameter of its own, without rows to spare"
                 )
         for path, parts in self._parts.items():
-            self._take(path, functools.partial(_weight, parts))
+            self._take(path, functools.partial(full_weight, parts))
+            self._placed[path] = functools.partial(Placed.of, parts, bias=False)
         for path, parts in self._biases.items():
-            self._take(path, functools.partial(_bias, parts))
+            self._take(path, functools.partial(full_bias, parts))
+            self._placed[path] = functools.partial(Placed.of, parts, bias=True)
 
     def _own_values(self, first: Mapping[str, Tensor]) -> None:
         for values in self.graph.values:
@@ -130,7 +143,7 @@ class TracedNetwork(HoldsUnits):
         owner, _, name = path.rpartition(".")
         module = self.body.get_submodule(owner)
         module._parameters[name] = None  # found in place of what a pass puts there, afterwards
-        self._slots.append((module, name, make))
+        self._slots.append((module, name, path, make))
 
     # Passes.
 
@@ -144,23 +157,40 @@ class TracedNetwork(HoldsUnits):
         return self._called(images)
 
     def _called(self, *arguments: Any, **named: Any) -> Tensor:
-        with self._in_place(), self._random():
-            logits: Tensor = logits_of(self.body(*arguments, **named))
+        session = self._passes.session(self)
+        if session is None:
+            return self._pass(None, *arguments, **named)
+        put_back = self._passes.back(self)
+        try:
+            logits = self._pass(session, *arguments, **named)
+        except NeedsPlainError:
+            put_back()
+            self._passes.plain = True
+            return self._pass(None, *arguments, **named)
+        self._passes.proven = True
         return logits
 
+    def _pass(self, session: Session | None, *arguments: Any, **named: Any) -> Tensor:
+        with self._in_place(session), self._random():
+            logits: Tensor = logits_of(self.body(*arguments, **named))
+            return logits.plain() if isinstance(logits, Unreal) else logits
+
     @contextmanager
-    def _in_place(self) -> Iterator[dict[tuple[int, str], Tensor]]:
-        """Puts full weights and values where the body reads them."""
+    def _in_place(self, session: Session | None = None) -> Iterator[dict[tuple[int, str], Tensor]]:
+        """Puts weights and values where the body reads them, full ones without a session."""
         made: dict[tuple[int, str], Tensor] = {}
+        moments = session is not None and any(norm.training for _, norm in self.norms)
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # it reads weights by ways of its own
         try:
-            for module, name, make in self._slots:
-                made[id(module), name] = module.__dict__[name] = make()
+            for module, name, path, make in self._slots:
+                placed = self._placed.get(path) if session is not None else None
+                value = make() if placed is None else placed(session=session, moments=moments)
+                made[id(module), name] = module.__dict__[name] = value
             yield made
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
-            for module, name, _ in self._slots:
+            for module, name, _, _ in self._slots:
                 module.__dict__.pop(name, None)
 
     @contextmanager
@@ -378,18 +408,6 @@ def fingerprint(body: nn.Module, graph: UnitGraph) -> str:
                 value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             )
     return code.hexdigest()
-
-
-def _weight(parts: list[SparseLayer]) -> Tensor:
-    return _joined([to_dense(part.live_weight()) for part in parts])
-
-
-def _bias(parts: list[SparseLayer]) -> Tensor:
-    return _joined([to_dense(part.live_bias()) for part in parts])
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _replaced_norms(body: nn.Module, graph: UnitGraph) -> list[tuple[Any, Norms]]:

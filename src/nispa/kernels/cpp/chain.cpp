@@ -12,7 +12,10 @@
 #include "convolution.hpp"
 #include "layout.hpp"
 #include "linear.hpp"
+#include "norm.hpp"
+#include "strided.hpp"
 #include "threads.hpp"
+#include "weights.hpp"
 
 #if defined(_WIN32)
 #define NISPA_EXPORT extern "C" __declspec(dllexport)
@@ -310,44 +313,56 @@ static void gather_bias_gradient(const Layer& layer, int64_t parts, bool fresh) 
   }
 }
 
-// The gradient of values is computed first: that of the input is written over the activations.
-static void backward_convolution(const Layer& layer, int64_t slabs, bool fresh) {
+// A convolution's gradient of values, in a part for each slab.
+static void gradient_parts(const Layer& layer, int64_t slabs) {
+  convolution::gradient({layer.in, layer.out, static_cast<int>(layer.height),
+                         static_cast<int>(layer.width), static_cast<int>(layer.stride),
+                         layer.in.pad - layer.padding, layer.plastic.start, layer.plastic.source,
+                         layer.learning, layer.learning_count, layer.weight_part, layer.bias_part,
+                         layer.plastic_count}, slabs);
+}
+
+static void add_gradient_parts(const Layer& layer, int64_t slabs, bool fresh) {
+  const int64_t size = layer.plastic_count * layer.height * layer.width;
+  threads::parallel(size, size * slabs, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      float total = fresh ? 0.0f : layer.weight_gradient[i];
+      // In the order of slabs, whoever computed them: the bits do not depend on threads.
+      for (int64_t slab = 0; slab < slabs; slab++) total += layer.weight_part[slab * size + i];
+      layer.weight_gradient[i] = total;
+    }
+  });
+  gather_bias_gradient(layer, slabs, fresh);
+}
+
+// A convolution's gradient of its input, from that of its output.
+template <Finish F>
+static void input_gradient(const Layer& layer, const Image& into, int64_t slabs) {
   const int height = static_cast<int>(layer.height), width = static_cast<int>(layer.width);
-  const int stride = static_cast<int>(layer.stride);
-  if (layer.learning_count) {
-    convolution::gradient({layer.in, layer.out, height, width, stride,
-                           layer.in.pad - layer.padding, layer.plastic.start, layer.plastic.source,
-                           layer.learning, layer.learning_count, layer.weight_part,
-                           layer.bias_part, layer.plastic_count}, slabs);
-    const int64_t size = layer.plastic_count * height * width;
-    threads::parallel(size, size * slabs, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) {
-        float total = fresh ? 0.0f : layer.weight_gradient[i];
-        // In the order of slabs, whoever computed them: the bits do not depend on threads.
-        for (int64_t slab = 0; slab < slabs; slab++) total += layer.weight_part[slab * size + i];
-        layer.weight_gradient[i] = total;
-      }
-    });
-    gather_bias_gradient(layer, slabs, fresh);
+  if (layer.stride > 1) {
+    // Windows of a larger stride leave gaps, which a flipped kernel does not know.
+    convolution::run_strided_gradient<F>(
+        {layer.out, into, height, width, static_cast<int>(layer.stride), layer.padding,
+         layer.back.rows, layer.into, layer.into_count}, slabs);
+    return;
   }
-  if (!layer.into_count) return;
   // The flipped kernel starts kernel - 1 - padding before the first pixel. `buffers_of` in
   // structure.py made the border as wide as that.
   const int64_t down = layer.out.pad - (height - 1 - layer.padding);
   const int64_t right = layer.out.pad - (width - 1 - layer.padding);
-  const convolution::Pass pass{layer.out, layer.in, height, width, 1, down, right,
-                               {layer.back.rows, {}}, layer.into, layer.into_count, nullptr, {}};
-  if (stride == 1) {
-    layer.input_relu ? convolution::run<Finish::masked>(pass, slabs)
-                     : convolution::run<Finish::plain>(pass, slabs);
-  } else {
-    // Windows of a larger stride leave gaps, which the flipped kernel does not know.
-    convolution::Pass strided = pass;
-    strided.stride = stride;
-    layer.input_relu
-        ? convolution::run_strided_gradient<Finish::masked>(strided, layer.padding, slabs)
-        : convolution::run_strided_gradient<Finish::plain>(strided, layer.padding, slabs);
+  convolution::run<F>({layer.out, into, height, width, 1, down, right, {layer.back.rows, {}},
+                       layer.into, layer.into_count, nullptr, {}}, slabs);
+}
+
+// The gradient of values is computed first: that of the input is written over the activations.
+static void backward_convolution(const Layer& layer, int64_t slabs, bool fresh) {
+  if (layer.learning_count) {
+    gradient_parts(layer, slabs);
+    add_gradient_parts(layer, slabs, fresh);
   }
+  if (!layer.into_count) return;
+  layer.input_relu ? input_gradient<Finish::masked>(layer, layer.in, slabs)
+                   : input_gradient<Finish::plain>(layer, layer.in, slabs);
 }
 
 static void backward_linear(const Layer& layer, int64_t slabs, bool fresh) {
@@ -439,3 +454,5 @@ NISPA_EXPORT void nispa_backward(const Layer* layers, int64_t layer_count, int64
   // By now the first buffer holds the gradient of the images.
   if (input_gradient) empty(layers[0].in, input_gradient, count);
 }
+
+#include "block.hpp"
