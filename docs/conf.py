@@ -74,7 +74,7 @@ CONTENTS = {
     ],
     "Methods": _methods(),
     "Findings": ["docs/results", "docs/performance", "docs/log"],
-    "Project": ["CONTRIBUTING", "ARCHITECTURE", "CHANGELOG"],
+    "Project": ["CONTRIBUTING", "CODE_OF_CONDUCT", "SECURITY", "ARCHITECTURE", "CHANGELOG"],
     "Decisions": _all("decisions"),
 }
 """Every page but the first by its heading in the sidebar; one that is left out is a warning."""
