@@ -23,7 +23,8 @@ from nispa.base.arguments import (
 )
 from nispa.base.modes import usual_modes
 from nispa.data.arrays import encode_labels, kind_of
-from nispa.data.intake import doubt_of_task, ordered, reach, read_labelled
+from nispa.data.columns import in_order
+from nispa.data.intake import doubt_of_task, ordered, read_labelled
 from nispa.data.scenarios import make_task
 from nispa.data.standardise import Inputs
 from nispa.data.tasks import Samples, Task
@@ -147,6 +148,7 @@ class Learner(Predictor):
         self.labels: list[list[Any]] = []
         self._inputs = Inputs(standardise)
         self._reach: float | None = None
+        self._columns: tuple[str, ...] | None = None
         with usual_modes():
             self.method = make_method(self.settings, problem, seed=self.seed, device=device)
             self.method.start()
@@ -234,7 +236,7 @@ class Learner(Predictor):
                 self.method.learned, self.labels = learned, named
                 self.method.load_state(before)
             raise
-        self._reach = reach(samples) if self._reach is None else self._reach
+        self._take_note(images, samples)
         text = capacity.warning(units, self.method.census().stable)
         if text and self._outputs_used < self.method.problem.outputs:  # else no task can follow
             warnings.warn(text, stacklevel=2)
@@ -286,7 +288,8 @@ class Learner(Predictor):
                 self.method.learned = learned
                 self.method.load_state(before)
                 raise
-        self.labels, self._reach = [names], reach(samples)
+        self.labels = [names]
+        self._take_note(images, samples)
         text = capacity.state(adoption.units)
         if text and self._outputs_used < self.method.problem.outputs:
             warnings.warn(f"{text}, or a larger accuracy_drop or margin", stacklevel=2)
@@ -322,7 +325,9 @@ class Learner(Predictor):
         """
         where = path_of(path)
         with usual_modes():
-            content = encode(self.method, self.settings, self.labels, self._reach, self._inputs)
+            content = encode(
+                self.method, self.settings, self.labels, self._reach, self._inputs, self._columns
+            )
         write_atomic(where, content)
 
     def export(
@@ -387,7 +392,7 @@ class Learner(Predictor):
         warn(doubt)
         learner.method, learner.settings = saved.method, saved.settings
         learner.labels, learner._reach, learner._inputs = saved.labels, saved.reach, inputs
-        learner.seed = saved.method.seed
+        learner.seed, learner._columns = saved.method.seed, saved.columns
         return learner
 
     # Inputs.
@@ -397,7 +402,7 @@ class Learner(Predictor):
     ) -> tuple[Samples, list[Any], tuple[int, ...]]:
         """Samples of a task, its distinct labels, and the outputs they use."""
         samples, given = read_labelled(
-            images,
+            in_order(images, self._columns),
             labels,
             self._shape,
             channels_first=channels_first,

@@ -56,6 +56,7 @@ class Saved:
         reach: The largest absolute value in the images of the first task, before any mean was
             subtracted; None if unknown.
         inputs: How given samples become the network's input.
+        columns: Names of the columns of the tables learned, in order; None if they had none.
     """
 
     method: Method
@@ -63,6 +64,7 @@ class Saved:
     labels: list[list[Any]]
     reach: float | None = None
     inputs: Inputs = UNCHANGED
+    columns: tuple[str, ...] | None = None
 
 
 def encode(
@@ -71,6 +73,7 @@ def encode(
     labels: list[list[Any]] | None = None,
     reach: float | None = None,
     inputs: Inputs = UNCHANGED,
+    columns: tuple[str, ...] | None = None,
 ) -> bytes:
     """The file of a method: the same state always gives the same bytes.
 
@@ -80,9 +83,12 @@ def encode(
         labels: The user's name of each class, task by task; None for class numbers.
         reach: See :class:`Saved`.
         inputs: See :class:`Saved`.
+        columns: See :class:`Saved`.
     """
     state, model = method.state(), method.problem.model
     more: dict[str, Any] = {} if reach is None else {_REACH: reach}
+    if columns is not None:
+        more[_COLUMNS] = list(columns)
     if model is not None:
         more[_GRAPH] = model.fingerprint
     if labels is None:
@@ -145,7 +151,8 @@ def read_learner(
     model = _model(path, values.pop(_GRAPH, None), module, shape, header.problem.outputs)
     problem = Problem(shape, header.problem.outputs, header.problem.tasks, model)
     network = NetworkSpec(settings.network, problem.input_shape, problem.outputs, model)
-    if network.units * _BIAS_BYTES > path.stat().st_size:
+    holds_one = any(name.startswith("network") for name in tensors)  # stl begins without any
+    if holds_one and network.units * _BIAS_BYTES > path.stat().st_size:
         raise FormatError(f"{path} is damaged: it is too small for the network it describes")
     _check_finite(path, tensors)
     method = make_method(settings, problem, seed=header.seed, device=device)
@@ -153,6 +160,9 @@ def read_learner(
     reach = values.pop(_REACH, None)
     if reach is not None and (type(reach) is not float or not 0 <= reach < math.inf):
         raise FormatError(f"{path} is damaged: '{_REACH}' must be a number that is not negative")
+    columns = values.pop(_COLUMNS, None)
+    if columns is not None and not _are_columns(columns, shape):
+        raise FormatError(f"{path} is damaged: '{_COLUMNS}' must name the columns of a row")
     try:
         method.load_state(MethodState(tensors, values))
     except InputError as error:
@@ -163,7 +173,16 @@ def read_learner(
             inputs = inputs_from(header.inputs, len(header.learned), shape)
         except FormatError as error:
             raise FormatError(f"{path} is damaged: {error}") from None
-    return Saved(method, settings, [list(names) for names in header.labels], reach, inputs)
+    labels = [list(names) for names in header.labels]
+    return Saved(method, settings, labels, reach, inputs, columns and tuple(columns))
+
+
+def _are_columns(value: Any, shape: tuple[int, ...]) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == math.prod(shape)
+        and all(isinstance(name, str) for name in value)
+    )
 
 
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -202,6 +221,7 @@ def _model(
 
 _REACH = "reach"
 _GRAPH = "graph"
+_COLUMNS = "columns"
 
 _BIAS_BYTES = 4
 """Smallest size of a unit in a file."""
