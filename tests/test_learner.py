@@ -33,6 +33,7 @@ from nispa.errors import (
     UnknownNameError,
 )
 from nispa.learner import Learner
+from tests.extent import optional
 
 Arrays = tuple[NDArray[Any], NDArray[Any]]
 FAST: dict[str, Any] = {
@@ -563,3 +564,36 @@ def test_scores_are_what_probabilities_are_made_of_and_never_change() -> None:
     assert np.array_equal(shares, made.predict_proba(images, 0))
     made.learn(*arrays(1))
     assert np.array_equal(made.scores(images, 0), scores)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_columns_of_a_table_may_come_in_any_order(kind: str, tmp_path: Path) -> None:
+    library = optional(kind)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(60, 3)).astype(np.float32)
+    x[:, 1] *= 4
+    labels = (x[:, 0] > 0).astype(int)
+    table = library.DataFrame({name: x[:, place] for place, name in enumerate("abc")})
+    moved = table[["c", "a", "b"]]
+    learner = Learner(
+        "finetune", input_shape=(3,), classes=4, hidden=(12,), density=0.5, epochs=2, batch_size=8
+    )
+    learner.learn(table, labels)
+    learner.save(tmp_path / "table.nispa")
+    for each in (learner, Learner.load(tmp_path / "table.nispa")):
+        wanted = each.predict_proba(x, 0)
+        assert np.array_equal(each.predict_proba(moved, 0), wanted)
+        assert np.array_equal(each.predict(moved, 0), each.predict(table, 0))
+        assert each.accuracy(moved, labels, 0) == each.accuracy(x, labels, 0)
+        other = library.DataFrame({name: x[:, place] for place, name in enumerate("abd")})
+        with pytest.raises(DataError, match=r"lacks c and adds d; .* learned: a, b, c"):
+            each.predict(other, 0)
+        with pytest.raises(DataError, match="the table lacks c; "):
+            each.learn(table[["a", "b"]], labels)
+    again = Learner(
+        "finetune", input_shape=(3,), classes=4, hidden=(12,), density=0.5, epochs=2, batch_size=8
+    )
+    for task in (table, moved):
+        again.learn(task, labels)
+    learner.learn(x, labels)
+    assert np.array_equal(again.predict_proba(x, 1), learner.predict_proba(x, 1))

@@ -23,7 +23,8 @@ from nispa.base.arguments import (
 )
 from nispa.base.modes import usual_modes
 from nispa.data.arrays import encode_labels, kind_of
-from nispa.data.intake import doubt_of_task, ordered, reach, read_labelled
+from nispa.data.columns import in_order
+from nispa.data.intake import doubt_of_task, ordered, read_labelled
 from nispa.data.scenarios import make_task
 from nispa.data.standardise import Inputs
 from nispa.data.tasks import Samples, Task
@@ -149,6 +150,7 @@ class Learner(Predictor):
         self.task_names: list[str] = []
         self._inputs = Inputs(standardise)
         self._reach: float | None = None
+        self._columns: tuple[str, ...] | None = None
         with usual_modes():
             self.method = make_method(self.settings, problem, seed=self.seed, device=device)
             self.method.start()
@@ -240,7 +242,7 @@ class Learner(Predictor):
                 self.method.learned, self.labels = learned, named
                 self.method.load_state(before)
             raise
-        self._reach = reach(samples) if self._reach is None else self._reach
+        self._take_note(images, samples)
         text = capacity.warning(units, self.method.census().stable)
         if text and self._outputs_used < self.method.problem.outputs:  # else no task can follow
             warnings.warn(text, stacklevel=2)
@@ -292,7 +294,8 @@ class Learner(Predictor):
                 self.method.learned = learned
                 self.method.load_state(before)
                 raise
-        self.labels, self._reach, self.task_names = [names], reach(samples), [""]
+        self.labels, self.task_names = [names], [""]
+        self._take_note(images, samples)
         text = capacity.state(adoption.units)
         if text and self._outputs_used < self.method.problem.outputs:
             warnings.warn(f"{text}, or a larger accuracy_drop or margin", stacklevel=2)
@@ -329,7 +332,13 @@ class Learner(Predictor):
         where = path_of(path)
         with usual_modes():
             content = encode(
-                self.method, self.settings, self.labels, self._reach, self._inputs, self.task_names
+                self.method,
+                self.settings,
+                self.labels,
+                self._reach,
+                self._inputs,
+                self.task_names,
+                self._columns,
             )
         write_atomic(where, content)
 
@@ -399,7 +408,7 @@ class Learner(Predictor):
         learner.method, learner.settings = saved.method, saved.settings
         learner.labels, learner._reach, learner._inputs = saved.labels, saved.reach, inputs
         learner.task_names = list(saved.names)
-        learner.seed = saved.method.seed
+        learner.seed, learner._columns = saved.method.seed, saved.columns
         return learner
 
     # Inputs.
@@ -409,7 +418,7 @@ class Learner(Predictor):
     ) -> tuple[Samples, list[Any], tuple[int, ...]]:
         """Samples of a task, its distinct labels, and the outputs they use."""
         samples, given = read_labelled(
-            images,
+            in_order(images, self._columns),
             labels,
             self._shape,
             channels_first=channels_first,

@@ -15,7 +15,8 @@ from torch import Tensor
 from nispa.base.arguments import whole_number
 from nispa.base.modes import usual_modes
 from nispa.base.shapes import Shape
-from nispa.data.intake import check_known, further, read_images, read_labelled
+from nispa.data.columns import columns_of, in_order
+from nispa.data.intake import check_known, further, reach, read_images, read_labelled
 from nispa.data.standardise import Inputs
 from nispa.data.tasks import Samples, TaskInfo
 from nispa.errors import ConfigError, DataWarning, DivergedError, NotLearnedError
@@ -40,6 +41,7 @@ class Predictor:
     labels: list[list[Any]]
     _inputs: Inputs
     _reach: float | None  # the largest absolute value in the images of the first task
+    _columns: tuple[str, ...] | None  # of the tables learned, if they were data frames
 
     @property
     def tasks(self) -> list[TaskInfo]:
@@ -68,6 +70,7 @@ class Predictor:
         """
         info = self._task(task)
         with usual_modes():
+            images = in_order(images, self._columns)
             samples = read_images(images, self._shape, channels_first=channels_first)
             warn(self._doubt(samples))
             return self._predict(self._prepared(samples, info), info)
@@ -93,6 +96,7 @@ class Predictor:
         """
         info = self._task(task)
         with usual_modes():
+            images = in_order(images, self._columns)
             samples = read_images(images, self._shape, channels_first=channels_first)
             warn(self._doubt(samples))
             scores = self._scores(samples, info)
@@ -122,6 +126,7 @@ class Predictor:
         """
         info = self._task(task)
         with usual_modes():
+            images = in_order(images, self._columns)
             samples = read_images(images, self._shape, channels_first=channels_first)
             warn(self._doubt(samples))
             values: NDArray[np.float32] = self._scores(samples, info).numpy()
@@ -162,7 +167,11 @@ class Predictor:
         info = self._task(task)
         with usual_modes():
             samples, given = read_labelled(
-                images, labels, self._shape, channels_first=channels_first, bounded=False
+                in_order(images, self._columns),
+                labels,
+                self._shape,
+                channels_first=channels_first,
+                bounded=False,
             )
             warn(self._doubt(samples))
             check_known(given, self.classes_of(task), "" if info is None else f" in task {task}")
@@ -220,6 +229,13 @@ class Predictor:
         """The method's scores of samples as they were given, ``(n, classes)``."""
         batches = self._batches(self._prepared(samples, info))
         return torch.cat([self.method.scores(batch, info).cpu() for batch in batches])
+
+    def _take_note(self, images: Any, samples: Samples) -> None:
+        """Remembers of the first task what later ones and predictions are held against."""
+        if self._reach is None:
+            self._reach = reach(samples)
+        if self._columns is None:
+            self._columns = columns_of(images)
 
     def _prepared(self, samples: Samples, info: TaskInfo | None) -> Samples:
         """Samples as those of their task were prepared."""

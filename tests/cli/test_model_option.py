@@ -37,6 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("nispa.reading.plots.picture", lambda record: b"")
     for name in ("mymodel:build", "mymodel:nothing"):
         monkeypatch.delitem(ARCHITECTURES, name, raising=False)
+    monkeypatch.delitem(sys.modules, "mymodel", raising=False)
     (tmp_path / "mymodel.py").write_text(MODEL)
     return tmp_path
 
@@ -68,6 +69,54 @@ def test_a_function_of_the_users(home: Path, capsys: Capture) -> None:
     ended = call(capsys, "predict", "run", data, "--task", "1", "--model", "mymodel:build")
     assert ended.code == 0
     assert Learner.load(home / "run", model="mymodel:build").tasks
+
+
+PLAN = """
+scenario = "split-digits"
+method = "finetune"
+[set]
+architecture = "mymodel:build"
+arguments = "width=3"
+density = 0.5
+epochs = 1
+batch_size = 64
+"""
+
+
+def test_a_sweep_of_functions(home: Path, capsys: Capture) -> None:
+    (home / "plan.toml").write_text(PLAN)
+    asked = call(capsys, "sweep", "plan.toml", "--out", "runs")
+    assert (asked.code, asked.err.count("\n")) == (2, 1)
+    assert "pass --model mymodel:build" in asked.err
+    assert "mymodel" not in sys.modules  # nothing imports it because a file names it
+    what = ["sweep", "plan.toml", "--model", "mymodel:build", "--out", "runs", "--workers", "1"]
+    assert call(capsys, *what).code == 0  # in processes of its own
+    (record,) = [read_record(path.parent) for path in (home / "runs").glob("*/record.json")]
+    network = record.config["network"]
+    assert isinstance(network, dict)
+    assert (network["architecture"], network["arguments"]) == ("mymodel:build", ["width=3"])
+    assert "1 runs, 1 of them done" in call(capsys, *what, "--dry-run").out
+    del ARCHITECTURES["mymodel:build"]  # as another process, which must be told again
+    assert call(capsys, "sweep", "plan.toml", "--out", "runs").code == 2
+
+
+def test_models_of_a_sweep(home: Path, capsys: Capture) -> None:
+    what = ["sweep", "split-digits", "--method", "finetune", "--dry-run"]
+    ended = call(capsys, *what, "--model", "mymodel:build", "--model", "mlp")
+    assert ended.code == 0
+    assert [f"architecture={name}" in ended.out for name in ("mymodel:build", "mlp")] == [True] * 2
+    (home / "plan.toml").write_text(PLAN)
+    for given, said in (
+        (["plan.toml", "--model", "resnet18"], "--model resnet18 belongs in the plan"),
+        (["split-digits", "--model", "mlp", "--set=architecture=convnet"], "name two networks"),
+        (
+            ["split-digits", "--model=mlp", "--model=convnet", "--grid=architecture=mlp"],
+            "--model and architecture name networks",
+        ),
+    ):
+        ended = call(capsys, "sweep", *given)
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert said in ended.err
 
 
 @pytest.mark.parametrize(

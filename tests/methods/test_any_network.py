@@ -12,9 +12,9 @@ from nispa.backbones import BACKBONES
 from nispa.base.config import build
 from nispa.base.seeding import stream
 from nispa.data.tasks import Samples, Task
-from nispa.errors import ConfigError, IsolationError
+from nispa.errors import ConfigError, FormatError, IsolationError
 from nispa.methods import METHODS, method_class
-from nispa.methods.base import Method, Problem
+from nispa.methods.base import Method, MethodState, Problem
 from nispa.methods.nispa import Nispa
 from nispa.methods.presets import resolve
 from nispa.methods.stable import is_frozen
@@ -131,6 +131,7 @@ def test_nothing_is_forgotten(name: str, backbone: str) -> None:
         known.append((task, logits(method, task, images)))
         if name in MOVES:
             assert is_frozen(method.network, method.stable)  # type: ignore[attr-defined]
+            assert method.network.holds(method.stable)  # type: ignore[attr-defined]
             owed = method.owed  # type: ignore[attr-defined]
         if name != "clnp":  # in which no connection grows in place of one that is cut
             live = sum(layer.live_count for layer in method.network.layers.values())
@@ -184,6 +185,7 @@ def test_a_task_is_forgotten_on_purpose(backbone: str, index: int) -> None:
         assert sum(promised.values()) > 0
     others = [task for task in tasks[:3] if task.index != index]
     assert is_frozen(method.network, method.stable)
+    assert method.network.holds(method.stable)
     assert all(torch.equal(logits(method, task, images), known[task.index]) for task in others)
     other = made("nispa", backbone, max_share_per_task=0.3)
     other.learned = list(method.learned)
@@ -236,3 +238,43 @@ def test_a_method_that_cannot_says_so() -> None:
         )
         assert settings.network.architecture == "resnet18"
         assert "learning_rate" in settings.config.derived  # not tuned for another network
+
+
+def first_of(state: MethodState, end: str) -> str:
+    return next(name for name in state.tensors if name.endswith(end))
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "end", "change", "said"),
+    [
+        ("nispa", "resnet18", "bn1.stable", torch.zeros_like, "norms and values are not kept"),
+        ("clnp", "resnet18", "bn1.stable", torch.logical_not, "what is frozen is not what joins"),
+        ("packnet", "resnet18", "bn1.stable", torch.zeros_like, "as after the first task"),
+        ("wsn", "vit-tiny", "norm1.stable", torch.zeros_like, "as after the first task"),
+        ("nispa", "resnet18", "bn1.stable", torch.Tensor.long, "must say yes or no"),
+        ("nispa", "resnet18", "running_var", torch.neg, "running_var holds a negative number"),
+        ("nispa", "resnet18", "batches_tracked", lambda x: x - 10**9, "holds a negative number"),
+        ("nispa", "vit-tiny", "generation", lambda x: x + 10**12, "whole numbers from 0 to 24"),
+        ("nispa", "vit-tiny", "generation", torch.Tensor.float, "whole numbers from 0 to 24"),
+        ("nispa", "resnet18", "bn1.running_mean", lambda x: x[:-1], "size mismatch"),
+        ("nispa", "vit-tiny", "base", lambda x: x[:-1], "values in all, not"),
+        ("nispa", "vit-tiny", "norm1.generation", None, "Missing key"),
+        ("nispa", "resnet18", "bn1/bias.value", None, "Missing key"),
+    ],
+)
+def test_norms_and_values_of_a_file_are_checked(
+    name: str, backbone: str, end: str, change: Any, said: str
+) -> None:
+    method = made(name, backbone)
+    finish(method.learn(task_of(SMALL[backbone][0], 0)))
+    state, other = method.state(), made(name, backbone)
+    place = first_of(state, end)
+    if change is None:
+        del state.tensors[place]
+    else:
+        state.tensors[place] = change(state.tensors[place])
+    other.learned = list(method.learned)
+    with pytest.raises(FormatError, match=said) as found:
+        other.load_state(state)
+    assert "\n" not in str(found.value)
+    assert len(str(found.value)) < 500

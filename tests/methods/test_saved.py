@@ -6,17 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from nispa.methods import METHODS
-from nispa.methods.saving import encode
+from nispa.methods.saving import decode, encode
 
 from .test_contract import learned, settings_of
-from .toy import finish, toy_task
+from .toy import finish, toy_method, toy_task
 
 GO_ON = """
 import sys
 from pathlib import Path
+import pytest
 import torch
 torch.set_num_threads(1)
 from nispa.methods.saving import decode, encode
@@ -47,3 +49,13 @@ def test_saved_and_loaded_in_a_new_process_each_method_goes_on_identically(tmp_p
     subprocess.run([sys.executable, "-c", GO_ON, str(tmp_path)], check=True, cwd=root)
     found = {name: (tmp_path / f"{name}.after").read_bytes() for name in SAVED}
     assert [name for name in SAVED if found[name] != expected[name]] == []
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_saved_before_the_first_task_it_is_loaded_as_it_was(name: str, tmp_path: Path) -> None:
+    method = toy_method(name)
+    method.start()
+    content = encode(method, settings_of(method))
+    (tmp_path / "new.safetensors").write_bytes(content)
+    again, settings, _ = decode(tmp_path / "new.safetensors")
+    assert encode(again, settings) == content

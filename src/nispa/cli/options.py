@@ -125,23 +125,26 @@ no_download_option = click.option(
 )
 
 
-def _known_model(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Imports a function of the user's, from the present folder, too."""
-    if value is None or ":" not in value:
-        return value
-    import sys
+def _known_model(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Imports functions of the user's, from the present folder, too."""
+    for name in value if isinstance(value, tuple) else (value,):
+        if name is not None and ":" in name:
+            from nispa.network.backbone import enter
 
-    from nispa.network.backbone import enter
-
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    enter(value)
+            enter(name, Path())
     return value
 
 
 def model_option(text: str) -> Decorator:
     """``--model NAME``, with its help."""
     return click.option("--model", metavar="NAME", callback=_known_model, help=text)
+
+
+def models_option(text: str) -> Decorator:
+    """``--model NAME``, which may be repeated, with its help."""
+    return click.option(
+        "--model", "models", multiple=True, metavar="NAME", callback=_known_model, help=text
+    )
 
 
 def set_option(text: str) -> Decorator:

@@ -22,6 +22,7 @@ from nispa.cli.options import (
     device_option,
     incremental_option,
     lists_given,
+    models_option,
     no_download_option,
     out_option,
     parse_whole_number,
@@ -30,6 +31,7 @@ from nispa.cli.options import (
     settings_given,
     threads_option,
     whole_number,
+    with_model,
 )
 from nispa.errors import ConfigError, InputError, installed, missing, needs, unknown_name
 
@@ -98,6 +100,7 @@ class Shared:
     no_download: bool
     dry_run: bool
     quiet: bool
+    models: tuple[str, ...] = ()
 
     def folder(self, name: str) -> Path:
         """``--out``, or a folder of that name in ``./runs``."""
@@ -124,6 +127,8 @@ class Shared:
             threads=threads,
             cache_bytes=self.cache_mb * 2**20,
             checkpoint_every=self.checkpoint_every,
+            models=self.models,
+            home=Path.cwd() if self.models else None,
         )
         return where, make_backend(self.backend, workers, threads)
 
@@ -137,6 +142,10 @@ class Shared:
 @click.argument("what", nargs=-1, metavar="PLAN.toml|SCENARIO...")
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="May be repeated.")
 @click.option("--preset", "presets", multiple=True, metavar="NAME", help="May be repeated.")
+@models_option(
+    "A network (see: nispa list models), or package.module:function that builds one; may be "
+    "repeated. Beside a plan, a function that it names."
+)
 @incremental_option
 @set_option("A setting of the network, method or scenario, in all runs; may be repeated.")
 @click.option(
@@ -152,6 +161,7 @@ def sweep(
     what: tuple[str, ...],
     methods: tuple[str, ...],
     presets: tuple[str, ...],
+    models: tuple[str, ...],
     incremental: str | None,
     pairs: tuple[str, ...],
     grids: tuple[str, ...],
@@ -165,7 +175,8 @@ def sweep(
     """
     from nispa.sweep.plan import Grid, Plan, read_plan
 
-    shared = Shared(**given)
+    functions = tuple(name for name in models if ":" in name)
+    shared = Shared(**given, models=functions)
     if not what:
         raise InputError("no plan and no scenario given; try: nispa sweep split-digits --seeds 0,1")
     if any(name.endswith(".toml") for name in what):
@@ -176,14 +187,23 @@ def sweep(
                 "--method, --preset, --incremental, --set and --grid belong in the plan; leave "
                 "them out"
             )
+        if named := [name for name in models if name not in functions]:
+            raise InputError(
+                f'--model {named[0]} belongs in the plan, as architecture="{named[0]}"'
+            )
         plan, stem = read_plan(Path(what[0])), Path(what[0]).stem
     else:
+        lists, settings = lists_given("--grid", grids), settings_given(pairs, incremental)
+        if len(models) > 1:
+            if "architecture" in {*lists, *settings}:
+                raise InputError("--model and architecture name networks; keep one of the two")
+            lists["architecture"] = list(models)
         grid = Grid(
             scenario=what,
             method=methods or ("nispa",),
             preset=presets or ("default",),
-            set=settings_given(pairs, incremental),
-            grid=lists_given("--grid", grids),
+            set=with_model(settings, models[0]) if len(models) == 1 else settings,
+            grid=lists,
         )
         plan, stem = Plan((grid,)), "-".join(what)
     _carry_out(plan, shared.folder(f"sweep-{stem}"), shared)

@@ -475,7 +475,7 @@ def load_network(method: Method, state: MethodState, prefix: str = "network.") -
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).partition(":\n")[2].split())[:300]
         raise FormatError(f"the saved values do not fit the network: {text}") from None
     return network.to(method.device)
 

@@ -212,8 +212,9 @@ class Clnp(AdoptsTrained):
         return sorted({0, *torch.cat(free).tolist()})
 
     def check_parts(self, parts: dict[str, Any]) -> None:
-        """Exactly the connections between stable units, and their biases, are frozen."""
-        if not is_frozen(parts["network"], parts["stable"]):
+        """Exactly the connections between stable units, and all else of them, are frozen."""
+        network, stable = parts["network"], parts["stable"]
+        if not is_frozen(network, stable) or (self.learned and not network.holds(stable)):
             raise FormatError("what is frozen is not what joins the stable units")
 
 

@@ -43,7 +43,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ from torch.nn import functional
 
 from nispa.base.seeding import derive, stream
 from nispa.data.tasks import Task
+from nispa.errors import FormatError
 from nispa.mechanism.grow import (
     growth_rule,
     growth_values,
@@ -420,6 +421,17 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
             changes[name] = replace(change, dropped=change.dropped + small[name])
         self.network.settle(kept)
         return changes
+
+    def check_parts(self, parts: dict[str, Any]) -> None:
+        """Norms and values are kept of the stable units, and of no others."""
+        network: SparseNetwork = parts["network"]
+        if self.learned and not network.holds(self.kept_whole(network, parts["stable"])):
+            raise FormatError("norms and values are not kept of exactly the stable units")
+
+    def kept_whole(self, network: SparseNetwork, stable: UnitSets) -> UnitSets:
+        """The stable units of which norms and values are kept, too."""
+        del network
+        return stable
 
     @property
     def topology(self) -> Topology:

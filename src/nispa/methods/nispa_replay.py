@@ -54,7 +54,7 @@ from nispa.methods.nispa_config import NispaConfig
 from nispa.methods.parts import SampleMemory
 from nispa.methods.replay import check_size
 from nispa.methods.stable import freeze_stable
-from nispa.network.models import DataSet
+from nispa.network.models import DataSet, SparseNetwork
 from nispa.network.topology import Patterns, UnitSets, complement, live_between
 from nispa.training.fit import (
     EVALUATION_BATCH,
@@ -229,6 +229,11 @@ class NispaReplay(Nispa):
             none = torch.zeros(0, dtype=torch.int64)
             changes[spec.name] = Rewiring(after, none, new, int(drop.sum()), owed)
         return changes
+
+    def kept_whole(self, network: SparseNetwork, stable: UnitSets) -> UnitSets:
+        """All but outputs, which go on learning."""
+        output = network.topology.output.name
+        return {**stable, output: torch.zeros_like(stable[output])}
 
     @torch.no_grad()
     def restart(self, task: Task, seed: int | None = None) -> None:

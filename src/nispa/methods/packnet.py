@@ -179,7 +179,6 @@ class PackNet(TaskNetworks):
         """Freezes the connections that the task trained and makes it their owner."""
         network, output = self.network, self.network.topology.output
         layers, hidden = network.layers, hidden_layers(network)
-        groups = network.topology.groups
         outputs = torch.zeros(output.size, dtype=torch.bool)
         outputs[list(task.classes)] = True
         before = {name: layer.frozen_index.cpu() for name, layer in layers.items()}
@@ -190,9 +189,7 @@ class PackNet(TaskNetworks):
             layer.freeze(rows.unsqueeze(1).expand(layer.shape), rows)
         now = {name: layer.frozen_index.cpu() for name, layer in layers.items()}
         self.owners.claim(task.index, before, now)
-        # Norms and all else that no task owns: as biases, after the first task.
-        units = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
-        network.hold({**units, output.name: outputs})
+        self.hold_shared(task.classes)
 
     def _release(self, pool: Patterns, task: Task) -> None:
         """Makes the connections of the pool that no task owns live again, for the next task."""
@@ -216,6 +213,8 @@ class PackNet(TaskNetworks):
         """The right connections and biases are frozen."""
         if not is_packed(parts["network"], bool(parts["owners"].tasks)):
             raise FormatError("what is frozen does not fit the tasks learned")
+        if not self.shared_held(parts["network"]):
+            raise FormatError("norms and values are not kept as after the first task")
 
 
 def smallest(sizes: Tensor, share: float) -> Tensor:

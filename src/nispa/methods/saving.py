@@ -58,6 +58,7 @@ class Saved:
             subtracted; None if unknown.
         inputs: How given samples become the network's input.
         names: The user's name of each task; empty for one without.
+        columns: Names of the columns of the tables learned, in order; None if they had none.
     """
 
     method: Method
@@ -66,6 +67,7 @@ class Saved:
     reach: float | None = None
     inputs: Inputs = UNCHANGED
     names: Sequence[str] = ()
+    columns: tuple[str, ...] | None = None
 
 
 def check_task_name(name: Any) -> None:
@@ -88,6 +90,7 @@ def encode(
     reach: float | None = None,
     inputs: Inputs = UNCHANGED,
     names: Sequence[str] = (),
+    columns: tuple[str, ...] | None = None,
 ) -> bytes:
     """The file of a method: the same state always gives the same bytes.
 
@@ -98,9 +101,12 @@ def encode(
         reach: See :class:`Saved`.
         inputs: See :class:`Saved`.
         names: See :class:`Saved`.
+        columns: See :class:`Saved`.
     """
     state, model = method.state(), method.problem.model
     more: dict[str, Any] = {} if reach is None else {_REACH: reach}
+    if columns is not None:
+        more[_COLUMNS] = list(columns)
     if model is not None:
         more[_GRAPH] = model.fingerprint
     if any(names):
@@ -165,7 +171,8 @@ def read_learner(
     model = _model(path, values.pop(_GRAPH, None), module, shape, header.problem.outputs)
     problem = Problem(shape, header.problem.outputs, header.problem.tasks, model)
     network = NetworkSpec(settings.network, problem.input_shape, problem.outputs, model)
-    if network.units * _BIAS_BYTES > path.stat().st_size:
+    holds_one = any(name.startswith("network") for name in tensors)  # stl begins without any
+    if holds_one and network.units * _BIAS_BYTES > path.stat().st_size:
         raise FormatError(f"{path} is damaged: it is too small for the network it describes")
     _check_finite(path, tensors)
     method = make_method(settings, problem, seed=header.seed, device=device)
@@ -174,6 +181,9 @@ def read_learner(
     if reach is not None and (type(reach) is not float or not 0 <= reach < math.inf):
         raise FormatError(f"{path} is damaged: '{_REACH}' must be a number that is not negative")
     names = _names(path, values.pop(_NAMES, None), len(header.learned))
+    columns = values.pop(_COLUMNS, None)
+    if columns is not None and not _are_columns(columns, shape):
+        raise FormatError(f"{path} is damaged: '{_COLUMNS}' must name the columns of a row")
     try:
         method.load_state(MethodState(tensors, values))
     except MissingPackageError:
@@ -187,7 +197,7 @@ def read_learner(
         except FormatError as error:
             raise FormatError(f"{path} is damaged: {error}") from None
     labels = [list(each) for each in header.labels]
-    return Saved(method, settings, labels, reach, inputs, names)
+    return Saved(method, settings, labels, reach, inputs, names, columns and tuple(columns))
 
 
 def _names(path: Path, found: Any, tasks: int) -> list[str]:
@@ -202,6 +212,14 @@ def _names(path: Path, found: Any, tasks: int) -> list[str]:
         except ConfigError as error:
             raise FormatError(f"{path} is damaged: {error}") from None
     return found
+
+
+def _are_columns(value: Any, shape: tuple[int, ...]) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == math.prod(shape)
+        and all(isinstance(name, str) for name in value)
+    )
 
 
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -241,6 +259,7 @@ def _model(
 _REACH = "reach"
 _GRAPH = "graph"
 _NAMES = "task_names"
+_COLUMNS = "columns"
 
 _BIAS_BYTES = 4
 """Smallest size of a unit in a file."""

@@ -204,10 +204,7 @@ class Subnetworks(TaskNetworks):
             biases = outputs if into_output else torch.ones(layer.shape[0], dtype=torch.bool)
             layer.freeze(marks.view(layer.shape), biases)
         self.masks.add(task.index, every)
-        # Norms and all else that no task owns: as biases, after the first task.
-        groups = self.network.topology.groups
-        units = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
-        self.network.hold({**units, output.name: outputs})
+        self.hold_shared(task.classes)
         self.check_isolated(task)
 
     def task_network(self, task: TaskInfo) -> SparseNetwork:
@@ -234,6 +231,8 @@ class Subnetworks(TaskNetworks):
                 right = torch.equal(layer.frozen, layer.pattern & rows[:, None])
             if not right or not torch.equal(live_index(layer)[bits], layer.frozen_index.cpu()):
                 raise FormatError("what is frozen does not fit the connections of the tasks")
+        if not self.shared_held(network):
+            raise FormatError("norms and values are not kept as after the first task")
 
 
 def chosen(numbered: Numbered, choose: Choose) -> dict[str, Tensor]:

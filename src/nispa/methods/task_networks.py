@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import torch
@@ -55,13 +55,28 @@ class TaskNetworks(Method):
             return
         network = self.task_network(task.info)
         assert isinstance(network, TracedNetwork)
+        check_isolation(network, self._shared(network, task.classes))
+
+    def hold_shared(self, classes: Iterable[int]) -> None:
+        """Keeps norms and all else that belongs to no task: of hidden units, and of some outputs.
+
+        As biases, they are those of the first task.
+        """
+        self.network.hold(self._shared(self.network, classes))
+
+    def shared_held(self, network: SparseNetwork) -> bool:
+        """Whether :meth:`hold_shared` was called for the outputs of all tasks learned, if any."""
+        classes = {label for task in self.learned for label in task.classes}
+        return not classes or network.holds(self._shared(network, classes))
+
+    def _shared(self, network: SparseNetwork, classes: Iterable[int]) -> dict[str, Tensor]:
         units = {
             group.name: torch.ones(group.size, dtype=torch.bool)
             for group in network.topology.groups
         }
         outputs = torch.zeros(network.topology.output.size, dtype=torch.bool)
-        outputs[list(task.classes)] = True
-        check_isolation(network, {**units, network.topology.output.name: outputs})
+        outputs[list(classes)] = True
+        return {**units, network.topology.output.name: outputs}
 
     def part_with(self, connections: Mapping[str, tuple[Tensor, Tensor]]) -> SparseNetwork:
         """A copy of the network with some connections alone, all of them frozen.

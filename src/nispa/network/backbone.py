@@ -9,7 +9,9 @@ import ast
 import importlib
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -164,12 +166,13 @@ def _value(text: str) -> Any:
         return text
 
 
-def enter(name: str) -> Backbone:
+def enter(name: str, folder: Path | None = None) -> Backbone:
     """Makes a function of the user's an architecture, from now on known by its name.
 
     Args:
         name: Such as ``package.module:function``; it takes the shape of a sample and the number of
             classes, and arguments by name.
+        folder: Where its module may be, beside where Python looks for modules.
 
     Raises:
         ConfigError: There is no such function.
@@ -178,6 +181,8 @@ def enter(name: str) -> Backbone:
     if isinstance(known, Backbone):
         return known
     path, _, function = name.partition(":")
+    if folder is not None and str(folder.absolute()) not in sys.path:
+        sys.path.insert(0, str(folder.absolute()))
     try:
         build = getattr(importlib.import_module(path), function)
     except Exception as error:  # whatever the user's module raises

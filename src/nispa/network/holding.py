@@ -53,6 +53,19 @@ class HoldsUnits(SparseNetwork):
             if made is not None:
                 made.hold(values.spread(units, made.shape))
 
+    def holds(self, units: UnitSets) -> bool:
+        """Whether exactly the values and statistics of these units are kept."""
+        for norm, module in self.norms:
+            entries = torch.stack([each.spread(units) for each in norm.sets])
+            wanted = entries[0] if isinstance(module, UnitBatchNorm) else entries
+            if not torch.equal(module.stable.cpu(), wanted):
+                return False
+        for values in self.graph.values:
+            made = self._values_of(values.name)
+            if made is not None and not torch.equal(made.frozen, values.spread(units, made.shape)):
+                return False
+        return True
+
     @torch.no_grad()
     def restart(self) -> None:
         """Gives values and statistics of plastic units their first values."""

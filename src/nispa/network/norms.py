@@ -11,6 +11,9 @@ each over an index that is fixed when its units are, so that their bits stay, to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +23,15 @@ from nispa.network.laid_out import LaidOut
 
 AnyBatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 Mixing = nn.LayerNorm | nn.RMSNorm | nn.GroupNorm
+
+
+def _check_marks(
+    state_dict: Mapping[str, Any], prefix: str, stable: Tensor, problems: list[str]
+) -> None:
+    """Whether a saved set of stable entries is one."""
+    found = state_dict.get(prefix + "stable")
+    if found is not None and found.dtype != stable.dtype:
+        problems.append(f"{prefix}stable must say yes or no, not {found.dtype}")
 
 
 class UnitBatchNorm(nn.Module):
@@ -102,6 +114,16 @@ class UnitBatchNorm(nn.Module):
         return functional.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
         )
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *more: Any) -> None:
+        square, tracked = (
+            state_dict.get(prefix + name) for name in ("running_var", "num_batches_tracked")
+        )
+        for name, value in (("running_var", square), ("num_batches_tracked", tracked)):
+            if value is not None and bool((value < 0).any()):
+                more[-1].append(f"{prefix}{name} holds a negative number")
+        _check_marks(state_dict, prefix, self.stable, more[-1])
+        super()._load_from_state_dict(state_dict, prefix, *more)
 
     def _batch(self, x: Tensor, mean: Tensor, square: Tensor, share: float) -> Tensor:
         return functional.batch_norm(x, mean, square, self.weight, self.bias, True, share, self.eps)
@@ -200,6 +222,15 @@ class GenerationNorm(nn.Module):
         if self.weight is not None:
             y = y * self.weight.view(lying)
         return y if self.bias is None else y + self.bias.view(lying)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *more: Any) -> None:
+        found = state_dict.get(prefix + "generation")
+        if found is not None:
+            most = self.generation.numel()  # each has an entry of its own, at least
+            if found.dtype != torch.int64 or bool(((found < 0) | (found > most)).any()):
+                more[-1].append(f"{prefix}generation must hold whole numbers from 0 to {most}")
+        _check_marks(state_dict, prefix, self.stable, more[-1])
+        super()._load_from_state_dict(state_dict, prefix, *more)
 
     def settle(self, entries: Tensor) -> None:
         """Makes entries the next generation, in place of those that were so and are not stable.

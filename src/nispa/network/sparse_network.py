@@ -333,6 +333,11 @@ class SparseNetwork(nn.Module):
     def restart(self) -> None:
         """Starts all of plastic units that is neither connection nor bias anew."""
 
+    def holds(self, units: UnitSets) -> bool:
+        """Whether :meth:`hold` keeps exactly these units."""
+        del units
+        return True
+
     def thaw(self, units: UnitSets) -> None:
         """Makes plastic what :meth:`hold` kept of some units."""
 

@@ -95,6 +95,11 @@ class UnitValues(nn.Module):
         error_msgs: list[str],
     ) -> None:
         value, index = state_dict.get(prefix + "value"), state_dict.get(prefix + "index")
+        base = state_dict.get(prefix + "base")
+        if base is not None and base.shape != self.base.shape:
+            error_msgs.append(f"{prefix.rstrip('.')}: {tuple(base.shape)} values in all, "
+                              f"not {tuple(self.base.shape)}")  # fmt: skip
+            return
         if value is not None and index is not None:
             if problem := self._problem_with(value, index):
                 error_msgs.append(f"{prefix.rstrip('.')}: {problem}")

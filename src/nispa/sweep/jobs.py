@@ -21,6 +21,7 @@ from nispa.data.scenarios import Scenario, on_validation
 from nispa.errors import BusyError, ConfigError, InputError, NispaError, unknown_name
 from nispa.files import shown, wording
 from nispa.methods.presets import Settings, resolve, settings_of
+from nispa.network.backbone import enter
 from nispa.reading.drawing import drawing
 from nispa.runs.checkpoints import EVERY_S
 from nispa.runs.folder import held
@@ -46,6 +47,8 @@ class Where:
         threads: CPU threads of each run.
         cache_bytes: See :class:`nispa.runs.runner.Experiment`.
         checkpoint_every: Seconds between two checkpoints.
+        models: Functions that build networks, named by whoever started the sweep.
+        home: Folder in which modules of theirs may be.
     """
 
     out: Path
@@ -55,6 +58,8 @@ class Where:
     threads: int = 1
     cache_bytes: int = 512 * 2**20
     checkpoint_every: float = EVERY_S
+    models: tuple[str, ...] = ()
+    home: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -302,6 +307,8 @@ def execute(job: Job, stopping: Stopping = lambda: None, *, wait: bool = False) 
 
 def _events(job: Job, stopping: Stopping, wait: bool) -> Iterator[Any]:
     where = job.where
+    for name in where.models:
+        enter(name, where.home)
     torch.set_num_threads(where.threads)
     options = json.dumps(dict(job.options), sort_keys=True)
     scenario = _scenario(job.scenario, job.seed, options, where.data, where.download)
