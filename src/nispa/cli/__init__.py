@@ -13,6 +13,7 @@ from nispa.cli.compare import compare
 from nispa.cli.doctor import doctor
 from nispa.cli.exits import Commands
 from nispa.cli.lists import list_known
+from nispa.cli.play import play
 from nispa.cli.predict import predict
 from nispa.cli.report import report
 from nispa.cli.resume import resume
@@ -52,6 +53,7 @@ for _command in (
     show,
     predict,
     serve,
+    play,
     report,
     runs,
     compare,
