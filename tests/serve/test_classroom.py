@@ -126,10 +126,10 @@ def test_what_cannot_be_taught_is_named(room: Classroom) -> None:
 def test_a_drawing_is_brought_to_the_size_of_a_digit() -> None:
     image = np.zeros((SIDE, SIDE), np.uint8)
     image[2:6, 3:5] = 255  # 4 high, 2 wide: becomes four times as large
-    edge = [0, 0, 32, 96, 159, 223, 255, 255]  # 4 wide on 16: bilinear over eighths
-    assert (centred(image) == [*edge, *edge[::-1]]).all()
-    turned = centred(np.rot90(image).copy())
-    assert (turned.T == [*edge, *edge[::-1]]).all()
+    edge = [0, 0, 32, 96, 159, 223, 255, 255]  # 2 wide become 8: bilinear, in steps of a quarter
+    wanted = np.array([*edge, *edge[::-1]])
+    assert (centred(image) == wanted).all()
+    assert (wanted == centred(np.rot90(image).copy()).T).all()
 
 
 def test_images_made_of_drawings_differ_and_test_ones_are_others() -> None:

@@ -1,7 +1,7 @@
 // A guided tour of about two minutes, beside the page and not over it: everything can be used meanwhile.
 const STEPS = [
   ["watch", "Two copies of one network",
-   "A network that learns one task after another usually forgets the first ones. Here are 1,200 units in three layers and a fifth of all connections between them. Every dot is a unit; some of the connections are drawn. All units are plastic: they may change."],
+   "A network that learns one task after another usually forgets the first ones. Here are 1,200 units in three layers and a fifth of all connections between them. Every dot is a unit; some of the connections are drawn. At the start all are plastic: they may change."],
   ["teach", "Teach the first task",
    "Both networks learn to tell the digits 0 to 4. After each phase the units that carry most of the activity become candidates: rings in the picture.", "Teach digits 0 to 4", "first"],
   ["watch", "Connections move",
