@@ -37,6 +37,7 @@ CONTENTS = {
         "docs/howto/own-network",
         "docs/howto/ship",
         "docs/howto/serve",
+        "docs/howto/play",
         "docs/howto/own-method",
         "docs/howto/class-incremental",
         "docs/howto/many-runs",

@@ -438,7 +438,7 @@ def test_the_package_shows_its_public_names_and_stays_light() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names, rest = done.stdout.splitlines()
     shown = [name for name in names.split() if not name.startswith("__")]
-    assert shown == ["Learner", "compact", "errors", "sparsify"]
+    assert shown == ["Learner", "compact", "errors", "show", "sparsify"]
     assert "__version__" in names
     assert rest.startswith("False <module 'nispa.errors'")
 

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from nispa.deploy.compact import compact
     from nispa.learner import Learner
     from nispa.network.sparsify import sparsify
+    from nispa.webpage.notebook import show
 
-__all__ = ["Learner", "__version__", "compact", "errors", "sparsify"]
+__all__ = ["Learner", "__version__", "compact", "errors", "show", "sparsify"]
 
 __version__ = version("nispa")
 
@@ -33,6 +34,10 @@ def __getattr__(name: str) -> Any:
         from nispa.deploy.compact import compact
 
         return compact
+    if name == "show":
+        from nispa.webpage.notebook import show
+
+        return show
     if name == "errors":
         import nispa.errors
 

@@ -75,7 +75,7 @@ def test_without_the_packages_it_says_what_to_install(file: Path) -> None:
         "import sys; sys.modules['uvicorn'] = None; sys.argv[0] = 'nispa'\n"
         "from nispa.cli import main; main()"
     )
-    for args in (["serve", str(file)],):
+    for args in (["serve", str(file)], ["play"]):
         done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
@@ -85,7 +85,7 @@ def test_without_the_packages_it_says_what_to_install(file: Path) -> None:
 def test_help_imports_no_server() -> None:
     code = (
         "import sys\nfrom nispa.cli import cli\n"
-        "for args in (['--help'], ['serve', '--help']):\n"
+        "for args in (['--help'], ['serve', '--help'], ['play', '--help']):\n"
         "    try: cli.main(args)\n"
         "    except SystemExit: pass\n"
         "bad = {'starlette', 'uvicorn', 'anyio', 'torch', 'nispa.serve'} & set(sys.modules)\n"

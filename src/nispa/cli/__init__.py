@@ -15,6 +15,7 @@ from nispa.cli.doctor import doctor
 from nispa.cli.exits import Commands
 from nispa.cli.lists import list_known
 from nispa.cli.plan import plan
+from nispa.cli.play import play
 from nispa.cli.predict import predict
 from nispa.cli.report import report
 from nispa.cli.resume import resume
@@ -56,6 +57,7 @@ for _command in (
     predict,
     compact,
     serve,
+    play,
     report,
     runs,
     compare,

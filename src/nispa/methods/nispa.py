@@ -158,6 +158,8 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
         stable: Stable units per group, ``(units,)`` bool; inputs always are stable, and so are the
             outputs of the classes learned.
         owed: Connections per layer that were dropped and found no place.
+        candidates: While a task is learned, the stable units and the present candidates, for
+            whoever watches; otherwise None.
     """
 
     name = "nispa"
@@ -174,6 +176,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
     config: NispaConfig
     stable: dict[str, Tensor]
     owed: dict[str, int]
+    candidates: UnitSets | None = None
 
     def learn_task(self, task: Task) -> Learning:
         """Trains and rewires phase after phase, then makes the last good candidates stable."""
@@ -210,6 +213,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
         task, train = phases.task, phases.train
         # The first phase has no candidates: the task may use every plastic unit.
         kept, tau_kept = with_outputs(self.topology, self.stable, task.classes), None
+        self.candidates = kept
         previous: _Phase | None = None
         best, samples = _Outcome(0.0, None), 0
 
@@ -235,6 +239,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
             previous = _Phase(copied(self.network), kept, dict(self.owed), tau_kept)
 
             kept, tau_kept = self._select(train, task.classes, tau_t), tau_t
+            self.candidates = kept
             sizes = None
             if needs_gradients(growth_rule(self.config.growth)):
                 loss, images = self.loss(phases.classes), self.config.gradient_images
@@ -270,6 +275,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
             result = yield from self._train(phases, t, epochs)
             samples += result.samples
             yield PhaseEnd(t, result.accuracy, time.perf_counter() - started)
+        self.candidates = None
         return LearnReport(t, samples, previous.tau, stop), previous.kept
 
     def _train(self, phases: Phases, t: int, epochs: int) -> Fitting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -72,10 +73,27 @@ def address(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def run(app: Any, listening: socket.socket, ready: Callable[[], None] | None = None) -> None:
-    """Serves until Ctrl-C or SIGTERM, which raise KeyboardInterrupt after everything is closed."""
+def run(
+    app: Any,
+    listening: socket.socket,
+    ready: Callable[[], None] | None = None,
+    stopping: Callable[[], None] | None = None,
+) -> None:
+    """Serves until Ctrl-C or SIGTERM, which raise KeyboardInterrupt after everything is closed.
+
+    Args:
+        app: The application.
+        listening: The socket; it is closed.
+        ready: Called when requests are answered.
+        stopping: Called when a signal came, before replies under way are waited for.
+    """
 
     class Announcing(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if stopping is not None:
+                stopping()
+            super().handle_exit(sig, frame)
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if ready is not None:

@@ -39,20 +39,21 @@ def details(run: Run, place: int, *, alone: bool) -> Element:
     else:
         head = tag("summary", tag("h3", f"{place}. {run.name}"))
         section = tag("details", head, id=f"run-{place}", data_run=place)
-    add(section, tag("p", _title(record)))
+    add(section, tag("p", title(record)))
     notes = [run.note] if run.note else []
     notes += [one_line(note, 500) for note in record.notes[:MAX_NOTES]]
     if len(record.notes) > MAX_NOTES:
         notes.append(f"and {len(record.notes) - MAX_NOTES} more notes in the record")
     add(section, *(tag("p", f"Note: {note}", class_="note") for note in notes))
-    add(section, *_accuracies(record, place))
+    add(section, *accuracies(record, place))
     if record.per_task:
         add(section, *units(record, place), *capacity.section(record))
         add(section, *phases(run, place), *connections(record, place), *_learning(record))
     return add(section, _settings(record))
 
 
-def _title(record: Record) -> str:
+def title(record: Record) -> str:
+    """What was run, in a line."""
     words = [one_line(record.scenario.name, 40), one_line(record.method, 30)]
     words.append(kind_in_words(record.incremental, record.told))
     words += [f"preset {one_line(record.preset, 30)}"] if record.preset else []
@@ -66,7 +67,8 @@ def _title(record: Record) -> str:
 # --- Accuracy ------------------------------------------------------------------------------------
 
 
-def _accuracies(record: Record, place: int) -> list[Node]:
+def accuracies(record: Record, place: int) -> list[Node]:
+    """The accuracy matrix, shaded, and accuracy over time."""
     head = tag("h4", "Accuracy")
     if not record.main_matrix:
         return [head, tag("p", "No task was measured yet.")]

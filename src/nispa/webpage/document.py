@@ -51,7 +51,7 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> bytes:
     first = [] if alone else _overview(runs, problems)
     main = tag("main", *first, section, *_last(runs, problems))
     top = _top(runs, problems, left_out)
-    html = tag("html", _head(runs), tag("body", _stripes(), top, main), lang="en")
+    html = tag("html", _head(runs), tag("body", stripes(), top, main), lang="en")
     room = MAX_BYTES - len(render(html).encode()) - len(MARK) - 2_000
     first_out = ""
     for place, run in enumerate(runs, start=1):
@@ -70,10 +70,16 @@ def page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> bytes:
 
 
 def _head(runs: Sequence[Run]) -> Element:
-    style, script = _file("style.css"), _file("script.js")
+    return head(_title(runs), _file("script.js"))
+
+
+def head(title: str, script: str = "") -> Element:
+    """The head of a page: its style, and a policy that allows nothing but it and ``script``."""
+    style = _file("style.css")
+    allowed = f"script-src {_hash(script)}; " if script else ""
     policy = (
-        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src {_hash(style)}; {allowed}base-uri 'none'; "
+        "form-action 'none'"
     )
     meta = tag("meta", content=policy)
     meta.set("http-equiv", "Content-Security-Policy")
@@ -85,9 +91,9 @@ def _head(runs: Sequence[Run]) -> Element:
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", name="referrer", content="no-referrer"),
         tag("meta", name="generator", content=f"nispa {__version__}"),
-        tag("title", _title(runs)),
+        tag("title", title),
         raw("style", style),
-        raw("script", script),
+        raw("script", script) if script else None,
     )
 
 
@@ -108,7 +114,7 @@ def _title(runs: Sequence[Run]) -> str:
     return f"{len(runs):,} runs on {what}"
 
 
-def _stripes() -> Element:
+def stripes() -> Element:
     """The fill pattern of candidates, shared by all charts."""
     box = tag("rect", width=5, height=5)
     line = tag("path", d="M-1 6L6 -1M-1 1L1 -1M4 6L6 4")
