@@ -53,3 +53,19 @@ def test_the_users_choice_how_threads_wait_stays() -> None:
     assert spins(way, GOMP_SPINCOUNT="7") == "7"
     passive = spins("import torch", OMP_WAIT_POLICY="passive")
     assert spins(way, OMP_WAIT_POLICY="passive") == passive != "1000"
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import nispa", {"nispa"}),
+        ("from nispa.cli import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass",
+         {"nispa", "click"}),
+    ],
+)  # fmt: skip
+def test_what_answers_at_once_imports_hardly_anything(code: str, allowed: set[str]) -> None:
+    show = "print(*{name.partition('.')[0] for name in sys.modules} - before)"
+    begin = "import sys; before = {name.partition('.')[0] for name in sys.modules}"
+    ended = in_process(f"{begin}\n{code}\n{show}")
+    found = set(ended.stdout.splitlines()[-1].split()) - sys.stdlib_module_names
+    assert {name for name in found if not name.startswith("_")} <= allowed
