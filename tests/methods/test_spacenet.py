@@ -169,6 +169,7 @@ def test_planned_tasks_share_units_and_connections_evenly() -> None:
     method = toy(tasks=4, budget=(), network_settings={"density": 0.5})
     assert (method.select, method.reserve, method.budget) == (0.25, 0.125, (0.25,))
     assert toy(tasks=8, budget=()).select == 0.2  # the published share
+    assert toy(tasks=2, selected=0.1).reserve == 0.1  # no more than it uses
     unplanned = SpaceNet(Problem((1, 4, 4), 6), NetworkConfig(), SpaceNetConfig(), seed=0)
     assert (unplanned.select, unplanned.reserve, unplanned.budget) == (0.2, 0.1, (0.2,))
 

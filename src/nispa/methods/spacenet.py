@@ -174,7 +174,8 @@ class SpaceNet(Method):
         super().__init__(problem, network, config, seed=seed, device=device)
         equal = 1 / (problem.tasks or USUAL_TASKS)
         self.select = max(LEAST_SELECTED, equal) if config.selected is None else config.selected
-        self.reserve = equal / 2 if config.reserved is None else config.reserved
+        usual = min(equal / 2, self.select)
+        self.reserve = usual if config.reserved is None else config.reserved
         self.budget = config.budget or (equal,)
         if self.reserve > self.select:
             raise ConfigError(
