@@ -18,10 +18,13 @@ from nispa.errors import GraphError, IsolationError
 from nispa.graph.trace import find_units
 from nispa.graph.units import Group, Span, UnitMap
 from nispa.kernels import dispatch
+from nispa.mechanism.room import needed
+from nispa.methods.stable import is_frozen, thaw_units
 from nispa.network.isolation import check_isolation
 from nispa.network.keeping import drop_into, freeze
 from nispa.network.models import OWN, NetworkConfig, draw_first
 from nispa.network.norms import GenerationNorm, UnitBatchNorm
+from nispa.network.position_gradients import position_gradients
 from nispa.network.sparsify import sparsify, try_isolation
 from nispa.network.traced import TracedNetwork
 from nispa.network.unit_values import UnitValues
@@ -259,3 +262,66 @@ def test_a_random_network_is_isolated_or_refused(plan: list[tuple[str, int]], en
     network.train()
     network(images)
     check_isolation(network, kept, images)
+
+
+def random_network(plan: list[tuple[str, int]], end: int) -> TracedNetwork | None:
+    """A network of random layers; None if it is refused."""
+    model, images = net_of(plan, end), torch.randn(3, 2, 6, 6)
+    try:
+        network = TracedNetwork(model, find_units(model, images), (2, 6, 6))
+    except GraphError:
+        return None
+    draw_first(network, NetworkConfig(architecture=OWN, density=0.7), frozenset(), end)
+    return network
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(plan=plans, end=st.integers(0, 1000), which=st.integers(0, 1))
+def test_units_given_back_are_needed_by_no_other_output(
+    plan: list[tuple[str, int]], end: int, which: int
+) -> None:
+    network, images = random_network(plan, end), torch.randn(3, 2, 6, 6)
+    if network is None:
+        return
+    stable, output = network.topology.no_units(), network.topology.output.name
+    for label in (0, 1):
+        stable = chosen(network, [label], stable)
+        drop_into(network, stable)
+        freeze(network, stable)
+        network.train()
+        network(images)
+    network.eval()
+    with torch.no_grad():
+        before = network(images)[:, 1 - which]
+    others = torch.arange(len(stable[output])) == 1 - which
+    kept = needed(network.topology, network.patterns(), others, network.tied)
+    free = {
+        group.name: stable[group.name] & ~kept[group.name] & (group.role != "input")
+        for group in network.topology.groups
+    }
+    thaw_units(network, free)
+    left = {name: units & ~free[name] for name, units in stable.items()}
+    assert network.holds(left)
+    assert is_frozen(network, left)
+    check_isolation(network, left, images)
+    with torch.no_grad():
+        assert torch.equal(network(images)[:, 1 - which], before)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(plan=plans, end=st.integers(0, 1000))
+def test_gradients_at_live_places_are_those_of_the_network(
+    plan: list[tuple[str, int]], end: int
+) -> None:
+    network, images = random_network(plan, end), torch.randn(3, 2, 6, 6)
+    if network is None:
+        return
+    labels = torch.arange(3) % 2
+    network.eval()
+    found = position_gradients(network, [(images, labels)], F.cross_entropy)
+    network.gradients(images, labels, F.cross_entropy)
+    for name, layer in network.layers.items():
+        assert layer.weight.grad is not None
+        wanted = layer.weight.grad.reshape(len(layer.plastic_index), -1).norm(dim=1)
+        there = found[name].flatten()[layer.plastic_index]
+        torch.testing.assert_close(there, wanted, rtol=1e-3, atol=1e-5)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from nispa.base.seeding import derive
 from nispa.data.tasks import TaskInfo
-from nispa.errors import NotLearnedError
+from nispa.errors import IsolationError, NotLearnedError
 from nispa.mechanism.room import needed
-from nispa.methods.base import Method
+from nispa.methods.base import Method, MethodState
 from nispa.methods.stable import thaw_units
 from nispa.network.isolation import check_isolation
 from nispa.network.models import restart_plastic
@@ -51,6 +51,7 @@ class ForgetsOnPurpose(Method):
             for group in topology.groups
         }
         if not dry_run:
+            before = self.state() if isinstance(self.network, TracedNetwork) else None
             thaw_units(self.network, free)
             self.stable = {name: units & ~free[name] for name, units in self.stable.items()}
             restart_plastic(
@@ -61,9 +62,18 @@ class ForgetsOnPurpose(Method):
                 task=task.index,
                 gain=self.network_config.gain,
             )
-            if isinstance(self.network, TracedNetwork):
-                check_isolation(self.network, self.stable)
+            if before is not None:
+                self._check(before)
         return {group.name: int(free[group.name].sum()) for group in topology.hidden}
+
+    def _check(self, before: MethodState) -> None:
+        """Checks that what is plastic now reaches no other task; else all is as it was before."""
+        assert isinstance(self.network, TracedNetwork)
+        try:
+            check_isolation(self.network, self.stable)
+        except IsolationError:
+            self.load_state(before)
+            raise
 
     def is_forgotten(self, task: TaskInfo) -> bool:
         """Whether a task was learned and given up by :meth:`forget`."""

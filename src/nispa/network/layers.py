@@ -8,7 +8,8 @@ decay cannot move what is frozen. The same holds for biases, one per target unit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -238,12 +239,20 @@ class SparseLayer(nn.Module):
         self.frozen_bias_index = self.frozen_bias_index[~chosen]
         self.changes += 1
 
-    @torch.no_grad()
-    def make_full(self) -> None:
-        """Makes all connections live and all values plastic; what was dead is 0."""
-        weights, everything = self.dense_weight(), torch.ones(self.shape, dtype=torch.bool)
-        self.thaw(everything, torch.ones(self.shape[0], dtype=torch.bool))
-        self.connect(everything, weights.flatten(0, 1))
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """While active, all connections are live and all values plastic; what was dead is 0."""
+        before = self.values()
+        with torch.no_grad():
+            weights, everything = self.dense_weight(), torch.ones(self.shape, dtype=torch.bool)
+            self.thaw(everything, torch.ones(self.shape[0], dtype=torch.bool))
+            self.connect(everything, weights.flatten(0, 1))
+        try:
+            yield
+        finally:
+            for name, value in zip(_STATE, before, strict=True):
+                setattr(self, name, value)
+            self.changes += 1
 
     @torch.no_grad()
     def restart_plastic(self, weight: Tensor, bias: Tensor) -> None:

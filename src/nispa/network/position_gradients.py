@@ -8,8 +8,8 @@ weights of a dense layer, so it is for once in a while, not for each step.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -76,27 +76,27 @@ def _of_full(
     batches: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """The same of a network of any module: by the weights of a copy in which all are live.
-
-    What was dead is 0 there, so the copy computes what the network does.
-    """
-    full = copy.deepcopy(network).eval()
-    for layer in full.layers.values():
-        layer.make_full()
-    sums = {name: torch.zeros_like(layer.weight) for name, layer in full.layers.items()}
+    """The same of a network of any module: by its weights while all are live, the dead ones 0."""
+    modes = [(module, module.training) for module in network.modules()]
+    others = [(value, value.grad) for value in network.parameters()]
+    sums: dict[str, Tensor] = {}
     samples = 0
-    with purpose("importance"):
+    with ExitStack() as stack, purpose("importance"):
+        for layer in network.layers.values():
+            stack.enter_context(layer.full())
+        network.eval()
         for images, labels in batches:
-            full.gradients(images, labels, loss)
+            network.gradients(images, labels, loss)
             samples += len(labels)
-            for name, layer in full.layers.items():
+            for name, layer in network.layers.items():
                 assert layer.weight.grad is not None
-                sums[name] += layer.weight.grad * len(labels)
-    found = {
-        name: sums[name].view(*layer.shape, *layer.spec.kernel)
-        for name, layer in full.layers.items()
-    }
-    return _sizes(network, found, samples)
+                gradient = layer.weight.grad.view(*layer.shape, *layer.spec.kernel) * len(labels)
+                sums[name] = sums[name] + gradient if name in sums else gradient
+    for module, mode in modes:
+        module.training = mode
+    for value, gradient_before in others:
+        value.grad = gradient_before
+    return _sizes(network, sums, samples)
 
 
 def _sizes(network: SparseNetwork, sums: Mapping[str, Tensor], samples: int) -> dict[str, Tensor]:
