@@ -40,7 +40,12 @@ def test_matrix_capacity_and_connections(tmp_path: Path) -> None:
         assert "default-src 'none'" in page
 
 
-def test_as_text_it_is_the_tables_of_nispa_show() -> None:
+def test_as_text_it_is_the_tables_of_nispa_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(*parts: Any) -> None:
+        raise AssertionError("rich must not show it by itself")
+
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("rich.jupyter.display", twice)
     text = repr(nispa.show(five_tasks()))
     assert "Accuracy on each task (%)" in text
     assert "\x1b" not in text

@@ -138,7 +138,7 @@ def _follow(job: Job, folder: Path) -> dict[str, Any]:
     with process, contextlib.ExitStack() as stack:
         stack.callback(process.kill)
         while line := process.stdout.readline(MAX_LINE):
-            told = json.loads(line)
+            told = _said(line)
             if "ended" in told:
                 ended = told
             else:
@@ -152,6 +152,15 @@ def _follow(job: Job, folder: Path) -> dict[str, Any]:
         why = one_line(last[0], 300) if last else "it said nothing"
         raise InputError(f"the process that learns ended with code {process.returncode}: {why}")
     return ended
+
+
+def _said(line: bytes) -> dict[str, Any]:
+    """A line of the process; nothing if a library wrote it."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _end_when_stopped(job: Job, process: subprocess.Popen[bytes]) -> None:

@@ -6,7 +6,7 @@ task taught while the server runs. What is compared is each logit of each earlie
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ def random_images(shape: Shape) -> Array:
     return (drawn * 256).byte().numpy() if is_image(shape) else drawn.numpy()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Probes:
     """The images that old answers are checked on.
 
@@ -76,17 +76,17 @@ class Probes:
         sets: Arrays of images, and whether their channels come first.
     """
 
-    sets: list[tuple[Array, bool | None]] = field(default_factory=list)
+    sets: tuple[tuple[Array, bool | None], ...]
 
     @classmethod
     def of_shape(cls, shape: Shape) -> Probes:
         """Random images alone."""
-        return cls([(random_images(shape), True if is_image(shape) else None)])
+        return cls(((random_images(shape), True if is_image(shape) else None),))
 
-    def keep(self, images: Array, channels_first: bool | None) -> None:
-        """Keeps some examples of a task, evenly spread."""
+    def with_examples(self, images: Array, channels_first: bool | None) -> Probes:
+        """These and some examples of a task, evenly spread."""
         places = np.linspace(0, len(images) - 1, min(EXAMPLES, len(images))).round().astype(int)
-        self.sets.append((np.array(images[places]), channels_first))
+        return Probes((*self.sets, (np.array(images[places]), channels_first)))
 
     def answers(self, learner: Learner) -> dict[int, torch.Tensor]:
         """For each task that can be predicted its scores, or without scores its labels."""

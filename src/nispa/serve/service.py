@@ -276,17 +276,18 @@ class Service:
                     f"another program changed {shown(self.path)}, so nothing was written over it; "
                     "restart the server"
                 )
+            # While nobody else asks it yet: afterwards answers would have to wait for this.
+            probes = self._probes.with_examples(lesson.images, lesson.channels_first)
+            expected = probes.answers(learner)
             # From here on the task is kept: an end of the server waits for it.
             with self._changing:
                 if job.stop.is_set():
                     raise Stopped
                 write_atomic(self.path, content)
                 self._seal = _mark(self.path)
+                self._probes, self._expected = probes, expected
                 with self._computing:
                     self.learner = learner
-        self._probes.keep(lesson.images, lesson.channels_first)
-        with self._computing:
-            self._expected = self._probes.answers(self.learner)
         job.task = len(self.learner.tasks)
         job.end("learned", "")
 

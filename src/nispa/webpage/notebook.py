@@ -44,7 +44,13 @@ class Shown:
         from rich.console import Console
 
         with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - no path of ours
-            console = Console(file=nowhere, width=COLUMNS, record=True, highlight=False)
+            console = Console(
+                file=nowhere,
+                width=COLUMNS,
+                record=True,
+                highlight=False,
+                force_jupyter=False,  # else rich would show it a second time
+            )
             console.print(as_tables(self.record, COLUMNS))
             return console.export_text().rstrip()
 
