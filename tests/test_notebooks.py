@@ -40,6 +40,7 @@ def test_a_notebook_is_well_formed_and_carries_no_output(path: Path) -> None:
         assert cell.get("execution_count") is None
 
 
+@pytest.mark.ci
 def test_the_tutorial_runs_and_shows_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

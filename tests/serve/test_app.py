@@ -208,6 +208,7 @@ def test_an_unforeseen_error_shows_no_code(
     assert list(reply.json()) == ["error"]
 
 
+@pytest.mark.ci
 def test_a_task_is_taught_and_its_job_says_how_it_went(tmp_path: Path) -> None:
     file = saved(tmp_path / "learner.safetensors")
     images, labels = examples((2, 3))

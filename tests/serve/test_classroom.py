@@ -206,3 +206,29 @@ def test_replies_of_the_page(room: Classroom) -> None:
         assert told["nispa"][0]["label"] == "cross"
         assert client.get("/api/example?task=0&number=3").json()["label"] in ("cross", "ring")
         assert client.post("/api/restart", json={}).json() == {"learning": None}
+
+
+def test_a_page_that_reads_slowly_misses_nothing(room: Classroom) -> None:
+    optional("starlette")
+    import asyncio
+
+    from nispa.serve.play_app import QUIET_S, Play
+
+    play = Play(room)
+
+    async def read() -> list[str]:
+        stream = play.stream()
+        found = [await anext(stream)]
+        for number in range(3):
+            found.append(await anext(stream))
+            room._tell("phase", phase=number)
+            await asyncio.sleep(1.5 * QUIET_S)  # busy with what it got
+        play.closing.set()
+        found += [text async for text in stream]
+        return found
+
+    texts = asyncio.run(read())
+    assert texts[0].startswith("retry:")
+    told = [json.loads(text.removeprefix("data: ")) for text in texts[1:]]
+    assert [event["event"] for event in told] == ["state", "phase", "phase"]
+    assert room._listeners == []

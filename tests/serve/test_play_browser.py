@@ -205,6 +205,7 @@ def test_nothing_scrolls_sideways_and_all_has_a_name(browser: Browser, width: in
     assert nameless == []
 
 
+@pytest.mark.ci
 def test_a_page_that_comes_later_sees_what_was_learned(browser: Browser) -> None:
     click(browser, "[data-key=digits-0-to-4]")
     wait_for(browser, LEARNED.format(1, BUSY))

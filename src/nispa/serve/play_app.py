@@ -100,10 +100,12 @@ class Play:
         try:
             yield "retry: 1000\n\n"
             while not self.closing.is_set():
-                with anyio.move_on_after(QUIET_S):
+                text: str | None = ""
+                with anyio.move_on_after(QUIET_S):  # to see whether the server ends
                     text = await waiting.get()
-                    if text is None:
-                        return
+                if text is None:
+                    return
+                if text:
                     yield f"data: {text}\n\n"
         finally:
             self._watching -= 1
