@@ -1,7 +1,7 @@
 # nispa with all its extras, for the CPU. Build and run, from a checkout:
 #   docker build --tag nispa .
-#   docker run --rm --volume "$PWD:/work" nispa run split-digits
-# Runs are written to /work, the folder that is mounted, by the user that --user names.
+#   docker run --rm --user "$(id -u)" --volume "$PWD:/work" nispa run split-digits
+# Runs are written to /work, the folder that is mounted, as the user that --user names.
 ARG PYTHON=3.13
 FROM python:${PYTHON}-slim AS build
 RUN apt-get update \

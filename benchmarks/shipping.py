@@ -25,7 +25,7 @@ from nispa.deploy.onnx_file import onnx_runner
 
 BRIEF: dict[str, Any] = {"max_phases": 3, "epochs_per_phase": 1, "settle_epochs": 1}
 NETWORKS: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "mlp": ("efmnist", 10_000, {**BRIEF, "settle_epochs": 4}),
+    "mlp": ("efmnist", 2_000, {**BRIEF, "settle_epochs": 4}),
     "convnet": ("split-fashion-mnist", 500, {**BRIEF, "architecture": "convnet"}),
     "resnet18": (
         "split-fashion-mnist",

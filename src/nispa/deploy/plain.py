@@ -1,4 +1,4 @@
-"""A traced network as a plain graph of PyTorch's own modules, with norms folded into convolutions.
+"""A traced network as a plain graph of PyTorch's own modules, norms folded into convolutions.
 
 Units stay: which of them a sum or a view would take along is the module's business. What is gone
 are the outputs that no chosen task has, batch norms behind a convolution, and nispa.
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from nispa.base.seeding import stream
 from nispa.errors import ConfigError
 from nispa.network.norms import GenerationNorm, UnitBatchNorm
 from nispa.network.traced import TracedNetwork
@@ -38,7 +39,7 @@ def plain(network: TracedNetwork, outputs: Sequence[int]) -> fx.GraphModule:
     Raises:
         ConfigError: Its module cannot be written down as a graph of PyTorch's own modules.
     """
-    images = torch.zeros(2, *network.input_shape)
+    images = torch.rand(8, *network.input_shape, generator=stream(0, "export"))
     source = copy.deepcopy(network).cpu().eval()
     source.precision = "float32"
     wanted = source(images)[:, list(outputs)]
