@@ -25,6 +25,7 @@ from nispa.base.modes import usual_modes
 from nispa.data.arrays import encode_labels, kind_of
 from nispa.data.columns import in_order
 from nispa.data.intake import doubt_of_task, ordered, read_labelled
+from nispa.data.outputs import first_output
 from nispa.data.scenarios import make_task
 from nispa.data.standardise import Inputs
 from nispa.data.tasks import Samples, Task
@@ -32,7 +33,6 @@ from nispa.deploy.export import Exported, export
 from nispa.errors import (
     CapacityError,
     ConfigError,
-    ScenarioError,
 )
 from nispa.files import write_atomic
 from nispa.methods.base import Adoption, Event, LearnReport, Problem
@@ -426,37 +426,13 @@ class Learner(Predictor):
         )
         (encoded,), _ = encode_labels(given)
         names = np.unique(given).tolist()
-        first = self._first_output(names, kind_of(given))
+        first = first_output(
+            names,
+            kind_of(given),
+            self.labels,
+            self.settings.config.incremental,
+            used=self._outputs_used,
+            outputs=self.method.problem.outputs,
+        )
         samples = replace(samples, labels=encoded + first)
         return samples, names, tuple(range(first, first + len(names)))
-
-    def _first_output(self, names: list[Any], kind: str) -> int:
-        """The first output for a task with these labels."""
-        incremental, used = self.settings.config.incremental, self._outputs_used
-        before = [name for labels in self.labels for name in labels]
-        earlier = kind_of(np.array(before[:1])) if before else kind
-        if incremental != "task" and kind != earlier:
-            raise ScenarioError(
-                f"the labels are {kind}, those of earlier tasks {earlier}; with "
-                f"incremental='{incremental}' use one kind"
-            )
-        if incremental == "domain" and self.labels:
-            if names != self.labels[0]:
-                raise ScenarioError(
-                    f"labels {names} differ from {self.labels[0]} of the earlier tasks; with "
-                    "incremental='domain' all tasks have the same labels"
-                )
-            return 0
-        again = sorted(set(before) & set(names))
-        if incremental == "class" and again:
-            raise ScenarioError(
-                f"labels {again} were learned before; with incremental='class' every task needs "
-                "new ones"
-            )
-        free = self.method.problem.outputs - used
-        if len(names) > free:
-            raise CapacityError(
-                f"this task has {len(names)} classes, but only {free} of "
-                f"{self.method.problem.outputs} outputs are free; build with more classes"
-            )
-        return used

@@ -20,13 +20,13 @@ from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
 from nispa.base.shapes import Shape
 from nispa.data.tasks import JoinedSamples, Samples, Task, TaskInfo
-from nispa.errors import ConfigError, FormatError, NotLearnedError, unknown_name
+from nispa.errors import ConfigError, NotLearnedError, unknown_name
 
 # Everything that an author of a method needs can be imported from here: "as" makes a name public.
 from nispa.methods.carried import Census as Census
 from nispa.methods.carried import MethodState as MethodState
 from nispa.methods.carried import Part as Part
-from nispa.methods.carried import Tally, take_tensors
+from nispa.methods.carried import Tally
 from nispa.methods.carried import count as count
 from nispa.methods.checks import check_classes, check_fit
 from nispa.methods.defaults import PUBLISHED_K, RULES, Facts
@@ -37,11 +37,15 @@ from nispa.methods.events import Learning as Learning
 from nispa.methods.events import LearnReport as LearnReport
 from nispa.methods.events import PhaseEnd as PhaseEnd
 from nispa.methods.events import PhaseStart as PhaseStart
+from nispa.methods.networks import draw_network as draw_network
+from nispa.methods.networks import load_network as load_network
+from nispa.methods.networks import network_spec as network_spec
+from nispa.methods.networks import network_state as network_state
+from nispa.methods.networks import without_path
 from nispa.network.initialise import FanMode
 from nispa.network.models import (
     DataSet,
     NetworkConfig,
-    NetworkSpec,
     OwnModel,
     SparseNetwork,
     restart_plastic,
@@ -436,7 +440,7 @@ class Method(ABC):
         """
         outputs = tuple(classes)
         if set(outputs) <= set(self.unreached):
-            raise ConfigError(_without_path(self, outputs, self.seed))
+            raise ConfigError(without_path(self, outputs, self.seed))
 
     def check(self, task: Task, earlier: Sequence[TaskInfo]) -> None:
         """Whether this method could learn ``task`` after the ``earlier`` ones.
@@ -447,62 +451,3 @@ class Method(ABC):
         """
         check_fit(task, self.problem)
         check_classes(self, task, earlier)
-
-
-def network_spec(method: Method) -> NetworkSpec:
-    """What the method's networks are drawn from, or loaded into."""
-    problem = method.problem
-    return NetworkSpec(method.network_config, problem.input_shape, method.logits, problem.model)
-
-
-def network_state(network: SparseNetwork, prefix: str = "network.") -> dict[str, Tensor]:
-    """Copies of a network's tensors under ``prefix``, on the CPU."""
-    return {
-        prefix + name: value.detach().cpu().clone() for name, value in network.state_dict().items()
-    }
-
-
-def load_network(method: Method, state: MethodState, prefix: str = "network.") -> SparseNetwork:
-    """The method's network with the values that :func:`network_state` gave.
-
-    Raises:
-        FormatError: The tensors do not fit the network.
-    """
-    tensors = take_tensors(state, prefix)
-    if not tensors:  # before anything is built: a header may promise what the file does not hold
-        raise FormatError(f"the saved values of '{prefix}' are missing")
-    network = network_spec(method).empty()
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        text = " ".join(str(error).partition(":\n")[2].split())[:300]
-        raise FormatError(f"the saved values do not fit the network: {text}") from None
-    return network.to(method.device)
-
-
-def draw_network(method: Method, seed: int) -> SparseNetwork:
-    """The method's network with first values drawn from ``seed``.
-
-    Raises:
-        ConfigError: No output has a path from the input.
-    """
-    network = network_spec(method).draw(seed)
-    method.unreached = tuple(each for each in network.unreached() if each < method.problem.outputs)
-    if len(method.unreached) == method.problem.outputs:
-        raise ConfigError(_without_path(method, method.unreached, seed))
-    return network.to(method.device)
-
-
-def _without_path(method: Method, outputs: Sequence[int], seed: int) -> str:
-    """Says that outputs of a fresh network cannot be reached, and with which density they can."""
-    spec = network_spec(method)
-    density, left = spec.config.density, len(outputs)
-    while left:  # all of them are reached at 1 at the latest
-        density = min(1.0, float(f"{1.5 * density:.2g}"))
-        left = len(spec.at_density(density).draw(seed).unreached())
-    named = ", ".join(map(str, outputs[:10])) + (" and more" if len(outputs) > 10 else "")
-    return (
-        f"density={spec.config.density:g} leaves {len(outputs)} of {spec.outputs} outputs "
-        f"({named}) without a path from the input, so that their classes cannot be told apart; "
-        f"density={density:g} reaches all of them"
-    )

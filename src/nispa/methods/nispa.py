@@ -41,7 +41,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -74,6 +74,7 @@ from nispa.methods.base import (
 from nispa.methods.forgetting import ForgetsOnPurpose
 from nispa.methods.growth import drop_smallest, gradient_sizes
 from nispa.methods.nispa_config import NispaConfig, last_phase
+from nispa.methods.nispa_phases import Phases
 from nispa.methods.parts import Network, OwedConnections, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
 from nispa.network.models import DataSet, SparseNetwork
@@ -83,7 +84,6 @@ from nispa.training.fit import (
     EVALUATION_BATCH,
     ClassMask,
     Loss,
-    Step,
     falling_rate,
     fit,
     make_optimiser,
@@ -123,32 +123,6 @@ class _Outcome:
 
     accuracy: float
     right: Tensor | None
-
-
-@dataclass(frozen=True)
-class Phases:
-    """What :meth:`Nispa.learn_in_phases` is told of a task.
-
-    Attributes:
-        task: The task.
-        classes: The classes that compete while it is learned.
-        train: Its training images.
-        validation: Its validation images.
-        step: From the number of a phase (from 1) and its optimiser to one update.
-        validate: Returns the accuracy that chooses an epoch and ends the task.
-        rewire: Drops and grows connections, given the units to keep, a source of randomness, and
-            the sizes of gradients if the growth rule asks for them.
-        restart: Draws plastic values again, given a seed.
-    """
-
-    task: Task
-    classes: ClassMask
-    train: DataSet
-    validation: DataSet
-    step: Callable[[int, torch.optim.Optimizer], Step]
-    validate: Callable[[], float | None]
-    rewire: Callable[[UnitSets, torch.Generator, Patterns | None], dict[str, Rewiring]]
-    restart: Callable[[int], None]
 
 
 class Nispa(AdoptsTrained, ForgetsOnPurpose):

@@ -49,8 +49,9 @@ from nispa.mechanism.grow import choose, growth_values
 from nispa.mechanism.rewire import Rewiring
 from nispa.methods.base import Incremental, Learning, Method
 from nispa.methods.epochs import Keep
-from nispa.methods.nispa import Nispa, Phases
+from nispa.methods.nispa import Nispa
 from nispa.methods.nispa_config import NispaConfig
+from nispa.methods.nispa_phases import Phases
 from nispa.methods.parts import SampleMemory
 from nispa.methods.replay import check_size
 from nispa.methods.stable import freeze_stable
