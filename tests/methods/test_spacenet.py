@@ -15,6 +15,7 @@ from torch.nn import functional
 from nispa.base.config import build
 from nispa.errors import CapacityError, ConfigError, FormatError
 from nispa.methods.base import MethodState, PhaseEnd, Problem
+from nispa.methods.presets import resolve
 from nispa.methods.spacenet import SpaceNet, SpaceNetConfig, between, measured, move
 from nispa.network.models import NetworkConfig, NetworkSpec, SparseNetwork
 from nispa.training.fit import Batch, fit
@@ -305,3 +306,19 @@ def test_a_state_whose_units_do_not_fit_is_refused() -> None:
     with pytest.raises(FormatError, match="reserved"):
         other.load_state(MethodState(tensors, state.values))
     other.load_state(state)
+
+
+def test_preset_settings_leave_room_for_many_tasks() -> None:
+    chosen = resolve("spacenet", "default", "split", (1, 8, 8), outputs=40, tasks=20)
+    method = SpaceNet(Problem((1, 8, 8), 40, 20), chosen.network, chosen.config, seed=0)
+    assert method.reserve == 1 / 40
+    published = resolve("spacenet", "default", "split-mnist", (1, 28, 28), outputs=10, tasks=5)
+    method = SpaceNet(Problem((1, 28, 28), 10, 5), published.network, published.config, seed=0)
+    method.start()
+    task = toy_task(0)  # of classes 0 and 1
+    units = method.choose_units(task)
+    method.allocate(task, units)
+    assert [int(units[name].sum()) for name in ("fc1", "fc2")] == [80, 80]
+    counts = [layer.live_count for layer in method.network.layers.values()]
+    assert counts == [10_000, 1640, 80]
+    assert method.reserve == 0.1
