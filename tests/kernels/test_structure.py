@@ -17,7 +17,7 @@ from nispa.kernels.cached import CachedBatch, CachedData, Candidate, FrozenSnaps
 from nispa.kernels.chain import Chain
 from nispa.kernels.links import ConvolutionLink, LinearLink, Link, WeightedLink
 from nispa.kernels.native import Library
-from nispa.kernels.structure import PoolStructure
+from nispa.kernels.structure import PoolStructure, backward_reach
 from tests.kernels.links import POOL_LINK, live_values
 
 
@@ -347,3 +347,19 @@ def test_a_feed_no_longer_used_is_let_go(compiled: Library) -> None:
     with torch.no_grad():
         chain(images)
     assert gone() is None
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+def test_how_far_backward_reads(kernel: int, stride: int) -> None:
+    for padding in range(3):
+        for size in range(max(1, kernel - 2 * padding), 12):
+            out = (size + 2 * padding - kernel) // stride + 1
+            read = [
+                (x + padding - weight) // stride
+                for x in range(size)
+                for weight in range(kernel)
+                if (x + padding - weight) % stride == 0
+            ]
+            wanted = max([0, *(-place for place in read), *(place - out + 1 for place in read)])
+            assert backward_reach(size, out, kernel, stride, padding) == wanted

@@ -208,6 +208,7 @@ class Library:
             loaded, "nispa_convolve", [pointer, size, size, pointer, pointer, size]
         )
         self.scale = _function(loaded, "nispa_scale", [pointer, size, size])
+        self.means = _function(loaded, "nispa_means", [pointer, pointer, size, size])
         self.statistics = _function(loaded, "nispa_statistics", [pointer])
         self.norm_sums = _function(
             loaded, "nispa_norm_sums", [pointer, size, pointer, pointer, size]

@@ -163,8 +163,8 @@ class Place:
 
     def empty(self, slabs: Tensor, form: Form) -> Tensor:
         """Slabs as ``(count, channels, height, width)``."""
-        out = torch.empty(form.shape, **FLOATS)
-        image = ctypes.byref(form.image(slabs.contiguous()))
+        out, slabs = torch.empty(form.shape, **FLOATS), slabs.contiguous()
+        image = ctypes.byref(form.image(slabs))
         self.library.empty(image, out.data_ptr(), form.count, torch.get_num_threads())
         return out
 
@@ -233,10 +233,12 @@ class PixelMean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, slabs: Tensor, place: Place, form: Form) -> Tensor:
-        """Sums line by line."""
+        """One row for each image."""
         ctx.place, ctx.form = place, form
-        means = inside(slabs, form).mean((2, 3))  # (slabs, channels, lanes)
-        return means.transpose(1, 2).reshape(-1, form.channels)[: form.count].contiguous()
+        means, slabs = torch.empty(form.count, form.channels, **FLOATS), slabs.contiguous()
+        image, threads = form.image(slabs), torch.get_num_threads()
+        place.library.means(ctypes.byref(image), means.data_ptr(), form.count, threads)
+        return means
 
     @staticmethod
     @once_differentiable

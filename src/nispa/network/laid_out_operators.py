@@ -19,7 +19,7 @@ from nispa.kernels.links import ConvolutionLink
 from nispa.kernels.slabs import PixelMean
 from nispa.network.laid_out import OPERATORS, LaidOut, Pending, Placed, to_slabs
 
-LEAST_ROWS, LEAST_WORK = 32, 64
+LEAST_ROWS, LEAST_WORK = 32, 16
 """Smaller layers cost less than laying their inputs out."""
 
 

@@ -99,3 +99,24 @@ NISPA_EXPORT void nispa_fill_gradient(const Image* to, const float* from, int64_
   const int64_t stride = to->channels * to->height * to->width;
   fill<false>(*to, {nullptr, to->channels, from, stride, nullptr, count, true});
 }
+
+// The mean of each channel's pixels, one row of channels an image.
+NISPA_EXPORT void nispa_means(const Image* from, float* to, int64_t count, int64_t thread_count) {
+  threads::wanted = static_cast<int>(thread_count);
+  const int64_t slabs = (count + LANES - 1) / LANES, channels = from->channels;
+  const int64_t pixels = from->height * from->width;
+  threads::parallel(slabs * channels, slabs * channels * pixels, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; unit++) {
+      const int64_t slab = unit / channels, channel = unit % channels;
+      const Image part = norm::from_slab(*from, slab);
+      norm::FourSums values;
+      norm::each_of_four(part, channel, [&](int i, int64_t at, int64_t, int64_t) {
+        values.sum[i] = add(values.sum[i], load(part.data + at * LANES));
+      });
+      float lane[LANES];
+      store(lane, values.total());
+      for (int64_t i = 0; i < norm::lanes_of(slab, count); i++)
+        to[(slab * LANES + i) * channels + channel] = lane[i] / static_cast<float>(pixels);
+    }
+  });
+}

@@ -26,20 +26,27 @@ static inline int64_t lanes_of(int64_t slab, int64_t count) {
   return left < LANES ? left : LANES;
 }
 
-// Adds work(pixel's place, number) for each pixel of a channel into four sums by turns, so that no
-// addition waits for the one before.
+// Calls work(number, place, y, x) for each pixel of a channel. The number, 0 to 3, goes round, so
+// that whoever adds up has four sums by turns, and no addition waits for the one before.
 template <class Work>
-static inline Vec sum_pixels(const Image& image, int64_t channel, Work work) {
-  Vec sum[4] = {broadcast(0.0f), broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
+static inline void each_of_four(const Image& image, int64_t channel, Work work) {
   int64_t line = image.inside(channel);
   for (int64_t y = 0; y < image.height; y++, line += image.line()) {
     int64_t x = 0;
-    for (; x + 4 <= image.width; x += 4)
-      for (int i = 0; i < 4; i++) sum[i] = work(sum[i], line + x + i, y, x + i);
-    for (; x < image.width; x++) sum[0] = work(sum[0], line + x, y, x);
+    for (; x + 4 <= image.width; x += 4) {
+      work(0, line + x, y, x);
+      work(1, line + x + 1, y, x + 1);
+      work(2, line + x + 2, y, x + 2);
+      work(3, line + x + 3, y, x + 3);
+    }
+    for (; x < image.width; x++) work(0, line + x, y, x);
   }
-  return add(add(sum[0], sum[1]), add(sum[2], sum[3]));
 }
+
+struct FourSums {
+  Vec sum[4] = {broadcast(0.0f), broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
+  Vec total() const { return add(add(sum[0], sum[1]), add(sum[2], sum[3])); }
+};
 
 static inline double sum_lanes(Vec sum, int64_t left) {
   float lane[LANES];
@@ -53,16 +60,18 @@ static inline double sum_lanes(Vec sum, int64_t left) {
 static void slab_moments(const Image& slab, int64_t left, int64_t channel, double* to) {
   const double pixels = static_cast<double>(left * slab.height * slab.width);
   const float* data = slab.data;
-  to[0] = sum_lanes(sum_pixels(slab, channel, [&](Vec sum, int64_t at, int64_t, int64_t) {
-                      return add(sum, load(data + at * LANES));
-                    }), left) / pixels;
+  FourSums values, distances;
+  each_of_four(slab, channel, [&](int i, int64_t at, int64_t, int64_t) {
+    values.sum[i] = add(values.sum[i], load(data + at * LANES));
+  });
+  to[0] = sum_lanes(values.total(), left) / pixels;
   const Vec away = broadcast(-static_cast<float>(to[0]));
   const double off = to[0] - static_cast<double>(static_cast<float>(to[0]));
-  const double squares =
-      sum_lanes(sum_pixels(slab, channel, [&](Vec sum, int64_t at, int64_t, int64_t) {
-                  const Vec distance = add(load(data + at * LANES), away);
-                  return fma(distance, distance, sum);
-                }), left);
+  each_of_four(slab, channel, [&](int i, int64_t at, int64_t, int64_t) {
+    const Vec distance = add(load(data + at * LANES), away);
+    distances.sum[i] = fma(distance, distance, distances.sum[i]);
+  });
+  const double squares = sum_lanes(distances.total(), left);
   to[1] = squares - pixels * off * off;  // the mean was rounded
 }
 
@@ -193,21 +202,19 @@ template <Mask M>
 static void slab_sums(const Back& job, int64_t channel, double* to) {
   const Vec scale = broadcast(job.scale[channel]), shift = broadcast(job.shift[channel]);
   const Vec away = broadcast(-job.mean[channel]);
-  Vec products[4] = {broadcast(0.0f), broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
-  const float* result = job.result.data;
-  const Vec sum = sum_pixels(job.gradient, channel, [&](Vec total, int64_t at, int64_t y, int64_t x) {
-    const int64_t place = job.raw.inside(channel) + y * job.raw.line() + x;
-    const Vec raw = load(job.raw.data + place * LANES);
+  FourSums totals, products;
+  const int64_t raw_first = job.raw.inside(channel), first = job.result.inside(channel);
+  each_of_four(job.gradient, channel, [&](int i, int64_t at, int64_t y, int64_t x) {
+    const Vec raw = load(job.raw.data + (raw_first + y * job.raw.line() + x) * LANES);
     const float* shown = nullptr;
-    if (M == Mask::stored)
-      shown = result + (job.result.inside(channel) + y * job.result.line() + x) * LANES;
+    if (M == Mask::stored) shown = job.result.data + (first + y * job.result.line() + x) * LANES;
     const Vec g = passed<M>(load(job.gradient.data + at * LANES), raw, shown, scale, shift);
-    products[x & 3] = fma(g, add(raw, away), products[x & 3]);
-    return add(total, g);
+    products.sum[i] = fma(g, add(raw, away), products.sum[i]);
+    totals.sum[i] = add(totals.sum[i], g);
   });
   // Gradients are zero in lanes without an image.
-  to[0] = sum_lanes(sum, LANES);
-  to[1] = sum_lanes(add(add(products[0], products[1]), add(products[2], products[3])), LANES);
+  to[0] = sum_lanes(totals.total(), LANES);
+  to[1] = sum_lanes(products.total(), LANES);
 }
 
 template <Mask M, bool SKIP>
