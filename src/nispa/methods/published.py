@@ -459,7 +459,8 @@ PAPER_NETWORKS: dict[str, Values] = {
     ),
     "spacenet": {"init": "fan_in", "bias": "zero"},
 }
-"""Exceptions for the network of a method: deviations as in PyTorch's own initialisation."""
+"""Exceptions for the network of a method: deviations as in PyTorch's own initialisation, or zero
+biases."""
 
 PAPER_METHODS: dict[str, Values] = {
     **_same(("l2", "ewc", "ewc-online", "si", "mas"), {"keep": "last"}),
