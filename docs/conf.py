@@ -74,7 +74,7 @@ CONTENTS = {
         "docs/api/errors",
     ],
     "Methods": _methods(),
-    "Findings": ["docs/results", "docs/performance", "docs/log"],
+    "Findings": ["docs/results", "docs/claims", "docs/performance", "docs/log"],
     "Project": ["CONTRIBUTING", "CODE_OF_CONDUCT", "SECURITY", "ARCHITECTURE", "CHANGELOG"],
     "Decisions": _all("decisions"),
 }
