@@ -13,7 +13,7 @@ import torch
 
 from nispa.kernels import native
 from nispa.kernels.chain import Chain
-from nispa.kernels.native import Layer, Library
+from nispa.kernels.native import FIELDS, Library
 from tests.kernels.links import (
     CHAINS,
     LARGE,
@@ -51,10 +51,13 @@ def c_library(folder: Path, text: str) -> Path:
 
 
 def stub(fields: int) -> str:
-    """Kernels that say how large they think a layer is."""
-    names = ("fill", "empty", "sums", "forward", "backward", "use_threads")
+    """Kernels that say how many fields they think structures have."""
+    names = (
+        *("fill", "empty", "sums", "forward", "backward", "use_threads", "fill_gradient"),
+        *("convolve", "convolve_backward", "scale", "statistics", "norm_sums", "means"),
+    )
     return "".join(f"void nispa_{name}(void) {{}}\n" for name in names) + (
-        f"long long nispa_layer_fields(void) {{ return {fields}; }}\n"
+        f"long long nispa_fields(void) {{ return {fields}; }}\n"
         "long long nispa_lanes(void) { return 4; }\n"
         'const char *nispa_isa(void) { return "stub"; }\n'
     )
@@ -159,14 +162,13 @@ def test_a_damaged_library_that_was_wished_for_is_named(
 
 
 def test_a_library_of_another_version_is_refused(tmp_path: Path) -> None:
-    right = ctypes.sizeof(Layer) // 8
     with pytest.raises(OSError, match=r"stub\.so was compiled from another version"):
-        Library(c_library(tmp_path, stub(right - 1)))
+        Library(c_library(tmp_path, stub(FIELDS - 1)))
 
 
 def test_a_library_of_this_version_is_taken(tmp_path: Path) -> None:
     """So that the test above refuses for the reason it gives."""
-    library = Library(c_library(tmp_path, stub(ctypes.sizeof(Layer) // 8)))
+    library = Library(c_library(tmp_path, stub(FIELDS)))
     assert (library.isa, library.lanes) == ("stub", 4)
 
 
@@ -193,7 +195,8 @@ def test_a_library_says_what_it_is(kernels: Library) -> None:
 
 
 def test_every_field_is_as_wide_as_a_pointer() -> None:
-    for each in (native.Rows, native.Image, native.Biases, native.Merged, native.Layer):
+    structures = (native.Rows, native.Image, native.Biases, native.Merged, native.Layer)
+    for each in (*structures, native.Statistics, native.Affine, native.Back):
         names = [field[0] for field in each._fields_]
         sizes = [getattr(each, name).size for name in names]
         assert all(size % 8 == 0 for size in sizes)

@@ -173,6 +173,10 @@ class Back(ctypes.Structure):
     )
 
 
+FIELDS = sum(ctypes.sizeof(kind) // 8 for kind in (Layer, Statistics, Affine, Back))
+"""Of all structures that Python fills; a library says how many it knows."""
+
+
 class Library:
     """Compiled kernels for one instruction set.
 
@@ -217,8 +221,8 @@ class Library:
             loaded, "nispa_convolve_backward", [pointer, pointer, size, size]
         )
         use_threads = _function(loaded, "nispa_use_threads", [pointer, pointer, pointer])
-        # A library left from before a change of ``Layer`` would read other fields than were meant.
-        if _function(loaded, "nispa_layer_fields", [], size)() != ctypes.sizeof(Layer) // 8:
+        # A library left from before a change of a structure would read other fields than were meant.
+        if _function(loaded, "nispa_fields", [], size)() != FIELDS:
             raise OSError(f"{path.name} was compiled from another version of its source")
         self.lanes: int = _function(loaded, "nispa_lanes", [], size)()
         self.isa: str = _function(loaded, "nispa_isa", [], ctypes.c_char_p)().decode()

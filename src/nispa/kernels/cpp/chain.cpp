@@ -43,7 +43,7 @@ struct Merged {
 
 // One layer. Lists of rows and inputs are those of `structure.py`: nothing is computed for others.
 // Python writes it (`native.py`): a field goes to the same place in both, or addresses are mixed
-// up. `nispa_layer_fields` catches a forgotten one, but not two in another order.
+// up. `nispa_fields` catches a forgotten one, but not two in another order.
 struct Layer {
   int64_t kind, relu, input_relu;           // whether its output, and its input, passed a ReLU
   int64_t height, width, stride, padding;   // of the kernel
@@ -384,8 +384,10 @@ NISPA_EXPORT const char* nispa_isa() { return NISPA_ISA; }
 
 NISPA_EXPORT int64_t nispa_lanes() { return LANES; }
 
-// Compared with Python's structure when the library is loaded.
-NISPA_EXPORT int64_t nispa_layer_fields() { return sizeof(Layer) / 8; }
+// Compared with Python's structures when the library is loaded.
+NISPA_EXPORT int64_t nispa_fields() {
+  return (sizeof(Layer) + sizeof(norm::Statistics) + sizeof(norm::Affine) + sizeof(norm::Back)) / 8;
+}
 
 NISPA_EXPORT void nispa_use_threads(void* fork, void* number, void* count) {
   threads::runtime.fork = reinterpret_cast<threads::Fork>(fork);
