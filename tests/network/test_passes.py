@@ -266,10 +266,14 @@ def test_a_function_of_autograds_gets_plain_tensors(compiled: Library) -> None:
     network.body.work = [reversed_gradient]
     exact = copy.deepcopy(network).double()
     x, labels = torch.randn(6, 3, 8, 8), torch.arange(6) % 3
-    network._passes.proven = False
+    network._passes.proven.clear()
     for _ in range(2):
         close(step(network, x, labels), step(exact, x.double(), labels))
     assert network._passes.plain
+    # A copy has not been trained; neither has a network that was loaded. It predicts the same bits.
+    network.eval()
+    with torch.no_grad():
+        assert torch.equal(network(x), copy.deepcopy(network)(x))
 
 
 def test_activations_and_weights_look_like_tensors(compiled: Library) -> None:

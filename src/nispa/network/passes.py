@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 class Passes:
     """What a network keeps from pass to pass. A copy of a network starts without.
 
+    Passes are of four kinds: of training or not, with gradients or not. What one kind shows says
+    nothing about the others, or predictions would depend on whether a network was trained before.
+
     Attributes:
-        plain: Whether the module does what only plain tensors allow, as a pass has shown.
-        proven: Whether a pass has gone through.
+        plain: The kinds in which the module does what only plain tensors allow, as a pass has
+            shown.
+        proven: The kinds of which a pass has gone through.
     """
 
     def __init__(self) -> None:
-        self.plain = self.proven = False
+        self.plain: set[tuple[bool, bool]] = set()
+        self.proven: set[tuple[bool, bool]] = set()
         self._session: Session | None = None
 
     # Sessions hold addresses and libraries, which must be neither copied nor saved.
@@ -41,7 +46,7 @@ class Passes:
         weight = next(iter(network.layers.values())).weight
         if (
             library is None
-            or self.plain
+            or kind_of(network) in self.plain
             or not (weight.is_cpu and weight.dtype == torch.float32)
             or torch.is_autocast_enabled("cpu")
             or _watched()
@@ -53,7 +58,8 @@ class Passes:
 
     def back(self, network: TracedNetwork) -> Callable[[], None]:
         """Puts statistics back as they are now, should the first pass turn out to be in vain."""
-        buffers = [] if self.proven else [b for _, norm in network.norms for b in norm.buffers()]
+        proven = kind_of(network) in self.proven
+        buffers = [] if proven else [b for _, norm in network.norms for b in norm.buffers()]
         first, draws = [buffer.clone() for buffer in buffers], network.draws
 
         def put_back() -> None:
@@ -63,6 +69,11 @@ class Passes:
             network.draws = draws
 
         return put_back
+
+
+def kind_of(network: TracedNetwork) -> tuple[bool, bool]:
+    """The kind of a pass that begins now."""
+    return network.training, torch.is_grad_enabled()
 
 
 def _watched() -> bool:

@@ -35,7 +35,7 @@ from nispa.network.laid_out import (
 from nispa.network.layers import SparseLayer
 from nispa.network.norms import GenerationNorm, UnitBatchNorm
 from nispa.network.operations import PerSample, purpose, traced_cost
-from nispa.network.passes import Passes
+from nispa.network.passes import Passes, kind_of
 from nispa.network.topology import MappedLayer, Topology, UnitGroup
 from nispa.network.unit_values import UnitValues
 from nispa.network.watching import Reader, Watch, column_activity
@@ -165,9 +165,9 @@ class TracedNetwork(HoldsUnits):
             logits = self._pass(session, *arguments, **named)
         except NeedsPlainError:
             put_back()
-            self._passes.plain = True
+            self._passes.plain.add(kind_of(self))
             return self._pass(None, *arguments, **named)
-        self._passes.proven = True
+        self._passes.proven.add(kind_of(self))
         return logits
 
     def _pass(self, session: Session | None, *arguments: Any, **named: Any) -> Tensor:
