@@ -319,6 +319,20 @@ def test_other_types_run_on_full_weights(compiled: Library) -> None:
 # Bits, memory, order.
 
 
+def test_pytorchs_default_type_does_not_matter(compiled: Library) -> None:
+    torch.manual_seed(8)
+    network = sparsify(Between(twice), torch.randn(2, 3, 8, 8), density=0.6).train()
+    x, labels = torch.randn(5, 3, 8, 8), torch.arange(5) % 3
+    first = step(copy.deepcopy(network), x, labels)
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = step(network, x, labels)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(first.logits, other.logits)
+    assert all(torch.equal(first.gradients[n], other.gradients[n]) for n in first.gradients)
+
+
 def test_bits_do_not_depend_on_threads(on_kernels: Library, threads: None) -> None:
     torch.manual_seed(5)
     module = BACKBONES["resnet18"].build((3, 16, 16), 4, width=6)

@@ -19,7 +19,10 @@ from nispa.kernels.chain import Chain
 from nispa.kernels.links import ConvolutionLink, Shape
 from nispa.kernels.native import Affine, Back, Statistics
 from nispa.kernels.slabs import Form, Place
-from nispa.kernels.workspace import Workspace
+from nispa.kernels.workspace import FLOATS, Workspace
+
+DOUBLES: Any = {"dtype": torch.float64, "device": "cpu"}
+"""Type and device of sums, whatever PyTorch's defaults."""
 
 
 class Convolution:
@@ -82,7 +85,7 @@ def norm_of(
         share: Of this batch in what is running; None to use that alone.
     """
     form = convolved.form
-    values = torch.empty(6, form.channels)
+    values = torch.empty(6, form.channels, **FLOATS)
     moments = convolved.moments if share is not None else None
     if share is not None:
         assert moments is not None
@@ -127,8 +130,8 @@ class Convolved:
         self.raw = place.take(self.form)
         workspace = layer.ready(x_form.count)
         slabs = self.form.slabs(place.lanes)
-        room = torch.empty(slabs * out.channels * 2 if moments else 0, dtype=torch.float64)
-        found = torch.empty(2, out.channels, dtype=torch.float64)
+        room = torch.empty(slabs * out.channels * 2 if moments else 0, **DOUBLES)
+        found = torch.empty(2, out.channels, **DOUBLES)
         data = workspace.layers[0]
         data.input, data.output = x_form.image(x), self.form.image(self.raw)
         place.library.convolve(
@@ -191,7 +194,7 @@ class _Finish:
     ) -> None:
         self.of, self.norm, self.skip, self.relu, self.form = convolved, norm, skip, relu, form
         if norm is None:
-            values = torch.zeros(4, form.channels)
+            values = torch.zeros(4, form.channels, **FLOATS)
             values[1:3] = 1.0
         else:
             values = norm.values
@@ -236,10 +239,10 @@ class _Finish:
         )
         found: list[Tensor | None] = [None] * 6
         norm, channels = self.norm, self.form.channels
-        found_of_norm = torch.zeros(4, channels)
+        found_of_norm = torch.zeros(4, channels, **FLOATS)
         if norm is not None and (norm.learns or of_scale or of_shift):
             job.learns, job.held = norm.learns, None if norm.held is None else norm.held.data_ptr()
-            room = torch.empty(slabs * 2 * channels, dtype=torch.float64)
+            room = torch.empty(slabs * 2 * channels, **DOUBLES)
             place.library.norm_sums(
                 ctypes.byref(job), count, room.data_ptr(), found_of_norm.data_ptr(), threads
             )

@@ -221,7 +221,7 @@ class Library:
             loaded, "nispa_convolve_backward", [pointer, pointer, size, size]
         )
         use_threads = _function(loaded, "nispa_use_threads", [pointer, pointer, pointer])
-        # A library from before a change of a structure would read other fields than were meant.
+        # A library left from before a structure changed would read other fields than were meant.
         if _function(loaded, "nispa_fields", [], size)() != FIELDS:
             raise OSError(f"{path.name} was compiled from another version of its source")
         self.lanes: int = _function(loaded, "nispa_lanes", [], size)()

@@ -65,7 +65,7 @@ def convolution(
         return NotImplemented
     link = ConvolutionLink(layer.live_weight(), layer.live_bias(), stride=step, padding=border)
     rows, session = layer.shape[0], weight.session
-    if not len(x) or not link.accepts(tuple(x.shape[1:])):
+    if not len(x) or not link.accepts(tuple(x.shape[1:])) or not _readable(link):
         return NotImplemented
     if isinstance(x, LaidOut):
         slabs, form = x.slabs(border)
@@ -94,6 +94,14 @@ def _fits(x: Any, dims: int) -> bool:
     if isinstance(x, LaidOut):
         return dims == 4
     return isinstance(x, Tensor) and x.dim() == dims and x.dtype == torch.float32 and x.is_cpu
+
+
+def _readable(link: ConvolutionLink) -> bool:
+    return all(
+        values.dtype == torch.float32 and values.is_cpu and values.is_contiguous()
+        for live in link.live
+        for values in (live.plastic, live.frozen)
+    )
 
 
 @_known(functional.linear)

@@ -90,8 +90,8 @@ class UnitBatchNorm(nn.Module):
 
     def _behind(self, x: LaidOut) -> LaidOut | None:
         """The same behind a convolution whose output compiled kernels hold."""
-        done = x.convolved
-        if done is None:
+        done, values = x.convolved, (self.running_mean, self.running_var, self.weight, self.bias)
+        if done is None or any(v is not None and v.dtype != torch.float32 for v in values):
             return None
         fresh = self.training and x.numel() > x.shape[1]
         if fresh and done.moments is None:
