@@ -36,7 +36,7 @@ SANITIZE = [
 ]
 RUN = ["test_chain.py", "test_passes.py", "test_bits.py", "test_structure.py", "test_fuzz.py"]
 RUN = [f"kernels/{name}" for name in (*RUN, "test_not_finite.py", "test_dispatch.py")]
-RUN += ["network/test_fusion.py", "network/test_prepared.py"]
+RUN += ["network/test_fusion.py", "network/test_prepared.py", "network/test_passes.py"]
 LEFT_OUT = "not borders and not environment"  # which need all in one buffer; other processes
 
 START = """
@@ -45,22 +45,24 @@ from pathlib import Path
 
 import torch
 
-from nispa.kernels import chain, native
+from nispa.kernels import native, workspace
 
 isa, path, *arguments = sys.argv[1:]
 native.compiled = lambda wanted: Path(path) if wanted == isa else None
-together = chain._Workspace.__init__
+together = workspace.Workspace.__init__
 
 
-def apart(self, owner, slabs):
-    together(self, owner, slabs)
+def apart(self, owner, slabs, *, own=True):
+    together(self, owner, slabs, own=own)
+    if not own:
+        return
     sizes = [buffer.vectors * owner.library.lanes * slabs for buffer in owner.buffers]
     self.apart = [torch.zeros(size, dtype=torch.float32, device="cpu") for size in sizes]
     for image, memory in zip(self.images, self.apart, strict=True):
         image.data = memory.data_ptr()
 
 
-chain._Workspace.__init__ = apart
+workspace.Workspace.__init__ = apart
 """
 RUN_TESTS = """
 import pytest
