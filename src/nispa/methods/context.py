@@ -243,6 +243,7 @@ class Activations(Detector):
             order = torch.randperm(len(index), generator=generator)
             drawn.append(index[order[: self.config.samples_per_class]])
         chosen = samples.subset(torch.cat(drawn).to(samples.labels.device))
+        chosen = chosen.to(network_device(network))
         units = torch.cat(
             [
                 self.features.units_of(network, images)
