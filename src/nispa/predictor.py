@@ -48,6 +48,11 @@ class Predictor:
         """The tasks learned, in order."""
         return list(self.method.learned)
 
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names of the columns of the data frames learned, in order; None if they had none."""
+        return self._columns
+
     def predict(
         self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
     ) -> NDArray[Any]:

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from nispa.learner import Learner
 from nispa.runs.folder import RunFolder
 from nispa.runs.prediction import Predictor
 from nispa.runs.record import read_record
@@ -192,3 +193,45 @@ def test_pixels_are_permuted_as_in_the_task(
     for task in ("1", "2"):
         ended = call(capsys, "predict", "run", "four.npy", "--task", task)
         assert [line.split()[1] for line in ended.out.splitlines()] == ["0", "1", "2", "3"]
+
+
+@pytest.fixture(scope="module")
+def learner(home: Path) -> Path:
+    """A file of a learner that was taught the animals two by two."""
+    made = Learner("finetune", input_shape=(1, 8, 8), classes=4, hidden=(24,), epochs=30, lr=0.01)
+    for animals in ((0, 1), (2, 3)):
+        images = np.stack([picture(animal, seed) for animal in animals for seed in range(40)])
+        made.learn(images, [ANIMALS[animal] for animal in animals for _ in range(40)])
+    made.save(home / "learner.safetensors")
+    return home / "learner.safetensors"
+
+
+def test_a_learner_s_file_predicts_as_it_does(home: Path, learner: Path, capsys: Capture) -> None:
+    ended = call(capsys, "predict", learner, home / "new" / "dog", "--task=2", "--top=2", "--csv")
+    assert ended.code == 0
+    rows = list(csv.DictReader(io.StringIO(ended.out)))
+    loaded = Learner.load(learner)
+    wanted = loaded.predict_proba(np.stack([picture(2, seed + 1000) for seed in range(3)]), 1)
+    assert [row["class_1"] for row in rows] == ["dog"] * 3
+    for row, shares in zip(rows, wanted, strict=True):
+        assert float(row["share_1"]) == pytest.approx(shares.max(), abs=1e-6)
+    refused = call(capsys, "predict", learner, home / "new")
+    assert refused.code == 2
+    assert "--task N, from 1 to 2" in refused.err
+    refused = call(capsys, "predict", learner, home / "new", "--task=3")
+    assert "--task=3 is no learned task" in refused.err
+
+
+def test_files_are_named_by_a_pattern_or_on_standard_input(
+    home: Path, learner: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern = call(capsys, "predict", learner, home / "new" / "do*" / "*.png", "--task=2")
+    files = sorted(str(path) for path in (home / "new" / "dog").iterdir())
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(files) + "\n"))
+    named = call(capsys, "predict", learner, "-", "--task=2")
+    assert pattern.code == named.code == 0
+    assert pattern.out == named.out
+    assert len(named.out.splitlines()) == 3
+    nothing = call(capsys, "predict", learner, home / "new" / "x*.png", "--task=2")
+    assert nothing.code == 2
+    assert "no file is named like" in nothing.err

@@ -1,31 +1,37 @@
-"""``nispa predict``: classes of images, predicted by the network of a run."""
+"""``nispa predict``: classes of images, predicted by the network of a run or by a learner."""
 
 from __future__ import annotations
 
 import csv
+import glob
 import itertools
 import sys
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from nispa.cli.options import PATH, device_option, model_option, whole_number
-from nispa.errors import InputError
+from nispa.errors import ConfigError, DataError, DataWarning, InputError, NotLearnedError
 
 if TYPE_CHECKING:
     from nispa.runs.prediction import Prediction
 
 MAX_TOP = 1000
 MAX_TASK = 100_000
+STDIN = Path("-")
+MAX_NAMES = 10_000_000  # bytes of names of files on standard input
 
 
 @click.command(
     short_help="Predict the classes of images.",
     epilog="\b\nExamples:\n  nispa predict runs/animals photos/*.jpg --task 2\n"
-    "  nispa predict runs/animals photos/ --top 3 --csv > found.csv",
+    "  nispa predict runs/animals photos/ --top 3 --csv > found.csv\n"
+    "  find photos -name '*.jpg' | nispa predict animals.safetensors -",
 )
-@click.argument("run", type=PATH, metavar="RUN")
+@click.argument("run", type=PATH, metavar="RUN-OR-LEARNER")
 @click.argument("images", nargs=-1, type=PATH, metavar="IMAGES...")
 @click.option(
     "--task",
@@ -53,25 +59,98 @@ def predict(
     model: str | None,
     device: str,
 ) -> None:
-    """Predict the classes of IMAGES with the network in the folder RUN.
+    """Predict the classes of IMAGES with a run's network, or with a file that Learner.save wrote.
 
-    IMAGES are image files, folders of them, or .npz and .npy files; for a run on a table or on
-    series also .csv and .parquet files, which must have the run's columns. They are prepared like
-    those that the run learned from. The share beside a class says how sure the network is, which
-    is usually more than how often it is right.
+    IMAGES are image files, folders of them, or .npz and .npy files; for a network of tables or
+    series also .csv and .parquet files, which must have its columns. A pattern such as '*.png' may
+    be quoted, and - stands for names of files on standard input, one in a line. Images are prepared
+    like those that the run learned from; a learner takes them as they are. The share beside a class
+    says how sure the network is, which is usually more than how often it is right.
     """
-    del model  # known from here on
     if not images:
         raise InputError(
             "no images given; pass files or a folder, such as: nispa predict RUN photos/"
         )
     from nispa.runs.prediction import Predictor
+    from nispa.runs.record import RECORD
 
-    predictions = Predictor(run, device).predict(images, task, top)
+    paths = list(_expanded(images))
+    if run.is_file() and run.name != RECORD:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", DataWarning)
+            predictions = _by_learner(run, device, model, paths, task, top)
+        for text in dict.fromkeys(str(each.message) for each in said):
+            click.echo(f"nispa: warning: {text}", err=True)
+    else:  # its network knows the name of its module, which --model has made known
+        predictions = Predictor(run, device).predict(paths, task, top)
     if as_csv:
         _print_csv(predictions)
     else:
         _print(predictions)
+
+
+def _expanded(images: Sequence[Path]) -> Iterator[Path]:
+    """The files that are named, by a pattern or on standard input, too."""
+    for path in images:
+        if path == STDIN:
+            given = sys.stdin.read(MAX_NAMES + 1)
+            if len(given) > MAX_NAMES:
+                raise DataError(
+                    f"standard input has more than {MAX_NAMES:,} characters of names; pass a folder"
+                )
+            yield from (Path(line) for line in given.splitlines() if line.strip())
+        elif not path.exists() and glob.has_magic(str(path)):
+            found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - it may be absolute
+            if not found:
+                raise DataError(f"no file is named like {path}")
+            yield from map(Path, found)
+        else:
+            yield path
+
+
+def _by_learner(
+    file: Path, device: str, model: str | None, paths: Sequence[Path], task: int | None, top: int
+) -> list[Prediction]:
+    """What a learner answers. It knows the labels it was given, and nothing of how to crop."""
+    from nispa.data.unlabelled import read_unlabelled
+    from nispa.files import shown
+    from nispa.learner import Learner
+    from nispa.runs.prediction import Prediction
+
+    learner = Learner.load(file, device=device, model=model)
+    count, told = len(learner.tasks), learner.settings.config.incremental == "task"
+    if task is not None and task > count:
+        raise NotLearnedError(f"--task={task} is no learned task; {shown(file)} has {count}")
+    if task is None and count > 1 and (told or not learner.method.task_agnostic):
+        raise NotLearnedError(
+            f"this learner must be told the task of an image; pass --task N, from 1 to {count}"
+        )
+    place = task - 1 if task is not None else (0 if count == 1 else None)
+    classes = [str(name) for name in learner.classes_of(place)]
+    has_scores = learner.method.has_scores
+    if top > 1 and not has_scores:
+        raise ConfigError(
+            f"method '{learner.settings.method}' gives one class for each image, no others; leave "
+            "out --top"
+        )
+    predictions = []
+    shape = learner.method.problem.input_shape
+    for part in read_unlabelled(paths, shape, columns=learner.columns or ()):
+        samples = part.images.numpy()
+        if not has_scores:
+            labels = learner.predict(samples, place)
+            predictions += [
+                Prediction(name, (str(label),), ())
+                for name, label in zip(part.names, labels, strict=True)
+            ]
+            continue
+        shares = learner.predict_proba(samples, place)
+        best = (-shares).argsort(1, kind="stable")[:, :top]
+        predictions += [
+            Prediction(name, tuple(classes[i] for i in order), tuple(float(row[i]) for i in order))
+            for name, order, row in zip(part.names, best.tolist(), shares, strict=True)
+        ]
+    return predictions
 
 
 def _print_csv(predictions: list[Prediction]) -> None:
