@@ -130,7 +130,12 @@ def flags(path: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in sorted(SOURCE.rglob("*.py")) if "cli" not in path.relative_to(SOURCE).parts],
+    [
+        path
+        for path in sorted(SOURCE.rglob("*.py"))
+        # A server is started on the command line alone.
+        if {"cli", "serve"}.isdisjoint(path.relative_to(SOURCE).parts)
+    ],
     ids=lambda path: path.relative_to(SOURCE).as_posix(),
 )
 def test_only_the_command_line_speaks_of_flags(path: Path) -> None:

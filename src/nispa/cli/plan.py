@@ -178,7 +178,8 @@ class Steps:
     """Progress: a live line on a terminal, otherwise a line for each task."""
 
     def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        with needs("reports", "a progress bar"):
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._console = console
         self._bar = Progress(

@@ -16,7 +16,7 @@ from nispa.cli.options import (
     threads_option,
     whole_number,
 )
-from nispa.errors import ConfigError
+from nispa.errors import needs
 
 TOKEN_VARIABLE = "NISPA_TOKEN"
 MAX_TOKEN_BYTES = 10_000
@@ -168,16 +168,11 @@ def require() -> None:
     """Refuses to begin without the packages that serve.
 
     Raises:
-        ConfigError: One is missing.
+        MissingPackageError: One is missing.
     """
-    try:
+    with needs("serve", "serving"):
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "serving needs the packages starlette and uvicorn; install them with: "
-            'pip install "nispa[serve]"'
-        ) from None
 
 
 def _token(file: Path | None) -> str | None:

@@ -16,18 +16,19 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import anyio
-import anyio.to_thread
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-
-from nispa.errors import DataError
+from nispa.errors import DataError, needs
 from nispa.serve.bodies import PICTURES, Intake, TooLargeError, entries, lesson, parse
 from nispa.serve.gate import Door, Gate, body_of, handlers
 from nispa.serve.service import Service
+
+with needs("serve", "serving"):
+    import anyio
+    import anyio.to_thread
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
 
 MAX_ASKED = 4096
 MAX_TOP = 1000

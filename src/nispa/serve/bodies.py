@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from nispa.base.shapes import Shape, in_words, is_image
 from nispa.data.arrays import Array, as_array
 from nispa.data.images import decode
 from nispa.data.shaping import AS_STORED, Shaping
 from nispa.data.unlabelled import fitting
-from nispa.errors import DataError, InputError
+from nispa.errors import DataError, InputError, needs
 from nispa.files import one_line, too_deep, wording
+
+with needs("serve", "serving"):
+    from PIL import Image
 
 PICTURES = {"image/png": "PNG", "image/jpeg": "JPEG"}
 MAX_DEPTH = 8

@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
-from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from nispa.errors import NispaError, NotLearnedError, OutputError, UnknownNameError
+from nispa.errors import NispaError, NotLearnedError, OutputError, UnknownNameError, needs
 from nispa.files import one_line
 from nispa.serve.bodies import TooLargeError
 from nispa.serve.service import QueueFullError
+
+with needs("serve", "serving"):
+    import anyio
+    from starlette.datastructures import Headers
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOG = logging.getLogger("nispa.serve")
 BODY_S = 60.0

@@ -17,21 +17,23 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.to_thread
 import numpy as np
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from nispa.data.arrays import Array
-from nispa.errors import DataError
+from nispa.errors import DataError, needs
 from nispa.serve.bodies import entries, parse
 from nispa.serve.classroom import Classroom
 from nispa.serve.gate import Door, Gate, body_of, handlers
 from nispa.serve.lessons import MOST_DRAWN, MOST_KINDS, SIDE
+
+with needs("serve", "serving"):
+    import anyio
+    import anyio.to_thread
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response, StreamingResponse
+    from starlette.routing import Route
 
 FILES = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-import uvicorn
-
-from nispa.errors import ConfigError, OutputError
+from nispa.errors import ConfigError, OutputError, needs
 from nispa.files import reason
 from nispa.serve.gate import Door
+
+with needs("serve", "serving"):
+    import uvicorn
 
 LOCAL = frozenset(("127.0.0.1", "localhost", "[::1]"))
 LEAST_TOKEN = 16

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from nispa.errors import InputError
+from nispa.errors import InputError, needs
 from nispa.reading.tables import render as as_tables
 from nispa.runs.record import Record, read_record
 from nispa.webpage import capacity
@@ -41,7 +41,8 @@ class Shown:
         )
 
     def __repr__(self) -> str:
-        from rich.console import Console
+        with needs("reports", "a run as text"):
+            from rich.console import Console
 
         with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - no path of ours
             console = Console(
