@@ -36,7 +36,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     monkeypatch.setattr("nispa.reading.plots.picture", lambda record: b"")
     for name in ("mymodel:build", "mymodel:nothing"):
-        monkeypatch.delitem(ARCHITECTURES, name, raising=False)
+        # Known during a test alone: undone, the first of these leaves nothing behind.
+        monkeypatch.setitem(ARCHITECTURES, name, ARCHITECTURES["mlp"])
+        monkeypatch.delitem(ARCHITECTURES, name)
     monkeypatch.delitem(sys.modules, "mymodel", raising=False)
     (tmp_path / "mymodel.py").write_text(MODEL)
     return tmp_path
