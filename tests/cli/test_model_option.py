@@ -47,7 +47,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_network_by_name(home: Path, capsys: Capture) -> None:
     data = write_npz(home / "tiny.npz")
     what = ["run", "split", "--dataset", str(data), "--model", "resnet18", *QUICK]
-    ended = call(capsys, *what, "--set=arguments=width=2", "--out", "run")
+    small = ("--set=arguments=width=2", "--set=settle_epochs=1")
+    ended = call(capsys, *what, *small, "--out", "run")
     assert (ended.code, ended.err) == (0, "")
     record = read_record(home / "run")
     network = record.config["network"]
