@@ -62,10 +62,10 @@ class Predictor:
         ``paper`` allows), the best class of the task is returned instead.
 
         Args:
-            images: As in :meth:`learn`, or a single image of the learner's shape.
+            images: As in :meth:`.Learner.learn`, or a single image of the learner's shape.
             task: The task they belong to, counted from 0 (the command line counts from 1); None to
                 choose among the labels of all tasks.
-            channels_first: As in :meth:`learn`.
+            channels_first: As in :meth:`.Learner.learn`.
 
         Returns:
             ``(n,)`` labels.
@@ -90,7 +90,7 @@ class Predictor:
         Args:
             images: As in :meth:`predict`.
             task: As in :meth:`predict`.
-            channels_first: As in :meth:`learn`.
+            channels_first: As in :meth:`.Learner.learn`.
 
         Returns:
             ``(n, classes)``; each row sums to 1.
@@ -120,7 +120,7 @@ class Predictor:
         Args:
             images: As in :meth:`predict`.
             task: As in :meth:`predict`.
-            channels_first: As in :meth:`learn`.
+            channels_first: As in :meth:`.Learner.learn`.
 
         Returns:
             ``(n, classes)``.
@@ -160,10 +160,10 @@ class Predictor:
         """The fraction of ``images`` that :meth:`predict` labels correctly.
 
         Args:
-            images: As in :meth:`learn`.
-            labels: As in :meth:`learn`; each must be a label that a prediction can return.
+            images: As in :meth:`.Learner.learn`.
+            labels: As in :meth:`.Learner.learn`; each must be a label that a prediction can return.
             task: As in :meth:`predict`.
-            channels_first: As in :meth:`learn`.
+            channels_first: As in :meth:`.Learner.learn`.
 
         Raises:
             DataError: Images and labels do not match, or a label was not learned.
