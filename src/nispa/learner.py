@@ -359,7 +359,8 @@ class Learner(Predictor):
         Args:
             path: ``net.onnx`` for ONNX, ``net.pt2`` for ``torch.export``.
             tasks: A task, or some, counted from 0; None for all.
-            images: As in :meth:`~nispa.predictor.Predictor.predict`, to check the file on; None for random ones.
+            images: To check the file on, as in :meth:`~nispa.predictor.Predictor.predict`; None for
+                random ones.
             int8: Whether to round weights to 8 bits, a quarter of the size. What is returned tells
                 the share of predictions that stay; pass ``images`` to know it of yours.
 
