@@ -11,6 +11,7 @@ import pytest
 
 from tests import conftest
 from tests.extent import REQUIRE, VARIABLE, optional
+from tests.light import PROJECT
 
 CI = (Path(__file__).parents[1] / ".ci" / "run").read_text()
 
@@ -53,3 +54,5 @@ def test_ci_runs_everything_and_needs_every_library() -> None:
     run = next(line for line in after.splitlines() if "-m pytest" in line)
     assert run.startswith(f"{REQUIRE}=1 ")
     assert "tests/sweep/test_clusters.py" in run.split()
+    # All others come with the README's command, or their tests would be passed over in silence.
+    assert "nispa[all]" in PROJECT["optional-dependencies"]["test"]

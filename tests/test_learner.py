@@ -555,6 +555,30 @@ def test_tasks_keep_their_names_and_a_file_without_any_is_as_before(
     assert b"task_names" not in saved.read_bytes()
 
 
+def test_labels_are_ranked_by_their_probability() -> None:
+    made = learner()
+    images, _ = arrays(0, count=6)
+    for task in (0, None):
+        shares, labels = made.predict_proba(images, task), made.classes_of(task)
+        for best, row in zip(made.ranked(images, task, top=2), shares, strict=True):
+            assert [label for label, _ in best] == [labels[k] for k in np.argsort(-row)[:2]]
+            assert [share for _, share in best] == sorted(row, reverse=True)[:2]
+    assert len(made.ranked(images, 0, top=9)[0]) == 2
+    with pytest.raises(ConfigError, match="top=0"):
+        made.ranked(images, 0, top=0)
+
+
+def test_a_method_without_scores_ranks_one_label_of_each_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = learner()
+    images, _ = arrays(0, count=6)
+    monkeypatch.setattr(type(made.method), "has_scores", False)
+    assert made.ranked(images, 0) == [[(label, None)] for label in made.predict(images, 0)]
+    with pytest.raises(ConfigError, match="top=2 must be 1"):
+        made.ranked(images, 0, top=2)
+
+
 def test_scores_are_what_probabilities_are_made_of_and_never_change() -> None:
     made = learner(tasks=1)
     images, _ = arrays(0)

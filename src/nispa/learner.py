@@ -52,7 +52,7 @@ from nispa.network.backbone import enter
 from nispa.network.models import OWN
 from nispa.network.own import Values
 from nispa.network.sparsify import own_model, shape_of_example
-from nispa.predictor import Predictor, warn
+from nispa.predicting import PredictsClasses, warn
 from nispa.runs import capacity
 from nispa.runs.folder import locate_network
 from nispa.runs.inputs import recorded_inputs
@@ -61,7 +61,7 @@ from nispa.training.pausing import FitBegin, FitPause
 __all__ = ["FORMAT", "MAX_TASKS", "Learner", "decode", "encode", "make_method"]
 
 
-class Learner(Predictor):
+class Learner(PredictsClasses):
     """Learns tasks one after another from arrays.
 
     The setting ``incremental`` says what a task adds. With ``"task"`` each task gets its own
@@ -359,8 +359,8 @@ class Learner(Predictor):
         Args:
             path: ``net.onnx`` for ONNX, ``net.pt2`` for ``torch.export``.
             tasks: A task, or some, counted from 0; None for all.
-            images: To check the file on, as in :meth:`~nispa.predictor.Predictor.predict`; None for
-                random ones.
+            images: To check the file on, as :meth:`~nispa.predicting.PredictsClasses.predict` takes
+                them; None for random ones.
             int8: Whether to round weights to 8 bits, a quarter of the size. What is returned tells
                 the share of predictions that stay; pass ``images`` to know it of yours.
 

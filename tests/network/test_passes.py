@@ -203,6 +203,13 @@ def other_operators(net: Any, x: Tensor) -> Tensor:
     return F.silu(torch.cat([y[:, :3], x[:, 3:]], 1)) + x.mean((2, 3), keepdim=True)
 
 
+def in_place_by_position(net: Any, x: Tensor) -> Tensor:
+    y: Tensor = net.bn(x)
+    F.hardswish(y, True)  # as modules of PyTorch call it, without a name
+    z: Tensor = y + net.two(y)
+    return z
+
+
 def pools(net: Any, x: Tensor) -> Tensor:
     y = F.adaptive_avg_pool2d(F.relu(net.bn(x)), 1)
     return x * y + F.adaptive_avg_pool2d(x, (1, 1)).contiguous()
@@ -214,7 +221,15 @@ def norm_of_a_sum(net: Any, x: Tensor) -> Tensor:
     return z
 
 
-WORKS = [in_place, twice, changed_after_a_sum, other_operators, pools, norm_of_a_sum]
+WORKS = [
+    in_place,
+    in_place_by_position,
+    twice,
+    changed_after_a_sum,
+    other_operators,
+    pools,
+    norm_of_a_sum,
+]
 
 
 @pytest.mark.parametrize("work", WORKS, ids=lambda work: work.__name__)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from nispa.cli.exits import warnings_as_lines
 from nispa.cli.options import PATH, model_option, whole_number
 from nispa.cli.predict import MAX_TASK
 from nispa.errors import InputError
@@ -58,11 +58,8 @@ def compact(
     from nispa.files import shown
     from nispa.learner import Learner
 
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with warnings_as_lines():
         learner = Learner.load(run, model=model)
-    for warning in said:
-        click.echo(f"nispa: warning: {warning.message}", err=True)
     chosen = _chosen(learner, tasks)
     told = learner.export(to, chosen, images=_read(learner, images), int8=int8)
     kind = "the images given" if images else "random images"
@@ -93,7 +90,9 @@ def _read(learner: Learner, paths: tuple[Path, ...]) -> Any:
 
     from nispa.data.unlabelled import read_unlabelled
 
-    parts = read_unlabelled(paths, learner.method.problem.input_shape)
+    parts = read_unlabelled(
+        paths, learner.method.problem.input_shape, columns=learner.columns or ()
+    )
     kinds = {part.images.dtype for part in parts}
     if len(kinds) > 1:
         raise InputError("--images: some are bytes and some are floats; give one kind")

@@ -23,7 +23,7 @@ from nispa.cli.options import (
     whole_number,
     with_model,
 )
-from nispa.cli.run import ANY_SHAPE, ScenarioCommand, check_options
+from nispa.cli.run import ANY_SHAPE, ScenarioCommand, check_options, scenario_and_settings
 from nispa.errors import InputError, needs
 
 if TYPE_CHECKING:
@@ -128,7 +128,6 @@ def plan(
         from rich.console import Console
 
     from nispa.base.devices import choose_device
-    from nispa.data.named import build_scenario
     from nispa.methods.presets import resolve
     from nispa.runs.planning import resized
 
@@ -144,22 +143,16 @@ def plan(
         torch.set_num_threads(threads)
     console = Console(highlight=False)
     with Steps(console) as steps:
-        tasks = build_scenario(
+        tasks, settings = scenario_and_settings(
             scenario,
-            seed=seed,
+            method,
+            preset,
+            given,
+            seed,
             folder=data,
             download=not no_download,
             options=options,
             progress=steps.loading,
-        )
-        settings = resolve(
-            method,
-            preset,
-            scenario,
-            tasks.input_shape,
-            given,
-            outputs=tasks.outputs,
-            tasks=len(tasks.tasks),
         )
         trials = [
             (width, resized(settings, width, density))

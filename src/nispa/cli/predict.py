@@ -6,15 +6,15 @@ import csv
 import glob
 import itertools
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from nispa.cli.exits import warnings_as_lines
 from nispa.cli.options import PATH, device_option, model_option, whole_number
-from nispa.errors import ConfigError, DataError, DataWarning, InputError, NotLearnedError
+from nispa.errors import DataError, InputError, NotLearnedError
 
 if TYPE_CHECKING:
     from nispa.runs.prediction import Prediction
@@ -76,11 +76,8 @@ def predict(
 
     paths = list(_expanded(images))
     if run.is_file() and run.name != RECORD:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", DataWarning)
+        with warnings_as_lines():
             predictions = _by_learner(run, device, model, paths, task, top)
-        for text in dict.fromkeys(str(each.message) for each in said):
-            click.echo(f"nispa: warning: {text}", err=True)
     else:  # its network knows the name of its module, which --model has made known
         predictions = Predictor(run, device).predict(paths, task, top)
     if as_csv:
@@ -126,30 +123,13 @@ def _by_learner(
             f"this learner must be told the task of an image; pass --task N, from 1 to {count}"
         )
     place = task - 1 if task is not None else (0 if count == 1 else None)
-    classes = [str(name) for name in learner.classes_of(place)]
-    has_scores = learner.method.has_scores
-    if top > 1 and not has_scores:
-        raise ConfigError(
-            f"method '{learner.settings.method}' gives one class for each image, no others; leave "
-            "out --top"
-        )
     predictions = []
     shape = learner.method.problem.input_shape
     for part in read_unlabelled(paths, shape, columns=learner.columns or ()):
-        samples = part.images.numpy()
-        if not has_scores:
-            labels = learner.predict(samples, place)
-            predictions += [
-                Prediction(name, (str(label),), ())
-                for name, label in zip(part.names, labels, strict=True)
-            ]
-            continue
-        shares = learner.predict_proba(samples, place)
-        best = (-shares).argsort(1, kind="stable")[:, :top]
-        predictions += [
-            Prediction(name, tuple(classes[i] for i in order), tuple(float(row[i]) for i in order))
-            for name, order, row in zip(part.names, best.tolist(), shares, strict=True)
-        ]
+        ranked = learner.ranked(part.images.numpy(), place, top)
+        for name, best in zip(part.names, ranked, strict=True):
+            shares = tuple(share for _, share in best if share is not None)
+            predictions.append(Prediction(name, tuple(str(label) for label, _ in best), shares))
     return predictions
 
 

@@ -33,6 +33,8 @@ from nispa.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from nispa.cli.progress import Display
+    from nispa.data.scenarios import Scenario
+    from nispa.methods.presets import Settings
     from nispa.runs.runner import Experiment
 
 ANY_SHAPE = (1, 28, 28)
@@ -114,7 +116,6 @@ def run(
     import torch
 
     from nispa.base.devices import choose_device
-    from nispa.data.named import build_scenario
     from nispa.methods.presets import resolve
     from nispa.runs.folder import RunFolder, fresh_name
     from nispa.runs.recording import derived_line
@@ -136,22 +137,16 @@ def run(
         torch.set_num_threads(threads)
 
     def build(display: Display) -> Experiment:
-        tasks = build_scenario(
+        tasks, chosen = scenario_and_settings(
             scenario,
-            seed=seed,
+            method,
+            preset,
+            settings,
+            seed,
             folder=data,
             download=not no_download,
             options=options,
             progress=display.loading,
-        )
-        chosen = resolve(
-            method,
-            preset,
-            scenario,
-            tasks.input_shape,
-            settings,
-            outputs=tasks.outputs,
-            tasks=len(tasks.tasks),
         )
         if line := derived_line(tasks, chosen):
             display.note(line)
@@ -166,6 +161,35 @@ def run(
         trackers=trackers,
         quiet=quiet,
     )
+
+
+def scenario_and_settings(
+    scenario: str, method: str, preset: str, settings: dict[str, str], seed: int, **reading: Any
+) -> tuple[Scenario, Settings]:
+    """The tasks of a scenario, and the settings of a run that learns them.
+
+    Args:
+        scenario: Its name.
+        method: Name of the method.
+        preset: Name of the preset.
+        settings: What was given with ``--set``.
+        seed: Of the run.
+        reading: How to read the data; see :func:`nispa.data.named.build_scenario`.
+    """
+    from nispa.data.named import build_scenario
+    from nispa.methods.presets import resolve
+
+    tasks = build_scenario(scenario, seed=seed, **reading)
+    chosen = resolve(
+        method,
+        preset,
+        scenario,
+        tasks.input_shape,
+        settings,
+        outputs=tasks.outputs,
+        tasks=len(tasks.tasks),
+    )
+    return tasks, chosen
 
 
 def check_options(scenario: str, options: dict[str, Any], settings: dict[str, str]) -> None:

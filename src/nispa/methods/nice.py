@@ -69,7 +69,7 @@ from nispa.methods.base import (
 )
 from nispa.methods.carried import Tally, take_tensors
 from nispa.methods.context import Activations, ContextConfig, Features, network_device, posterior
-from nispa.methods.nispa_context import ContextPart
+from nispa.methods.inferring import ContextPart, InfersTask, scores_within
 from nispa.methods.parts import Network
 from nispa.methods.stable import freeze_stable, hidden_share, is_frozen, with_outputs
 from nispa.network.keeping import drop_into
@@ -182,7 +182,7 @@ class NiceContext(ContextPart):
         return Activations(features, kept)
 
 
-class Nice(Method):
+class Nice(InfersTask):
     """NICE for new classes, told the task or not.
 
     Attributes:
@@ -287,28 +287,14 @@ class Nice(Method):
         return chosen
 
     @torch.no_grad()
-    def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """Classes; without a task, of the task that is told by the images."""
-        if task is not None:
-            return super().predict(images, task)
-        classes = torch.tensor(self.choices(None), device=images.device)
-        return classes[self.scores(images, None).argmax(1)]
-
-    @torch.no_grad()
     def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
         """Scores of classes; without a task float64, and each task's best class has log P(task)."""
         if task is not None:
             return super().scores(images, task)
-        classes = self.choices(None)
-        place = {label: k for k, info in enumerate(self.learned) for label in info.classes}
-        tasks = torch.tensor([place[label] for label in classes])
         units = self.context.features.units_of(self.network, images)
-        features = units[:, self.context.features.places]
-        chances = posterior(self.context.odds(features), len(images))
-        logits = units[:, units.shape[1] - self.logits :][:, list(classes)].double()
-        best = logits.new_full(chances.shape, -torch.inf)
-        best.scatter_reduce_(1, tasks.expand(len(logits), -1), logits, "amax")
-        return (chances[:, tasks] + (logits - best[:, tasks])).to(images.device)
+        chances = posterior(self.context.odds(units[:, self.context.features.places]), len(images))
+        logits = units[:, units.shape[1] - self.logits :].double()
+        return scores_within(chances, logits, self.learned, self.choices(None)).to(images.device)
 
     def check_parts(self, parts: dict[str, Any]) -> None:
         """What leads into mature units is frozen, and they are those that the detector reads."""

@@ -27,8 +27,7 @@ learned is one more to choose from, and the models that tell tasks apart are mad
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,13 +35,11 @@ from torch import Tensor
 from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
 from nispa.data.tasks import Task, TaskInfo
-from nispa.errors import FormatError
-from nispa.methods.base import Adoption, Incremental, Learning, Method, MethodState, Part
-from nispa.methods.carried import take_tensors
-from nispa.methods.context import ContextConfig, Detector, make_detector
+from nispa.methods.base import Adoption, Incremental, Learning, Method, Part
+from nispa.methods.context import ContextConfig, Detector
+from nispa.methods.inferring import ContextPart, InfersTask, scores_within
 from nispa.methods.nispa import Nispa
 from nispa.methods.nispa_config import NispaConfig
-from nispa.network.reads import told_groups
 
 
 @settings
@@ -52,31 +49,7 @@ class NispaContextConfig(ContextConfig, NispaConfig):
     incremental: Incremental = setting("class", "what a task adds: new classes among all seen")
 
 
-class ContextPart(Part):
-    """What is kept to tell tasks apart: a detector, or None; saved under ``memory.``."""
-
-    def first(self, method: Method, parts: Mapping[str, Any]) -> Detector | None:
-        """One that knows no task."""
-        network = parts["network"]
-        return make_detector(method.config, network, told_groups(network))
-
-    def save(self, value: Detector | None) -> MethodState:
-        """Tensors alone."""
-        kept = {} if value is None else value.state()
-        return MethodState({f"memory.{name}": tensor for name, tensor in kept.items()}, {})
-
-    def load(self, state: MethodState, method: Method, parts: Mapping[str, Any]) -> Detector | None:
-        """One that knows the tasks learned."""
-        found, detector = take_tensors(state, "memory."), self.first(method, parts)
-        if detector is None:
-            if found:
-                raise FormatError("the saved method keeps what its setting 'context' does not need")
-            return None
-        detector.load(found, [info.classes for info in method.learned])
-        return detector
-
-
-class NispaContext(Nispa):
+class NispaContext(InfersTask, Nispa):
     """Class-incremental NISPA without replay.
 
     Attributes:
@@ -116,28 +89,13 @@ class NispaContext(Nispa):
             self.context.learn(self.network, task, self.stable, generator)
 
     @torch.no_grad()
-    def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """Classes; without a task, of the task that is told by the images."""
-        if task is not None:
-            return super().predict(images, task)
-        classes = torch.tensor(self.choices(None), device=self.device)
-        best: Tensor = self.scores(images, None).argmax(1)
-        return classes[best]
-
-    @torch.no_grad()
     def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:
         """Scores of classes; without a task float64, and each task's best class has its score."""
         if task is not None:
             return super().scores(images, task)
-        place_of = {label: place for place, label in enumerate(self.choices(None))}
         logits: Tensor = self.network.eval()(images).double()
         tasks = self.task_scores(images, logits)
-        scores = logits.new_zeros(len(images), len(place_of))
-        for place, info in enumerate(self.learned):
-            z = logits[:, list(info.classes)]
-            columns = [place_of[label] for label in info.classes]
-            scores[:, columns] = tasks[:, place, None] + (z - z.amax(1, keepdim=True))
-        return scores
+        return scores_within(tasks, logits, self.learned, self.choices(None))
 
     def task_scores(self, images: Tensor, logits: Tensor) -> Tensor:
         """The score of each task learned, ``(batch, tasks)`` float64.

@@ -60,6 +60,7 @@ from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import ConfigError, FormatError
 from nispa.methods.base import Incremental, Learning, Method, Part, draw_network, network_spec
 from nispa.methods.epochs import KeepConfig
+from nispa.methods.inferring import InfersTask
 from nispa.methods.parts import Derived, Network, TaskConnections
 from nispa.methods.subnetworks import (
     Numbered,
@@ -215,7 +216,7 @@ class FixedNetwork(Network):
         return network
 
 
-class SupSup(Subnetworks):
+class SupSup(InfersTask, Subnetworks):
     """SupSup for tasks, classes or images that are told, or inferred."""
 
     name = "supsup"
@@ -292,14 +293,6 @@ class SupSup(Subnetworks):
         if self.config.objective == "entropy":
             return entropy
         return surplus_size(self.problem.outputs)
-
-    @torch.no_grad()
-    def predict(self, images: Tensor, task: TaskInfo | None) -> Tensor:
-        """Classes of images; see :meth:`Method.predict`. Without a task it infers one for each."""
-        if task is not None:
-            return super().predict(images, task)
-        classes = torch.tensor(self.choices(None), device=images.device)
-        return classes[self.scores(images, None).argmax(1)]
 
     @torch.no_grad()
     def scores(self, images: Tensor, task: TaskInfo | None) -> Tensor:

@@ -5,6 +5,7 @@ These are its values (scales, depthwise kernels, positions) and the statistics o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -38,33 +39,26 @@ class HoldsUnits(SparseNetwork):
         making them stable later does not. A later call puts others in place of those that are not
         stable yet.
         """
-        for norm, module in self.norms:
+        for module, entries in self._entries(units):
             if isinstance(module, GenerationNorm):
-                module.settle(torch.stack([each.spread(units) for each in norm.sets]))
+                module.settle(entries)
 
     @torch.no_grad()
     def hold(self, units: UnitSets) -> None:
         """Keeps values and statistics of units as they are, now that their rows are frozen."""
-        for norm, module in self.norms:
-            entries = torch.stack([each.spread(units) for each in norm.sets])
-            module.hold(entries[0] if isinstance(module, UnitBatchNorm) else entries)
-        for values in self.graph.values:
-            made = self._values_of(values.name)
-            if made is not None:
-                made.hold(values.spread(units, made.shape))
+        for module, entries in self._entries(units):
+            module.hold(entries)
+        for made, places in self._places(units):
+            made.hold(places)
 
     def holds(self, units: UnitSets) -> bool:
         """Whether exactly the values and statistics of these units are kept."""
-        for norm, module in self.norms:
-            entries = torch.stack([each.spread(units) for each in norm.sets])
-            wanted = entries[0] if isinstance(module, UnitBatchNorm) else entries
-            if not torch.equal(module.stable.cpu(), wanted):
-                return False
-        for values in self.graph.values:
-            made = self._values_of(values.name)
-            if made is not None and not torch.equal(made.frozen, values.spread(units, made.shape)):
-                return False
-        return True
+        norms = all(
+            torch.equal(module.stable.cpu(), entries) for module, entries in self._entries(units)
+        )
+        return norms and all(
+            torch.equal(made.frozen, places) for made, places in self._places(units)
+        )
 
     @torch.no_grad()
     def restart(self) -> None:
@@ -78,48 +72,50 @@ class HoldsUnits(SparseNetwork):
     @torch.no_grad()
     def renew(self, units: UnitSets) -> list[tuple[nn.Parameter, Tensor]]:
         """Gives some plastic units their first values, and norms no memory of them."""
-        touched = []
-        for values in self.graph.values:
-            made = self._values_of(values.name)
-            if made is not None:
-                places = made.renew(values.spread(units, made.shape))
-                if bool(places.any()):
-                    touched.append((made.value, places))
-        for norm, module in self.norms:
+        for module, entries in self._entries(units):
             if isinstance(module, UnitBatchNorm):
-                module.renew(norm.sets[0].spread(units))
-        return touched
+                module.renew(entries)
+        touched = [(made.value, made.renew(places)) for made, places in self._places(units)]
+        return [(value, places) for value, places in touched if bool(places.any())]
 
     @torch.no_grad()
     def thaw(self, units: UnitSets) -> None:
         """Makes plastic what :meth:`hold` kept of units that nothing kept depends on."""
-        for norm, module in self.norms:
-            entries = torch.stack([each.spread(units) for each in norm.sets])
-            module.thaw(entries[0] if isinstance(module, UnitBatchNorm) else entries)
-        for values in self.graph.values:
-            made = self._values_of(values.name)
-            if made is not None:
-                made.thaw(values.spread(units, made.shape))
+        for module, entries in self._entries(units):
+            module.thaw(entries)
+        for made, places in self._places(units):
+            made.thaw(places)
 
     def tied(self, units: UnitSets) -> dict[str, Tensor]:
         """Units, and those whose statistics count in their norms: of their generation and older."""
         found = dict(units)
         for norm, module in self.norms:
             if isinstance(module, GenerationNorm):
-                entries = torch.stack([each.spread(units) for each in norm.sets])
-                counted = module.counted(entries)
+                counted = module.counted(_spread(norm, units))
                 for each, row in zip(norm.sets, counted, strict=True):
                     for name, more in _units(each, row, found).items():
                         found[name] = found[name] | more
         return found
 
-    def _values_of(self, name: str) -> UnitValues | None:
-        key = key_of(name)
-        if key not in self.values:
-            return None
-        made = self.values[key]
-        assert isinstance(made, UnitValues)
-        return made
+    def _entries(self, units: UnitSets) -> Iterator[tuple[Norms, Tensor]]:
+        """Each norm, and which of its entries belong to units; of a batch norm, its channels."""
+        for norm, module in self.norms:
+            entries = _spread(norm, units)
+            yield module, entries[0] if isinstance(module, UnitBatchNorm) else entries
+
+    def _places(self, units: UnitSets) -> Iterator[tuple[UnitValues, Tensor]]:
+        """Whatever else is learned, and which of it belongs to units."""
+        for values in self.graph.values:
+            key = key_of(values.name)
+            if key in self.values:  # not statistics and biases, which norms and layers hold
+                made = self.values[key]
+                assert isinstance(made, UnitValues)
+                yield made, values.spread(units, made.shape)
+
+
+def _spread(norm: Any, units: UnitSets) -> Tensor:
+    """The entries of a norm that belong to units, ``(sets, entries)`` bool."""
+    return torch.stack([each.spread(units) for each in norm.sets])
 
 
 def _units(places: UnitMap, entries: Tensor, units: UnitSets) -> dict[str, Tensor]:

@@ -142,9 +142,9 @@ def _map(x: LaidOut, function: Callable[[Tensor], Tensor]) -> LaidOut:
 def _elementwise(function: Callable[..., Tensor]) -> None:
     @_of_activations(function)
     def mapped(x: LaidOut, *args: Any, **named: Any) -> Any:
-        if named.pop("inplace", False) or args[1:]:
+        if named.pop("inplace", False) or any(args):  # the one positional argument is inplace
             return NotImplemented
-        return _map(x, lambda slabs: function(slabs, *args, **named))
+        return _map(x, lambda slabs: function(slabs, **named))
 
 
 for _function in (functional.gelu, functional.silu, functional.hardswish, functional.relu6):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nispa.errors import DataError, needs
+from nispa.predicting import MAX_TOP
 from nispa.serve.bodies import PICTURES, Intake, TooLargeError, entries, lesson, parse
 from nispa.serve.gate import Door, Gate, body_of, handlers
 from nispa.serve.service import Service
@@ -31,7 +32,6 @@ with needs("serve", "serving"):
     from starlette.routing import Route
 
 MAX_ASKED = 4096
-MAX_TOP = 1000
 MAX_PREDICT_BYTES = 16 * 2**20
 MAX_WAITING = 256
 """Predictions that may wait for those before them."""

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from nispa.base.seeding import stream
 from nispa.data.arrays import Array
+from nispa.data.dataset import ImageData
 from nispa.data.sources import load
 from nispa.errors import DataError, InputError
 
@@ -78,11 +79,8 @@ def offered(folder: Path | None) -> list[TaskToTeach]:
     return tasks
 
 
-def _cut(title: str, data: object, first: int, turns: int) -> TaskToTeach:
+def _cut(title: str, data: ImageData, first: int, turns: int) -> TaskToTeach:
     """Five classes of a data set, from one on, turned by quarters."""
-    from nispa.data.dataset import ImageData
-
-    assert isinstance(data, ImageData)
     names = data.class_names[first : first + 5]
 
     def part(images: Tensor, labels: Tensor, most: int) -> tuple[Array, Array]:

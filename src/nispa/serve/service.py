@@ -155,19 +155,10 @@ class Service:
         with self._computing:
             learner = self.learner  # the one that answers now, for the whole request
             place = _place(learner, task)
-            labels = learner.classes_of(place)
-            if not learner.method.has_scores:
-                found = learner.predict(images, place, channels_first=channels_first).tolist()
-                return [{"labels": [{"label": label, "probability": None}]} for label in found]
-            shares = learner.predict_proba(images, place, channels_first=channels_first)
-        order = (-shares).argsort(1, kind="stable")[:, :top]
+            found = learner.ranked(images, place, top, channels_first=channels_first)
         return [
-            {
-                "labels": [
-                    {"label": labels[column], "probability": float(row[column])} for column in best
-                ]
-            }
-            for row, best in zip(shares, order.tolist(), strict=True)
+            {"labels": [{"label": label, "probability": share} for label, share in best]}
+            for best in found
         ]
 
     # Teaching.

@@ -1,4 +1,4 @@
-"""What a learner answers: labels, probabilities, accuracy, from what it has learned."""
+"""What a learner answers: classes, probabilities, accuracy, from what it has learned."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ from nispa.methods.base import Method
 from nispa.methods.presets import Settings
 from nispa.training.fit import EVALUATION_BATCH
 
+MAX_TOP = 1000
+"""Labels of one image."""
 
-class Predictor:
+
+class PredictsClasses:
     """Predicts the labels of the tasks that a method has learned.
 
     Tasks count from 0 here: the first one learned is ``task=0``. The command line counts from 1.
@@ -75,9 +78,7 @@ class Predictor:
         """
         info = self._task(task)
         with usual_modes():
-            images = in_order(images, self._columns)
-            samples = read_images(images, self._shape, channels_first=channels_first)
-            warn(self._doubt(samples))
+            samples = self._read(images, channels_first)
             return self._predict(self._prepared(samples, info), info)
 
     def predict_proba(
@@ -101,14 +102,50 @@ class Predictor:
         """
         info = self._task(task)
         with usual_modes():
-            images = in_order(images, self._columns)
-            samples = read_images(images, self._shape, channels_first=channels_first)
-            warn(self._doubt(samples))
-            scores = self._scores(samples, info)
-            if not bool(scores.isfinite().all()):
-                raise DivergedError("the scores of these images are not finite")
-            shares: NDArray[np.float64] = scores.double().softmax(1).numpy()
-            return shares
+            return self._shares(self._read(images, channels_first), info)
+
+    def ranked(
+        self,
+        images: Any,
+        task: SupportsIndex | None = None,
+        top: int = 1,
+        *,
+        channels_first: bool | None = None,
+    ) -> list[list[tuple[Any, float | None]]]:
+        """The likeliest labels of each image, the likeliest first, each with its probability.
+
+        Args:
+            images: As in :meth:`predict`.
+            task: As in :meth:`predict`.
+            top: How many labels.
+            channels_first: As in :meth:`.Learner.learn`.
+
+        Returns:
+            For each image at most ``top`` labels; the probabilities of :meth:`predict_proba`, or
+            None if the method has no scores.
+
+        Raises:
+            NotLearnedError: As in :meth:`predict`.
+            ConfigError: The method has no scores, and more than one label is wanted.
+        """
+        top = whole_number("top", top, 1, MAX_TOP, "1 is the likeliest label alone")
+        info = self._task(task)
+        with usual_modes():
+            samples = self._read(images, channels_first)
+            if not self.method.has_scores:
+                if top > 1:
+                    raise ConfigError(
+                        f"method '{self.settings.method}' gives one class for each image, no "
+                        f"others, so top={top} must be 1"
+                    )
+                found = self._predict(self._prepared(samples, info), info).tolist()
+                return [[(label, None)] for label in found]
+            shares, labels = self._shares(samples, info), self.classes_of(task)
+        order = (-shares).argsort(1, kind="stable")[:, :top].tolist()
+        return [
+            [(labels[place], float(row[place])) for place in best]
+            for row, best in zip(shares, order, strict=True)
+        ]
 
     def scores(
         self, images: Any, task: SupportsIndex | None = None, *, channels_first: bool | None = None
@@ -131,9 +168,7 @@ class Predictor:
         """
         info = self._task(task)
         with usual_modes():
-            images = in_order(images, self._columns)
-            samples = read_images(images, self._shape, channels_first=channels_first)
-            warn(self._doubt(samples))
+            samples = self._read(images, channels_first)
             values: NDArray[np.float32] = self._scores(samples, info).numpy()
             return values
 
@@ -230,6 +265,22 @@ class Predictor:
         unlike = len({isinstance(names[output], str) for output in choices}) > 1
         return np.array(labels, dtype=object if unlike else None)
 
+    def _read(self, images: Any, channels_first: bool | None) -> Samples:
+        """Samples as given; warns, at the user's line, if they are unlike those learned."""
+        samples = read_images(
+            in_order(images, self._columns), self._shape, channels_first=channels_first
+        )
+        warn(self._doubt(samples), further=1)
+        return samples
+
+    def _shares(self, samples: Samples, info: TaskInfo | None) -> NDArray[np.float64]:
+        """The soft-max of the scores of samples as they were given, ``(n, classes)``."""
+        scores = self._scores(samples, info)
+        if not bool(scores.isfinite().all()):
+            raise DivergedError("the scores of these images are not finite")
+        shares: NDArray[np.float64] = scores.double().softmax(1).numpy()
+        return shares
+
     def _scores(self, samples: Samples, info: TaskInfo | None) -> Tensor:
         """The method's scores of samples as they were given, ``(n, classes)``."""
         batches = self._batches(self._prepared(samples, info))
@@ -284,7 +335,12 @@ class Predictor:
         return self.tasks[place]
 
 
-def warn(text: str) -> None:
-    """Warns, unless ``text`` is empty, at the line that called the learner's method."""
+def warn(text: str, further: int = 0) -> None:
+    """Warns, unless ``text`` is empty, at the line that called the learner's method.
+
+    Args:
+        text: The warning.
+        further: Calls between that method and this function.
+    """
     if text:
-        warnings.warn(text, DataWarning, stacklevel=3)
+        warnings.warn(text, DataWarning, stacklevel=3 + further)
