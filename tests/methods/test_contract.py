@@ -5,47 +5,83 @@ from __future__ import annotations
 import functools
 import re
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from nispa.base.config import describe
 from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import CapacityError, ConfigError, FormatError, NotLearnedError, ScenarioError
 from nispa.methods import METHODS, method_class
-from nispa.methods.base import Method, MethodState, PhaseEnd, PhaseStart
+from nispa.methods.base import (
+    Event,
+    LearnReport,
+    Method,
+    MethodState,
+    PhaseEnd,
+    PhaseStart,
+)
 from nispa.methods.presets import Settings, resolve
 from nispa.methods.saving import decode, encode
 from nispa.training.pausing import EpochEnd
 
-from .toy import FREEZES, accuracy_on, finish, same_tensors, toy_domain, toy_method, toy_task
+from .toy import FREEZES, accuracy_on, brief, finish, same_tensors, toy_domain, toy_method, toy_task
 
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
-def learned(name: str, tasks: int = 2, **settings: object) -> Method:
-    method = toy_method(name, **settings)  # type: ignore[arg-type]
-    method.start()
-    for index in range(tasks):
-        finish(method.learn(toy_task(index)))
-    return method
+@dataclass(frozen=True)
+class Step:
+    """A task that was learned: what was told of it, how well it was known then, what was kept.
+
+    Attributes:
+        events: What ``learn`` told.
+        report: Its report.
+        took: Seconds.
+        accuracy: On the task.
+        scores: Of the first task's test images, told this task.
+        kept: The state after the task.
+        then: A copy of its tensors, made at once.
+    """
+
+    events: list[Event]
+    report: LearnReport
+    took: float
+    accuracy: float
+    scores: Tensor
+    kept: MethodState
+    then: dict[str, Tensor]
 
 
 @functools.cache
-def learned_once(name: str, tasks: int = 2) -> Method:
-    """The same for tests that change nothing of it."""
-    return learned(name, tasks)
+def story(name: str) -> tuple[Method, list[Step]]:
+    """A method that has learned three tasks, for tests that change nothing of it."""
+    method = toy_method(name)
+    method.start()
+    images, _ = toy_task(0).test.batch(slice(None))
+    steps = []
+    for index in range(3):
+        task = toy_task(index)
+        began = time.perf_counter()
+        events, report = finish(method.learn(task))
+        took, state = time.perf_counter() - began, method.state()
+        then = {key: tensor.clone() for key, tensor in state.tensors.items()}
+        scores = method.scores(images, task.info)
+        steps.append(Step(events, report, took, accuracy_on(method, task), scores, state, then))
+    return method, steps
+
+
+def learned_once(name: str) -> Method:
+    """The method of the story."""
+    return story(name)[0]
 
 
 def test_learns_each_task(name: str) -> None:
-    method = toy_method(name)
-    method.start()
-    for index in range(3):
-        task = toy_task(index)
-        finish(method.learn(task))
-        assert accuracy_on(method, task) >= 0.9
+    method, steps = story(name)
+    assert min(step.accuracy for step in steps) >= 0.9
     assert [info.classes for info in method.learned] == [(0, 1), (2, 3), (4, 5)]
     assert_agnostic(method)
 
@@ -60,14 +96,10 @@ def assert_agnostic(method: Method) -> None:
 def test_what_freezes_does_not_forget(name: str) -> None:
     if name not in FREEZES:
         pytest.skip("this method may forget")
-    method = toy_method(name)
-    method.start()
+    method, steps = story(name)
     images, _ = toy_task(0).test.batch(slice(None))
-    finish(method.learn(toy_task(0)))
-    before = method.scores(images, toy_task(0).info)
-    finish(method.learn(toy_task(1)))
-    finish(method.learn(toy_task(2)))
-    assert torch.equal(method.scores(images, toy_task(0).info), before)
+    for index, step in enumerate(steps):
+        assert torch.equal(method.scores(images, toy_task(index).info), step.scores)
 
 
 def test_it_says_what_it_needs_and_promises(name: str) -> None:
@@ -102,7 +134,7 @@ def test_refuses_classes_that_do_not_fit(name: str, incremental: str) -> None:
     cls = method_class(name)
     if incremental not in cls.incremental or (incremental == "task" and cls.shares_classes):
         pytest.skip("this method learns all classes, or not so")
-    method = toy_method(name, incremental=incremental)
+    method = toy_method(name, incremental=incremental, **brief(name))
     method.start()
     finish(method.learn(toy_task(0)))
     unfit = toy_task(1) if incremental == "domain" else replace(toy_task(0), index=1)
@@ -124,22 +156,24 @@ def test_bytes_beside_the_network_are_counted(name: str) -> None:
 
 
 def test_same_seed_same_result(name: str) -> None:
-    first, second = learned_once(name).state(), learned(name).state()
-    assert same_tensors(first.tensors, second.tensors)
-    assert first.values == second.values
+    method = toy_method(name)
+    method.start()
+    for index, step in enumerate(story(name)[1][:2]):
+        finish(method.learn(toy_task(index)))
+        assert same_tensors(method.state().tensors, step.then)
+        assert method.state().values == step.kept.values
 
 
 def test_another_seed_another_result(name: str) -> None:
-    first, second = learned_once(name, 1).state(), learned(name, 1, seed=4).state()
-    assert not same_tensors(first.tensors, second.tensors)
+    method = toy_method(name, seed=4)
+    method.start()
+    finish(method.learn(toy_task(0)))
+    assert not same_tensors(method.state().tensors, story(name)[1][0].then)
 
 
 def test_events_tell_a_whole_story(name: str) -> None:
-    method = toy_method(name)
-    method.start()
-    began = time.perf_counter()
-    events, report = finish(method.learn(toy_task(0)))
-    took = time.perf_counter() - began
+    step = story(name)[1][0]
+    events, report, took = step.events, step.report, step.took
     starts = [event for event in events if isinstance(event, PhaseStart)]
     ends = [event for event in events if isinstance(event, PhaseEnd)]
     epochs = [event for event in events if isinstance(event, EpochEnd)]
@@ -157,7 +191,7 @@ def settings_of(method: Method) -> Settings:
 
 
 def test_scores_choose_what_is_predicted(name: str) -> None:
-    method = learned(name)
+    method = learned_once(name)
     images, _ = toy_task(1).test.batch(slice(None))
     infos: list[TaskInfo | None] = [toy_task(0).info, toy_task(1).info]
     for info in [*infos, None] if method.task_agnostic else infos:
@@ -238,11 +272,9 @@ def test_a_state_with_anything_missing_is_refused_and_changes_nothing(name: str)
 
 
 def test_the_state_is_a_copy(name: str) -> None:
-    method = learned(name, 1)
-    state = method.state()
-    kept = {key: tensor.clone() for key, tensor in state.tensors.items()}
-    finish(method.learn(toy_task(1)))
-    assert same_tensors(state.tensors, kept)
+    _, steps = story(name)
+    assert not same_tensors(steps[0].then, steps[2].then)
+    assert all(same_tensors(step.kept.tensors, step.then) for step in steps)
 
 
 def test_predicts_classes_of_the_task(name: str) -> None:
@@ -250,11 +282,11 @@ def test_predicts_classes_of_the_task(name: str) -> None:
     images, _ = toy_task(0).test.batch(slice(None))
     assert set(method.predict(images, TaskInfo(1, (2, 3))).tolist()) <= {2, 3}
     if method.task_agnostic:
-        assert set(method.predict(images, None).tolist()) <= {0, 1, 2, 3}
+        assert set(method.predict(images, None).tolist()) <= {0, 1, 2, 3, 4, 5}
 
 
 def test_a_damaged_file_is_refused(name: str, tmp_path: Path) -> None:
-    method = learned_once(name, 1)
+    method = learned_once(name)
     data = bytearray(encode(method, settings_of(method)))
     data[-1] ^= 1
     file = tmp_path / "method.safetensors"

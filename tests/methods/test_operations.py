@@ -11,7 +11,7 @@ from nispa.methods import METHODS
 from nispa.network.operations import Ledger, counting
 from tests.extent import one_of_each_kind
 
-from .toy import finish, toy_method, toy_task
+from .toy import brief, finish, toy_method, toy_task
 
 
 def learned(name: str, **settings: Any) -> Iterator[dict[str, int]]:
@@ -112,7 +112,7 @@ def test_what_is_kept_between_passes_changes_no_number(name: str) -> None:
     """The activations of stable units, whose work the cache saves, count all the same."""
     tables = []
     for cache in (0, 2**29):
-        method = toy_method(name)
+        method = toy_method(name, **brief(name))
         method.cache_bytes = cache
         method.start()
         ledger = Ledger()

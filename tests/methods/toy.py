@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nispa.base.config import build
+from nispa.base.config import build, describe
 from nispa.base.seeding import stream
 from nispa.data.tasks import Samples, Task
 from nispa.methods import METHODS, method_class
@@ -121,6 +122,13 @@ def toy_method(
         seed=seed,
         device=device,
     )
+
+
+def brief(name: str) -> dict[str, Any]:
+    """Settings for tests to which it does not matter how well a task is learned."""
+    known = {field.name for field in describe(method_class(name).config_class)}
+    short = {"epochs": 2, "retrain_epochs": 1, "epochs_per_phase": 1, "max_phases": 3}
+    return {key: value for key, value in short.items() if key in known}
 
 
 def finish(learning: Learning) -> tuple[list[Event], LearnReport]:
