@@ -43,6 +43,7 @@ FENCE = re.compile(
 )
 COMMENT = re.compile(r"<!-- (?P<text>[^\n]*?) -->\n\s*\Z")
 SHORT = {"hidden": "40,40", "channels": "8,16", "fc": "60", "batch_size": "64", "patience": "none"}
+SHORT |= {"together": "32"}
 FEW_EPOCHS = {"epochs": "1", "retrain_epochs": "1", "epochs_per_phase": "1", "max_phases": "3"}
 
 
@@ -143,7 +144,8 @@ class Page:
         path: The page.
         folder: Where it runs.
         data: What the placeholder DIR stands for; None to run everything as it is written. With
-            it, runs are made short: a tiny network and few epochs, and one seed of several.
+            it, runs are made short: a tiny network, few epochs and tasks, one seed of several, one
+            thread.
         names: What its Python blocks have defined.
     """
 
@@ -192,7 +194,7 @@ class Page:
         if program == "python":
             return _python(args)
         if self.data is not None:
-            args = [str(self.data) if arg == "DIR" else arg for arg in args]
+            args = one_thread([str(self.data) if arg == "DIR" else arg for arg in args])
             if args[0] == "run":
                 if not block.mark and self._known(args):
                     return Ended(0, "", "")
@@ -200,7 +202,9 @@ class Page:
             if args[0] == "reproduce":  # all is checked, the data included, and nothing started
                 args.append("--dry-run")
             if args[0] == "sweep":
-                args = one_seed(args)
+                args = [*one_seed(args), "--workers=1", "--threads=1"]
+                if "split-digits" in args:
+                    args.append("--set=tasks=[[0,1],[2,3]]")
                 if not args[1].endswith(".toml"):
                     args += [f"--set={name}={SHORT[name]}" for name in ("hidden", "batch_size")]
         after = re.fullmatch(r"interrupted after task (\d+)", block.mark)
@@ -246,10 +250,21 @@ def shortened(args: Sequence[str]) -> list[str]:
     sizes = () if "--model" in args else ("channels", "fc") if convnet else ("hidden",)
     for name in sizes:
         known[name] = {name}
-    return [
+    few = [
         f"--set={name}={value}"
         for name, value in (SHORT | FEW_EPOCHS).items()
         if name in known and not known[name] & said
+    ]
+    if args[1].startswith("permuted-") and "--tasks" not in chosen:
+        few.append("--tasks=2")
+    return few
+
+
+def one_thread(args: Sequence[str]) -> list[str]:
+    """One after ``--threads``: tests run side by side, and more would stay for what follows."""
+    return [
+        "1" if before == "--threads" else arg
+        for before, arg in zip(["", *args], args, strict=False)
     ]
 
 
