@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from nispa.network.unit_values import UnitValues
 from tests.methods.toy import finish
 
 TASKS = 5
+FEW = 3
 SMALL: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
     "mlp": ((1, 3, 4), ("hidden=12x10",)),
     "convnet": ((2, 8, 8), ("channels=4x6", "fc=8x")),
@@ -112,9 +114,27 @@ CASES = [(name, backbone) for name in ("nispa", "clnp", "packnet") for backbone 
     for name in ("wsn", "piggyback", "supsup", "nispa-context")
     for backbone in ("resnet18", "vit-tiny")
 ]
+APART = [
+    *(("nispa", backbone) for backbone in SMALL),
+    *(("clnp", backbone) for backbone in ("convnet", "resnet18", "vit-tiny")),
+    *(("packnet", backbone) for backbone in ("mlp", "resnet18", "vit-tiny")),
+    *(("wsn", "vit-tiny"), ("piggyback", "resnet18"), ("supsup", "vit-tiny")),
+    ("nispa-context", "resnet18"),
+]
+"""Each backbone and each method once, and what freezes by units, by weights and by masks on
+batch norms, which keep statistics, and on norms over units. The others add no code of their own."""
 
 
-@pytest.mark.parametrize(("name", "backbone"), CASES)
+def test_each_method_and_each_backbone_is_among_them() -> None:
+    assert set(APART) <= set(CASES)
+    assert {name for name, _ in APART} == set(NEVER)
+    assert {backbone for _, backbone in APART} == set(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [pytest.param(*case, marks=[] if case in APART else [pytest.mark.slow]) for case in CASES],
+)
 def test_nothing_is_forgotten(name: str, backbone: str) -> None:
     shape = SMALL[backbone][0]
     method, images = made(name, backbone), torch.randn(6, *shape)
@@ -123,7 +143,7 @@ def test_nothing_is_forgotten(name: str, backbone: str) -> None:
     owed = getattr(method, "owed", {})
     constant = sum(layer.live_count for layer in network.layers.values())
     known: list[tuple[Task, Tensor]] = []
-    for index in range(TASKS):
+    for index in range(FEW):
         task = task_of(shape, index)
         finish(method.learn(task))
         for earlier, then in known:
@@ -166,8 +186,18 @@ def test_a_task_is_learned(name: str) -> None:
         assert float(right.float().mean()) > 0.8
 
 
-@pytest.mark.parametrize("index", [0, 2])
-@pytest.mark.parametrize("backbone", ["resnet18", "vit-tiny", "mobilenet-small"])
+@pytest.mark.parametrize(
+    ("backbone", "index"),
+    [
+        ("resnet18", 2),
+        ("vit-tiny", 0),
+        ("vit-tiny", 2),
+        *(
+            pytest.param(backbone, index, marks=pytest.mark.slow)
+            for backbone, index in (("resnet18", 0), ("mobilenet-small", 0), ("mobilenet-small", 2))
+        ),
+    ],
+)
 def test_a_task_is_forgotten_on_purpose(backbone: str, index: int) -> None:
     shape = SMALL[backbone][0]
     method = made("nispa", backbone, max_share_per_task=0.3)
@@ -241,6 +271,14 @@ def test_a_method_that_cannot_says_so() -> None:
         assert "learning_rate" in settings.config.derived  # not tuned for another network
 
 
+@functools.cache
+def learned_once(name: str, backbone: str) -> Method:
+    """A method that has learned a task, for tests that change nothing of it."""
+    method = made(name, backbone)
+    finish(method.learn(task_of(SMALL[backbone][0], 0)))
+    return method
+
+
 def first_of(state: MethodState, end: str) -> str:
     return next(name for name in state.tensors if name.endswith(end))
 
@@ -266,9 +304,8 @@ def first_of(state: MethodState, end: str) -> str:
 def test_norms_and_values_of_a_file_are_checked(
     name: str, backbone: str, end: str, change: Any, said: str
 ) -> None:
-    method = made(name, backbone)
-    finish(method.learn(task_of(SMALL[backbone][0], 0)))
-    state, other = method.state(), made(name, backbone)
+    method, other = learned_once(name, backbone), made(name, backbone)
+    state = method.state()
     place = first_of(state, end)
     if change is None:
         del state.tensors[place]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from nispa import Learner
 from nispa.base.config import as_json, describe
@@ -287,6 +288,18 @@ def test_a_run_without_rules_says_nothing() -> None:
     assert derived_line(scenario, settings) == ""
 
 
+def test_few_digits_are_learned_without_a_setting() -> None:
+    """15 images of each of five digits; guessing gets a fifth right."""
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8) / 16
+    few = np.concatenate([np.flatnonzero(labels == label)[:15] for label in range(5)])
+    learner = Learner(input_shape=(1, 8, 8), classes=5)
+    learner.learn(images[few], labels[few])
+    rest = np.setdiff1d(np.flatnonzero(labels < 5), few)
+    assert learner.accuracy(images[rest], labels[rest]) >= 0.75
+
+
+@pytest.mark.slow
 @pytest.mark.skipif("NISPA_DATA" not in os.environ, reason="needs real images; set NISPA_DATA")
 def test_few_letters_are_learned_without_a_setting() -> None:
     """15 images of each of five letters."""

@@ -17,7 +17,6 @@ from nispa.methods.nispa import Nispa
 from nispa.methods.nispa_config import NispaConfig
 from nispa.network.topology import complement, live_between
 from nispa.training.pausing import EpochEnd, FitBegin, FitPause
-from tests.extent import ALL
 
 from .toy import finish, toy_method, toy_task
 
@@ -110,7 +109,7 @@ def owned(method: Nispa) -> dict[str, int]:
     }
 
 
-@settings(max_examples=60 if ALL else 25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**63 - 1),
     network=st.one_of(MLPS, CONVNETS),
