@@ -18,6 +18,17 @@ settings.load_profile("all" if ALL else "default")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Gives each of several processes a run of tests side by side in their files.
+
+    So what a file's tests share (networks that are learned, files that are built) is made in one
+    process alone; one that is done takes over tests of another.
+    """
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 def pytest_report_header() -> str:
     """Says which tests run."""
     if ALL:
