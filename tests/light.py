@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
+from tests.cli_calls import Ended
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -93,6 +96,25 @@ def run(packages: Path, code: str, *words: str, at: Path) -> subprocess.Complete
     )
 
 
-def command(packages: Path, *words: str, at: Path) -> subprocess.CompletedProcess[str]:
-    """Runs ``nispa`` there."""
-    return run(packages, "from nispa.cli import main; main()", *words, at=at)
+ENDED = """
+import contextlib, io, json
+from nispa.cli import cli
+ended = []
+for line in json.loads(sys.argv[1]):
+    code, out, err = None, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main(args=line.split(), prog_name="nispa")
+        except SystemExit as end:
+            code = end.code
+    ended.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(ended))
+"""
+
+
+def commands(packages: Path, *lines: str, at: Path) -> list[Ended]:
+    """How commands of ``nispa`` end there, one after the other in one process."""
+    done = run(packages, ENDED, json.dumps(lines), at=at)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return [Ended(*each) for each in json.loads(done.stdout)]
