@@ -43,7 +43,7 @@ def test_keeps_scikit_learns_contract(estimator: Any, check: Any) -> None:
 @pytest.mark.ci
 @tables_as_they_come
 @parametrize_with_checks(  # type: ignore[untyped-decorator]
-    [NispaClassifier(outputs=12, **PHASES)],
+    [NispaClassifier(outputs=12, **{**PHASES, "epochs_per_phase": 3})],
     expected_failed_checks=lambda _: EXCEPTIONS,
     xfail_strict=True,
 )
