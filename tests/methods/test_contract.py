@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +47,7 @@ class Step:
         scores: Of the first task's test images, told this task.
         kept: The state after the task.
         then: A copy of its tensors, made at once.
+        file: The method as a file.
     """
 
     events: list[Event]
@@ -54,11 +57,28 @@ class Step:
     scores: Tensor
     kept: MethodState
     then: dict[str, Tensor]
+    file: bytes
 
 
 @functools.cache
 def story(name: str) -> tuple[Method, list[Step]]:
     """A method that has learned three tasks, for tests that change nothing of it."""
+    with one_thread():
+        return told(name)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread, so that sums have one order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def told(name: str) -> tuple[Method, list[Step]]:
     method = toy_method(name)
     method.start()
     images, _ = toy_task(0).test.batch(slice(None))
@@ -69,8 +89,9 @@ def story(name: str) -> tuple[Method, list[Step]]:
         events, report = finish(method.learn(task))
         took, state = time.perf_counter() - began, method.state()
         then = {key: tensor.clone() for key, tensor in state.tensors.items()}
-        scores = method.scores(images, task.info)
-        steps.append(Step(events, report, took, accuracy_on(method, task), scores, state, then))
+        accuracy, scores = accuracy_on(method, task), method.scores(images, task.info)
+        file = encode(method, settings_of(method))
+        steps.append(Step(events, report, took, accuracy, scores, state, then, file))
     return method, steps
 
 
@@ -159,7 +180,8 @@ def test_same_seed_same_result(name: str) -> None:
     method = toy_method(name)
     method.start()
     for index, step in enumerate(story(name)[1][:2]):
-        finish(method.learn(toy_task(index)))
+        with one_thread():
+            finish(method.learn(toy_task(index)))
         assert same_tensors(method.state().tensors, step.then)
         assert method.state().values == step.kept.values
 

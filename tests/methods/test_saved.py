@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from nispa.methods import METHODS
 from nispa.methods.saving import decode, encode
 
-from .test_contract import learned, settings_of
-from .toy import finish, toy_method, toy_task
+from .test_contract import settings_of, story
+from .toy import toy_method
 
 GO_ON = """
 import sys
@@ -35,16 +34,10 @@ SAVED = [name for name in METHODS if name != "stl-iso"]
 def test_saved_and_loaded_in_a_new_process_each_method_goes_on_identically(tmp_path: Path) -> None:
     """One process for all: to begin one takes longer than to learn."""
     expected = {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for name in SAVED:
-            method = learned(name)
-            (tmp_path / f"{name}.safetensors").write_bytes(encode(method, settings_of(method)))
-            finish(method.learn(toy_task(2)))
-            expected[name] = encode(method, settings_of(method))
-    finally:
-        torch.set_num_threads(threads)
+    for name in SAVED:
+        _, steps = story(name)
+        (tmp_path / f"{name}.safetensors").write_bytes(steps[1].file)
+        expected[name] = steps[2].file
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", GO_ON, str(tmp_path)], check=True, cwd=root)
     found = {name: (tmp_path / f"{name}.after").read_bytes() for name in SAVED}
