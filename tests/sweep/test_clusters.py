@@ -23,7 +23,9 @@ SMALL = {"hidden": [12, 12], "e": 5, "max_phases": 3, "batch_size": 16}
 
 
 def jobs_of(out: Path, seeds: int, method: str = "nispa") -> list[Job]:
-    given = SMALL if method == "nispa" else {"hidden": [12, 12], "epochs": 1}
+    given = (
+        SMALL if method == "nispa" else {"hidden": [12, 12], "epochs": 1, "tasks": [[0, 1], [2, 3]]}
+    )
     cells = [Cell("split-digits", method, "default", seed, given) for seed in range(seeds)]
     return prepare(cells, Where(out))
 

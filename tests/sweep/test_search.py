@@ -35,6 +35,7 @@ from nispa.sweep.search import (  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore")
 Capture = pytest.CaptureFixture[str]
 HERE = Where(Path("runs"))
+TWO_TASKS = "tasks=[[0, 1], [2, 3]]"
 CELL = Cell("split-digits", "finetune", "default", 0, {"hidden": [8]})
 
 
@@ -102,18 +103,10 @@ def test_whole_numbers_stay_whole() -> None:
 
 
 def test_a_search_finds_what_learns_and_goes_on(home: Path, capsys: Capture) -> None:
-    args = [
-        "search",
-        "split-digits",
-        "--method",
-        "joint",
-        "--set",
-        "hidden=12",
-        "--set",
-        "epochs=1",
-    ]
-    args += ["--range", "learning_rate=1e-6..0.03:log", "--workers", "2"]
-    first = call(capsys, *args, "--trials", "4")
+    args = ["search", "split-digits", "--method", "joint", "--set", "hidden=12"]
+    args += ["--set", "epochs=1", "--set", TWO_TASKS]
+    args += ["--range", "learning_rate=1e-6..0.03:log"]
+    first = call(capsys, *args, "--trials", "4", "--workers", "2")
     assert first.code == 0, first
     folder = home / "runs" / "search-split-digits-joint"
     records = [read_record(path.parent) for path in folder.glob("*/record.json")]
@@ -125,8 +118,10 @@ def test_a_search_finds_what_learns_and_goes_on(home: Path, capsys: Capture) -> 
         assert [task.test for task in record.tasks] == [task.validation for task in record.tasks]
     best = max(record.main_metrics["acc"].value or 0 for record in records)
     assert f"{100 * best:.2f} %" in first.out.split("best of 4 trials")[1].splitlines()[1]
-    assert "nispa run split-digits --method joint --preset default --set hidden=12" in first.out
-    again = call(capsys, *args, "--trials", "6")
+    command = next(line for line in first.out.splitlines() if "nispa run" in line)
+    assert "nispa run split-digits --method joint --preset default " in command
+    assert " --set hidden=12" in command
+    again = call(capsys, *args, "--trials", "6", "--workers", "1")
     assert again.code == 0, again
     assert len(list(folder.glob("*/record.json"))) == 6
     assert call(capsys, *args, "--trials", "6").out.count("trial ") == 5
@@ -182,6 +177,7 @@ def test_the_command_at_the_end_runs(home: Path, capsys: Capture) -> None:
 def test_a_search_on_a_terminal(home: Path) -> None:
     args = ["search", "split-digits", "--method", "joint", "--set=hidden=12", "--set=epochs=1"]
     args += ["--range", "learning_rate=0.001..0.03:log", "--workers", "1", "--trials", "2"]
+    args += ["--set", TWO_TASKS]
     text = on_terminal(home, *args)
     assert "0 of 2 trials" in text
     first, second = (f"trial {number}: " for number in (0, 1))
