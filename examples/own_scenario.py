@@ -36,7 +36,7 @@ scenario = from_tasks(
 
 # Settings: a preset's, by default the one that suits the images; then one's own.
 settings = resolve(
-    "nispa", "default", scenario.name, scenario.input_shape, {"density": 0.3, "max_phases": 6}
+    "nispa", "default", scenario.name, scenario.input_shape, {"density": 0.3, "max_phases": 3}
 )
 experiment = Experiment(scenario, settings, seed=0)
 
