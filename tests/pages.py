@@ -45,6 +45,7 @@ COMMENT = re.compile(r"<!-- (?P<text>[^\n]*?) -->\n\s*\Z")
 SHORT = {"hidden": "40,40", "channels": "8,16", "fc": "60", "batch_size": "64", "patience": "none"}
 SHORT |= {"together": "32"}
 FEW_EPOCHS = {"epochs": "1", "retrain_epochs": "1", "epochs_per_phase": "1", "max_phases": "3"}
+FEW_EPOCHS |= {"settle_epochs": "1"}
 
 
 @dataclass(frozen=True)

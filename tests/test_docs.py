@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from nispa.base.config import _described, build
 from nispa.mechanism.grow import GROWTH_RULES
 from nispa.methods import METHODS
+from nispa.methods.defaults import RULES, Facts
 from nispa.network.models import ARCHITECTURES, NetworkConfig
 
 from .methods.toy import NETWORKS, accuracy_on, finish, toy_problem, toy_task
@@ -66,6 +67,16 @@ LONG = [
 ]  # fmt: skip
 
 
+# How long a learner trains that is told nothing: what a page shows of it is not compared.
+SHORT_RULES: dict[str, Callable[[Facts], Any]] = {
+    "epochs": lambda _: 1,
+    "retrain_epochs": lambda _: 1,
+    "epochs_per_phase": lambda _: 1,
+    "settle_epochs": lambda _: 1,
+    "min_phases": lambda _: 2,
+}
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
 @pytest.mark.parametrize(
     "path",
@@ -77,6 +88,8 @@ def test_the_code_of_a_page_runs(
 ) -> None:
     monkeypatch.setenv("NISPA_DATA", str(small_data))
     monkeypatch.setattr("nispa.reading.plots.picture", lambda record: b"")  # most of its time
+    for name, rule in SHORT_RULES.items():
+        monkeypatch.setitem(RULES, name, rule)
     folder = tmp_path / "page"
     folder.mkdir()
     write_own_data(folder)

@@ -36,9 +36,7 @@ def net_of(plan: list[tuple[str, int]], end: int) -> RandomNet:
     return RandomNet([("start", 0), *plan], (2, 6, 6), end)
 
 
-@settings(max_examples=300 if ALL else 20, deadline=None, suppress_health_check=list(HealthCheck))
-@given(plan=st.one_of(plans, mixing_plans), end=st.integers(0, 1000))
-def test_a_random_network_is_isolated_or_refused(plan: list[tuple[str, int]], end: int) -> None:
+def check_random(plan: list[tuple[str, int]], end: int) -> None:
     model = net_of(plan, end)
     images = torch.randn(3, 2, 6, 6)
     try:
@@ -50,6 +48,19 @@ def test_a_random_network_is_isolated_or_refused(plan: list[tuple[str, int]], en
     for share in (0.3, 0.7):
         kept = random_sets(graph, generator, share)
         check_isolated(model, graph, images, kept, generator)
+
+
+@settings(max_examples=100 if ALL else 20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(plan=st.one_of(plans, mixing_plans), end=st.integers(0, 1000))
+def test_a_random_network_is_isolated_or_refused(plan: list[tuple[str, int]], end: int) -> None:
+    check_random(plan, end)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(plan=st.one_of(plans, mixing_plans), end=st.integers(0, 1000))
+def test_many_random_networks(plan: list[tuple[str, int]], end: int) -> None:
+    check_random(plan, end)
 
 
 @pytest.mark.parametrize("name", USUAL)
