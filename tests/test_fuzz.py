@@ -30,7 +30,7 @@ from tests.test_faults import attempt, counted, run_command
 Capture = pytest.CaptureFixture[str]
 
 EXACT = [kind for kind in KINDS if kind.exact]
-FAST, SLOW = 3 * len(DAMAGE), 500
+FAST, SLOW = 2 * len(DAMAGE), 500
 RESUMES_FAST, RESUMES_SLOW = range(100, 160), range(160, 2160)
 
 

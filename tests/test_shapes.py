@@ -41,6 +41,8 @@ def test_learned_shown_and_kept_as_given(
     quick: dict[str, Any] = {"method": method, "hidden": (40,), "density": 0.6, "tasks": 3}
     if method == "nispa":
         quick |= {"max_phases": 3, "epochs_per_phase": 2, "settle_epochs": 2, "batch_size": 8}
+    else:
+        quick |= {"epochs": 20, "batch_size": 8}
     made = Learner(input_shape=shape, classes=8, **quick)
     made.learn(values(shape), LABELS)
     assert made.method.problem.input_shape == shape
