@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ class RandomNet(nn.Module):
 
     def __init__(self, plan: Sequence[tuple[str, int]], shape: tuple[int, ...], end: int) -> None:
         super().__init__()
+        self.made_of = plan, shape, end
         self.modules_made = nn.ModuleList()
         self.values = nn.ParameterList()
         self.steps: list[Step] = []
@@ -47,6 +49,15 @@ class RandomNet(nn.Module):
         self.bn = nn.BatchNorm1d(5)
         self.head = nn.Linear(5, 4)
         self.earlier.clear()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RandomNet:
+        """The same steps on copies of the modules: steps know the net that they were made for."""
+        with torch.random.fork_rng([]):
+            made = RandomNet(*self.made_of)
+        for name in ("_modules", "_parameters", "_buffers"):
+            setattr(made, name, copy.deepcopy(getattr(self, name), memo))
+        made.training = self.training
+        return made
 
     def make(self, module: nn.Module) -> Callable[..., Any]:
         """Keeps a module of a step, and gives a way to whatever takes its place."""

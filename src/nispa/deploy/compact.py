@@ -59,9 +59,9 @@ def compact(
     """A plain PyTorch module that computes the logits of some tasks, and no others.
 
     Dead connections, units that no image changes and units that no chosen output reads are gone;
-    what is left are dense layers of ``torch.nn``. (A module that was traced keeps its units; its
-    batch norms are folded into convolutions.) The logits equal the learner's within 1e-5, or
-    that share of the largest. The module is a copy: the learner may go on learning.
+    what is left are dense layers of ``torch.nn``, for a module that was traced in a graph of its
+    own operators. An operator that cannot be cut keeps its units. The logits equal the learner's
+    within 1e-5, or that share of the largest. The module is a copy: the learner may go on learning.
 
     It takes ``(batch, channels, height, width)`` float32, scaled as the learner scales them, and
     has these attributes:
@@ -82,7 +82,7 @@ def compact(
     Raises:
         NotLearnedError: A task has not been learned.
         ConfigError: The method predicts from more than its network's outputs, or the network
-            cannot be written down with PyTorch's own modules.
+            cannot be written down for any number of images.
     """
     method = learner.method
     with usual_modes():
@@ -93,7 +93,7 @@ def compact(
                 "cannot be compacted"
             )
         branches = branches_of(method, chosen)
-        module = _joined([nn.Sequential(*_layers(b.network, b.classes)) for b in branches])
+        module = _joined(_parts(branches))
         module.requires_grad_(False).eval()
         _describe(module, learner, branches)
         return module
@@ -119,11 +119,16 @@ def parts_of(module: nn.Sequential) -> list[nn.Sequential]:
     return [module]
 
 
-def _layers(network: SparseNetwork, outputs: Sequence[int]) -> list[nn.Module]:
-    """Plain modules, one after another, that compute some outputs of a network."""
-    if isinstance(network, TracedNetwork):
-        return [plain(network, outputs)]
-    return condense(network, outputs)
+def _parts(branches: Sequence[Branch]) -> list[nn.Sequential]:
+    """Plain modules, one after another, that compute the outputs of each branch."""
+    traced = [
+        (branch.network, branch.classes)
+        for branch in branches
+        if isinstance(branch.network, TracedNetwork)
+    ]
+    if len(traced) == len(branches):
+        return [nn.Sequential(made) for made in plain(traced)]
+    return [nn.Sequential(*condense(branch.network, branch.classes)) for branch in branches]
 
 
 def _chosen(

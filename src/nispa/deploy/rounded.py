@@ -31,7 +31,7 @@ class Rounded(nn.Module):
     scale: Tensor
     bias: Tensor
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
         super().__init__()
         weight, bias = layer.weight.detach(), layer.bias
         assert bias is not None
@@ -41,7 +41,7 @@ class Rounded(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias.detach().clone())
         self.window: dict[str, Any] = {}  # of a convolution
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
             self.window = {name: getattr(layer, name) for name in WINDOW}
 
     @property
@@ -53,7 +53,8 @@ class Rounded(nn.Module):
         """What the layer computes, with rounded weights."""
         if not self.window:
             return functional.linear(x, self.weight, self.bias)
-        return functional.conv2d(x, self.weight, self.bias, **self.window)
+        convolve = functional.conv1d if self.values.dim() == 3 else functional.conv2d
+        return convolve(x, self.weight, self.bias, **self.window)
 
 
 def _along(scale: Tensor, weight: Tensor) -> Tensor:
@@ -65,6 +66,6 @@ def rounded(module: nn.Sequential) -> nn.Sequential:
     made = copy.deepcopy(module)
     for parent in list(made.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, (nn.Linear, nn.Conv2d)):
+            if isinstance(child, (nn.Linear, nn.Conv1d, nn.Conv2d)):
                 setattr(parent, name, Rounded(child))
     return made.eval()

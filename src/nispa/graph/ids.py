@@ -51,6 +51,11 @@ class Ids:
         self._label = torch.cat([self._label, numbers])
         return numbers.reshape(tuple(shape))
 
+    @property
+    def count(self) -> int:
+        """How many numbers there are."""
+        return len(self._label)
+
     def inputs_end(self) -> None:
         """Says that all numbers so far belong to inputs."""
         self.fixed = len(self._label)

@@ -62,8 +62,25 @@ def _found_units(model: nn.Module, example: Any, classes: int | None) -> UnitGra
     arguments, named = _arguments(example)
     with _training(model):
         _try(model, arguments, named, classes)
-        program = _exported(model, arguments, named)
+        program = exported(model, arguments, named)
     _no_hidden_parameters(model, program)
+    parameters, buffers = state_names(model, program)
+    walk = Walk(model, RULES, unknown)
+    try:
+        inputs = walk.run(program.graph, parameters, buffers)
+        logits = walk.result(logits_node(program))
+        return assemble(walk.ids, walk.found, inputs, logits[0], SAMPLES)
+    except Refused as refused:
+        raise GraphError(f"this module's units cannot be told apart: {refused}") from None
+
+
+def state_names(
+    model: nn.Module, program: torch.export.ExportedProgram
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Which inputs of a program's graph are parameters and buffers, and their first paths.
+
+    Constants of the code count as buffers; their paths are keys of ``program.constants``.
+    """
     signature = program.graph_signature
     first_name = _first_names(model)
     parameters = {name: first_name[path] for name, path in signature.inputs_to_parameters.items()}
@@ -71,13 +88,7 @@ def _found_units(model: nn.Module, example: Any, classes: int | None) -> UnitGra
         **{name: first_name.get(path, path) for name, path in signature.inputs_to_buffers.items()},
         **signature.inputs_to_lifted_tensor_constants,
     }
-    walk = Walk(model, RULES, unknown)
-    try:
-        inputs = walk.run(program.graph, parameters, buffers)
-        logits = walk.result(_logits_node(program))
-        return assemble(walk.ids, walk.found, inputs, logits[0], SAMPLES)
-    except Refused as refused:
-        raise GraphError(f"this module's units cannot be told apart: {refused}") from None
+    return parameters, buffers
 
 
 def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -159,9 +170,14 @@ def _try(
         )
 
 
-def _exported(
+def exported(
     model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
 ) -> torch.export.ExportedProgram:
+    """The operators of a module in the mode that it is in.
+
+    Raises:
+        GraphError: They cannot be written down.
+    """
     said = io.StringIO()  # PyTorch prints whole graphs where it fails
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -189,8 +205,12 @@ def _no_hidden_parameters(model: nn.Module, program: torch.export.ExportedProgra
                 )
 
 
-def _logits_node(program: torch.export.ExportedProgram) -> fx.Node:
-    """The node of the logits among those that the graph returns."""
+def logits_node(program: torch.export.ExportedProgram) -> fx.Node:
+    """The node of the logits among those that the graph returns.
+
+    Raises:
+        Refused: There is none.
+    """
     output = next(node for node in program.graph.nodes if node.op == "output")
     results = output.args[0]
     assert isinstance(results, (tuple, list))

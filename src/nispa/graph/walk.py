@@ -32,10 +32,21 @@ class Walk:
     Attributes:
         ids: Numbers and ties.
         found: Weights, values and norms so far.
+        notes: What is known of each node once it is computed, if somebody asked for it.
     """
 
-    def __init__(self, model: nn.Module, rules: Mapping[str, Rule], unknown: Rule) -> None:
-        """A walk through a graph of ``model`` by rules; ``unknown`` is the rule of all others."""
+    def __init__(
+        self, model: nn.Module, rules: Mapping[str, Rule], unknown: Rule, *, notes: bool = False
+    ) -> None:
+        """A walk through a graph of ``model``.
+
+        Args:
+            model: The module.
+            rules: Of operators, by their names.
+            unknown: The rule of all others.
+            notes: Whether to keep what is known of each node, which takes much memory.
+        """
+        self.notes: dict[fx.Node, Any] | None = {} if notes else None
         self.ids = Ids()
         self.found = Found()
         self._paths = {id(module): path for path, module in model.named_modules()}
@@ -82,6 +93,9 @@ class Walk:
                 self._known[node] = Buffer(buffers[node.name])
             elif node.op == "call_function":
                 self._known[node] = self._called(node)
+            if self.notes is not None and node in self._known:
+                self.notes[node] = _copied(self._known[node])
+            if node.op == "call_function":
                 for read in node.all_input_nodes:
                     left[read] -= 1
                     if not left[read]:  # numbers of large images take much memory
@@ -232,7 +246,7 @@ class Walk:
     def _called(self, node: fx.Node) -> Any:
         if node.target is operator.getitem:
             return self._item(node)
-        call = self._call(node)
+        call = self.call(node)
         self.found.random |= _draws(call)
         written = _written(node)
         if written and call.name != "batch_norm":
@@ -315,7 +329,8 @@ class Walk:
             return None
         return refs if isinstance(cut, (list, tuple)) else refs[0]
 
-    def _call(self, node: fx.Node) -> Call:
+    def call(self, node: fx.Node) -> Call:
+        """The operator of a node."""
         schema = getattr(node.target, "_schema", None)
         name = schema.name.rpartition("::")[2] if schema else getattr(node.target, "__name__", "?")
         arguments: dict[str, Any] = {}
@@ -392,6 +407,13 @@ def _tied(name: str) -> str:
         f"'{name}' is the weight of connections in one place and a value per unit in another (tied "
         "weights that cross groups); give each place a parameter of its own"
     )
+
+
+def _copied(known: Any) -> Any:
+    """What is known of a node, apart from what is written into it later."""
+    if isinstance(known, (list, tuple)):
+        return [_copied(each) for each in known]
+    return known.clone() if isinstance(known, Tensor) else known
 
 
 def _memory(tensor: Tensor) -> int:

@@ -55,6 +55,7 @@ class UnitBatchNorm(nn.Module):
         assert norm.running_var is not None
         assert norm.num_batches_tracked is not None
         self.eps, self.momentum = norm.eps, norm.momentum
+        self._kind = nn.BatchNorm1d if isinstance(norm, nn.BatchNorm1d) else nn.BatchNorm2d
         self.register_parameter("weight", norm.weight)
         self.register_parameter("bias", norm.bias)
         self.register_buffer("running_mean", norm.running_mean.clone())
@@ -147,6 +148,13 @@ class UnitBatchNorm(nn.Module):
             known = self._known = self.stable, version, bool(self.stable.any())
         return known[2]
 
+    def plain(self) -> AnyBatchNorm:
+        """A norm of PyTorch's that computes the same in evaluation."""
+        made = self._kind(len(self.running_mean), self.eps, affine=self.weight is not None)
+        made.running_mean, made.running_var = self.running_mean.clone(), self.running_var.clone()
+        made.weight, made.bias = self.weight, self.bias  # type: ignore[assignment]
+        return made.eval()
+
     def hold(self, channels: Tensor) -> None:
         """Keeps the statistics of more channels, ``(channels,)`` bool."""
         self.stable |= channels.to(self.stable.device)
@@ -190,10 +198,12 @@ class GenerationNorm(nn.Module):
         self.channels = isinstance(norm, nn.GroupNorm)
         self.register_parameter("weight", norm.weight)
         self.register_parameter("bias", getattr(norm, "bias", None))
+        self._shape: tuple[int, ...] = ()
         if isinstance(norm, nn.GroupNorm):
             self.dims, entries = 0, norm.num_channels // norm.num_groups
         else:
-            self.dims = len(norm.normalized_shape)
+            self._shape = tuple(norm.normalized_shape)
+            self.dims = len(self._shape)
             entries = int(torch.Size(norm.normalized_shape).numel())
         device = norm.weight.device if norm.weight is not None else None
         self.register_buffer(
@@ -231,6 +241,19 @@ class GenerationNorm(nn.Module):
                 more[-1].append(f"{prefix}generation must hold whole numbers from 0 to {most}")
         _check_marks(state_dict, prefix, self.stable, more[-1])
         super()._load_from_state_dict(state_dict, prefix, *more)
+
+    def plain(self) -> Mixing:
+        """A norm of PyTorch's in its place, which knows no generations."""
+        made: Mixing
+        if self.channels:
+            made = nn.GroupNorm(self.sets, self.generation.numel(), self.eps)
+        else:
+            kind = nn.LayerNorm if self.centred else nn.RMSNorm
+            made = kind(self._shape, self.eps)
+        for name in ("weight", "bias"):
+            if hasattr(made, name):
+                setattr(made, name, getattr(self, name))
+        return made.eval()
 
     def settle(self, entries: Tensor) -> None:
         """Makes entries the next generation, in place of those that were so and are not stable.
