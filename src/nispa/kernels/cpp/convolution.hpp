@@ -34,21 +34,25 @@ constexpr int TILE_WIDTH = REGISTERS >= 32 ? 8 : 4;
 // Sums of 3 x 3 kernels, stride 1, over R x T pixels: each input vector is loaded once.
 template <int R, int T>
 static inline void tile_3x3(const float* x, int64_t line, int64_t plane, const Rows& list,
-                            int32_t row, Vec (&sum)[R][T]) {
-  for (int32_t k = list.start[row]; k < list.start[row + 1]; k++) {
-    const float* from = x + list.source[k] * plane * LANES;
-    // In 64 bits: connections are counted in 32, but they have nine weights each.
-    const float* w = list.value + int64_t{9} * k;
-    // By lines of the input: line r meets kernel line r - q in output line q. So a loaded vector
+                            int32_t row, Reg (&sum)[R][T]) {
+  // Copies: compilers would read the list and multiply the steps again for each line.
+  const int32_t *source = list.source + list.start[row], *end = list.source + list.start[row + 1];
+  const int64_t below = line * LANES, channel = plane * LANES;
+  // In 64 bits: connections are counted in 32, but they have nine weights each.
+  const float* w = list.value + int64_t{9} * list.start[row];
+  for (; source < end; source++, w += 9) {
+    const float* from = x + *source * channel;
+    // By lines of the input: line r meets kernel line r - q in output line q. So a loaded register
     // serves six products, and a sum still gets its weights from the first to the last.
-    for (int r = 0; r < R + 2; r++) {
-      Vec pixel[T + 2];
-      for (int t = 0; t < T + 2; t++) pixel[t] = load(from + (r * line + t) * LANES);
+    for (int r = 0; r < R + 2; r++, from += below) {
+      NISPA_KEEP_LOADS();
+      Reg pixel[T + 2];
+      for (int t = 0; t < T + 2; t++) pixel[t] = load<Reg>(from + t * LANES);
       for (int q = 0; q < R; q++) {
         const int y = r - q;
         if (y < 0 || y > 2) continue;
         for (int s = 0; s < 3; s++) {
-          const Vec weight = broadcast(w[3 * y + s]);
+          const Reg weight = broadcast<Reg>(w[3 * y + s]);
           for (int t = 0; t < T; t++) sum[q][t] = fma(weight, pixel[t + s], sum[q][t]);
         }
       }
@@ -59,7 +63,7 @@ static inline void tile_3x3(const float* x, int64_t line, int64_t plane, const R
 // The same for any kernel and stride, over 1 x T pixels.
 template <int T>
 static inline void tile_any(const float* x, const Pass& pass, const Rows& list, int32_t row,
-                            Vec (&sum)[1][T]) {
+                            Reg (&sum)[1][T]) {
   // Loads are not shared here: this way is for the sizes and strides that few networks have.
   const int64_t line = pass.in.line(), plane = pass.in.plane(), step = pass.stride;
   for (int32_t k = list.start[row]; k < list.start[row + 1]; k++) {
@@ -67,9 +71,9 @@ static inline void tile_any(const float* x, const Pass& pass, const Rows& list, 
     const float* w = list.value + int64_t{k} * pass.height * pass.width;
     for (int y = 0; y < pass.height; y++)
       for (int s = 0; s < pass.width; s++) {
-        const Vec weight = broadcast(*w++);
+        const Reg weight = broadcast<Reg>(*w++);
         for (int t = 0; t < T; t++)
-          sum[0][t] = fma(weight, load(from + (y * line + t * step + s) * LANES), sum[0][t]);
+          sum[0][t] = fma(weight, load<Reg>(from + (y * line + t * step + s) * LANES), sum[0][t]);
       }
   }
 }
@@ -80,23 +84,24 @@ enum class Store { each, largest };
 // The largest of each 2 x 2 goes to `pooled`; which it is, the first of them, stays in their place,
 // so that the others need not be kept.
 template <int T, Finish F>
-static inline void store_largest(const Vec (&sum)[TILE_ROWS][T], float* to, float* pooled) {
+static inline void store_largest(const Reg (&sum)[TILE_ROWS][T], float* to, float* pooled) {
   // Two lines, an even number of columns: `strip` covers the pool's windows and nothing else.
   for (int t = 0; t + 1 < T; t += 2) {
-    const Four four{sum[0][t], sum[0][t + 1], sum[1][t], sum[1][t + 1]};
-    const Vec most = four.largest();
+    const Four<Reg> four{sum[0][t], sum[0][t + 1], sum[1][t], sum[1][t + 1]};
+    const Reg most = four.largest();
     store(to + t * LANES, four.which(most));
     finish<F>(pooled + t / 2 * LANES, most);
   }
 }
 
-// One tile of R x T pixels of a row, whose first pixel is (y, x) of the output.
+// One tile of R x T pixels of a row, whose first pixel is (y, x) of the output, in the lanes of one
+// register.
 template <int R, int T, Finish F, Store W>
-static inline void tile(const Pass& pass, const float* in, float* out, float* pooled, int32_t row,
-                        int64_t y, int64_t x) {
-  Vec sum[R][T];
+static inline void tile_part(const Pass& pass, const float* in, float* out, float* pooled,
+                             int32_t row, int64_t y, int64_t x) {
+  Reg sum[R][T];
   // Backward has no biases.
-  const Vec first = broadcast(pass.bias ? pass.bias[row] : 0.0f);
+  const Reg first = broadcast<Reg>(pass.bias ? pass.bias[row] : 0.0f);
   for (int q = 0; q < R; q++)
     for (int t = 0; t < T; t++) sum[q][t] = first;
   const int64_t at = (pass.down + y * pass.stride) * pass.in.line() + pass.right + x * pass.stride;
@@ -123,6 +128,15 @@ static inline void tile(const Pass& pass, const float* in, float* out, float* po
     for (int q = 0; q < R; q++)
       for (int t = 0; t < T; t++) finish<F>(to + (q * pass.out.line() + t) * LANES, sum[q][t]);
   }
+}
+
+// The same in all lanes, part by part: what the first reads of the cache's lines, the next find there.
+template <int R, int T, Finish F, Store W>
+static inline void tile(const Pass& pass, const float* in, float* out, float* pooled, int32_t row,
+                        int64_t y, int64_t x) {
+  for (int part = 0; part < LANES; part += WIDTH)
+    tile_part<R, T, F, W>(pass, in + part, out + part,
+                          W == Store::largest ? pooled + part : nullptr, row, y, x);
 }
 
 // R lines of pixels of all rows: the input that they read stays in the cache from row to row. The
