@@ -27,7 +27,8 @@ constexpr int STRANDS = REGISTERS / 2 / (TILE * PARTS);
 // Slabs at a time in the gradient of weights, whose output gradients take half of the registers.
 constexpr int SLABS = REGISTERS / 2 / PARTS;
 
-// Adds connections [k, end) of a row to its strands, each to the one that its place in the row says.
+// Adds connections [k, end) of a row to its strands, each to the one that its place in the row
+// says.
 template <int S>
 static inline void add_connections(const Rows& list, int32_t k, int32_t end, const float* in,
                                    int64_t in_slab, Vec (&strand)[STRANDS][S]) {
@@ -81,8 +82,8 @@ static inline void add_rows(const Rows& list, const int32_t* rows, const float* 
   }
 }
 
-// Rows number j to j + R of the list over S slabs. Frozen connections are added before plastic ones;
-// a row that has both is listed as merged connections instead.
+// Rows number j to j + R of the list over S slabs. Frozen connections are added before plastic
+// ones; a row that has both is listed as merged connections instead.
 template <int R, int S, Finish F>
 static inline void tile_rows(const Pass& pass, const float* in, float* out, int64_t j) {
   Vec sum[R][S];

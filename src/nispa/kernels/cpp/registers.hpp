@@ -87,8 +87,8 @@ static inline void turn(const float* const* row, int64_t x, float* to) {
 #define NISPA_ISA "avx2"
 constexpr int WIDTH = 8;
 constexpr int REGISTERS = 16;
-// A pixel of so many images fills a line of the cache. With 8, Linear layers, which read pixels in no
-// order, would throw away half of what the caches deliver.
+// A pixel of so many images fills a line of the cache. With 8, Linear layers, which read pixels in
+// no order, would throw away half of what the caches deliver.
 constexpr int LANES = 16;
 struct Reg {
   __m256 v;
@@ -228,6 +228,16 @@ static inline void turn(const float* const* row, int64_t x, float* to) {
     for (int i = 0; i < WIDTH; i++) to[i * LANES + lane] = row[lane][x + i];
 }
 #undef NISPA_EACH
+#endif
+
+// Loops over tiles are templates that take their sums by reference. Where a compiler does not put
+// them into one function, the sums lie in memory.
+#if defined(__GNUC__) || defined(__clang__)
+#define NISPA_INLINE static inline __attribute__((always_inline))
+#elif defined(_MSC_VER)
+#define NISPA_INLINE static __forceinline
+#else
+#define NISPA_INLINE static inline
 #endif
 
 // With few registers, values carried from one iteration to the next would push sums out of them.

@@ -20,8 +20,8 @@ struct Strided {
 
 // T pixels of a plane from number (i, j) on, in the lanes of one register from number `part` on.
 template <int T, Finish F>
-static inline void plane_tile(const Strided& pass, int part, int32_t row, int64_t i, int64_t j,
-                              int64_t down, int64_t right) {
+NISPA_INLINE void plane_tile(const Strided& pass, int part, int32_t row, int64_t i, int64_t j,
+                             int64_t down, int64_t right) {
   const int64_t line = pass.in.line(), plane = pass.in.plane(), step = pass.stride;
   // The first weight of a plane, and how far from its pixel's number it reads; the next weights
   // read one less each.
@@ -37,6 +37,7 @@ static inline void plane_tile(const Strided& pass, int part, int32_t row, int64_
     for (int64_t r = first_y; r < pass.height; r += step, from -= line * LANES) {
       const float* x = from;
       for (int64_t s = first_x; s < pass.width; s += step, x -= LANES) {
+        NISPA_KEEP_LOADS();
         const Reg weight = broadcast<Reg>(w[r * pass.width + s]);
         for (int t = 0; t < T; t++) sum[t] = fma(weight, load<Reg>(x + t * LANES), sum[t]);
       }

@@ -149,11 +149,11 @@ static inline void add_any(const float* x, const float* g, const Weights& job, i
 
 // A row's gradient summed over `high` lines, for its bias.
 static inline float sum_of(const float* g, const Weights& job, int64_t high) {
-  Reg total[2] = {broadcast<Reg>(0.0f), broadcast<Reg>(0.0f)};
+  Vec total[2] = {broadcast(0.0f), broadcast(0.0f)};
   for (int64_t y = 0; y < high; y++)
     for (int64_t t = 0; t < job.gradient.width; t++)
-      total[t & 1] = add_parts(load(g + (y * job.gradient.line() + t) * LANES), total[t & 1]);
-  return ::sum(add(total[0], total[1]));
+      total[t & 1] = add(total[t & 1], load(g + (y * job.gradient.line() + t) * LANES));
+  return ::sum(add_parts(add(total[0], total[1]), broadcast<Reg>(0.0f)));
 }
 
 // Each slab writes sums of its own; `chain.cpp` adds them in order. So they do not depend on which
