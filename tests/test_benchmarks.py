@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,18 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from benchmarks import any_model, gpu, kernels, memory, page, performance, startup, step, table
+from benchmarks import (
+    any_model,
+    bounds,
+    gpu,
+    kernels,
+    memory,
+    page,
+    performance,
+    startup,
+    step,
+    table,
+)
 from benchmarks.contestants import (
     Contestant,
     Dense,
@@ -281,6 +293,26 @@ def test_operations_of_the_convolutions_by_hand() -> None:
     assert layers["conv1"]["forward"]["gflop"] * 1e9 == 2 * 64 * 3 * 9 * 32 * 32 * images
     live = round(0.01 * 128 * 128)
     assert layers["conv4"]["input gradient"]["gflop"] * 1e9 == 2 * live * 9 * 16 * 16 * images
+
+
+def test_the_rate_of_a_backward_pass_leaves_copying_out() -> None:
+    work = {"a forward": (int, 3e9), "a backward": (int, 6e9), "a copy": (int, 0.0)}
+    taken = {"a forward": 1.0, "a backward": 4.0, "a copy": 1.0}
+    assert bounds.rates(work, taken) == {"a forward": 6.0, "a backward": 4.0}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(library()[0] is None or not shutil.which("c++"), reason="needs a compiler")
+def test_bounds_and_passes_are_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bounds", "--rounds", "1"])
+    threads = torch.get_num_threads()
+    bounds.main()
+    torch.set_num_threads(threads)
+    shown = capsys.readouterr().out
+    assert re.search(r"registers alone +\d+\.\d GFLOP/s +100%", shown)
+    assert "convnet 6 linear backward" in shown
 
 
 def test_counted_bytes_by_hand() -> None:

@@ -200,7 +200,8 @@ static void run(const Layer& layer, int64_t slabs) {
         float* to = out.data + slab * out.slab() + (out.inside(channel) + y * out.line()) * LANES;
         for (int64_t x = 0; x < out.width; x++, from += 2 * LANES, to += LANES) {
           const float* below = from + in.line() * LANES;
-          store(to, Four{load(from), load(from + LANES), load(below), load(below + LANES)}.largest());
+          const Four<Vec> four{load(from), load(from + LANES), load(below), load(below + LANES)};
+          store(to, four.largest());
         }
       }
     }
@@ -228,7 +229,7 @@ static void gradient(const Layer& layer, int64_t slabs) {
           Vec which = load(to);
           // Otherwise `to` holds the number already: `store_largest` left it there.
           if constexpr (!CHOSEN) {
-            const Four four{which, load(to + LANES), load(below), load(below + LANES)};
+            const Four<Vec> four{which, load(to + LANES), load(below), load(below + LANES)};
             which = four.which(four.largest());
           }
           store(to, where_same(which, zero, g, zero));

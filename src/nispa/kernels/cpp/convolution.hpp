@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "layout.hpp"
 #include "threads.hpp"
@@ -31,24 +32,44 @@ struct Pass {
 constexpr int TILE_ROWS = 2;
 constexpr int TILE_WIDTH = REGISTERS >= 32 ? 8 : 4;
 
-// Sums of 3 x 3 kernels, stride 1, over R x T pixels: each input vector is loaded once.
+// A row's connections in one of the lists.
+struct Run {
+  const int32_t *source, *end;
+  const float* value;
+};
+
+static inline Run run_of(const Rows& list, int32_t row, int64_t weights) {
+  if (!list.start) return {nullptr, nullptr, nullptr};
+  // In 64 bits: connections are counted in 32, but they have several weights each.
+  const int64_t first = list.start[row], last = list.start[row + 1];
+  return {list.source + first, list.source + last, list.value + weights * first};
+}
+
+// What all tiles of a row share, worked out once: most tiles are so short that it would show.
+struct Row {
+  Run runs[2];  // frozen, then plastic
+  float bias;
+  int64_t below, channel;  // floats from a pixel of the input to the next line, to the next channel
+  int64_t out_below;
+};
+
+// Sums of 3 x 3 kernels, stride 1, over R x T pixels: each input register is loaded once.
 template <int R, int T>
-static inline void tile_3x3(const float* x, int64_t line, int64_t plane, const Rows& list,
-                            int32_t row, Vec (&sum)[R][T]) {
-  for (int32_t k = list.start[row]; k < list.start[row + 1]; k++) {
-    const float* from = x + list.source[k] * plane * LANES;
-    // In 64 bits: connections are counted in 32, but they have nine weights each.
-    const float* w = list.value + int64_t{9} * k;
-    // By lines of the input: line r meets kernel line r - q in output line q. So a loaded vector
+NISPA_INLINE void tile_3x3(const float* x, const Row& row, Run run, Reg (&sum)[R][T]) {
+  const int64_t below = row.below;
+  for (; run.source < run.end; run.source++, run.value += 9) {
+    const float *from = x + *run.source * row.channel, *w = run.value;
+    // By lines of the input: line r meets kernel line r - q in output line q. So a loaded register
     // serves six products, and a sum still gets its weights from the first to the last.
-    for (int r = 0; r < R + 2; r++) {
-      Vec pixel[T + 2];
-      for (int t = 0; t < T + 2; t++) pixel[t] = load(from + (r * line + t) * LANES);
+    for (int r = 0; r < R + 2; r++, from += below) {
+      NISPA_KEEP_LOADS();
+      Reg pixel[T + 2];
+      for (int t = 0; t < T + 2; t++) pixel[t] = load<Reg>(from + t * LANES);
       for (int q = 0; q < R; q++) {
         const int y = r - q;
         if (y < 0 || y > 2) continue;
         for (int s = 0; s < 3; s++) {
-          const Vec weight = broadcast(w[3 * y + s]);
+          const Reg weight = broadcast<Reg>(w[3 * y + s]);
           for (int t = 0; t < T; t++) sum[q][t] = fma(weight, pixel[t + s], sum[q][t]);
         }
       }
@@ -58,18 +79,17 @@ static inline void tile_3x3(const float* x, int64_t line, int64_t plane, const R
 
 // The same for any kernel and stride, over 1 x T pixels.
 template <int T>
-static inline void tile_any(const float* x, const Pass& pass, const Rows& list, int32_t row,
-                            Vec (&sum)[1][T]) {
+NISPA_INLINE void tile_any(const float* x, const Pass& pass, const Row& row, Run run,
+                           Reg (&sum)[1][T]) {
   // Loads are not shared here: this way is for the sizes and strides that few networks have.
-  const int64_t line = pass.in.line(), plane = pass.in.plane(), step = pass.stride;
-  for (int32_t k = list.start[row]; k < list.start[row + 1]; k++) {
-    const float* from = x + list.source[k] * plane * LANES;
-    const float* w = list.value + int64_t{k} * pass.height * pass.width;
-    for (int y = 0; y < pass.height; y++)
+  const int64_t step = pass.stride * int64_t{LANES};
+  for (; run.source < run.end; run.source++) {
+    const float* line = x + *run.source * row.channel;
+    for (int y = 0; y < pass.height; y++, line += row.below)
       for (int s = 0; s < pass.width; s++) {
-        const Vec weight = broadcast(*w++);
+        const Reg weight = broadcast<Reg>(*run.value++);
         for (int t = 0; t < T; t++)
-          sum[0][t] = fma(weight, load(from + (y * line + t * step + s) * LANES), sum[0][t]);
+          sum[0][t] = fma(weight, load<Reg>(line + s * LANES + t * step), sum[0][t]);
       }
   }
 }
@@ -80,48 +100,50 @@ enum class Store { each, largest };
 // The largest of each 2 x 2 goes to `pooled`; which it is, the first of them, stays in their place,
 // so that the others need not be kept.
 template <int T, Finish F>
-static inline void store_largest(const Vec (&sum)[TILE_ROWS][T], float* to, float* pooled) {
+NISPA_INLINE void store_largest(const Reg (&sum)[TILE_ROWS][T], float* to, float* pooled) {
   // Two lines, an even number of columns: `strip` covers the pool's windows and nothing else.
   for (int t = 0; t + 1 < T; t += 2) {
-    const Four four{sum[0][t], sum[0][t + 1], sum[1][t], sum[1][t + 1]};
-    const Vec most = four.largest();
+    const Four<Reg> four{sum[0][t], sum[0][t + 1], sum[1][t], sum[1][t + 1]};
+    const Reg most = four.largest();
     store(to + t * LANES, four.which(most));
     finish<F>(pooled + t / 2 * LANES, most);
   }
 }
 
-// One tile of R x T pixels of a row, whose first pixel is (y, x) of the output.
+// Whether a kernel has the fast way, which a pool can follow at once.
+static inline bool small(int64_t height, int64_t width, int64_t stride) {
+  return height == 3 && width == 3 && stride == 1;
+}
+
+// One tile of R x T pixels of a row. It is done part by part: what the first reads of the cache's
+// lines, the next find there.
 template <int R, int T, Finish F, Store W>
-static inline void tile(const Pass& pass, const float* in, float* out, float* pooled, int32_t row,
-                        int64_t y, int64_t x) {
-  Vec sum[R][T];
-  // Backward has no biases.
-  const Vec first = broadcast(pass.bias ? pass.bias[row] : 0.0f);
-  for (int q = 0; q < R; q++)
-    for (int t = 0; t < T; t++) sum[q][t] = first;
-  const int64_t at = (pass.down + y * pass.stride) * pass.in.line() + pass.right + x * pass.stride;
-  // Frozen before plastic. That freezing changes no sum is due to the merged lists: a row with both
-  // kinds is in those, so one of the lists is empty here.
-  for (const Rows& list : pass.lists) {
-    if (!list.start) continue;
-    // Strips of two lines are for 3 x 3 kernels alone, so the other way is compiled for one line
-    // only.
-    if constexpr (R == 1) {
-      if (pass.height != 3 || pass.width != 3 || pass.stride != 1) {
-        tile_any<T>(in + at * LANES, pass, list, row, sum);
-        continue;
-      }
-    }
-    tile_3x3<R, T>(in + at * LANES, pass.in.line(), pass.in.plane(), list, row, sum);
-  }
-  float* to = out + (pass.out.inside(row) + y * pass.out.line() + x) * LANES;
-  if constexpr (W == Store::largest) {
-    // y and x are even: a tile begins with a window.
-    const int64_t half = pass.pooled.inside(row) + y / 2 * pass.pooled.line() + x / 2;
-    store_largest<T, F>(sum, to, pooled + half * LANES);
-  } else {
+NISPA_INLINE void tile(const Pass& pass, const Row& row, const float* from, float* to,
+                       float* pooled) {
+  for (int part = 0; part < LANES; part += WIDTH) {
+    Reg sum[R][T];
+    const Reg first = broadcast<Reg>(row.bias);
     for (int q = 0; q < R; q++)
-      for (int t = 0; t < T; t++) finish<F>(to + (q * pass.out.line() + t) * LANES, sum[q][t]);
+      for (int t = 0; t < T; t++) sum[q][t] = first;
+    // Frozen before plastic. That freezing changes no sum is due to the merged lists: a row with
+    // both kinds is in those, so one of the lists is empty here.
+    for (const Run& run : row.runs) {
+      // Strips of two lines are for 3 x 3 kernels alone, so the other way is compiled for one line
+      // only.
+      if constexpr (R == 1) {
+        if (!small(pass.height, pass.width, pass.stride)) {
+          tile_any<T>(from + part, pass, row, run, sum);
+          continue;
+        }
+      }
+      tile_3x3<R, T>(from + part, row, run, sum);
+    }
+    if constexpr (W == Store::largest) {
+      store_largest<T, F>(sum, to + part, pooled + part);
+    } else {
+      for (int q = 0; q < R; q++)
+        for (int t = 0; t < T; t++) finish<F>(to + part + q * row.out_below + t * LANES, sum[q][t]);
+    }
   }
 }
 
@@ -131,22 +153,34 @@ template <int R, Finish F, Store W>
 static void strip(const Pass& pass, const float* in, float* out, float* pooled, int64_t y) {
   // The pool leaves a last odd column out, and backward sets its gradient to zero.
   const int64_t width = W == Store::largest ? 2 * pass.pooled.width : pass.out.width;
+  const int64_t weights = int64_t{pass.height} * pass.width, step = int64_t{pass.stride} * LANES;
+  const int64_t above = (pass.down + y * pass.stride) * pass.in.line() + pass.right;
   for (int64_t j = 0; j < pass.row_count; j++) {
-    const int32_t row = pass.rows[j];
+    const int32_t number = pass.rows[j];
+    // Backward has no biases.
+    const Row row{{run_of(pass.lists[0], number, weights), run_of(pass.lists[1], number, weights)},
+                  pass.bias ? pass.bias[number] : 0.0f, pass.in.line() * LANES,
+                  pass.in.plane() * LANES, pass.out.line() * LANES};
+    const float* from = in + above * LANES;
+    float* to = out + (pass.out.inside(number) + y * pass.out.line()) * LANES;
+    // y and x are even where a pool follows: a tile begins with a window.
+    float* half = nullptr;
+    if constexpr (W == Store::largest)
+      half = pooled + (pass.pooled.inside(number) + y / 2 * pass.pooled.line()) * LANES;
     int64_t x = 0;
-    for (; x + TILE_WIDTH <= width; x += TILE_WIDTH)
-      tile<R, TILE_WIDTH, F, W>(pass, in, out, pooled, row, y, x);
+    const auto next = [&](auto wide) {
+      constexpr int T = decltype(wide)::value;
+      tile<R, T, F, W>(pass, row, from + x * step, to + x * LANES,
+                       W == Store::largest ? half + x / 2 * LANES : nullptr);
+      x += T;
+    };
+    while (x + TILE_WIDTH <= width) next(std::integral_constant<int, TILE_WIDTH>{});
     if constexpr (TILE_WIDTH > 4)
-      if (x + 4 <= width) tile<R, 4, F, W>(pass, in, out, pooled, row, y, x), x += 4;
-    if (x + 2 <= width) tile<R, 2, F, W>(pass, in, out, pooled, row, y, x), x += 2;
+      if (x + 4 <= width) next(std::integral_constant<int, 4>{});
+    if (x + 2 <= width) next(std::integral_constant<int, 2>{});
     if constexpr (W == Store::each)
-      if (x < width) tile<R, 1, F, W>(pass, in, out, pooled, row, y, x);
+      if (x < width) next(std::integral_constant<int, 1>{});
   }
-}
-
-// Whether a kernel has the fast way, which a pool can follow at once.
-static inline bool small(int64_t height, int64_t width, int64_t stride) {
-  return height == 3 && width == 3 && stride == 1;
 }
 
 // Threads share strips of slabs. A pass over a pool skips a last odd line, which no window holds.

@@ -7,7 +7,7 @@
 
 // Activations of LANES images: (slab, channel, row, column, lane), with a zero border of `pad`.
 // Features of a Linear layer are channels of one pixel, or, after a flatten, pixels in order.
-// The lane is innermost, so one load takes the same pixel of LANES images: no kernel shuffles, and
+// The lane is innermost, so a load takes the same pixel of several images: no kernel shuffles, and
 // no image's sums depend on the others of its batch.
 struct Image {
   float* data;
@@ -40,22 +40,24 @@ enum class Finish { plain, relu, masked };
 
 // The last thing done to a sum before it is stored: nothing, ReLU, or, for the gradient of a ReLU
 // written over the ReLU's own output, zero where that output is zero.
-template <Finish F>
-static inline void finish(float* to, Vec sum) {
+template <Finish F, class V>
+static inline void finish(float* to, V sum) {
   if (F == Finish::relu) sum = relu(sum);
   // `to` still holds the output of the ReLU: the activations that backward overwrites are its mask.
-  if (F == Finish::masked) sum = where_positive(load(to), sum);
+  if (F == Finish::masked) sum = where_positive(load<V>(to), sum);
   store(to, sum);
 }
 
 // Four neighbours of a pool.
+template <class V>
 struct Four {
-  Vec a, b, c, d;
-  Vec largest() const { return larger(larger(a, b), larger(c, d)); }
+  V a, b, c, d;
+  V largest() const { return larger(larger(a, b), larger(c, d)); }
   // The number of the first one that is the largest, 0 to 3.
-  Vec which(Vec most) const {
+  V which(V most) const {
+    const V zero = broadcast<V>(0.0f), one = broadcast<V>(1.0f);
     // The first of equal ones, as PyTorch chooses; after a ReLU equal zeros are common.
-    const Vec later = where_same(c, most, broadcast(2.0f), broadcast(3.0f));
-    return where_same(a, most, broadcast(0.0f), where_same(b, most, broadcast(1.0f), later));
+    const V later = where_same(c, most, broadcast<V>(2.0f), broadcast<V>(3.0f));
+    return where_same(a, most, zero, where_same(b, most, one, later));
   }
 };

@@ -20,62 +20,95 @@ struct Pass {
   const float* bias;          // one a row, or null
 };
 
-// TILE * STRANDS sums stay in registers: 16 of 32, or 8 of 16. The rest is for loads.
-constexpr int TILE = 4;       // slabs at a time: each weight is read once for all of them
-// Sums side by side, so that no addition waits for the one before.
-constexpr int STRANDS = REGISTERS >= 32 ? 4 : 2;
+constexpr int TILE = 4;  // slabs at a time: each weight is read once for all of them
+// Sums side by side, so that no addition waits for the one before. With those of a tile they take
+// half of the registers; the rest is for loads.
+constexpr int STRANDS = REGISTERS / 2 / (TILE * PARTS);
+// Slabs at a time in the gradient of weights, whose output gradients take half of the registers.
+constexpr int SLABS = REGISTERS / 2 / PARTS;
 
-// A row's sum is split over strands by the place of a connection in the row, whatever S is.
+// Adds connections [k, end) of a row to its strands, each to the one that its place in the row
+// says.
 template <int S>
-static inline void add_row(const Rows& list, int32_t row, const float* in, int64_t in_slab,
-                           Vec (&sum)[S]) {
-  // Fewer slabs must not mean more strands: the number of additions in a row decides its bits, and
-  // a batch of one image must give the same as a large one.
-  Vec strand[STRANDS][S];
-  for (auto& each : strand)
-    for (Vec& one : each) one = broadcast(0.0f);
-  int32_t k = list.start[row];
-  const int32_t end = list.start[row + 1];
+static inline void add_connections(const Rows& list, int32_t k, int32_t end, const float* in,
+                                   int64_t in_slab, Vec (&strand)[STRANDS][S]) {
+  const auto add_one = [&](int32_t at, Vec(&to)[S]) {
+    const float* from = in + int64_t{list.source[at]} * LANES;
+    const Vec weight = broadcast(list.value[at]);
+    for (int s = 0; s < S; s++) to[s] = fma(weight, load(from + s * in_slab), to[s]);
+  };
   // Whole groups of connections, one for each strand; then the rest, to the strands in order.
   for (; k + STRANDS <= end; k += STRANDS)
-    for (int i = 0; i < STRANDS; i++) {
-      const float* from = in + int64_t{list.source[k + i]} * LANES;
-      const Vec weight = broadcast(list.value[k + i]);
-      for (int s = 0; s < S; s++)
-        strand[i][s] = fma(weight, load(from + s * in_slab), strand[i][s]);
-    }
+    for (int i = 0; i < STRANDS; i++) add_one(k + i, strand[i]);
   for (int i = 0; i < STRANDS - 1; i++) {
     if (k + i >= end) break;
-    const float* from = in + int64_t{list.source[k + i]} * LANES;
-    const Vec weight = broadcast(list.value[k + i]);
-    for (int s = 0; s < S; s++)
-      strand[i][s] = fma(weight, load(from + s * in_slab), strand[i][s]);
-  }
-  for (int s = 0; s < S; s++) {
-    // In this order always, since it decides the last bits of every output.
-    Vec total = add(strand[0][s], strand[1][s]);
-    if constexpr (STRANDS == 4) total = add(total, add(strand[2][s], strand[3][s]));
-    sum[s] = add(sum[s], total);
+    add_one(k + i, strand[i]);
   }
 }
 
-// Rows [first, last) of the list over S slabs. Frozen connections are added before plastic ones; a
-// row that has both is listed as merged connections instead.
+// Adds R rows over S slabs. A row's sum is split over strands by the place of a connection in the
+// row, whatever R and S are.
+template <int R, int S>
+static inline void add_rows(const Rows& list, const int32_t* rows, const float* in, int64_t in_slab,
+                            Vec (&sum)[R][S]) {
+  // Fewer slabs must not mean more strands: the number of additions in a row decides its bits, and
+  // a batch of one image must give the same as a large one. They mean more rows.
+  Vec strand[R][STRANDS][S];
+  for (auto& row : strand)
+    for (auto& each : row)
+      for (Vec& one : each) one = broadcast(0.0f);
+  int32_t start[R], common = list.start[rows[0] + 1] - list.start[rows[0]];
+  for (int r = 0; r < R; r++) {
+    start[r] = list.start[rows[r]];
+    common = std::min(common, list.start[rows[r] + 1] - start[r]);
+  }
+  if constexpr (R > 1) {
+    // As many as all of the rows have, side by side; then what is left of each.
+    common -= common % STRANDS;
+    for (int32_t k = 0; k < common; k += STRANDS)
+      for (int r = 0; r < R; r++)
+        add_connections<S>(list, start[r] + k, start[r] + k + STRANDS, in, in_slab, strand[r]);
+  }
+  for (int r = 0; r < R; r++) {
+    const int32_t from = start[r] + (R > 1 ? common : 0);
+    add_connections<S>(list, from, list.start[rows[r] + 1], in, in_slab, strand[r]);
+    for (int s = 0; s < S; s++) {
+      // In this order always, since it decides the last bits of every output.
+      Vec total = strand[r][0][s];
+      if constexpr (STRANDS >= 2) total = add(total, strand[r][1][s]);
+      if constexpr (STRANDS == 4) total = add(total, add(strand[r][2][s], strand[r][3][s]));
+      sum[r][s] = add(sum[r][s], total);
+    }
+  }
+}
+
+// Rows number j to j + R of the list over S slabs. Frozen connections are added before plastic
+// ones; a row that has both is listed as merged connections instead.
+template <int R, int S, Finish F>
+static inline void tile_rows(const Pass& pass, const float* in, float* out, int64_t j) {
+  Vec sum[R][S];
+  // A sum begins with the bias, where the reference may end with it: they agree up to rounding.
+  for (int r = 0; r < R; r++) {
+    const Vec begin = broadcast(pass.bias ? pass.bias[pass.rows[j + r]] : 0.0f);
+    for (Vec& each : sum[r]) each = begin;
+  }
+  for (const Rows& list : pass.lists)
+    if (list.start) add_rows<R, S>(list, pass.rows + j, in, pass.in_slab, sum);
+  for (int r = 0; r < R; r++)
+    for (int s = 0; s < S; s++)
+      finish<F>(out + s * pass.out_slab + int64_t{pass.place[j + r]} * LANES, sum[r][s]);
+}
+
+// Rows [first, last) of the list over S slabs: the fewer slabs, the more rows at once.
 template <int S, Finish F>
 static void tile(const Pass& pass, int64_t slab, int64_t first, int64_t last) {
+  constexpr int R = TILE / S;
   const float* in = pass.in + slab * pass.in_slab;
   float* out = pass.out + slab * pass.out_slab;
-  for (int64_t j = first; j < last; j++) {
-    const int32_t row = pass.rows[j];
-    Vec sum[S];
-    // The sum begins with the bias, where the reference may end with it: they agree up to rounding.
-    const Vec begin = broadcast(pass.bias ? pass.bias[row] : 0.0f);
-    for (int s = 0; s < S; s++) sum[s] = begin;
-    for (const Rows& list : pass.lists)
-      if (list.start) add_row<S>(list, row, in, pass.in_slab, sum);
-    for (int s = 0; s < S; s++)
-      finish<F>(out + s * pass.out_slab + int64_t{pass.place[j]} * LANES, sum[s]);
-  }
+  int64_t j = first;
+  for (; j + R <= last; j += R) tile_rows<R, S, F>(pass, in, out, j);
+  if constexpr (R > 1)
+    for (; j < last; j++) tile_rows<1, S, F>(pass, in, out, j);
 }
 
 // Work is shared out as tiles of slabs and, where there are fewer tiles than threads, groups of
@@ -116,26 +149,26 @@ struct Weights {
 
 // Adds the sums of connections [k, end) over S slabs, whose output gradients are in registers.
 template <int S>
-static inline void add_products(const float* in, int64_t in_slab, const int32_t* source,
+static inline void add_sums_of(const float* in, int64_t in_slab, const int32_t* source,
                                 const Vec (&g)[S], int32_t k, int32_t end, float* value) {
   // Four connections at a time, since add_sums adds the lanes of four vectors at once.
   for (; k + 4 <= end; k += 4) {
-    Vec total[4];
+    Reg total[4];
     int64_t at[4];
     for (int i = 0; i < 4; i++) {
-      total[i] = broadcast(0.0f);
+      total[i] = broadcast<Reg>(0.0f);
       at[i] = int64_t{source[k + i]} * LANES;
     }
     const float* from = in;
     // The address moves by adding, which costs less than a product for each load.
     for (int s = 0; s < S; s++, from += in_slab)
-      for (int i = 0; i < 4; i++) total[i] = fma(g[s], load(from + at[i]), total[i]);
+      for (int i = 0; i < 4; i++) total[i] = add_products(g[s], from + at[i], total[i]);
     add_sums(value + k, total[0], total[1], total[2], total[3]);
   }
   for (; k < end; k++) {
-    Vec total = broadcast(0.0f);
+    Reg total = broadcast<Reg>(0.0f);
     const float* from = in + int64_t{source[k]} * LANES;
-    for (int s = 0; s < S; s++) total = fma(g[s], load(from + s * in_slab), total);
+    for (int s = 0; s < S; s++) total = add_products(g[s], from + s * in_slab, total);
     value[k] += sum(total);
   }
 }
@@ -147,17 +180,18 @@ static void add_slabs(const Weights& job, int64_t slab, int64_t first, int64_t l
   const float* gradient = job.gradient + slab * job.gradient_slab;
   for (int64_t j = first; j < last; j++) {
     const int32_t row = job.rows[j];
-    Vec g[S], total = broadcast(0.0f);
+    Vec g[S];
+    Reg total = broadcast<Reg>(0.0f);
     for (int s = 0; s < S; s++) {
       g[s] = load(gradient + s * job.gradient_slab + int64_t{row} * LANES);
-      total = add(total, g[s]);
+      total = add_parts(g[s], total);
     }
     const int32_t begin = job.start[row], end = job.start[row + 1];
     // Before the first slabs; nobody has cleared the gradients of the last step.
     if (fresh) std::fill(job.value + begin, job.value + end, 0.0f);
     // The scratch of biases is never cleared, either: the first slab writes it.
     job.bias[row] = sum(total) + (slab ? job.bias[row] : 0.0f);
-    add_products<S>(in, job.in_slab, job.source, g, begin, end, job.value);
+    add_sums_of<S>(in, job.in_slab, job.source, g, begin, end, job.value);
   }
 }
 
@@ -173,8 +207,8 @@ static void gradient(const Weights& job, int64_t slabs) {
     bool fresh = job.fresh;
     for (int64_t slab = 0; slab < slabs; fresh = false) {
       const int64_t left = slabs - slab;
-      if (REGISTERS >= 32 && left >= 16) add_slabs<16>(job, slab, first, last, fresh), slab += 16;
-      else if (left >= 8) add_slabs<8>(job, slab, first, last, fresh), slab += 8;
+      if (SLABS >= 16 && left >= 16) add_slabs<16>(job, slab, first, last, fresh), slab += 16;
+      else if (SLABS >= 8 && left >= 8) add_slabs<8>(job, slab, first, last, fresh), slab += 8;
       else if (left >= 4) add_slabs<4>(job, slab, first, last, fresh), slab += 4;
       else if (left >= 2) add_slabs<2>(job, slab, first, last, fresh), slab += 2;
       else add_slabs<1>(job, slab, first, last, fresh), slab += 1;

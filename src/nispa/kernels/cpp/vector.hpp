@@ -1,241 +1,74 @@
-// One vector of float32 lanes, one image a lane: AVX-512, AVX2, NEON, or plain loops.
-//
-// The file is compiled once for each instruction set; each build has its own LANES.
+// One number of each of LANES images: one register, or a few side by side.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
+#include <type_traits>
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#define NISPA_ISA "avx512"
-constexpr int LANES = 16;
-// Sizes tiles: sums that do not fit the registers would be stored and loaded at each step.
-constexpr int REGISTERS = 32;
-struct Vec {
-  __m512 v;
+#include "registers.hpp"
+
+constexpr int PARTS = LANES / WIDTH;
+
+struct Parts {
+  Reg part[PARTS];
 };
-static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
-static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
-static inline Vec broadcast(float a) { return {_mm512_set1_ps(a)}; }
-static inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
-static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-// If one is NaN, the instruction gives its second argument: zero must come first.
-static inline Vec relu(Vec a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }  // keeps NaN
-// The larger one; NaN if either is.
-static inline Vec larger(Vec a, Vec b) {
-  // NLE is also true where one is NaN: then b is taken, unless it is a that is NaN.
-  const __mmask16 take = _mm512_cmp_ps_mask(b.v, a.v, _CMP_NLE_UQ);
-  const __mmask16 ordered = _mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q);
-  return {_mm512_mask_mov_ps(a.v, take & ordered, b.v)};
+// Loops with many sums take registers, and go through the parts one after another; all others take
+// vectors.
+using Vec = std::conditional_t<PARTS == 1, Reg, Parts>;
+
+template <class V = Vec>
+static inline V load(const float* p) {
+  if constexpr (std::is_same_v<V, Reg>) return load_register(p);
+  else {
+    V r;
+    for (int i = 0; i < PARTS; i++) r.part[i] = load_register(p + i * WIDTH);
+    return r;
+  }
 }
-// g where not test <= 0, else 0.
-static inline Vec where_positive(Vec test, Vec g) {
-  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test.v, _mm512_setzero_ps(), _CMP_NLE_UQ), g.v)};
+template <class V = Vec>
+static inline V broadcast(float a) {
+  if constexpr (std::is_same_v<V, Reg>) return broadcast_register(a);
+  else {
+    V r;
+    for (Reg& each : r.part) each = broadcast_register(a);
+    return r;
+  }
 }
-// yes where a == b (or both are NaN), else no.
-static inline Vec where_same(Vec a, Vec b, Vec yes, Vec no) {
-  const __mmask16 same = _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ) |
-                         (_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q) &
-                          _mm512_cmp_ps_mask(b.v, b.v, _CMP_UNORD_Q));
-  return {_mm512_mask_mov_ps(no.v, same, yes.v)};
+static inline void store(float* p, Parts a) {
+  for (int i = 0; i < PARTS; i++) store(p + i * WIDTH, a.part[i]);
 }
-// Each instruction set adds lanes in an order of its own: one reason why the last bits of a run
-// depend on it.
-static inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
-// The sums of four vectors, added to what lies there.
-static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
-  // Sums of pairs, then of fours, within each quarter of the vectors; then the quarters are added.
-  // The four results come out side by side, at little more than the price of one.
-  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a.v, b.v), _mm512_unpackhi_ps(a.v, b.v));
-  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c.v, d.v), _mm512_unpackhi_ps(c.v, d.v));
-  const __m512 all =
-      _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-  _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), four));
+#define NISPA_EACH_PART(expression)                            \
+  Parts r;                                                     \
+  for (int i = 0; i < PARTS; i++) r.part[i] = (expression);    \
+  return r
+static inline Parts add(Parts a, Parts b) { NISPA_EACH_PART(add(a.part[i], b.part[i])); }
+static inline Parts fma(Parts a, Parts b, Parts c) {
+  NISPA_EACH_PART(fma(a.part[i], b.part[i], c.part[i]));
 }
+static inline Parts relu(Parts a) { NISPA_EACH_PART(relu(a.part[i])); }
+static inline Parts larger(Parts a, Parts b) { NISPA_EACH_PART(larger(a.part[i], b.part[i])); }
+static inline Parts where_positive(Parts test, Parts g) {
+  NISPA_EACH_PART(where_positive(test.part[i], g.part[i]));
+}
+static inline Parts where_same(Parts a, Parts b, Parts yes, Parts no) {
+  NISPA_EACH_PART(where_same(a.part[i], b.part[i], yes.part[i], no.part[i]));
+}
+#undef NISPA_EACH_PART
+
+// Sums over lanes go on in one register: adds the parts of a, or of a * b.
+static inline Reg add_parts(Reg a, Reg to) { return add(to, a); }
+static inline Reg add_parts(Parts a, Reg to) {
+  for (const Reg& each : a.part) to = add(to, each);
+  return to;
+}
+static inline Reg add_products(Reg a, const float* b, Reg to) {
+  return fma(a, load_register(b), to);
+}
+static inline Reg add_products(Parts a, const float* b, Reg to) {
+  for (int i = 0; i < PARTS; i++) to = fma(a.part[i], load_register(b + i * WIDTH), to);
+  return to;
+}
+
 // LANES values from `x` on of each row, so that a lane of the vectors in `to` is a row.
 static inline void transpose(const float* const (&row)[LANES], int64_t x, float* to) {
-  // Three rounds of exchanges: within pairs of rows, within fours, then of whole quarters.
-  __m512 four[16];  // in each quarter, one value each of four rows
-  for (int i = 0; i < 16; i += 4) {
-    const __m512 a = _mm512_loadu_ps(row[i] + x), b = _mm512_loadu_ps(row[i + 1] + x);
-    const __m512 c = _mm512_loadu_ps(row[i + 2] + x), d = _mm512_loadu_ps(row[i + 3] + x);
-    const __m512 low = _mm512_unpacklo_ps(a, b), low2 = _mm512_unpacklo_ps(c, d);
-    const __m512 high = _mm512_unpackhi_ps(a, b), high2 = _mm512_unpackhi_ps(c, d);
-    four[i] = _mm512_shuffle_ps(low, low2, 0x44);
-    four[i + 1] = _mm512_shuffle_ps(low, low2, 0xee);
-    four[i + 2] = _mm512_shuffle_ps(high, high2, 0x44);
-    four[i + 3] = _mm512_shuffle_ps(high, high2, 0xee);
-  }
-  for (int i = 0; i < 4; i++) {
-    const __m512 even = _mm512_shuffle_f32x4(four[i], four[4 + i], 0x88);
-    const __m512 even2 = _mm512_shuffle_f32x4(four[8 + i], four[12 + i], 0x88);
-    const __m512 odd = _mm512_shuffle_f32x4(four[i], four[4 + i], 0xdd);
-    const __m512 odd2 = _mm512_shuffle_f32x4(four[8 + i], four[12 + i], 0xdd);
-    _mm512_storeu_ps(to + i * LANES, _mm512_shuffle_f32x4(even, even2, 0x88));
-    _mm512_storeu_ps(to + (4 + i) * LANES, _mm512_shuffle_f32x4(odd, odd2, 0x88));
-    _mm512_storeu_ps(to + (8 + i) * LANES, _mm512_shuffle_f32x4(even, even2, 0xdd));
-    _mm512_storeu_ps(to + (12 + i) * LANES, _mm512_shuffle_f32x4(odd, odd2, 0xdd));
-  }
+  for (int part = 0; part < LANES; part += WIDTH)
+    for (int i = 0; i < LANES; i += WIDTH) turn(row + part, x + i, to + i * LANES + part);
 }
-
-#elif defined(__AVX2__) && (defined(__FMA__) || defined(_MSC_VER))
-#include <immintrin.h>
-#define NISPA_ISA "avx2"
-constexpr int LANES = 8;
-constexpr int REGISTERS = 16;
-struct Vec {
-  __m256 v;
-};
-static inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
-static inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
-static inline Vec broadcast(float a) { return {_mm256_set1_ps(a)}; }
-static inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
-static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
-static inline Vec relu(Vec a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.v)}; }
-static inline Vec larger(Vec a, Vec b) {
-  const __m256 take = _mm256_cmp_ps(b.v, a.v, _CMP_NLE_UQ);
-  const __m256 ordered = _mm256_cmp_ps(a.v, a.v, _CMP_ORD_Q);
-  return {_mm256_blendv_ps(a.v, b.v, _mm256_and_ps(take, ordered))};
-}
-static inline Vec where_positive(Vec test, Vec g) {
-  return {_mm256_and_ps(_mm256_cmp_ps(test.v, _mm256_setzero_ps(), _CMP_NLE_UQ), g.v)};
-}
-static inline Vec where_same(Vec a, Vec b, Vec yes, Vec no) {
-  const __m256 nan = _mm256_and_ps(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q),
-                                   _mm256_cmp_ps(b.v, b.v, _CMP_UNORD_Q));
-  const __m256 same = _mm256_or_ps(_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ), nan);
-  return {_mm256_blendv_ps(no.v, yes.v, same)};
-}
-static inline float sum(Vec a) {
-  __m128 h = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
-  h = _mm_add_ps(h, _mm_movehl_ps(h, h));
-  return _mm_cvtss_f32(_mm_add_ss(h, _mm_shuffle_ps(h, h, 1)));
-}
-static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
-  const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v));
-  const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c.v, d.v), _mm256_unpackhi_ps(c.v, d.v));
-  const __m256 all =
-      _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
-  _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), four));
-}
-static inline void transpose(const float* const (&row)[LANES], int64_t x, float* to) {
-  __m256 four[8];
-  for (int i = 0; i < 8; i += 4) {
-    const __m256 a = _mm256_loadu_ps(row[i] + x), b = _mm256_loadu_ps(row[i + 1] + x);
-    const __m256 c = _mm256_loadu_ps(row[i + 2] + x), d = _mm256_loadu_ps(row[i + 3] + x);
-    const __m256 low = _mm256_unpacklo_ps(a, b), low2 = _mm256_unpacklo_ps(c, d);
-    const __m256 high = _mm256_unpackhi_ps(a, b), high2 = _mm256_unpackhi_ps(c, d);
-    four[i] = _mm256_shuffle_ps(low, low2, 0x44);
-    four[i + 1] = _mm256_shuffle_ps(low, low2, 0xee);
-    four[i + 2] = _mm256_shuffle_ps(high, high2, 0x44);
-    four[i + 3] = _mm256_shuffle_ps(high, high2, 0xee);
-  }
-  for (int i = 0; i < 4; i++) {
-    _mm256_storeu_ps(to + i * LANES, _mm256_permute2f128_ps(four[i], four[4 + i], 0x20));
-    _mm256_storeu_ps(to + (4 + i) * LANES, _mm256_permute2f128_ps(four[i], four[4 + i], 0x31));
-  }
-}
-
-#elif defined(__ARM_NEON) && defined(__aarch64__)
-#include <arm_neon.h>
-#define NISPA_ISA "neon"
-constexpr int LANES = 8;
-constexpr int REGISTERS = 16;  // pairs
-struct Vec {
-  // Two registers make one vector, so that slabs are laid out as with AVX2.
-  float32x4_t v, w;
-};
-static inline Vec load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
-static inline void store(float* p, Vec a) {
-  vst1q_f32(p, a.v);
-  vst1q_f32(p + 4, a.w);
-}
-static inline Vec broadcast(float a) { return {vdupq_n_f32(a), vdupq_n_f32(a)}; }
-static inline Vec add(Vec a, Vec b) { return {vaddq_f32(a.v, b.v), vaddq_f32(a.w, b.w)}; }
-static inline Vec fma(Vec a, Vec b, Vec c) {
-  return {vfmaq_f32(c.v, a.v, b.v), vfmaq_f32(c.w, a.w, b.w)};
-}
-static inline Vec relu(Vec a) {
-  const float32x4_t zero = vdupq_n_f32(0.0f);
-  return {vmaxq_f32(a.v, zero), vmaxq_f32(a.w, zero)};  // NaN if either is
-}
-static inline Vec larger(Vec a, Vec b) { return {vmaxq_f32(a.v, b.v), vmaxq_f32(a.w, b.w)}; }
-static inline float32x4_t where_positive(float32x4_t test, float32x4_t g) {
-  const uint32x4_t no = vcleq_f32(test, vdupq_n_f32(0.0f));
-  return vbslq_f32(no, vdupq_n_f32(0.0f), g);
-}
-static inline Vec where_positive(Vec test, Vec g) {
-  return {where_positive(test.v, g.v), where_positive(test.w, g.w)};
-}
-static inline float32x4_t where_same(float32x4_t a, float32x4_t b, float32x4_t y, float32x4_t n) {
-  const uint32x4_t numbers = vorrq_u32(vceqq_f32(a, a), vceqq_f32(b, b));
-  return vbslq_f32(vorrq_u32(vceqq_f32(a, b), vmvnq_u32(numbers)), y, n);
-}
-static inline Vec where_same(Vec a, Vec b, Vec yes, Vec no) {
-  return {where_same(a.v, b.v, yes.v, no.v), where_same(a.w, b.w, yes.w, no.w)};
-}
-static inline float sum(Vec a) { return vaddvq_f32(vaddq_f32(a.v, a.w)); }
-static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
-  const float32x4_t ab = vpaddq_f32(vaddq_f32(a.v, a.w), vaddq_f32(b.v, b.w));
-  const float32x4_t cd = vpaddq_f32(vaddq_f32(c.v, c.w), vaddq_f32(d.v, d.w));
-  vst1q_f32(to, vaddq_f32(vld1q_f32(to), vpaddq_f32(ab, cd)));
-}
-
-#else
-#define NISPA_ISA "plain"
-constexpr int LANES = 8;
-constexpr int REGISTERS = 16;
-struct Vec {
-  float v[LANES];
-};
-#define NISPA_EACH(expression)                                   \
-  Vec r;                                                         \
-  for (int i = 0; i < LANES; i++) r.v[i] = (expression);         \
-  return r
-static inline Vec load(const float* p) { NISPA_EACH(p[i]); }
-static inline void store(float* p, Vec a) {
-  for (int i = 0; i < LANES; i++) p[i] = a.v[i];
-}
-static inline Vec broadcast(float a) { NISPA_EACH(a); }
-static inline Vec add(Vec a, Vec b) { NISPA_EACH(a.v[i] + b.v[i]); }
-// Rounded twice: a fused one would be a function call on processors without the instruction.
-static inline Vec fma(Vec a, Vec b, Vec c) { NISPA_EACH(a.v[i] * b.v[i] + c.v[i]); }
-static inline Vec relu(Vec a) { NISPA_EACH(a.v[i] < 0.0f ? 0.0f : a.v[i]); }
-static inline Vec larger(Vec a, Vec b) {
-  NISPA_EACH(b.v[i] <= a.v[i] || a.v[i] != a.v[i] ? a.v[i] : b.v[i]);
-}
-static inline Vec where_positive(Vec test, Vec g) { NISPA_EACH(test.v[i] <= 0.0f ? 0.0f : g.v[i]); }
-static inline Vec where_same(Vec a, Vec b, Vec yes, Vec no) {
-  NISPA_EACH(a.v[i] == b.v[i] || (a.v[i] != a.v[i] && b.v[i] != b.v[i]) ? yes.v[i] : no.v[i]);
-}
-static inline float sum(Vec a) {
-  float r = 0.0f;
-  for (int i = 0; i < LANES; i++) r += a.v[i];
-  return r;
-}
-static inline void add_sums(float* to, Vec a, Vec b, Vec c, Vec d) {
-  to[0] += sum(a);
-  to[1] += sum(b);
-  to[2] += sum(c);
-  to[3] += sum(d);
-}
-#undef NISPA_EACH
-#endif
-
-#if !defined(__AVX512F__) && !(defined(__AVX2__) && (defined(__FMA__) || defined(_MSC_VER)))
-static inline void transpose(const float* const (&row)[LANES], int64_t x, float* to) {
-  for (int lane = 0; lane < LANES; lane++)
-    for (int i = 0; i < LANES; i++) to[i * LANES + lane] = row[lane][x + i];
-}
-#endif
-
-// With few registers, values carried from one iteration to the next would push sums out of them.
-#if (defined(__GNUC__) || defined(__clang__)) && !defined(__AVX512F__)
-#define NISPA_KEEP_LOADS() __asm__ volatile("" ::: "memory")
-#else
-#define NISPA_KEEP_LOADS()
-#endif

@@ -23,35 +23,42 @@ struct Weights {
 
 constexpr int64_t STRIP = 8;  // rows of the output at a time: what they read stays in the cache
 
+// One output's products with the nine pixels of its window.
+static inline void add_nine(Reg g, const float* x, int64_t line, Reg (&sum)[9]) {
+  for (int r = 0; r < 3; r++)
+    for (int s = 0; s < 3; s++)
+      sum[3 * r + s] = fma(g, load<Reg>(x + (r * line + s) * LANES), sum[3 * r + s]);
+}
+
 // A 3 x 3 kernel, stride 1, over `high` x `wide` outputs: nine sums in registers, two outputs at a
 // time, since their windows share six of their pixels in each line.
 static inline void add_3x3(const float* x, const float* g, int64_t line, int64_t gradient_line,
                            int64_t high, int64_t wide, float* to) {
-  Vec sum[9];
-  for (Vec& each : sum) each = broadcast(0.0f);
+  Reg sum[9];
+  for (Reg& each : sum) each = broadcast<Reg>(0.0f);
   for (int64_t y = 0; y < high; y++) {
     const float* x0 = x + y * line * LANES;
     const float* g0 = g + y * gradient_line * LANES;
     int64_t t = 0;
     for (; t + 2 <= wide; t += 2) {
-      // See vector.hpp: without it compilers carry loads over and push sums out of registers.
-      NISPA_KEEP_LOADS();
-      const Vec a = load(g0 + t * LANES), b = load(g0 + (t + 1) * LANES);
-      for (int r = 0; r < 3; r++) {
-        const float* from = x0 + (r * line + t) * LANES;
-        const Vec p0 = load(from), p1 = load(from + LANES), p2 = load(from + 2 * LANES),
-                  p3 = load(from + 3 * LANES);
-        sum[3 * r] = fma(b, p1, fma(a, p0, sum[3 * r]));
-        sum[3 * r + 1] = fma(b, p2, fma(a, p1, sum[3 * r + 1]));
-        sum[3 * r + 2] = fma(b, p3, fma(a, p2, sum[3 * r + 2]));
+      for (int part = 0; part < LANES; part += WIDTH) {
+        // See registers.hpp: without it compilers carry loads over and push sums out of registers.
+        NISPA_KEEP_LOADS();
+        const float *left = g0 + t * LANES + part, *top = x0 + t * LANES + part;
+        const Reg a = load<Reg>(left), b = load<Reg>(left + LANES);
+        for (int r = 0; r < 3; r++) {
+          const float* from = top + r * line * LANES;
+          const Reg p0 = load<Reg>(from), p1 = load<Reg>(from + LANES);
+          const Reg p2 = load<Reg>(from + 2 * LANES), p3 = load<Reg>(from + 3 * LANES);
+          sum[3 * r] = fma(b, p1, fma(a, p0, sum[3 * r]));
+          sum[3 * r + 1] = fma(b, p2, fma(a, p1, sum[3 * r + 1]));
+          sum[3 * r + 2] = fma(b, p3, fma(a, p2, sum[3 * r + 2]));
+        }
       }
     }
-    if (t < wide) {
-      const Vec a = load(g0 + t * LANES);
-      for (int r = 0; r < 3; r++)
-        for (int s = 0; s < 3; s++)
-          sum[3 * r + s] = fma(a, load(x0 + (r * line + t + s) * LANES), sum[3 * r + s]);
-    }
+    if (t < wide)
+      for (int part = 0; part < LANES; part += WIDTH)
+        add_nine(load<Reg>(g0 + t * LANES + part), x0 + t * LANES + part, line, sum);
   }
   // Nine sums over lanes, added to those of the strips before: twice four at once, then the last.
   add_sums(to, sum[0], sum[1], sum[2], sum[3]);
@@ -63,17 +70,15 @@ static inline void add_3x3(const float* x, const float* g, int64_t line, int64_t
 static inline void add_3x3_strided(const float* x, const float* g, const Weights& job,
                                    int64_t high, float* to) {
   const int64_t line = job.in.line(), step = job.stride;
-  Vec sum[9];
-  for (Vec& each : sum) each = broadcast(0.0f);
+  Reg sum[9];
+  for (Reg& each : sum) each = broadcast<Reg>(0.0f);
   for (int64_t y = 0; y < high; y++)
-    for (int64_t t = 0; t < job.gradient.width; t++) {
-      NISPA_KEEP_LOADS();
-      const Vec a = load(g + (y * job.gradient.line() + t) * LANES);
-      const float* from = x + (y * step * line + t * step) * LANES;
-      for (int r = 0; r < 3; r++)
-        for (int s = 0; s < 3; s++)
-          sum[3 * r + s] = fma(a, load(from + (r * line + s) * LANES), sum[3 * r + s]);
-    }
+    for (int64_t t = 0; t < job.gradient.width; t++)
+      for (int part = 0; part < LANES; part += WIDTH) {
+        NISPA_KEEP_LOADS();
+        add_nine(load<Reg>(g + (y * job.gradient.line() + t) * LANES + part),
+                 x + (y * step * line + t * step) * LANES + part, line, sum);
+      }
   add_sums(to, sum[0], sum[1], sum[2], sum[3]);
   add_sums(to + 4, sum[4], sum[5], sum[6], sum[7]);
   to[8] += ::sum(sum[8]);
@@ -83,10 +88,10 @@ static inline void add_3x3_strided(const float* x, const float* g, const Weights
 // sums each by turns.
 template <int C>
 static inline void add_1x1(const float* const* x, const float* g, const Weights& job, int64_t high,
-                           Vec (&total)[C]) {
+                           Reg (&total)[C]) {
   const int64_t line = job.in.line(), step = job.stride, wide = job.gradient.width;
-  Vec sum[C][2];
-  for (auto& each : sum) each[0] = each[1] = broadcast(0.0f);
+  Reg sum[C][2];
+  for (auto& each : sum) each[0] = each[1] = broadcast<Reg>(0.0f);
   for (int64_t y = 0; y < high; y++) {
     const float* g0 = g + y * job.gradient.line() * LANES;
     int64_t t = 0, at = y * step * line * LANES;
@@ -94,13 +99,13 @@ static inline void add_1x1(const float* const* x, const float* g, const Weights&
       NISPA_KEEP_LOADS();
       const Vec a = load(g0 + t * LANES), b = load(g0 + (t + 1) * LANES);
       for (int c = 0; c < C; c++) {
-        sum[c][0] = fma(a, load(x[c] + at), sum[c][0]);
-        sum[c][1] = fma(b, load(x[c] + at + step * LANES), sum[c][1]);
+        sum[c][0] = add_products(a, x[c] + at, sum[c][0]);
+        sum[c][1] = add_products(b, x[c] + at + step * LANES, sum[c][1]);
       }
     }
     if (t < wide)
       for (int c = 0; c < C; c++)
-        sum[c][0] = fma(load(g0 + t * LANES), load(x[c] + at), sum[c][0]);
+        sum[c][0] = add_products(load(g0 + t * LANES), x[c] + at, sum[c][0]);
   }
   for (int c = 0; c < C; c++) total[c] = add(sum[c][0], sum[c][1]);
 }
@@ -113,13 +118,13 @@ static inline void add_row_1x1(const float* x, const float* g, const Weights& jo
   for (; k + 4 <= job.start[row + 1]; k += 4) {
     const float* from[4];
     for (int c = 0; c < 4; c++) from[c] = x + job.source[k + c] * plane * LANES;
-    Vec total[4];
+    Reg total[4];
     add_1x1<4>(from, g, job, high, total);
     add_sums(part + k, total[0], total[1], total[2], total[3]);
   }
   for (; k < job.start[row + 1]; k++) {
     const float* from[1] = {x + job.source[k] * plane * LANES};
-    Vec total[1];
+    Reg total[1];
     add_1x1<1>(from, g, job, high, total);
     part[k] += ::sum(total[0]);
   }
@@ -132,12 +137,12 @@ static inline void add_any(const float* x, const float* g, const Weights& job, i
   const int64_t line = job.in.line(), step = job.stride;
   for (int r = 0; r < job.height; r++)
     for (int s = 0; s < job.width; s++) {
-      Vec total[2] = {broadcast(0.0f), broadcast(0.0f)};
+      Reg total[2] = {broadcast<Reg>(0.0f), broadcast<Reg>(0.0f)};
       for (int64_t y = 0; y < high; y++)
         for (int64_t t = 0; t < job.gradient.width; t++)
-          total[t & 1] = fma(load(g + (y * job.gradient.line() + t) * LANES),
-                             load(x + ((y * step + r) * line + t * step + s) * LANES),
-                             total[t & 1]);
+          total[t & 1] = add_products(load(g + (y * job.gradient.line() + t) * LANES),
+                                      x + ((y * step + r) * line + t * step + s) * LANES,
+                                      total[t & 1]);
       *to++ += ::sum(add(total[0], total[1]));
     }
 }
@@ -148,7 +153,7 @@ static inline float sum_of(const float* g, const Weights& job, int64_t high) {
   for (int64_t y = 0; y < high; y++)
     for (int64_t t = 0; t < job.gradient.width; t++)
       total[t & 1] = add(total[t & 1], load(g + (y * job.gradient.line() + t) * LANES));
-  return ::sum(add(total[0], total[1]));
+  return ::sum(add_parts(add(total[0], total[1]), broadcast<Reg>(0.0f)));
 }
 
 // Each slab writes sums of its own; `chain.cpp` adds them in order. So they do not depend on which
