@@ -17,6 +17,7 @@ from tests.kernels.links import (
     CHAINS,
     PATTERNS,
     POOL_LINK,
+    Pattern,
     answer,
     assert_agrees,
     assert_same,
@@ -278,6 +279,30 @@ def test_a_loss_with_a_gradient_of_its_own_gives_the_same_bits(
     found = []
     for each in (loss, lambda logits, labels: loss(logits, labels)):
         value = chain.gradients(x, 2 * (torch.arange(50) % 2), each)
+        found.append([value, *(values.grad for values in chain.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("how", ["slice", "zero"])
+@pytest.mark.parametrize("shape", [(5,), (2, 5, 4)])
+def test_reading_some_outputs_changes_no_bit(
+    compiled: Library, how: str, shape: tuple[int, ...]
+) -> None:
+    """Also where gradients of an earlier pass are written over, and another wrote into them."""
+    flat = len(shape) == 1
+    first = full(8, 5, relu=True) if flat else conv(8, 2, padding=1, relu=True)
+    links = [first, link(6, 8 if flat else 160, seeded(1), Pattern(0.3, 0.3, 0.3))]
+    loss = ClassMask((1, 4), 6, how, torch.device("cpu")).loss
+    x, labels = numbers((50, *shape), seeded()), 1 + 3 * (torch.arange(50) % 2)
+    found = []
+    for outputs in (None, (1, 4)):
+        chain = Chain(compiled, links, shape_of(x), outputs=outputs)
+        for values in chain.parameters():
+            values.grad = torch.full_like(values, 7.0)
+        value = chain.gradients(x, labels, loss, reuse=True)
         found.append([value, *(values.grad for values in chain.parameters())])
     for one, other in zip(*found, strict=True):
         assert one is not None

@@ -156,6 +156,7 @@ def check_case(case: Case) -> None:
         for _ in range(2):
             assert_answers(run_chain(chain, case.x, case.upstream), expected, case)
         check_parts(chain, case, expected)
+        check_some_outputs(case)
     finally:
         torch.set_num_threads(before)
 
@@ -170,6 +171,22 @@ def check_parts(chain: Chain, case: Case, expected: Answer) -> None:
         workspace = chain.forward(x)
         chain.backward(workspace, above, into, fresh=number == 0)
         chain.give_back(workspace)
+    for one, other in zip(into, expected.gradients, strict=True):
+        assert_same(one, other)
+
+
+def check_some_outputs(case: Case) -> None:
+    """Every other output is read: the others' share of the upstream gradient must not count."""
+    outputs = tuple(range(0, case.upstream.shape[1], 2))
+    upstream = torch.zeros_like(case.upstream)
+    upstream[:, ::2] = case.upstream[:, ::2]
+    expected = answer(case.links, case.x, upstream)
+    chain = Chain(library_of(case), case.links, shape_of(case.x), outputs=outputs)
+    into = [torch.zeros_like(values) for values in chain.parameters()]
+    workspace = chain.forward(case.x)
+    found = chain.output(workspace, len(case.x))
+    assert_same(found[:, ::2], expected.output[:, ::2])
+    chain.backward(workspace, upstream, into, fresh=True)
     for one, other in zip(into, expected.gradients, strict=True):
         assert_same(one, other)
 

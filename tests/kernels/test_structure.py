@@ -94,6 +94,21 @@ def test_an_input_gradient_makes_every_unit_that_reads_one_changing(compiled: Li
     assert lists(third, *names) == [[True, True], [0], [0, 1, 2]]
 
 
+def test_what_no_output_reads_is_not_computed(compiled: Library) -> None:
+    """Output 1 reads unit 0 of the second layer, which reads units 0 and 3 of the first."""
+    layers = mlp()
+    first, second, third = Chain(compiled, layers, (3, 1, 1), outputs=(1,)).structures
+    names = ("plastic_rows", "pure_rows", "mixed_rows", "needed_inputs")
+    assert lists(first, *names) == [[], [0, 3], [], []]
+    assert lists(second, *names) == [[], [0], [], []]
+    assert lists(third, *names) == [[], [1], [], []]
+
+    first, second, third = Chain(compiled, layers, (3, 1, 1), outputs=(0,)).structures
+    assert lists(first, *names) == [[2], [0, 3], [2], []]  # nothing reads unit 1
+    assert lists(second, *names) == [[2], [0, 1, 2], [], [2]]
+    assert lists(third, *names) == [[0], [], [0], [1, 2]]
+
+
 def convnet() -> list[Link]:
     """Of 2 x 2 images; channel 0 is constant, and so is what reads it alone."""
     return [
@@ -130,6 +145,18 @@ def test_a_pool_passes_on_what_is_needed(compiled: Library) -> None:
     _, pool, last = Chain(compiled, links, (1, 2, 2)).structures
     assert lists(pool, "pure_rows", "needed_inputs") == [[0, 1, 2], [1, 2]]
     assert lists(last, "needs_gradient", "plastic_rows", "needed_inputs") == [[True], [], [1, 2]]
+
+
+def test_a_channel_is_read_if_one_of_its_pixels_is(compiled: Library) -> None:
+    links = [
+        drawn(["f", "p", "p"], "ffp", kernel=3),
+        POOL_LINK,
+        drawn([".p.....f....", "........p..."], "pp", relu=False),
+    ]
+    conv, pool, last = Chain(compiled, links, (1, 4, 4), outputs=(0,)).structures
+    assert lists(conv, "pure_rows", "plastic_rows") == [[0, 1], [1]]
+    assert lists(pool, "pure_rows", "varying_rows", "needed_inputs") == [[0, 1], [1, 2], [1]]
+    assert lists(last, "mixed_rows", "needed_inputs") == [[0], [4, 5, 6, 7]]
 
 
 def test_nothing_plastic_means_no_work_backward(compiled: Library) -> None:

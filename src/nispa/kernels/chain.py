@@ -54,6 +54,7 @@ class Chain:
         structures: Index arrays of each link.
         sorted: Whether all positions rise, as the kernels require.
         version: Rises with each change of the patterns, or of what is frozen.
+        outputs: The outputs that are read; None for all.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Chain:
         links: Sequence[Link],
         input_shape: tuple[int, int, int],
         input_gradient: bool = False,
+        outputs: tuple[int, ...] | None = None,
     ) -> None:
         """Lays out a chain.
 
@@ -70,9 +72,12 @@ class Chain:
             links: Its layers.
             input_shape: Channels, height and width; a vector of features is ``(features, 1, 1)``.
             input_gradient: Whether a gradient flows into the input.
+            outputs: The outputs that are read; None for all. Units that no live path joins to one
+                of them are not computed, and what the chain holds for them has no meaning.
         """
         self.library = library
         self.input_gradient = input_gradient
+        self.outputs = outputs
         self.buffers = buffers_of(links, input_shape)
         self.after_relu = [False]
         for link in links:  # the maximum of values that have passed a ReLU has passed it, too
@@ -100,12 +105,13 @@ class Chain:
             return
         self._versions = versions
         self.version += 1
-        self.structures = structures_of(self.links, self.buffers, self.input_gradient)
-        self.sorted = all(
-            structure.frozen.sorted and structure.plastic.sorted
-            for structure in self.structures
-            if isinstance(structure, Structure)
-        )
+        self.structures = structures_of(self.links, self.buffers, self.input_gradient, self.outputs)
+        weighted = [each for each in self.structures if isinstance(each, Structure)]
+        self.sorted = all(each.frozen.sorted and each.plastic.sorted for each in weighted)
+        self._unread_values = [each.unread_values for each in weighted]
+        unread = np.ones(self.buffers[-1].channels, dtype=bool)
+        unread[slice(None) if self.outputs is None else list(self.outputs)] = False
+        self._unread_outputs = torch.from_numpy(np.flatnonzero(unread))
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -320,12 +326,18 @@ class Chain:
             else torch.empty_like(values)
             for values in parameters
         ]
+        # But nothing writes the gradient of weights that no output reads. It is 0.
+        idle = [into[2 * number] for number, any_ in enumerate(self._unread_values) if any_]
+        if idle:
+            torch._foreach_zero_(idle)
         total = torch.zeros((), **FLOATS)
         size, done = self.at_a_time(), 0
         for part in batch.split(size):
             part_labels = labels[done : done + len(part)]
             workspace = self.forward(part)
             logits = self.output(workspace, len(part))
+            if len(self._unread_outputs):
+                logits.index_fill_(1, self._unread_outputs, 0.0)
             value, gradient = value_and_gradient(loss, logits, part_labels)
             if len(part) < len(labels):  # the loss is a mean: each part counts by its size
                 share = len(part) / len(labels)

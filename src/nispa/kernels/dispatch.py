@@ -60,6 +60,10 @@ def in_use() -> KernelChoice:
     return KernelChoice(compiled.isa, f"{reason}, over live connections, on {compiled.threads}")
 
 
+MOST_CHAINS = 8
+"""Chains that a module keeps. Those beyond, oldest first, are laid out anew when they return."""
+
+
 class Compiled:
     """Memory that a module's passes use again from call to call. A copy of a module starts without.
 
@@ -81,13 +85,16 @@ class Compiled:
     def __reduce__(self) -> tuple[type[Compiled], tuple[()]]:
         return Compiled, ()
 
-    def chain(self, links: Sequence[Link], x: Images) -> Chain | None:
+    def chain(
+        self, links: Sequence[Link], x: Images, outputs: tuple[int, ...] | None = None
+    ) -> Chain | None:
         """A chain for these links and this input, or None where the reference must run.
 
         Args:
             links: Layers that follow each other.
             x: ``(batch, features)``, ``(batch, channels, length)`` or
                 ``(batch, channels, height, width)``, or rows of cached data.
+            outputs: The outputs that are read; None for all.
         """
         kernels, _ = library()
         if kernels is None or not links:
@@ -105,11 +112,15 @@ class Compiled:
             gradient = x.requires_grad and torch.is_grad_enabled()
         if not _runs_here(links, x) or not _fits(links, shape):
             return None
+        if gradient:  # into every pixel
+            outputs = None
         # Not the values: links of one form take turns in a chain, and it notices new patterns.
-        key = (shape, gradient, *(link.form for link in links))
+        key = (shape, gradient, outputs, *(link.form for link in links))
         chain = self._chains.get(key)
         if chain is None:
-            chain = self._chains[key] = Chain(kernels, links, shape, gradient)
+            if len(self._chains) == MOST_CHAINS:  # each task reads other outputs
+                del self._chains[next(iter(self._chains))]
+            chain = self._chains[key] = Chain(kernels, links, shape, gradient, outputs)
         else:
             chain.update(links)
         # Live values made by hand may be in any order, which the reference does not mind.

@@ -174,10 +174,12 @@ class Structure:
         plastic, frozen: Connections of each kind, by row.
         needs_gradient: Whether each row varies, ``(targets,)`` bool.
         varying_rows: Indices of the rows that vary.
-        plastic_rows: Rows with a plastic weight or bias: a gradient of values is computed there.
+        plastic_rows: Read rows with a plastic weight or bias: a gradient of values is computed
+            there.
+        unread_values: Whether plastic weights of rows that nothing reads get no gradient.
         live_per_row: Live connections of each row, ``(targets,)``.
-        pure_rows: Rows whose connections are all plastic or all frozen.
-        mixed_rows: Rows with connections of both kinds.
+        pure_rows: Read rows whose connections are all plastic or all frozen.
+        mixed_rows: Read rows with connections of both kinds.
         mixed: Connections of the mixed rows, sorted by source.
         needed_inputs: Inputs that need a gradient.
         needed_input_places: Their places.
@@ -185,22 +187,28 @@ class Structure:
             these.
     """
 
-    def __init__(self, link: WeightedLink, into: Buffer, needed: Bools) -> None:
+    def __init__(
+        self, link: WeightedLink, into: Buffer, needed: Bools, read: tuple[Bools, Bools]
+    ) -> None:
         """Sorts the connections.
 
         Args:
             link: The layer.
             into: Its input.
             needed: Which channels of the input need a gradient, ``(channels,)``.
+            read: Which channels of the input, and which rows, are read; see :func:`read_through`.
         """
+        channels_read, rows_read = read
         targets, columns = link.weight.shape
         if isinstance(link, LinearLink):
             # A Linear layer reads single features. They lie apart where the buffer has a border.
             # All features of a channel need a gradient, or none.
             place_of_input, input_needed = into.places(), np.repeat(needed, into.pixels)
+            input_read = np.repeat(channels_read, into.pixels)
         else:
             # A convolution reads whole channels: the place is the channel's number.
             place_of_input, input_needed = np.arange(into.channels, dtype=np.int32), needed
+            input_read = channels_read
 
         # Row and input of each connection, plastic ones first.
         positions = [
@@ -222,7 +230,8 @@ class Structure:
         varies[rows[0]] = True
         varies[link.bias.plastic_index.numpy()] = True
         # Taken before the next line: a row that only reads a varying input has no values to learn.
-        self.plastic_rows = np.flatnonzero(varies).astype(np.int32)
+        self.plastic_rows = np.flatnonzero(varies & rows_read).astype(np.int32)
+        self.unread_values = bool((plastic.per_row[~rows_read] > 0).any())
         varies[row[input_needed[source]]] = True
         self.needs_gradient = varies
         self.varying_rows = np.flatnonzero(varies).astype(np.int32)
@@ -232,7 +241,8 @@ class Structure:
         # change its bits whenever a connection is frozen.
         self.live_per_row = frozen.per_row + plastic.per_row
         mixed = (frozen.per_row > 0) & (plastic.per_row > 0)
-        self.pure_rows = np.flatnonzero(~mixed).astype(np.int32)
+        self.pure_rows = np.flatnonzero(~mixed & rows_read).astype(np.int32)
+        mixed &= rows_read
         self.mixed_rows = np.flatnonzero(mixed).astype(np.int32)
         # Pure rows stay out: their values need no copy.
         chosen = mixed[row]
@@ -243,9 +253,10 @@ class Structure:
 
         # Backward, with rows and inputs in exchanged roles. Connections into constant rows carry
         # no gradient, and those from inputs that need none are left out.
+        input_needed = input_needed & input_read
         self.needed_inputs = np.flatnonzero(input_needed).astype(np.int32)
         self.needed_input_places = place_of_input[self.needed_inputs]
-        chosen = varies[row] & input_needed[source]
+        chosen = varies[row] & rows_read[row] & input_needed[source]
         # Sorted by input, since a thread computes the whole gradient of an input: two that add to
         # one place would need locks, and bits would depend on who comes first.
         order = np.argsort(source[chosen] * targets + row[chosen])
@@ -263,17 +274,22 @@ class PoolStructure:
     """Index arrays of a pool, whose rows are its inputs.
 
     Attributes:
-        pure_rows: All channels.
-        varying_rows, needed_inputs: The channels that vary.
+        pure_rows: All channels that are read.
+        varying_rows: The channels that vary.
+        needed_inputs: Those of them that are read.
     """
 
-    def __init__(self, needed: Bools) -> None:
-        self.pure_rows = np.arange(len(needed), dtype=np.int32)
-        self.needed_inputs = self.varying_rows = np.flatnonzero(needed).astype(np.int32)
+    def __init__(self, needed: Bools, read: Bools) -> None:
+        self.pure_rows = np.flatnonzero(read).astype(np.int32)
+        self.varying_rows = np.flatnonzero(needed).astype(np.int32)
+        self.needed_inputs = np.flatnonzero(needed & read).astype(np.int32)
 
 
 def structures_of(
-    links: Sequence[Link], buffers: Sequence[Buffer], input_needed: bool
+    links: Sequence[Link],
+    buffers: Sequence[Buffer],
+    input_needed: bool,
+    outputs: Sequence[int] | None = None,
 ) -> list[Structure | PoolStructure]:
     """The index arrays of each link, from the input on, since a row may vary with its inputs.
 
@@ -281,15 +297,44 @@ def structures_of(
         links: The layers.
         buffers: Those before, between and after them.
         input_needed: Whether a gradient flows into the chain's input.
+        outputs: The channels of the last buffer that are read; None for all channels of all.
     """
     needed = np.full(buffers[0].channels, input_needed)
+    read = read_through(links, buffers, outputs)
     structures: list[Structure | PoolStructure] = []
-    for link, into in zip(links, buffers[:-1], strict=True):
+    for number, link in enumerate(links):
         if isinstance(link, WeightedLink):
-            structure = Structure(link, into, needed)
+            structure = Structure(link, buffers[number], needed, (read[number], read[number + 1]))
             structures.append(structure)
             # What varies here needs a gradient in the next layer.
             needed = structure.needs_gradient
         else:
-            structures.append(PoolStructure(needed))
+            structures.append(PoolStructure(needed, read[number]))
     return structures
+
+
+def read_through(
+    links: Sequence[Link], buffers: Sequence[Buffer], outputs: Sequence[int] | None
+) -> list[Bools]:
+    """Which channels of each buffer some path of live connections joins to outputs that are read.
+
+    Args:
+        links: The layers.
+        buffers: Those before, between and after them.
+        outputs: The channels of the last buffer that are read; None makes all channels count.
+    """
+    read = [np.full(buffer.channels, outputs is None) for buffer in buffers]
+    if outputs is None:
+        return read
+    read[-1][list(outputs)] = True
+    for number in reversed(range(len(links))):
+        link, into = links[number], read[number]
+        if not isinstance(link, WeightedLink):
+            into[:] = read[number + 1]  # a pool's channels are its inputs'
+            continue
+        columns = link.weight.shape[1]
+        for index in (link.weight.plastic_index, link.weight.frozen_index):
+            row, column = np.divmod(index.numpy(), columns)
+            # A Linear layer reads features, which are the pixels of its input's channels.
+            into[column[read[number + 1][row]] // (columns // len(into))] = True
+    return read

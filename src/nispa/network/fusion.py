@@ -108,13 +108,21 @@ class Segment:
         self.positive = False
         return True
 
-    def chain(self, x: Images, compiled: Compiled) -> Chain | None:
-        """The chain for an input, or None where its modules must run one by one."""
+    def chain(
+        self, x: Images, compiled: Compiled, outputs: tuple[int, ...] | None = None
+    ) -> Chain | None:
+        """The chain for an input, or None where its modules must run one by one.
+
+        Args:
+            x: The input.
+            compiled: Where chains are kept.
+            outputs: The outputs that are read; None for all.
+        """
         if isinstance(x, Tensor) and self.links and isinstance(self.links[0], LinearLink):
             starts_flat = not isinstance(self.modules[0], nn.Flatten)
             if x.dim() != 2 and starts_flat:
                 return None
-        chain = compiled.chain(self.links, x)
+        chain = compiled.chain(self.links, x, outputs)
         if chain is not None and not (self.measured and chain is compiled.latest):
             self.measured, compiled.latest = True, chain
             for number, layer in self.layers:

@@ -175,13 +175,14 @@ class SparseNetwork(nn.Module):
             images: ``(batch, channels, height, width)``.
             labels: ``(batch,)``.
             loss: From logits ``(n, outputs)`` and labels ``(n,)`` to a mean over samples; it may be
-                called for some of the batch at a time.
+                called for some of the batch at a time. If it has an attribute ``outputs``, it reads
+                the logits of these outputs alone; the others may be 0.
             reuse: Whether the tensors that are the ``grad`` of now may be written over.
 
         Returns:
             The loss, a detached scalar.
         """
-        chain = self._whole(images)
+        chain = self._whole(images, getattr(loss, "outputs", None))
         if chain is not None and not any(
             values._backward_hooks or values._post_accumulate_grad_hooks
             for values in chain.parameters()
@@ -272,14 +273,19 @@ class SparseNetwork(nn.Module):
                 ledger.forward(len(images), self.per_sample(), learning=False)
             yield images
 
-    def _whole(self, images: Images) -> Chain | None:
-        """The network as one chain, or None if it is not one."""
+    def _whole(self, images: Images, outputs: tuple[int, ...] | None = None) -> Chain | None:
+        """The network as one chain, or None if it is not one.
+
+        Args:
+            images: The input.
+            outputs: The outputs that are read; None for all.
+        """
         first, *more = self._segments()
         if more or hooked(self.body) or hooked(self) or self.precision != "float32":
             return None
         if first.ends_flat_without_linear:
             return None  # the output must still be flattened, which a chain does not do
-        return first.chain(images, self._compiled(0))
+        return first.chain(images, self._compiled(0), outputs)
 
     def _segments(self) -> list[Segment]:
         """The body cut into chains; cut again only after a module, hook or tensor was replaced."""

@@ -231,7 +231,7 @@ class TracedNetwork(HoldsUnits):
                 each.grad = torch.zeros_like(each)
         return value
 
-    def _whole(self, images: Images) -> Chain | None:
+    def _whole(self, images: Images, outputs: tuple[int, ...] | None = None) -> Chain | None:
         return None
 
     def _segments(self) -> list[Segment]:

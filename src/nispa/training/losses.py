@@ -11,6 +11,9 @@ class CrossEntropy:
     """Mean cross-entropy among some of the outputs, with its gradient in closed form.
 
     With p the soft-max of a sample's n logits and y its class, dL/dlogits = (p - onehot(y)) / n.
+
+    Attributes:
+        outputs: The outputs whose logits it reads.
     """
 
     def __init__(self, classes: Tensor, mask: Tensor, how: str) -> None:
@@ -22,6 +25,7 @@ class CrossEntropy:
             how: ``"slice"`` or ``"zero"``; see :class:`ClassMask`.
         """
         self._how, self._classes, self._mask = how, classes, mask
+        self.outputs = tuple(classes.tolist())
         self._place = torch.full_like(mask, -1, dtype=torch.int64)  # of a class among them
         self._place[classes] = torch.arange(len(classes), device=mask.device)
 
