@@ -132,10 +132,13 @@ def test_each_method_and_each_backbone_is_among_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone"),
-    [pytest.param(*case, marks=[] if case in APART else [pytest.mark.slow]) for case in CASES],
+    ("name", "backbone", "tasks"),
+    [
+        *((*case, FEW) for case in APART),
+        *(pytest.param(*case, TASKS, marks=pytest.mark.slow) for case in CASES),
+    ],
 )
-def test_nothing_is_forgotten(name: str, backbone: str) -> None:
+def test_nothing_is_forgotten(name: str, backbone: str, tasks: int) -> None:
     shape = SMALL[backbone][0]
     method, images = made(name, backbone), torch.randn(6, *shape)
     network = method.network
@@ -143,7 +146,7 @@ def test_nothing_is_forgotten(name: str, backbone: str) -> None:
     owed = getattr(method, "owed", {})
     constant = sum(layer.live_count for layer in network.layers.values())
     known: list[tuple[Task, Tensor]] = []
-    for index in range(FEW):
+    for index in range(tasks):
         task = task_of(shape, index)
         finish(method.learn(task))
         for earlier, then in known:
