@@ -69,6 +69,7 @@ CHOICES = st.fixed_dictionaries(
         "demote_unsupported": st.booleans(),
         "revive_with_growth": st.booleans(),
         "refill": st.booleans(),
+        "restart_level": st.booleans(),
         "accuracy_drop": st.sampled_from([0.0, 5.0, 100.0]),
         "drop_share": st.sampled_from([0.0, 0.0, 0.3, 0.9]),
     }

@@ -140,6 +140,7 @@ RULES: Mapping[str, Callable[[Facts], Any]] = {
     "epochs_per_phase": epochs_per_phase,
     "settle_epochs": epochs,
     "settle_fresh": lambda facts: facts.incremental == "task",
+    "restart_level": lambda facts: facts.incremental == "task" and facts.kind in ("mlp", "convnet"),
     "refill": lambda _: True,
     "min_phases": min_phases,
     "drop_errors": lambda _: 2.0,

@@ -25,9 +25,9 @@ the preset ``paper`` chooses the published behaviour:
   starts like every grown one.
 - ``carry_over``: the published code loses the connections that find no place. Here they stay owed
   to their layer, and the next rewiring tries again.
-- ``refill``, ``unit_share``, ``max_share_per_task``, ``settle_epochs``, ``settle_fresh`` and
-  ``drop_errors`` are not in the paper. They are off unless set or derived from the data;
-  docs/defaults.md says what each does.
+- ``refill``, ``unit_share``, ``max_share_per_task``, ``settle_epochs``, ``settle_fresh``,
+  ``restart_level`` and ``drop_errors`` are not in the paper. They are off unless set or derived
+  from the data; docs/defaults.md says what each does.
 - ``stop_when_full``: there, a task that no plastic unit can help goes on until the schedule ends.
 - ``growth=gradient`` and ``drop_share`` are not in it either: dynamic sparse training within the
   plastic part (grow.py). They are off unless set.
@@ -73,12 +73,15 @@ from nispa.methods.base import (
 )
 from nispa.methods.forgetting import ForgetsOnPurpose
 from nispa.methods.growth import drop_smallest, gradient_sizes
+from nispa.methods.networks import network_spec
 from nispa.methods.nispa_config import NispaConfig, last_phase
 from nispa.methods.nispa_phases import Phases
 from nispa.methods.parts import Network, OwedConnections, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
+from nispa.network.initialise import FanMode
+from nispa.network.levelling import level
 from nispa.network.models import DataSet, SparseNetwork
-from nispa.network.operations import purpose
+from nispa.network.operations import counting, purpose
 from nispa.network.topology import Patterns, Topology, UnitSets
 from nispa.training.fit import (
     EVALUATION_BATCH,
@@ -91,6 +94,8 @@ from nispa.training.fit import (
 )
 from nispa.training.pausing import FitBegin, FitPause, FitState
 
+LEVEL_IMAGES = 256
+"""With how many training images drawn weights are levelled."""
 FEW_IMAGES = 200
 """With fewer validation images, training images help to judge whether accuracy fell."""
 
@@ -352,6 +357,17 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
             if percent / 100 > self.config.tau_min and count != last:  # each set holds the next
                 yield kept
             last = count
+
+    def redraw_plastic(self, task: Task, mode: FanMode, seed: int | None = None) -> None:
+        """Draws plastic values again, levelled if trained units are among those that are read."""
+        super().redraw_plastic(task, mode, seed)
+        trained = any(bool(self.stable[group.name].any()) for group in self.topology.hidden)
+        if self.config.restart_level and trained:
+            some = torch.arange(min(LEVEL_IMAGES, len(task.train)))
+            images, _ = task.train.to(self.device).batch(some.to(self.device))
+            fresh = network_spec(self).draw(self.seed).to(self.device)
+            with counting(None):  # it takes less than a step of training
+                level(self.network, fresh, images)
 
     @property
     def margin(self) -> tuple[str, float]:

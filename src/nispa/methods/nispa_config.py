@@ -79,6 +79,9 @@ class NispaConfig(DynamicConfig, MethodConfig):
     restart_init: Literal["fan_in", "fan_out"] = setting(
         "fan_in", "Kaiming-normal mode of that draw"
     )
+    restart_level: bool = setting(
+        False, "scale drawn weights, so that each layer's sums are as large as in a fresh network"
+    )
     other_logits: Literal["slice", "zero", "keep"] = setting(
         "slice",
         "logits of classes that do not compete: left out, multiplied by 0 (published), or kept in "

@@ -178,6 +178,13 @@ def resolve(
         build(config_class, {**config, **for_method}),
     )
     check_network(method, settings.network)
+    if isinstance(settings.network.kind, Backbone) and getattr(
+        settings.config, "restart_level", False
+    ):
+        raise ConfigError(
+            f"restart_level is for mlp and convnet; model {settings.network.architecture} may have "
+            "norms, which level by themselves; leave it false"
+        )
     able = method_class(method).incremental
     if settings.config.incremental not in able:
         raise ConfigError(
