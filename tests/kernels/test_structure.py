@@ -109,6 +109,18 @@ def test_what_no_output_reads_is_not_computed(compiled: Library) -> None:
     assert lists(third, *names) == [[0], [], [0], [1, 2]]
 
 
+def test_values_that_nothing_reads_get_a_gradient_of_zero(compiled: Library) -> None:
+    """Output 1 has a frozen row alone: no layer learns, and all gradients of before are gone."""
+    chain = Chain(compiled, mlp(), (3, 1, 1), outputs=(1,))
+    for values in chain.parameters():
+        values.grad = torch.full_like(values, math.nan)
+    chain.gradients(torch.ones(5, 3), torch.ones(5), lambda logits, _: logits.mean(), reuse=True)
+    assert len(chain.parameters()) == 6
+    for values in chain.parameters():
+        assert values.grad is not None
+        assert not values.grad.count_nonzero()
+
+
 def convnet() -> list[Link]:
     """Of 2 x 2 images; channel 0 is constant, and so is what reads it alone."""
     return [

@@ -239,7 +239,9 @@ def test_der_without_weights_is_finetuning(cls: type[Der]) -> None:
     nothing = {"alpha": 0} | ({"beta": 0} if cls is Derpp else {})
     method = learned(cls, epochs=1, **nothing).state()
     expected = learned(Finetune, epochs=1).state().tensors
-    assert same_tensors({name: method.tensors[name] for name in expected}, expected)
+    # Up to rounding: finetune reads fewer outputs, so its sums have fewer terms.
+    for name, value in expected.items():
+        torch.testing.assert_close(method.tensors[name], value, rtol=1e-3, atol=1e-5)
     assert len(method.tensors) > len(expected)
 
 

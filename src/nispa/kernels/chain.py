@@ -326,8 +326,9 @@ class Chain:
             else torch.empty_like(values)
             for values in parameters
         ]
-        # But nothing writes the gradient of weights that no output reads. It is 0.
-        idle = [into[2 * number] for number, any_ in enumerate(self._unread_values) if any_]
+        # But nothing writes the gradient of values that no output reads. It is 0.
+        pairs = zip(into[::2], into[1::2], self._unread_values, strict=True)
+        idle = [each for *both, unread in pairs if unread for each in both]
         if idle:
             torch._foreach_zero_(idle)
         total = torch.zeros((), **FLOATS)

@@ -176,7 +176,7 @@ class Structure:
         varying_rows: Indices of the rows that vary.
         plastic_rows: Read rows with a plastic weight or bias: a gradient of values is computed
             there.
-        unread_values: Whether plastic weights of rows that nothing reads get no gradient.
+        unread_values: Whether rows that nothing reads have plastic weights or biases.
         live_per_row: Live connections of each row, ``(targets,)``.
         pure_rows: Read rows whose connections are all plastic or all frozen.
         mixed_rows: Read rows with connections of both kinds.
@@ -230,8 +230,9 @@ class Structure:
         varies[rows[0]] = True
         varies[link.bias.plastic_index.numpy()] = True
         # Taken before the next line: a row that only reads a varying input has no values to learn.
-        self.plastic_rows = np.flatnonzero(varies & rows_read).astype(np.int32)
-        self.unread_values = bool((plastic.per_row[~rows_read] > 0).any())
+        learns = varies.copy()
+        self.plastic_rows = np.flatnonzero(learns & rows_read).astype(np.int32)
+        self.unread_values = bool((learns & ~rows_read).any())
         varies[row[input_needed[source]]] = True
         self.needs_gradient = varies
         self.varying_rows = np.flatnonzero(varies).astype(np.int32)
