@@ -2,7 +2,7 @@
 
 Every operator is one that all versions of ONNX Runtime of the last years know: Conv, Gemm, Relu,
 MaxPool, Flatten and Concat, in opset 17; with rounded weights also DequantizeLinear, and for traced
-modules those of :mod:`.onnx_operators`.
+modules those of ``onnx_operators.py``.
 """
 
 from __future__ import annotations

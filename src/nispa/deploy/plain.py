@@ -1,8 +1,8 @@
 """A traced network as a plain graph of PyTorch's own modules, of the units that reach some logits.
 
-The module is written down operator by operator (:mod:`.recorded`). What no image changes is found
-(:mod:`.still`), then which units the logits read (:mod:`.kept`); what is kept is written anew
-(:mod:`.cutter`, :mod:`.rules`). An operator that cannot be cut keeps all of its units.
+The module is written down operator by operator (``recorded.py``). What no image changes is found
+(``still.py``), then which units the logits read (``kept.py``); what is kept is written anew
+(``cutter.py``, ``rules.py``). An operator that cannot be cut keeps all of its units.
 """
 
 from __future__ import annotations

@@ -208,8 +208,7 @@ def _no_hidden_parameters(model: nn.Module, program: torch.export.ExportedProgra
 def logits_node(program: torch.export.ExportedProgram) -> fx.Node:
     """The node of the logits among those that the graph returns.
 
-    Raises:
-        Refused: There is none.
+    A module whose logits depend on no input is refused.
     """
     output = next(node for node in program.graph.nodes if node.op == "output")
     results = output.args[0]
