@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from nispa.deploy import kept, layers, normed, plain, still
+from nispa.deploy import constants, kept, layers, norms, plain
 from nispa.errors import ConfigError
 from nispa.network.keeping import drop_into, freeze
 from nispa.network.norms import UnitBatchNorm
@@ -165,8 +165,8 @@ def test_what_is_cut_of_a_stream_and_beside_it() -> None:
 
 def with_parts(monkeypatch: pytest.MonkeyPatch, change: Callable[[list[Any]], list[Any]]) -> None:
     """Lets norms take other entries together: pairs of entries and of how many of them are new."""
-    parts = normed._OverUnits._parts
-    monkeypatch.setattr(normed._OverUnits, "_parts", lambda self, idle: change(parts(self, idle)))
+    parts = norms._OverUnits._parts
+    monkeypatch.setattr(norms._OverUnits, "_parts", lambda self, idle: change(parts(self, idle)))
 
 
 def without_generations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def without_a_writer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_constants(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = still._Constants._layer
+    seen = constants._Constants._layer
 
     def layer(self: Any, *more: Any) -> Tensor:
         found = seen(self, *more)
@@ -194,7 +194,7 @@ def without_constants(monkeypatch: pytest.MonkeyPatch) -> None:
             read.value = torch.zeros_like(read.value)
         return found
 
-    monkeypatch.setattr(still._Constants, "_layer", layer)
+    monkeypatch.setattr(constants._Constants, "_layer", layer)
 
 
 def vit() -> tuple[TracedNetwork, Tensor]:

@@ -15,6 +15,7 @@ from nispa.mechanism.grow import GROWTH_RULES
 from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.methods.nispa import Nispa
 from nispa.methods.nispa_config import NispaConfig
+from nispa.methods.presets import resolve
 from nispa.network.topology import complement, live_between
 from nispa.training.pausing import EpochEnd, FitBegin, FitPause
 
@@ -320,3 +321,28 @@ def test_a_network_that_is_full_keeps_what_it_learned() -> None:
     assert hidden.tolist() == method.stable["fc1"].tolist() == [True, True]
     assert method.network.layers["fc1"].frozen_count == method.network.layers["fc1"].live_count
     assert method.census().stable == {"fc1": (2, 2)}
+
+
+def test_values_are_levelled_once_there_are_trained_units() -> None:
+    """A factor for each layer but the first; before the first task nothing is scaled."""
+    both = []
+    for leveled in (False, True):
+        method = toy_method("nispa", restart_level=leveled)
+        assert isinstance(method, Nispa)
+        method.start()
+        start = [layer.weight.clone() for layer in method.network.layers.values()]
+        finish(method.learn(toy_task(0)))
+        both.append((start, [layer.weight.detach() for layer in method.network.layers.values()]))
+    (start, plain), (same_start, scaled) = both
+    assert all(map(torch.equal, start, same_start))
+    assert torch.equal(plain[0], scaled[0])
+    for one, other in zip(plain[1:], scaled[1:], strict=True):
+        factors = (other / one)[one != 0]
+        assert not torch.equal(one, other)
+        torch.testing.assert_close(factors, factors[:1].expand_as(factors))
+
+
+def test_levelling_is_refused_where_norms_may_do_it() -> None:
+    given: dict[str, Any] = {"restart_level": True}
+    with pytest.raises(ConfigError, match="restart_level is for mlp and convnet"):
+        resolve("nispa", "default", "", (3, 8, 8), {"architecture": "resnet18", **given}, outputs=4)

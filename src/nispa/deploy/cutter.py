@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from nispa.deploy.constants import Read
 from nispa.deploy.kept import Kept, Places, cut
 from nispa.deploy.recorded import IMAGES, Many, Recorded, of_two
-from nispa.deploy.still import Read
 from nispa.graph.found import Call, Learned
 from nispa.network.norms import GenerationNorm
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from nispa.deploy.constants import Read
 from nispa.deploy.recorded import Recorded
-from nispa.deploy.still import Read
 from nispa.graph.found import LayerFound, Learned
 from nispa.network.norms import GenerationNorm
 

@@ -1,7 +1,7 @@
 """A traced network as a plain graph of PyTorch's own modules, of the units that reach some logits.
 
 The module is written down operator by operator (``recorded.py``). What no image changes is found
-(``still.py``), then which units the logits read (``kept.py``); what is kept is written anew
+(``constants.py``), then which units the logits read (``kept.py``); what is kept is written anew
 (``cutter.py``, ``rules.py``). An operator that cannot be cut keeps all of its units.
 """
 
@@ -18,11 +18,11 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from nispa.base.seeding import stream
+from nispa.deploy.constants import constants
 from nispa.deploy.cutter import Cutter, Whole
 from nispa.deploy.kept import Kept
 from nispa.deploy.recorded import Recorded
 from nispa.deploy.rules import write
-from nispa.deploy.still import constants
 from nispa.errors import ConfigError
 from nispa.network.norms import GenerationNorm, UnitBatchNorm
 from nispa.network.traced import TracedNetwork

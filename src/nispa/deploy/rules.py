@@ -22,7 +22,7 @@ from nispa.deploy.cutter import (
 from nispa.deploy.kept import taken
 from nispa.deploy.layers import convolution, linear
 from nispa.deploy.moving import move
-from nispa.deploy.normed import batch_norm, mixing_norm
+from nispa.deploy.norms import batch_norm, mixing_norm
 from nispa.deploy.recorded import of_two
 from nispa.graph.found import Call
 from nispa.graph.operators import RULES, attention, mixing, moves, norms, pointwise, weights

@@ -81,7 +81,7 @@ from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
 from nispa.network.initialise import FanMode
 from nispa.network.levelling import level
 from nispa.network.models import DataSet, SparseNetwork
-from nispa.network.operations import counting, purpose
+from nispa.network.operations import purpose
 from nispa.network.topology import Patterns, Topology, UnitSets
 from nispa.training.fit import (
     EVALUATION_BATCH,
@@ -95,7 +95,7 @@ from nispa.training.fit import (
 from nispa.training.pausing import FitBegin, FitPause, FitState
 
 LEVEL_IMAGES = 256
-"""With how many training images drawn weights are levelled."""
+"""With about how many training images drawn weights are levelled."""
 FEW_IMAGES = 200
 """With fewer validation images, training images help to judge whether accuracy fell."""
 
@@ -363,10 +363,11 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
         super().redraw_plastic(task, mode, seed)
         trained = any(bool(self.stable[group.name].any()) for group in self.topology.hidden)
         if self.config.restart_level and trained:
-            some = torch.arange(min(LEVEL_IMAGES, len(task.train)))
+            count = len(task.train)
+            some = torch.arange(0, count, max(1, count // LEVEL_IMAGES))  # they may lie by class
             images, _ = task.train.to(self.device).batch(some.to(self.device))
             fresh = network_spec(self).draw(self.seed).to(self.device)
-            with counting(None):  # it takes less than a step of training
+            with purpose("activity"):
                 level(self.network, fresh, images)
 
     @property

@@ -2,8 +2,8 @@
 
 He's initialisation (He et al. 2015, arXiv 1502.01852) keeps the size of activations from layer to
 layer. Units that an earlier task has trained answer with larger values. Weights drawn beside them
-for a new task would start with sums, and logits, of two to three times the size, and a network that
-starts so learns a poorer solution. Mishkin and Matas 2016 (arXiv 1511.06422) scale every layer by
+for a new task would start with larger sums and logits than those of a fresh network;
+docs/defaults.md has what that costs. Mishkin and Matas 2016 (arXiv 1511.06422) scale every layer by
 what it computes on data; here the size that counts is that of a network that nothing has trained.
 """
 
