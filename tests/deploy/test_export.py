@@ -15,6 +15,7 @@ import torch
 from nispa import Learner
 from nispa.deploy import export as exporting
 from nispa.deploy.compact import compact
+from nispa.deploy.onnx_file import onnx_bytes
 from nispa.deploy.rounded import rounded
 from nispa.errors import ConfigError, ExportError, MissingPackageError, OutputError
 from tests.deploy.nets import toy_learner
@@ -45,7 +46,7 @@ def assert_is_the_learner(about: Any, run: Any, learner: Learner) -> None:
 
 
 def test_an_onnx_file_predicts_as_the_learner_does(learner: Learner, tmp_path: Path) -> None:
-    onnx, runtime = optional("onnx"), optional("onnxruntime")
+    onnx, runtime, _ = (optional(name) for name in ("onnx", "onnxruntime", "onnxscript"))
     path = tmp_path / "net.onnx"
     told = learner.export(path)
     assert told.path == path
@@ -55,8 +56,9 @@ def test_an_onnx_file_predicts_as_the_learner_does(learner: Learner, tmp_path: P
     about = json.loads(session.get_modelmeta().custom_metadata_map["nispa"])
     assert_is_the_learner(about, lambda x: session.run(None, {"images": x})[0], learner)
     kinds = {node.op_type for node in onnx.load(path).graph.node}
-    assert kinds <= {"Conv", "Gemm", "Relu", "MaxPool", "Flatten", "Concat"}
+    assert kinds <= {"Conv", "Gemm", "Relu", "MaxPool", "Reshape", "Concat"}
     before = path.read_bytes()
+    assert str(Path(torch.__file__).parent).encode() not in before
     learner.export(path)
     assert path.read_bytes() == before  # the same learner gives the same file
 
@@ -107,7 +109,7 @@ def test_rounded_weights_take_a_quarter_and_say_how_often_they_agree(
     ending: str, learner: Learner, tmp_path: Path
 ) -> None:
     if ending == "onnx":
-        optional("onnx"), optional("onnxruntime")
+        optional("onnxscript"), optional("onnxruntime")
     whole, small = tmp_path / f"whole.{ending}", tmp_path / f"small.{ending}"
     assert learner.export(whole, images=IMAGES.numpy()).agreement == 1.0
     told = learner.export(small, images=IMAGES.numpy(), int8=True)
@@ -172,12 +174,25 @@ def test_other_files_are_refused(learner: Learner, tmp_path: Path) -> None:
         learner.export(tmp_path / "nowhere" / "net.pt2")
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+class Bessel(torch.nn.Module):
+    def forward(self, x: Any) -> Any:
+        return torch.special.i0(x.flatten(1))
+
+
+def test_an_operator_that_onnx_has_not_is_refused() -> None:
+    optional("onnxscript")
+    module: Any = torch.nn.Sequential(Bessel())
+    module.input_shape = (1, 4, 4)
+    with pytest.raises(ConfigError, match=r"bessel_i0.*\.pt2"):
+        onnx_bytes(module, {}, "0")
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
 def test_a_missing_package_says_what_to_install(
     package: str, learner: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if package == "onnxruntime":
-        optional("onnx")
+    for name in {"onnx", "onnxruntime", "onnxscript"} - {package}:
+        optional(name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingPackageError, match=r"nispa\[onnx\]"):
         learner.export(tmp_path / "net.onnx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,8 @@ def compact(
     with warnings_as_lines():
         learner = Learner.load(run, model=model)
     chosen = _chosen(learner, tasks)
+    if sys.stderr.isatty():
+        click.echo(f"writing and checking {shown(to)} …", err=True)
     told = learner.export(to, chosen, images=_read(learner, images), int8=int8)
     kind = "the images given" if images else "random images"
     click.echo(f"{shown(to)}: {told.size_bytes / 1000:,.0f} KB")

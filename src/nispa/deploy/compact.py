@@ -111,14 +111,6 @@ def branches_of(method: Method, tasks: Sequence[TaskInfo]) -> list[Branch]:
     return found
 
 
-def parts_of(module: nn.Sequential) -> list[nn.Sequential]:
-    """The chains of layers in a compacted module; their logits stand side by side."""
-    first = module[0]
-    if isinstance(first, fx.GraphModule) and hasattr(first, "part0"):
-        return [each for each in first.children() if isinstance(each, nn.Sequential)]
-    return [module]
-
-
 def _parts(branches: Sequence[Branch]) -> list[nn.Sequential]:
     """Plain modules, one after another, that compute the outputs of each branch."""
     traced = [

@@ -1,24 +1,21 @@
-"""A compacted module as an ONNX model, written with the ``onnx`` package alone.
-
-Every operator is one that all versions of ONNX Runtime of the last years know: Conv, Gemm, Relu,
-MaxPool, Flatten and Concat, in opset 17; with rounded weights also DequantizeLinear, and for traced
-modules those of ``onnx_operators.py``.
-"""
+"""A compacted module as an ONNX model, written by ``torch.onnx``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import nn
 
-from nispa.deploy.compact import parts_of
-from nispa.deploy.onnx_graph import write_graph
-from nispa.deploy.onnx_model import Model
-from nispa.errors import needs
+from nispa.errors import ConfigError, needs
 
-OPSET = 17
+OPSET = 18
 IR_VERSION = 8
+"""What every ONNX Runtime since 1.14 reads."""
 
 
 def onnx_bytes(module: nn.Sequential, metadata: dict[str, str], version: str) -> bytes:
@@ -30,41 +27,40 @@ def onnx_bytes(module: nn.Sequential, metadata: dict[str, str], version: str) ->
         version: Of nispa.
 
     Raises:
-        MissingPackageError: The package ``onnx`` is not installed.
+        ConfigError: ONNX has no equal of an operator.
+        MissingPackageError: The packages ``onnx`` and ``onnxscript`` are not installed.
     """
     with needs("onnx", "an ONNX file"):
         import onnx
-        from onnx import TensorProto, helper
-
-    written = Model()
+        import onnxscript  # noqa: F401 - torch.onnx needs it
     shape: Any = module.input_shape
-    ends = [
-        _chain(written, part, f"part{number}", shape)
-        for number, part in enumerate(parts_of(module))
-    ]
-    if len(ends) == 1:
-        last = next(node for node in written.nodes if ends[0] in node.output)
-        last.output[0] = "logits"
-    else:
-        written.nodes.append(helper.make_node("Concat", ends, ["logits"], axis=1))
-    labels: Any = module.labels
-    graph = helper.make_graph(
-        written.nodes,
-        "nispa",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *shape])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(labels)])],
-        written.tensors,
-    )
-    model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="nispa",
-        producer_version=version,
-    )
-    helper.set_model_props(model, metadata)
+    try:
+        with _quiet():
+            program: Any = torch.onnx.export(
+                module,
+                (torch.zeros(2, *shape),),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ConfigError(
+            f"the network cannot be written to an ONNX file ({_last_line(error)}); write a .pt2 "
+            "file instead"
+        ) from error
+    model = program.model_proto
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input,
+                 *model.graph.output, *model.graph.initializer):  # fmt: skip
+        part.ClearField("metadata_props")  # names files of the machine it was made on
+        part.ClearField("doc_string")
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "nispa", version
+    onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString())
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def onnx_runner(content: bytes, threads: int = 1) -> Callable[[Any], Any]:
@@ -81,13 +77,23 @@ def onnx_runner(content: bytes, threads: int = 1) -> Callable[[Any], Any]:
     return lambda images: session.run(["logits"], {"images": images})[0]
 
 
-def _chain(written: Model, part: nn.Sequential, prefix: str, shape: tuple[int, ...]) -> str:
-    """Adds a chain of layers; returns the name of what it ends in."""
-    name = "images"
-    for place, layer in enumerate(part):
-        path = f"{prefix}.{place}"
-        if isinstance(layer, fx.GraphModule):
-            name = write_graph(written, layer, name, path, shape)
-        else:  # what a linear layer reads was flattened before
-            name = written.layer(layer, name, path, 2)
-    return name
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says of itself, such as of packages that it could use."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _last_line(error: BaseException) -> str:
+    """The cause of all causes, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -47,6 +47,16 @@ class Rounded(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weights that the rounded ones stand for, float32."""
+        if torch.onnx.is_in_onnx_export():  # the exporter would store a product as its result
+            weight = torch.onnx.ops.symbolic(
+                "DequantizeLinear",
+                [self.values, self.scale],
+                {"axis": 0},
+                dtype=torch.float32,
+                shape=self.values.shape,
+            )
+            assert isinstance(weight, Tensor)
+            return weight
         return self.values.float() * _along(self.scale, self.values)
 
     def forward(self, x: Tensor) -> Tensor:
