@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import nispa
-from nispa.runs.identity import READERS, code_digest, run_key
+from nispa.network.backbone import enter
+from nispa.runs.identity import READERS, code_digest, code_of, run_key
 
 PACKAGE = Path(nispa.__file__).parent
 
@@ -52,6 +54,20 @@ def test_a_file_that_comes_or_goes_counts(copy: Path) -> None:
     (copy / "methods" / "more.py").write_text("")
     code_digest.cache_clear()
     assert code_digest(copy) != before
+
+
+def test_the_file_of_a_users_network_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr("nispa.network.backbone.ARCHITECTURES", {})
+    module = tmp_path / "net_whose_file_counts.py"
+    module.write_text("def build(shape, classes): ...\n")
+    enter("net_whose_file_counts:build", tmp_path)
+    before = code_of("net_whose_file_counts:build")
+    module.write_text("def build(shape, classes): ...  # otherwise\n")
+    assert len({before, code_of("net_whose_file_counts:build"), code_digest()}) == 3
+    assert code_of("mlp") == code_digest()
 
 
 def test_readers_are_there() -> None:

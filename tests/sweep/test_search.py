@@ -173,6 +173,31 @@ def test_the_command_at_the_end_runs(home: Path, capsys: Capture) -> None:
     assert record.config["network"]["hidden"] == [8, 9]  # type: ignore[index,call-overload]
 
 
+MODULE = """
+from torch import nn
+
+
+def small(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, classes))
+"""
+
+
+def test_a_network_of_ones_own(home: Path, capsys: Capture) -> None:
+    (home / "searched_nets.py").write_text(MODULE)
+    args = ["search", "split-digits", "--method", "joint", "--model", "searched_nets:small"]
+    args += ["--set", "epochs=1", "--set", TWO_TASKS, "--range", "learning_rate=0.01..0.02"]
+    ended = call(capsys, *args, "--trials", "1", "--workers", "1")
+    assert ended.code == 0, ended
+    command = ended.out.strip().splitlines()[-1].strip()
+    assert "--model searched_nets:small" in command
+    words = shlex.split(command)[1:]
+    assert call(capsys, *words, "--quiet", "--out", "found").code == 0
+    network = read_record(home / "found").config["network"]
+    assert network["architecture"] == "searched_nets:small"  # type: ignore[index,call-overload]
+    both = call(capsys, *args, "--model", "mlp", "--set", "architecture=mlp", "--dry-run")
+    assert (both.code, "keep one of the two" in both.err) == (2, True)
+
+
 @NEEDS_TERMINAL
 def test_a_search_on_a_terminal(home: Path) -> None:
     args = ["search", "split-digits", "--method", "joint", "--set=hidden=12", "--set=epochs=1"]

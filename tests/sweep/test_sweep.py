@@ -76,7 +76,7 @@ def test_what_decides_a_result_decides_the_key(out: Path, monkeypatch: pytest.Mo
     assert len(keys) == len(cells)
     usual = cell(density=0.2)
     assert {job.key for job in jobs_of(out, [usual])} <= keys
-    monkeypatch.setattr("nispa.sweep.jobs.code_digest", lambda: "0" * 64)
+    monkeypatch.setattr("nispa.sweep.jobs.code_of", lambda _: "0" * 64)
     assert not {job.key for job in jobs_of(out, [cell()])} & keys
 
 
@@ -129,7 +129,7 @@ def test_the_plans_that_come_along_have_one_kind(name: str) -> None:
 def test_another_code_is_another_run(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = jobs_of(out, [cell()])
     assert execute(job).status == "done"
-    monkeypatch.setattr("nispa.sweep.jobs.code_digest", lambda: "0" * 64)
+    monkeypatch.setattr("nispa.sweep.jobs.code_of", lambda _: "0" * 64)
     (other,) = jobs_of(out, [cell()])
     assert other.folder != job.folder
     assert not done_before(other)
@@ -139,7 +139,7 @@ def test_code_that_changes_under_a_sweep_is_refused(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (job,) = jobs_of(out, [cell()])
-    monkeypatch.setattr("nispa.sweep.jobs.code_digest", lambda: "0" * 64)
+    monkeypatch.setattr("nispa.sweep.jobs.code_of", lambda _: "0" * 64)
     outcome = execute(job)
     assert outcome.status == "failed"
     assert "not those that the sweep was begun with" in outcome.problem

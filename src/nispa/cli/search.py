@@ -18,11 +18,13 @@ from nispa.cli.options import (
     incremental_option,
     lists_given,
     method_option,
+    models_option,
     preset_option,
     seed_option,
     set_option,
     settings_given,
     whole_number,
+    with_model,
 )
 from nispa.cli.sweep import Shared, make_folder, seeds_given, with_shared_options
 from nispa.errors import InputError, needs
@@ -45,6 +47,10 @@ MAX_TRIALS = 100_000
 @click.argument("scenario")
 @method_option
 @preset_option
+@models_option(
+    "A network (see: nispa list models), or package.module:function that builds one; may be "
+    "repeated, to choose among them."
+)
 @incremental_option
 @click.option(
     "--range",
@@ -75,6 +81,7 @@ def search(
     scenario: str,
     method: str,
     preset: str,
+    models: tuple[str, ...],
     incremental: str | None,
     ranges: tuple[str, ...],
     choices: tuple[str, ...],
@@ -88,16 +95,23 @@ def search(
     Test images are never looked at. The same command goes on where it was stopped. A trial is the
     mean over --seeds.
     """
-    shared = Shared(**given)
+    shared = Shared(**given, models=tuple(name for name in models if ":" in name))
     from nispa.sweep.plan import Cell
     from nispa.sweep.search import Space, parse_range
 
-    cell = Cell(scenario, method, preset, 0, settings_given(pairs, incremental))
+    settings = settings_given(pairs, incremental)
+    if len(models) == 1:
+        settings = with_model(settings, models[0])
+    cell = Cell(scenario, method, preset, 0, settings)
     ends = [parse_range(text) for text in ranges]
     for name, count in Counter(name for name, _ in ends).items():
         if count > 1:
             raise InputError(f"--range {name} is given twice; keep one of them")
     values = {name: tuple(texts) for name, texts in lists_given("--choice", choices).items()}
+    if len(models) > 1:
+        if "architecture" in {*values, *settings}:
+            raise InputError("--model and architecture name networks; keep one of the two")
+        values["architecture"] = models
     space = Space(cell, seeds_given(shared.seeds) or (0,), dict(ends), values)
     _search(space, shared, trials, search_seed)
 
@@ -162,6 +176,9 @@ def command_of(space: Space, trial: Trial, where: Where) -> str:
         else:  # one word, since a value may begin with a dash
             parts.append(f"{flag}={_typed(options[field.name])}")
     for name, value in settings.items():
+        if name == "architecture" and ":" in str(value):  # code that only --model may name
+            parts += ["--model", str(value)]
+            continue
         parts += ["--set", f"{name}={_typed(value)}"]
     return shlex.join(parts)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import math
 import re
 import sys
@@ -164,6 +165,17 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def source_of(name: str) -> bytes | None:
+    """The file of a function of the user's; None for other architectures and what has no file."""
+    known = ARCHITECTURES.get(name)
+    if ":" not in name or not isinstance(known, Backbone):
+        return None
+    try:
+        return Path(inspect.getfile(inspect.unwrap(known._build))).read_bytes()
+    except (TypeError, OSError):
+        return None
 
 
 def enter(name: str, folder: Path | None = None) -> Backbone:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nispa import __version__
+from nispa.network.backbone import source_of
 
 READERS = frozenset(
     {"cli", "reading", "sweep", "trackers", "webpage"}
@@ -49,6 +50,21 @@ def code_digest(root: Path = Path(__file__).parents[1]) -> str:
     return total.hexdigest()
 
 
+def code_of(architecture: str) -> str:
+    """The digest of the code behind a network's runs, 64 hex digits.
+
+    Args:
+        architecture: Its name. If that is a function of the user's, its file counts, too; not what
+            the file imports.
+    """
+    own = source_of(architecture)
+    return (
+        code_digest()
+        if own is None
+        else hashlib.sha256(f"{code_digest()}\n".encode() + own).hexdigest()
+    )
+
+
 def run_key(
     *,
     method: str,
@@ -66,7 +82,7 @@ def run_key(
         config: All settings of network and method, as JSON values.
         scenario: The scenario's settings, as JSON values; only those in :data:`CALL` count.
         data: SHA-256 of each data set, in order of use.
-        code: See :func:`code_digest`.
+        code: See :func:`code_of`.
     """
     parts = {
         "method": method,

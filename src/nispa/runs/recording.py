@@ -25,7 +25,7 @@ from nispa.network.models import NetworkSpec
 from nispa.network.operations import Ledger, counting
 from nispa.runs.capacity import units_after, warning
 from nispa.runs.costs import total_cost
-from nispa.runs.identity import code_digest
+from nispa.runs.identity import code_of
 from nispa.runs.record import (
     ConnectionCount,
     DataEntry,
@@ -87,7 +87,7 @@ def first_record(scenario: Scenario, settings: Settings, method: Method) -> Reco
         accuracy_matrix_task_agnostic=() if method.task_agnostic else None,
         parameters=Parameters(live=census.live, total=census.total),
         environment=environment(method.device),
-        code=code_digest(),
+        code=code_of(settings.network.architecture),
         notes=_first_notes(scenario, method),
     )
 

@@ -25,7 +25,7 @@ from nispa.network.backbone import enter
 from nispa.reading.drawing import drawing
 from nispa.runs.checkpoints import EVERY_S
 from nispa.runs.folder import held
-from nispa.runs.identity import code_digest, run_key
+from nispa.runs.identity import code_of, run_key
 from nispa.runs.record import RECORD, Record, read_record
 from nispa.runs.runner import Experiment, Stopping, resume, run
 from nispa.sweep.kinds import check_kinds
@@ -234,7 +234,7 @@ def _key(settings: Settings, seed: int, call: Mapping[str, Any], scenario: Scena
         config=settings.as_json(),
         scenario=call,
         data=[data.sha256 for data in scenario.identity],
-        code=code_digest(),
+        code=code_of(settings.network.architecture),
     )
 
 
