@@ -244,7 +244,8 @@ class Learner(PredictsClasses):
             raise
         self._take_note(images, samples)
         text = capacity.warning(units, self.method.census().stable)
-        if text and self._outputs_used < self.method.problem.outputs:  # else no task can follow
+        grows = getattr(self.settings.config, "grow_when_full", 0.0)
+        if text and not grows and self._outputs_used < self.method.problem.outputs:
             warnings.warn(text, stacklevel=2)
         return report
 

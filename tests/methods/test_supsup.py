@@ -13,7 +13,7 @@ from torch.nn import functional
 from nispa.base.config import build
 from nispa.data.named import build_scenario
 from nispa.errors import ConfigError, FormatError
-from nispa.methods.base import MethodState, Problem, network_spec
+from nispa.methods.base import MethodState, Problem
 from nispa.methods.presets import resolve
 from nispa.methods.saving import make_method
 from nispa.methods.supsup import (
@@ -153,7 +153,7 @@ MASKS: list[dict[str, list[int]]] = [
 
 def superposed(method: SupSup) -> Superposition:
     masks = [{name: torch.tensor(bits).bool() for name, bits in mask.items()} for mask in MASKS]
-    return Superposition(method.network, network_spec(method).empty(), masks)
+    return Superposition(method.network, method.spec().empty(), masks)
 
 
 def test_the_gradient_of_the_entropy_by_alpha_by_hand() -> None:
@@ -190,7 +190,7 @@ def test_the_gradient_by_alpha_is_that_of_finite_differences(network: str) -> No
     for index in range(3):
         finish(method.learn(toy_task(index)))
     masks = [method.masks.of(index) for index in range(3)]
-    every = Superposition(method.network, network_spec(method).empty(), masks)
+    every = Superposition(method.network, method.spec().empty(), masks)
     images, _ = toy_task(1).test.batch(slice(0, 8))
     alphas = torch.full((3,), 1 / 3)
     found = every.slopes(images, entropy, alphas)

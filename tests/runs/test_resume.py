@@ -149,15 +149,19 @@ def test_a_run_that_dies_comes_to_the_same_bytes(name: str, tmp_path: Path) -> N
     assert (broken / PROGRESS).read_bytes() == as_csv(Curve().points(lines), tasks=2)
 
 
-TRACED = {
-    "resnet18": ("width=2",),
-    "vit-tiny": ("width=12", "heads=3", "blocks=1", "patch=2", "dropout=0.2"),
+MORE: dict[str, dict[str, Any]] = {
+    "statistics": {"architecture": "resnet18", "arguments": ("width=2",)},
+    "random numbers": {
+        "architecture": "vit-tiny",
+        "arguments": ("width=12", "heads=3", "blocks=1", "patch=2", "dropout=0.2"),
+    },
+    "a network that grows": {"hidden": (1, 1), "density": 1.0, "grow_when_full": 1.0},
 }
 
 
-@pytest.mark.parametrize("name", TRACED)
-def test_statistics_and_random_numbers_come_back_too(name: str, tmp_path: Path) -> None:
-    given = {"architecture": name, "arguments": TRACED[name], "settle_epochs": 1}
+@pytest.mark.parametrize("name", MORE)
+def test_what_some_networks_have_comes_back_too(name: str, tmp_path: Path) -> None:
+    given = {**MORE[name], "settle_epochs": 1}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finish(run(experiment("nispa", **given), whole))
     running, moment, deaths = run(experiment("nispa", **given), broken, checkpoint_every=0.0), 5, 0
@@ -166,6 +170,8 @@ def test_statistics_and_random_numbers_come_back_too(name: str, tmp_path: Path) 
         running = resume(experiment("nispa", **given), broken, checkpoint_every=0.0)
     assert deaths >= 2
     assert content(broken) == content(whole)
+    grew = ["before task 2 of 2 layers became wider" in note for note in read_record(whole).notes]
+    assert any(grew) == ("grow_when_full" in given)
 
 
 def test_what_was_saved_is_not_learned_again(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ docs/decisions/0003-method-contract.md gives the reasons.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -39,13 +39,13 @@ from nispa.methods.events import PhaseEnd as PhaseEnd
 from nispa.methods.events import PhaseStart as PhaseStart
 from nispa.methods.networks import draw_network as draw_network
 from nispa.methods.networks import load_network as load_network
-from nispa.methods.networks import network_spec as network_spec
 from nispa.methods.networks import network_state as network_state
 from nispa.methods.networks import without_path
 from nispa.network.initialise import FanMode
 from nispa.network.models import (
     DataSet,
     NetworkConfig,
+    NetworkSpec,
     OwnModel,
     SparseNetwork,
     restart_plastic,
@@ -283,6 +283,16 @@ class Method(ABC):
     @abstractmethod
     def learn_task(self, task: Task) -> Learning:
         """The algorithm itself, for a task that fits the network."""
+
+    def spec(self, parts: Mapping[str, Any] | None = None) -> NetworkSpec:
+        """What its networks are drawn from, or loaded into.
+
+        Args:
+            parts: What it carries, if that decides about it; None for what it carries now.
+        """
+        del parts
+        problem = self.problem
+        return NetworkSpec(self.network_config, problem.input_shape, self.logits, problem.model)
 
     @property
     def logits(self) -> int:

@@ -15,12 +15,6 @@ if TYPE_CHECKING:
     from nispa.methods.base import Method
 
 
-def network_spec(method: Method) -> NetworkSpec:
-    """What the method's networks are drawn from, or loaded into."""
-    problem = method.problem
-    return NetworkSpec(method.network_config, problem.input_shape, method.logits, problem.model)
-
-
 def network_state(network: SparseNetwork, prefix: str = "network.") -> dict[str, Tensor]:
     """Copies of a network's tensors under ``prefix``, on the CPU."""
     return {
@@ -28,8 +22,16 @@ def network_state(network: SparseNetwork, prefix: str = "network.") -> dict[str,
     }
 
 
-def load_network(method: Method, state: MethodState, prefix: str = "network.") -> SparseNetwork:
+def load_network(
+    method: Method, state: MethodState, prefix: str = "network.", spec: NetworkSpec | None = None
+) -> SparseNetwork:
     """The method's network with the values that :func:`network_state` gave.
+
+    Args:
+        method: The method.
+        state: Where the values are.
+        prefix: What their names begin with.
+        spec: What they are loaded into; None for the method's own.
 
     Raises:
         FormatError: The tensors do not fit the network.
@@ -37,7 +39,7 @@ def load_network(method: Method, state: MethodState, prefix: str = "network.") -
     tensors = take_tensors(state, prefix)
     if not tensors:  # before anything is built: a header may promise what the file does not hold
         raise FormatError(f"the saved values of '{prefix}' are missing")
-    network = network_spec(method).empty()
+    network = (spec or method.spec()).empty()
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -52,7 +54,7 @@ def draw_network(method: Method, seed: int) -> SparseNetwork:
     Raises:
         ConfigError: No output has a path from the input.
     """
-    network = network_spec(method).draw(seed)
+    network = method.spec().draw(seed)
     method.unreached = tuple(each for each in network.unreached() if each < method.problem.outputs)
     if len(method.unreached) == method.problem.outputs:
         raise ConfigError(without_path(method, method.unreached, seed))
@@ -61,7 +63,7 @@ def draw_network(method: Method, seed: int) -> SparseNetwork:
 
 def without_path(method: Method, outputs: Sequence[int], seed: int) -> str:
     """Says that outputs of a fresh network cannot be reached, and with which density they can."""
-    spec = network_spec(method)
+    spec = method.spec()
     density, left = spec.config.density, len(outputs)
     while left:  # all of them are reached at 1 at the latest
         density = min(1.0, float(f"{1.5 * density:.2g}"))

@@ -28,6 +28,7 @@ the preset ``paper`` chooses the published behaviour:
 - ``refill``, ``unit_share``, ``max_share_per_task``, ``settle_epochs``, ``settle_fresh``,
   ``restart_level`` and ``drop_errors`` are not in the paper. They are off unless set or derived
   from the data; docs/defaults.md says what each does.
+- ``grow_when_full``: there, a network has a fixed size (widening.py). It is off unless set.
 - ``stop_when_full``: there, a task that no plastic unit can help goes on until the schedule ends.
 - ``growth=gradient`` and ``drop_share`` are not in it either: dynamic sparse training within the
   plastic part (grow.py). They are off unless set.
@@ -41,7 +42,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -58,7 +59,7 @@ from nispa.mechanism.grow import (
     needs_gradients,
 )
 from nispa.mechanism.rewire import Rewiring, rewire
-from nispa.mechanism.room import has_room
+from nispa.mechanism.room import has_room, nearly_full
 from nispa.mechanism.schedule import tau
 from nispa.mechanism.select import select_candidates, supported
 from nispa.methods.adopting import AdoptsTrained
@@ -73,14 +74,14 @@ from nispa.methods.base import (
 )
 from nispa.methods.forgetting import ForgetsOnPurpose
 from nispa.methods.growth import drop_smallest, gradient_sizes
-from nispa.methods.networks import network_spec
 from nispa.methods.nispa_config import NispaConfig, last_phase
 from nispa.methods.nispa_phases import Phases
 from nispa.methods.parts import Network, OwedConnections, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
+from nispa.methods.widening import Widenings, grown, wider
 from nispa.network.initialise import FanMode
 from nispa.network.levelling import level
-from nispa.network.models import DataSet, SparseNetwork
+from nispa.network.models import DataSet, NetworkSpec, SparseNetwork
 from nispa.network.operations import purpose
 from nispa.network.topology import Patterns, Topology, UnitSets
 from nispa.training.fit import (
@@ -137,6 +138,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
         stable: Stable units per group, ``(units,)`` bool; inputs always are stable, and so are the
             outputs of the classes learned.
         owed: Connections per layer that were dropped and found no place.
+        widenings: How often the network has grown.
         candidates: While a task is learned, the stable units and the present candidates, for
             whoever watches; otherwise None.
     """
@@ -146,6 +148,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
     published = "Gurbuz and Dovrolis, ICML 2022"
     config_class = NispaConfig
     carries: ClassVar[tuple[Part, ...]] = (
+        Widenings("widenings"),
         Network(),
         StableUnits("stable", "stable."),
         OwedConnections("owed"),
@@ -155,10 +158,13 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
     config: NispaConfig
     stable: dict[str, Tensor]
     owed: dict[str, int]
+    widenings: int
     candidates: UnitSets | None = None
 
     def learn_task(self, task: Task) -> Learning:
         """Trains and rewires phase after phase, then makes the last good candidates stable."""
+        if self.config.grow_when_full and nearly_full(self.topology, self.stable):
+            self.grow(task)
         train, validation = self.prepare_both(self.network, task)
         classes = self.class_mask(task.classes)
         loss = self.loss(classes)
@@ -358,6 +364,21 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
                 yield kept
             last = count
 
+    def grow(self, task: Task) -> None:
+        """Makes all hidden layers wider, before a task; see :mod:`.widening`."""
+        larger = grown(self, task)
+        self.network, self.stable, self.owed = larger.network, larger.stable, larger.owed
+        self.widenings += 1
+        if self.config.restart:
+            self.redraw_plastic(task, self.config.restart_init, derive(self.seed, "growth"))
+
+    def spec(self, parts: Mapping[str, Any] | None = None) -> NetworkSpec:
+        """What its network is drawn from or loaded into, as wide as it has grown."""
+        spec, times = super().spec(), (vars(self) if parts is None else parts).get("widenings", 0)
+        if times:
+            spec = replace(spec, config=wider(spec.config, self.given.grow_when_full, times))
+        return spec
+
     def redraw_plastic(self, task: Task, mode: FanMode, seed: int | None = None) -> None:
         """Draws plastic values again, levelled if trained units are among those that are read."""
         super().redraw_plastic(task, mode, seed)
@@ -366,7 +387,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
             count = len(task.train)
             some = torch.arange(0, count, max(1, count // LEVEL_IMAGES))  # they may lie by class
             images, _ = task.train.to(self.device).batch(some.to(self.device))
-            fresh = network_spec(self).draw(self.seed).to(self.device)
+            fresh = self.spec().draw(self.seed).to(self.device)
             with purpose("activity"):
                 level(self.network, fresh, images)
 

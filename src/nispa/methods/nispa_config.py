@@ -43,6 +43,13 @@ class NispaConfig(DynamicConfig, MethodConfig):
         gt=0,
         le=1,
     )
+    grow_when_full: float = setting(
+        0.0,
+        "a task that finds a layer with no more than a tenth of its units plastic first makes all "
+        "hidden layers wider, by this share of their first size; 0 never does",
+        ge=0,
+        le=10,
+    )
     stop_when_full: bool = setting(
         True,
         "a task that finds no plastic unit it could use ends after min_phases and one more, since "

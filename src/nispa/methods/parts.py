@@ -45,7 +45,7 @@ class Network(Part):
 
     def load(self, state: MethodState, method: Method, parts: Parts) -> SparseNetwork:
         """On the method's device."""
-        return load_network(method, state)
+        return load_network(method, state, spec=method.spec(parts))
 
     def count(self, value: SparseNetwork, tally: Tally) -> None:
         """Its connections and values."""

@@ -185,6 +185,7 @@ def resolve(
             f"restart_level is for mlp and convnet; model {settings.network.architecture} may have "
             "norms, which level by themselves; leave it false"
         )
+    check_growth(settings)
     able = method_class(method).incremental
     if settings.config.incremental not in able:
         raise ConfigError(
@@ -192,6 +193,26 @@ def resolve(
             f"can with {' or '.join(able)}"
         )
     return settings
+
+
+def check_growth(settings: Settings) -> None:
+    """Whether a network may grow, if that is asked for.
+
+    Raises:
+        ConfigError: Its architecture or method cannot.
+    """
+    if not getattr(settings.config, "grow_when_full", 0.0):
+        return
+    if settings.method != "nispa":
+        raise ConfigError(
+            f"grow_when_full is for method nispa; '{settings.method}' keeps more about units than "
+            "whether they are stable, so leave it 0"
+        )
+    if isinstance(settings.network.kind, Backbone):
+        raise ConfigError(
+            f"grow_when_full is for mlp and convnet; model {settings.network.architecture} has the "
+            "sizes that its code gives it, so leave it 0"
+        )
 
 
 def check_network(method: str, network: NetworkConfig) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import FormatError
-from nispa.methods.base import Learning, Part, network_spec
+from nispa.methods.base import Learning, Part
 from nispa.methods.epochs import KeepConfig, learn_by_steps
 from nispa.methods.parts import Derived, Network, TaskConnections, hidden_layers
 from nispa.methods.task_networks import TaskNetworks
@@ -165,7 +165,7 @@ class Subnetworks(TaskNetworks):
             loss: By default the cross-entropy among the task's classes.
         """
         classes = self.class_mask(task.classes)
-        empty = network_spec(self).empty().to(self.device)
+        empty = self.spec().empty().to(self.device)
         masked = MaskedPass(numbered, empty, classes.loss if loss is None else loss)
         optimiser = make_optimiser(config, numbered.parameters())
         train, validation = self.prepare_both(masked.network, task)

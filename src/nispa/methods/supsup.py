@@ -58,7 +58,7 @@ from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
 from nispa.data.tasks import Task, TaskInfo
 from nispa.errors import ConfigError, FormatError
-from nispa.methods.base import Incremental, Learning, Method, Part, draw_network, network_spec
+from nispa.methods.base import Incremental, Learning, Method, Part, draw_network
 from nispa.methods.epochs import KeepConfig
 from nispa.methods.inferring import InfersTask
 from nispa.methods.parts import Derived, Network, TaskConnections
@@ -278,7 +278,7 @@ class SupSup(InfersTask, Subnetworks):
         tasks = self.masks.tasks
         if self._all is None:
             masks = [self.masks.of(task) for task in tasks]
-            empty = network_spec(self).empty().to(self.device)
+            empty = self.spec().empty().to(self.device)
             self._all = Superposition(self.network, empty, masks)
         every, objective = self._all, self.objective()
         found: list[int] = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nispa.mechanism.room import NEARLY_FULL
 from nispa.runs.record import TaskResult
 
-NEARLY = 0.1  # a layer with at most this share of plastic units is nearly full
+NEARLY = NEARLY_FULL
 
 Units = Mapping[str, tuple[int, int]]
 """For each hidden group of units, how many are stable, and how many there are."""
@@ -33,6 +34,21 @@ def warning(before: Units, now: Units) -> str:
         now: The units after it.
     """
     return state(now) if fullness(now) > fullness(before) else ""
+
+
+def growth(before: Units, now: Units) -> str:
+    """A sentence if layers became wider, otherwise an empty text.
+
+    Args:
+        before: The units before a task; empty before the first.
+        now: The units after it.
+    """
+    wider = [
+        f"{name} {before[name][1]} to {size}"
+        for name, (_, size) in now.items()
+        if name in before and size > before[name][1]
+    ]
+    return f"layers became wider: {', '.join(wider)} units" if wider else ""
 
 
 def state(units: Units) -> str:

@@ -23,7 +23,7 @@ from nispa.methods.defaults import sentence
 from nispa.methods.presets import Settings
 from nispa.network.models import NetworkSpec
 from nispa.network.operations import Ledger, counting
-from nispa.runs.capacity import units_after, warning
+from nispa.runs.capacity import growth, units_after, warning
 from nispa.runs.costs import total_cost
 from nispa.runs.identity import code_of
 from nispa.runs.record import (
@@ -224,8 +224,8 @@ def with_task(
         if name in changes:
             changes[name] = {**changes[name], "online": online}
     longer = record.model_copy(update=changes)
-    note = capacity_note(longer)
-    return longer.model_copy(update={"notes": (*record.notes, note)}) if note else longer
+    notes = [note for note in (growth_note(longer), capacity_note(longer)) if note]
+    return longer.model_copy(update={"notes": (*record.notes, *notes)}) if notes else longer
 
 
 def online_accuracy(per_task: Sequence[TaskResult]) -> MetricValue | None:
@@ -242,10 +242,22 @@ def online_accuracy(per_task: Sequence[TaskResult]) -> MetricValue | None:
     )
 
 
+def growth_note(record: Record) -> str:
+    """A note if the network grew before the last task."""
+    units = [units_after(result) for result in record.per_task[-2:]]
+    text = growth(units[0], units[1]) if len(units) == 2 else ""
+    return f"before task {len(record.per_task)} of {len(record.tasks)} {text}" if text else ""
+
+
 def capacity_note(record: Record) -> str:
-    """A note if the last task made the network full, or nearly so, and more tasks follow."""
+    """A note if the last task made the network full, or nearly so, and more tasks follow.
+
+    Where the network grows when it is full, there is none.
+    """
     done = len(record.per_task)
-    if done == len(record.tasks):
+    method = record.config.get("method")
+    grows = isinstance(method, dict) and method.get("grow_when_full")
+    if done == len(record.tasks) or grows:
         return ""
     units = [units_after(result) for result in record.per_task[-2:]]
     text = warning(units[-2] if done > 1 else {}, units[-1])
