@@ -73,7 +73,7 @@ def test_the_picture_is_drawn_once_a_task(tmp_path: Path) -> None:
         return b"%d" % len(record.per_task)
 
     finish(run(short(), tmp_path / "run", drawing=drawing))
-    assert [tasks for tasks, _ in drawn] == [1, 2]
+    assert drawn == [(1, "running"), (2, "complete")]
     assert (tmp_path / "run" / PICTURE).read_bytes() == b"2"
 
 

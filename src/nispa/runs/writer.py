@@ -103,7 +103,7 @@ class RunWriter:
         self._folder.write_record(record)
         move(self.path / NEWER_NETWORK, self.path / NETWORK)
         if len(record.per_task) < len(record.tasks):  # finish() draws the last picture
-            self._draw()
+            self._draw(record)
 
     def finish(self, status: str) -> Record:
         """Writes the final picture and record.
@@ -114,7 +114,7 @@ class RunWriter:
         if status != "complete":
             self._replace_record(status=status, finished=now())
         if self.record.per_task:
-            self._draw()
+            self._draw(self.record.model_copy(update={"status": status}))
         if status == "complete":
             self._replace_record(status=status, finished=now())
         return self.record
@@ -123,6 +123,6 @@ class RunWriter:
         self.record = self.record.model_copy(update=changes)
         self._folder.write_record(self.record)
 
-    def _draw(self) -> None:
+    def _draw(self, record: Record) -> None:
         if self._drawing is not None:
-            write_atomic(self.path / PICTURE, self._drawing(self.record))
+            write_atomic(self.path / PICTURE, self._drawing(record))
