@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from nispa.cli.search import _progress, command_of
 from nispa.data.named import build_scenario
 from nispa.data.scenarios import on_validation
 from nispa.errors import ConfigError, FormatError, InputError, ScenarioError
+from nispa.network.architecture import ARCHITECTURES
 from nispa.runs.record import read_record
 from tests.cli_calls import NEEDS_TERMINAL, NISPA, call, on_terminal, write_npz
 from tests.extent import optional
@@ -182,6 +184,7 @@ def small(shape, classes):
 """
 
 
+@patch.dict(ARCHITECTURES)
 def test_a_network_of_ones_own(home: Path, capsys: Capture) -> None:
     (home / "searched_nets.py").write_text(MODULE)
     args = ["search", "split-digits", "--method", "joint", "--model", "searched_nets:small"]

@@ -17,9 +17,6 @@ from torch import Tensor
 
 from nispa.network.topology import Patterns, Topology, UnitSets
 
-NEARLY_FULL = 0.1
-"""A layer with at most this share of plastic units is nearly full."""
-
 Tied = Callable[[UnitSets], dict[str, Tensor]]
 """From units to these and those that they depend on by whatever is no connection."""
 
@@ -55,12 +52,6 @@ def needed(
                 found[name] = found[name] | units
                 changed = True
     return found
-
-
-def nearly_full(topology: Topology, stable: UnitSets) -> bool:
-    """Whether a hidden layer has few plastic units left."""
-    plastic = [(int((~stable[group.name]).sum()), group.size) for group in topology.hidden]
-    return any(free <= NEARLY_FULL * size for free, size in plastic)
 
 
 def has_room(topology: Topology, stable: UnitSets) -> bool:

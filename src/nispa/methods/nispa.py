@@ -59,7 +59,7 @@ from nispa.mechanism.grow import (
     needs_gradients,
 )
 from nispa.mechanism.rewire import Rewiring, rewire
-from nispa.mechanism.room import has_room, nearly_full
+from nispa.mechanism.room import has_room
 from nispa.mechanism.schedule import tau
 from nispa.mechanism.select import select_candidates, supported
 from nispa.methods.adopting import AdoptsTrained
@@ -78,7 +78,7 @@ from nispa.methods.nispa_config import NispaConfig, last_phase
 from nispa.methods.nispa_phases import Phases
 from nispa.methods.parts import Network, OwedConnections, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
-from nispa.methods.widening import Widenings, grown, wider
+from nispa.methods.widening import Widenings, grown, nearly_full, wider
 from nispa.network.initialise import FanMode
 from nispa.network.levelling import level
 from nispa.network.models import DataSet, NetworkSpec, SparseNetwork

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nispa.base.capacity import NEARLY
 from nispa.base.seeding import stream
 from nispa.data.tasks import Task
 from nispa.errors import ConfigError, FormatError
@@ -23,6 +24,7 @@ from nispa.methods.carried import MethodState, Part, Tally
 from nispa.network.initialise import kaiming_values, layer_densities
 from nispa.network.layers import SparseLayer
 from nispa.network.models import NetworkConfig, SparseNetwork
+from nispa.network.topology import Topology, UnitSets
 
 if TYPE_CHECKING:
     from nispa.methods.nispa import Nispa
@@ -53,6 +55,12 @@ class Widenings(Part):
 
     def count(self, value: int, tally: Tally) -> None:
         """Nothing."""
+
+
+def nearly_full(topology: Topology, stable: UnitSets) -> bool:
+    """Whether a hidden layer has few plastic units left."""
+    plastic = [(int((~stable[group.name]).sum()), group.size) for group in topology.hidden]
+    return any(free <= NEARLY * size for free, size in plastic)
 
 
 def wider(config: NetworkConfig, share: float, times: int) -> NetworkConfig:

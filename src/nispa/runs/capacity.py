@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nispa.mechanism.room import NEARLY_FULL
+from nispa.base.capacity import NEARLY as NEARLY
 from nispa.runs.record import TaskResult
-
-NEARLY = NEARLY_FULL
 
 Units = Mapping[str, tuple[int, int]]
 """For each hidden group of units, how many are stable, and how many there are."""
