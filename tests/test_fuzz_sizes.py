@@ -33,8 +33,12 @@ from nispa.runs.record import RECORD, read_record
 from tests.fuzz_kinds import KINDS
 from tests.fuzzing import bounded, guarded
 
-MOST = 64 * 2**20
-"""Bytes that reading one of these files may take; each is smaller than 128 KB."""
+MOST = 96 * 2**20
+"""Bytes that reading one of these files, each smaller than 128 KB, may take.
+
+An image of 2^24 pixels, the most that is read, takes 64 MiB before its pixels are found to be
+missing.
+"""
 
 Read = Callable[[Path], Any]
 
