@@ -244,6 +244,7 @@ class Learner(PredictsClasses):
             raise
         self._take_note(images, samples)
         text = capacity.warning(units, self.method.census().stable)
+        # Nothing to warn of where the network will grow, or where no task can follow.
         grows = getattr(self.settings.config, "grow_when_full", 0.0)
         if text and not grows and self._outputs_used < self.method.problem.outputs:
             warnings.warn(text, stacklevel=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nispa.methods.nispa import Nispa
 from nispa.methods.presets import resolve
 from nispa.methods.stable import is_frozen
 from nispa.network.layers import SparseLayer
+from nispa.runs import capacity
 from tests.methods.toy import finish, same_tensors, toy_images, toy_method, toy_task
 
 IMAGES = torch.rand(16, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -68,7 +70,7 @@ def test_nothing_stable_reads_anything_new(seed: int, share: float, network: str
     method = growing(network, seed=seed, grow_when_full=share)
     finish(method.learn(toy_task(0)))
     before, old = method.network, method.stable
-    larger = widening.grown(method, toy_task(1))
+    larger = widening.widened(method, toy_task(1))
     assert method.network is before
     for name, layer in before.layers.items():
         wide = larger.network.layers[name]
@@ -119,11 +121,12 @@ def test_a_network_that_grew_is_saved_and_learns_on_alike(tmp_path: Path) -> Non
     assert loaded.method.state().values == method.state().values
 
 
-@pytest.mark.parametrize("value", [-1, 1.5, True, "2", 10**9])
+@pytest.mark.parametrize("value", [-1, 0, 7, 1.5, True, "2", 10**9])
 def test_a_strangers_number_is_refused(value: Any) -> None:
     method = growing()
-    for index in range(2):
+    for index in range(4):
         finish(method.learn(toy_task(index)))
+    assert method.widenings not in (0, 7)
     state, other = method.state(), growing()
     other.learned = method.learned
     with pytest.raises(FormatError):
@@ -145,7 +148,7 @@ def test_logits_that_would_change_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(widening, "_placed", wrong)
     before = method.state()
     with pytest.raises(ConfigError, match="bit for bit"):
-        widening.grown(method, toy_task(2))
+        widening.widened(method, toy_task(2))
     assert same_tensors(method.state().tensors, before.tensors)
 
 
@@ -155,7 +158,17 @@ def test_who_cannot_grow_says_so() -> None:
             resolve(method, "default", "", (3, 16, 16), {"grow_when_full": 0.5, **more})
 
 
-def test_a_warning_comes_only_where_the_network_stays_as_it_is() -> None:
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_network_that_will_grow_warns_of_nothing(
+    grows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "NEARLY", 0.5)  # one of two units is nearly nothing
+    small: dict[str, Any] = {"hidden": (2,), "density": 1.0, "batch_size": 8, "k": 6}
+    settings = {**small, "accuracy_drop": 5, "grow_when_full": 1.0 if grows else 0.0}
+    learner = Learner(input_shape=(1, 4, 4), classes=6, **settings)
     images, labels = np.random.default_rng(0).random((60, 4, 4)), np.arange(60) % 2
-    small: dict[str, Any] = {"hidden": (2,), "density": 1.0, "batch_size": 8, "max_phases": 3}
-    Learner(input_shape=(1, 4, 4), classes=6, grow_when_full=1, **small).learn(images, labels)
+    images[labels == 1, :2] += 2
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        learner.learn(images, labels)
+    assert any("nearly full" in str(each.message) for each in found) is not grows

@@ -275,6 +275,23 @@ def with_model(settings: dict[str, str], model: str | None) -> dict[str, str]:
     return settings
 
 
+def with_models(
+    settings: dict[str, str], lists: dict[str, Any], models: tuple[str, ...]
+) -> dict[str, str]:
+    """Settings with the network that ``--model`` names; several become a list of values to try.
+
+    Raises:
+        ConfigError: As :func:`with_model`.
+        InputError: Networks are named in two ways.
+    """
+    if len(models) < 2:
+        return with_model(settings, models[0] if models else None)
+    if "architecture" in {*lists, *settings}:
+        raise InputError("--model and architecture name networks; keep one of the two")
+    lists["architecture"] = list(models)
+    return settings
+
+
 def settings_given(pairs: tuple[str, ...], kind: str | None) -> dict[str, str]:
     """The settings of ``--set`` and ``--incremental`` together.
 

@@ -24,7 +24,7 @@ from nispa.cli.options import (
     set_option,
     settings_given,
     whole_number,
-    with_model,
+    with_models,
 )
 from nispa.cli.sweep import Shared, make_folder, seeds_given, with_shared_options
 from nispa.errors import InputError, needs
@@ -99,19 +99,14 @@ def search(
     from nispa.sweep.plan import Cell
     from nispa.sweep.search import Space, parse_range
 
-    settings = settings_given(pairs, incremental)
-    if len(models) == 1:
-        settings = with_model(settings, models[0])
+    lists: dict[str, Any] = dict(lists_given("--choice", choices))
+    settings = with_models(settings_given(pairs, incremental), lists, models)
     cell = Cell(scenario, method, preset, 0, settings)
     ends = [parse_range(text) for text in ranges]
     for name, count in Counter(name for name, _ in ends).items():
         if count > 1:
             raise InputError(f"--range {name} is given twice; keep one of them")
-    values = {name: tuple(texts) for name, texts in lists_given("--choice", choices).items()}
-    if len(models) > 1:
-        if "architecture" in {*values, *settings}:
-            raise InputError("--model and architecture name networks; keep one of the two")
-        values["architecture"] = models
+    values = {name: tuple(texts) for name, texts in lists.items()}
     space = Space(cell, seeds_given(shared.seeds) or (0,), dict(ends), values)
     _search(space, shared, trials, search_seed)
 

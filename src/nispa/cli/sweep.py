@@ -31,7 +31,7 @@ from nispa.cli.options import (
     settings_given,
     threads_option,
     whole_number,
-    with_model,
+    with_models,
 )
 from nispa.errors import ConfigError, InputError, installed, missing, needs, unknown_name
 
@@ -194,15 +194,11 @@ def sweep(
         plan, stem = read_plan(Path(what[0])), Path(what[0]).stem
     else:
         lists, settings = lists_given("--grid", grids), settings_given(pairs, incremental)
-        if len(models) > 1:
-            if "architecture" in {*lists, *settings}:
-                raise InputError("--model and architecture name networks; keep one of the two")
-            lists["architecture"] = list(models)
         grid = Grid(
             scenario=what,
             method=methods or ("nispa",),
             preset=presets or ("default",),
-            set=with_model(settings, models[0]) if len(models) == 1 else settings,
+            set=with_models(settings, lists, models),
             grid=lists,
         )
         plan, stem = Plan((grid,)), "-".join(what)

@@ -48,12 +48,13 @@ def onnx_bytes(module: nn.Sequential, metadata: dict[str, str], version: str) ->
             )
     except torch.onnx.OnnxExporterError as error:
         raise ConfigError(
-            f"the network cannot be written to an ONNX file ({_last_line(error)}); write a .pt2 "
+            f"the network cannot be written to an ONNX file ({_cause(error)}); write a .pt2 "
             "file instead"
         ) from error
     model = program.model_proto
-    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input,
-                 *model.graph.output, *model.graph.initializer):  # fmt: skip
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for part in (graph, *graph.node, *values):
         part.ClearField("metadata_props")  # names files of the machine it was made on
         part.ClearField("doc_string")
     model.ir_version = IR_VERSION
@@ -91,8 +92,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _last_line(error: BaseException) -> str:
-    """The cause of all causes, in a line."""
+def _cause(error: BaseException) -> str:
+    """The first line of the error that all others came from."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()

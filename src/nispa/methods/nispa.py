@@ -78,7 +78,7 @@ from nispa.methods.nispa_config import NispaConfig, last_phase
 from nispa.methods.nispa_phases import Phases
 from nispa.methods.parts import Network, OwedConnections, StableUnits
 from nispa.methods.stable import freeze_stable, hidden_share, with_outputs
-from nispa.methods.widening import Widenings, grown, nearly_full, wider
+from nispa.methods.widening import Widenings, nearly_full, widened, wider
 from nispa.network.initialise import FanMode
 from nispa.network.levelling import level
 from nispa.network.models import DataSet, NetworkSpec, SparseNetwork
@@ -164,7 +164,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
     def learn_task(self, task: Task) -> Learning:
         """Trains and rewires phase after phase, then makes the last good candidates stable."""
         if self.config.grow_when_full and nearly_full(self.topology, self.stable):
-            self.grow(task)
+            self.widen(task)
         train, validation = self.prepare_both(self.network, task)
         classes = self.class_mask(task.classes)
         loss = self.loss(classes)
@@ -364,9 +364,9 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
                 yield kept
             last = count
 
-    def grow(self, task: Task) -> None:
+    def widen(self, task: Task) -> None:
         """Makes all hidden layers wider, before a task; see :mod:`.widening`."""
-        larger = grown(self, task)
+        larger = widened(self, task)
         self.network, self.stable, self.owed = larger.network, larger.stable, larger.owed
         self.widenings += 1
         if self.config.restart:

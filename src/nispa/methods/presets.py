@@ -178,14 +178,7 @@ def resolve(
         build(config_class, {**config, **for_method}),
     )
     check_network(method, settings.network)
-    if isinstance(settings.network.kind, Backbone) and getattr(
-        settings.config, "restart_level", False
-    ):
-        raise ConfigError(
-            f"restart_level is for mlp and convnet; model {settings.network.architecture} may have "
-            "norms, which level by themselves; leave it false"
-        )
-    check_growth(settings)
+    _check_by_hand(settings)
     able = method_class(method).incremental
     if settings.config.incremental not in able:
         raise ConfigError(
@@ -195,12 +188,18 @@ def resolve(
     return settings
 
 
-def check_growth(settings: Settings) -> None:
-    """Whether a network may grow, if that is asked for.
+def _check_by_hand(settings: Settings) -> None:
+    """Refuses settings that are for networks built by hand, or for NISPA itself, elsewhere.
 
     Raises:
-        ConfigError: Its architecture or method cannot.
+        ConfigError: The architecture or the method cannot.
     """
+    backbone = isinstance(settings.network.kind, Backbone)
+    if backbone and getattr(settings.config, "restart_level", False):
+        raise ConfigError(
+            f"restart_level is for mlp and convnet; model {settings.network.architecture} may have "
+            "norms, which level by themselves; leave it false"
+        )
     if not getattr(settings.config, "grow_when_full", 0.0):
         return
     if settings.method != "nispa":
@@ -208,7 +207,7 @@ def check_growth(settings: Settings) -> None:
             f"grow_when_full is for method nispa; '{settings.method}' keeps more about units than "
             "whether they are stable, so leave it 0"
         )
-    if isinstance(settings.network.kind, Backbone):
+    if backbone:
         raise ConfigError(
             f"grow_when_full is for mlp and convnet; model {settings.network.architecture} has the "
             "sizes that its code gives it, so leave it 0"

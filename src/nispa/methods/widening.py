@@ -79,7 +79,7 @@ def wider(config: NetworkConfig, share: float, times: int) -> NetworkConfig:
 
 
 @dataclass(frozen=True)
-class Grown:
+class Widened:
     """A network that has grown.
 
     Attributes:
@@ -94,7 +94,7 @@ class Grown:
 
 
 @torch.no_grad()
-def grown(method: Nispa, task: Task) -> Grown:
+def widened(method: Nispa, task: Task) -> Widened:
     """The method's network with more plastic units; the method itself does not change.
 
     Raises:
@@ -132,7 +132,7 @@ def grown(method: Nispa, task: Task) -> Grown:
             "dense, which sum wider layers in another order; learn on the CPU with compiled "
             "kernels (nispa doctor tells whether they run), or set grow_when_full=0"
         )
-    return Grown(wide, stable, owed)
+    return Widened(wide, stable, owed)
 
 
 def _placed(layer: SparseLayer, wide: SparseLayer) -> dict[str, Tensor]:
