@@ -28,7 +28,7 @@ from nispa.deploy.onnx_file import onnx_runner
 PHASES: dict[str, Any] = {"epochs_per_phase": 1, "settle_epochs": 1}
 BRIEF: dict[str, Any] = {**PHASES, "max_phases": 3}
 NETWORKS: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "mlp": ("efmnist", 2_000, {**BRIEF, "settle_epochs": 4}),
+    "mlp": ("efmnist", 2_000, {"max_phases": 3, "architecture": "mlp"}),
     "convnet": ("split-fashion-mnist", 500, {**BRIEF, "architecture": "convnet"}),
     "resnet18": (
         "split-fashion-mnist",

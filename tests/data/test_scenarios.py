@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nispa.base.seeding import stream
 from nispa.data.arrays import from_arrays
+from nispa.data.augment import Augment
 from nispa.data.dataset import ImageData, digest, share_of
 from nispa.data.digits import load_digits
 from nispa.data.own_tasks import from_tasks
@@ -251,6 +252,22 @@ def test_efmnist_numbers_its_outputs() -> None:
     assert [each.name for each in scenario.identity] == ["emnist", "fashion"]
     with pytest.raises(ScenarioError, match="efmnist needs 47 classes, but fashion has 10"):
         efmnist(fashion, fashion)
+
+    seeded = [efmnist(emnist, fashion, class_order="seeded", seed=seed) for seed in range(3)]
+    for other in seeded:
+        sizes = sorted(len(task.classes) for task in other.tasks)
+        assert sizes == [10, 10, 11, 13, 13]
+        assert sorted(label for task in other.tasks for label in task.classes) == [*range(57)]
+        for task in other.tasks:
+            values, outputs = task.train.batch(slice(None))
+            shown = torch.where(outputs < 47, outputs, 99)  # Fashion-MNIST's are all 99
+            assert (values[:, 0, 0, 0] * 255).round().tolist() == shown.tolist()
+    assert len({tuple(task.classes for task in other.tasks) for other in seeded}) == 3
+    assert len({[task.name for task in other.tasks].index("fashion-mnist") for other in seeded}) > 1
+
+    varied = efmnist(emnist, fashion, augment=Augment(shift=1)).tasks[0]
+    assert varied.train.augment == Augment(shift=1)
+    assert varied.test.augment is varied.validation.augment is None
 
 
 @settings(max_examples=60, deadline=None)

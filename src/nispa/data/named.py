@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from nispa.base.arguments import seed_of
 from nispa.base.config import as_json, build, canonical_keys, describe, setting, settings
 from nispa.base.modes import usual_modes
+from nispa.base.shapes import Shape
 from nispa.data.augment import Augment, parse_augment
 from nispa.data.catalog import Remote
 from nispa.data.dataset import ImageData, Progress
@@ -23,8 +24,41 @@ from nispa.errors import ConfigError, either, unknown_name
 
 
 @settings
-class DataOptions:
+class TaskOptions:
+    """What every scenario of images lets one choose."""
+
+    later: ClassVar[tuple[str, ...]] = ("augment",)
+    """Options added after the first records. A record stores them only if they differ from the
+    default, so that older runs keep their identity."""
+
+    validation: float = setting(
+        VALIDATION, "share of each task's training images held out to validate on", ge=0, lt=1
+    )
+    normalise: bool = setting(
+        False, "subtract the mean of the training images and divide by their deviation"
+    )
+    augment: str | None = setting(
+        None, "vary training images at random: shift, crop and flip, such as shift:3,flip"
+    )
+
+    def __post_init__(self) -> None:
+        if self.augment is not None:
+            parse_augment(self.augment, 1)
+
+    def varying(self, shape: Shape) -> Augment | None:
+        """The random changes to training images of a shape, or None."""
+        if self.augment is None:
+            return None
+        found = parse_augment(self.augment, min(shape[1:], default=1))
+        found.check(shape)
+        return found
+
+
+@settings
+class DataOptions(TaskOptions):
     """Options of a data set and its images."""
+
+    later = (*TaskOptions.later, "resize", "crop", "grey", "label", "series", "standardise")
 
     dataset: str | None = setting(None, "name of a data set, or path of a file or folder")
     resize: str | None = setting(
@@ -40,26 +74,15 @@ class DataOptions:
     series: bool = setting(
         False, "read arrays (n, channels, length), and the columns of a table, as series"
     )
-    validation: float = setting(
-        VALIDATION, "share of each task's training images held out to validate on", ge=0, lt=1
-    )
-    normalise: bool = setting(
-        False, "subtract the mean of the training images and divide by their deviation"
-    )
     standardise: bool = setting(
         False, "the same with the mean and deviation of the first task's training images alone"
     )
 
-    augment: str | None = setting(
-        None, "vary training images at random: shift, crop and flip, such as shift:3,flip"
-    )
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.shaping()
         if self.normalise and self.standardise:
             raise ValueError("normalise and standardise contradict each other; give one of them")
-        if self.augment is not None:
-            parse_augment(self.augment, 1)
 
     def shaping(self) -> Shaping:
         """How each image is cropped and scaled.
@@ -69,14 +92,6 @@ class DataOptions:
         """
         size = None if self.resize is None else parse_resize(self.resize)
         return Shaping(size, self.crop, self.grey)
-
-    def varying(self, data: ImageData) -> Augment | None:
-        """The random changes to training images, or None."""
-        if self.augment is None:
-            return None
-        found = parse_augment(self.augment, min(data.shape[1:], default=1))
-        found.check(data.shape)
-        return found
 
 
 @settings
@@ -93,14 +108,14 @@ class SplitOptions(DataOptions):
 
 
 @settings
-class EfmnistOptions:
+class EfmnistOptions(TaskOptions):
     """EMNIST balanced in four tasks, then Fashion-MNIST."""
 
-    validation: float = setting(
-        VALIDATION, "share of each task's training images held out to validate on", ge=0, lt=1
-    )
-    normalise: bool = setting(
-        False, "subtract the mean of the training images and divide by their deviation"
+    later = (*TaskOptions.later, "class_order")
+
+    class_order: Literal["natural", "seeded"] = setting(
+        "natural",
+        "natural, or seeded: EMNIST's classes and then the tasks in an order that the seed draws",
     )
 
 
@@ -120,10 +135,6 @@ class PermutedOptions(DataOptions):
         False, "one set of outputs for all tasks; otherwise each task has its own"
     )
 
-
-LATER = ("resize", "crop", "grey", "label", "augment", "series", "standardise")
-"""Options added after the first records. A record stores them only if they differ from the default,
-so that older runs keep their identity."""
 
 Options = SplitOptions | EfmnistOptions | PermutedOptions
 Load = Callable[[str, Reading], ImageData]
@@ -245,7 +256,7 @@ def build_scenario(
     kept = {
         key: value
         for key, value in as_json(chosen).items()
-        if key not in LATER or value != usual[key]
+        if key not in chosen.later or value != usual[key]
     }
     call = {"scenario": name, "seed": seed, "options": kept}
     return replace(made, settings=call | {"resolved": dict(made.settings)})
@@ -292,12 +303,15 @@ def _refuse_beside(
 
 def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
     if isinstance(chosen, EfmnistOptions):
+        emnist = get("emnist-balanced", Reading())
         return efmnist(
-            get("emnist-balanced", Reading()),
+            emnist,
             get("fashion-mnist", Reading()),
             seed=seed,
             validation=chosen.validation,
             normalise=chosen.normalise,
+            augment=chosen.varying(emnist.shape),
+            class_order=chosen.class_order,
         )
     if chosen.dataset is None:
         fix = either("pass options={'dataset': NAME_OR_PATH}", "give --dataset NAME or PATH")
@@ -315,7 +329,7 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
             validation=chosen.validation,
             normalise=chosen.normalise,
             name=name,
-            augment=chosen.varying(data),
+            augment=chosen.varying(data.shape),
         )
     groups = None if chosen.tasks is None else parse_tasks(chosen.tasks)
     only = None
@@ -331,7 +345,7 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
         validation=chosen.validation,
         normalise=chosen.normalise,
         name=name,
-        augment=chosen.varying(data),
+        augment=chosen.varying(data.shape),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, SupportsFloat
@@ -405,10 +406,22 @@ def efmnist(
     seed: int = 0,
     validation: float = VALIDATION,
     normalise: bool = False,
+    augment: Augment | None = None,
+    class_order: Literal["natural", "seeded"] = "natural",
 ) -> Scenario:
-    """EFMNIST: classes 10, 13, 13, 11 of EMNIST balanced in label order, then Fashion-MNIST.
+    """EFMNIST: 10, 13, 13 and 11 classes of EMNIST balanced, then Fashion-MNIST.
 
     The outputs 0 to 46 are EMNIST's classes, 47 to 56 those of Fashion-MNIST.
+
+    Args:
+        emnist: EMNIST balanced.
+        fashion: Fashion-MNIST.
+        seed: Determines the validation images, and a seeded order.
+        validation: As in :func:`split`.
+        normalise: As in :func:`split`.
+        augment: As in :func:`split`.
+        class_order: ``natural`` is the published one: classes as numbered. With ``seeded`` EMNIST's
+            classes are shuffled before they are cut, and so are the five tasks.
 
     Raises:
         ScenarioError: A data set has another number of classes, or the images differ in shape.
@@ -426,22 +439,31 @@ def efmnist(
             f"efmnist: {emnist.name} has images of {emnist.shape} but {fashion.name} of "
             f"{fashion.shape}; both must share one shape"
         )
+    order = list(range(needed))
+    if class_order == "seeded":
+        order = torch.randperm(needed, generator=stream(seed, "class order")).tolist()
+    ends = list(itertools.accumulate(EFMNIST_GROUPS))
+    parts = [
+        (emnist, sorted(order[end - size : end]), 0)
+        for end, size in zip(ends, EFMNIST_GROUPS, strict=True)
+    ]
+    parts.append((fashion, list(range(fashion.classes)), needed))
+    if class_order == "seeded":
+        places = torch.randperm(len(parts), generator=stream(seed, "task order")).tolist()
+        parts = [parts[place] for place in places]
     made = []
-    parts = [(emnist, size) for size in EFMNIST_GROUPS] + [(fashion, 10)]
-    first = 0
-    for index, (data, size) in enumerate(parts):
-        outputs = list(range(first, first + size))
-        group = outputs if data is emnist else list(range(10))
+    for index, (data, group, first) in enumerate(parts):
+        outputs = [first + label for label in group]
         how = preparation(data, normalise)
-        train = select_classes(data.train_images, data.train_labels, group, outputs, **how)
+        varied = how | {"augment": augment}
+        train = select_classes(data.train_images, data.train_labels, group, outputs, **varied)
         test = select_classes(data.test_images, data.test_labels, group, outputs, **how)
         label = f"emnist {_task_name(group)}" if data is emnist else "fashion-mnist"
         made.append(make_task(index, label, outputs, train, test, seed=seed, validation=validation))
-        first += size
     return Scenario(
         name="efmnist",
         tasks=tuple(made),
-        outputs=first,
+        outputs=needed + fashion.classes,
         input_shape=emnist.shape,
         class_names=emnist.class_names + fashion.class_names,
         identity=(emnist.identity, fashion.identity),
@@ -450,5 +472,7 @@ def efmnist(
             "seed": seed,
             "validation": validation,
             "normalise": normalise,
-        },
+        }
+        | ({} if augment is None else {"augment": asdict(augment)})
+        | ({} if class_order == "natural" else {"class_order": class_order}),
     )
