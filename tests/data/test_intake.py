@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from nispa import Learner
 from nispa.data.own_tasks import from_tasks
 from nispa.errors import CapacityError, DataError, DataWarning, ScenarioError
+from tests.extent import optional
 from tests.test_learner import arrays
 
 IMAGES, LABELS = arrays(0, 24)
@@ -265,7 +266,7 @@ def test_a_frame_is_a_table() -> None:
 
 
 def test_frames_of_pandas() -> None:
-    pandas = pytest.importorskip("pandas")
+    pandas = optional("pandas")
     made = fresh((16,))
     frame = pandas.DataFrame(ROWS).astype({0: "Float64"}).rename(columns=str)
     made.learn(frame, pandas.Series(NAMES).astype("category"))
@@ -275,7 +276,7 @@ def test_frames_of_pandas() -> None:
 
 
 def test_frames_of_polars() -> None:
-    polars = pytest.importorskip("polars")
+    polars = optional("polars")
     made = fresh((16,))
     made.learn(polars.DataFrame(ROWS), polars.Series(NAMES.tolist()))
     told = made.accuracy(polars.DataFrame(ROWS), polars.DataFrame({"y": NAMES.tolist()}), 0)

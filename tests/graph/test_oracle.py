@@ -16,8 +16,9 @@ from torch import nn
 from nispa.backbones import BACKBONES
 from nispa.graph.trace import find_units
 from nispa.graph.units import UnitGraph
+from tests.extent import optional
 
-pruning: Any = pytest.importorskip("torch_pruning")
+pruning = optional("torch_pruning")
 
 CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "convnet": ((2, 16, 16), {"channels": (4, 4, 6, 6), "fc": (8,)}),
