@@ -107,6 +107,9 @@ def test_a_task_may_take_half_more_than_its_share_of_the_classes_to_come() -> No
     assert unit_share(facts(100, 2, 10)) == pytest.approx(0.3)
     assert unit_share(facts(100, 2, 3)) == unit_share(facts(100, 2, 2)) == 1.0
     assert unit_share(facts(100, 0, 8)) == 0.1875  # classes all known: as if it had one
+    half = replace(facts(100, 2, 10), share_factor=0.5)
+    assert unit_share(half) == pytest.approx(0.1)
+    assert unit_share(replace(half, outputs=2)) == 1.0  # the last task may keep all
 
 
 def test_a_phase_has_fifty_updates_and_a_whole_fit_eight_hundred() -> None:
@@ -243,6 +246,12 @@ def test_a_learner_takes_what_follows_from_its_images() -> None:
     assert learner.method.config.unit_share == 0.75
     assert learner.method.config.learning_rate == 0.01
     assert learner.accuracy(*toy(1)) >= 0.9
+
+    sparing = Learner(
+        input_shape=(1, 8, 8), classes=4, hidden=(32, 32), max_phases=3, share_factor=0.5
+    )
+    sparing.learn(*toy(0))
+    assert sparing.method.config.unit_share == 0.25
 
 
 def test_a_saved_learner_goes_on_deriving(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from nispa.base.config import as_json
 from nispa.errors import ConfigError, UnknownNameError
 from nispa.methods import METHODS
 from nispa.methods.presets import Settings, benchmark_of, preset_names, resolve
-from nispa.methods.published import BENCHMARKS, SCENARIO_BENCHMARKS, TUNED
+from nispa.methods.published import BENCHMARKS, BEST, SCENARIO_BENCHMARKS, TUNED
 
 SHAPES = {
     "efmnist": (1, 28, 28),
@@ -210,6 +211,7 @@ def test_the_benchmark_of_a_scenario(
 def test_every_preset_resolves_for_every_method_and_benchmark() -> None:
     assert set(preset_names()) == {
         "default",
+        "best",
         "paper",
         *BENCHMARKS,
         *(f"paper-{name}" for name in BENCHMARKS),
@@ -222,6 +224,21 @@ def test_every_preset_resolves_for_every_method_and_benchmark() -> None:
                 assert (found.method, found.preset) == (method, preset)
                 assert isinstance(found.config, METHODS[method].config_class)
                 assert found.method_class is METHODS[method]
+
+
+def test_best_adds_to_the_default_where_something_was_found() -> None:
+    shape = SHAPES["efmnist"]
+    default, best = (resolve("nispa", each, "efmnist", shape) for each in ("default", "best"))
+    changed = {
+        name
+        for name in vars(default.config)
+        if getattr(default.config, name) != getattr(best.config, name)
+    }
+    assert changed == set(BEST["efmnist", "nispa"].method)
+    assert best.network == default.network
+    for method, scenario in (("packnet", "efmnist"), ("nispa", "split-mnist"), ("nispa", "mine")):
+        found = [resolve(method, each, scenario, shape) for each in ("default", "best")]
+        assert found[0] == replace(found[1], preset="default")
 
 
 def test_json_has_both_parts_complete() -> None:

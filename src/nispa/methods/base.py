@@ -29,7 +29,7 @@ from nispa.methods.carried import Part as Part
 from nispa.methods.carried import Tally
 from nispa.methods.carried import count as count
 from nispa.methods.checks import check_classes, check_fit
-from nispa.methods.defaults import PUBLISHED_K, RULES, Facts
+from nispa.methods.defaults import PUBLISHED_K, RULES, SHARE_FACTOR, Facts
 from nispa.methods.events import Adoption as Adoption
 from nispa.methods.events import Event as Event
 from nispa.methods.events import Fitting as Fitting
@@ -133,6 +133,7 @@ def derive(
         kind=network.architecture,
         incremental="task" if own_heads else config.incremental,
         k=getattr(config, "k", PUBLISHED_K),
+        share_factor=getattr(config, "share_factor", SHARE_FACTOR),
     )
     return {name: RULES[name](facts) for name in config.derived}
 

@@ -18,7 +18,7 @@ CONVNET_FROM = 16
 """Pixels of the shorter side from which on images get convolutions."""
 ROOMS, LEAST_WIDE, MOST_WIDE = 30.0, {"convnet": 1.5}, 3.0
 """See :func:`width`."""
-SPARE_SHARE = 1.5
+SHARE_FACTOR = 1.5
 """See :func:`unit_share`."""
 MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 50, 1000, 5
 """Of a phase."""
@@ -40,6 +40,7 @@ class Facts:
         kind: The network's architecture.
         k: Parameter of the tau schedule.
         incremental: What each task adds: ``"task"``, ``"class"`` or ``"domain"``.
+        share_factor: See :func:`unit_share`.
     """
 
     images: int
@@ -49,6 +50,7 @@ class Facts:
     kind: str = "convnet"
     k: float = PUBLISHED_K
     incremental: str = "task"
+    share_factor: float = SHARE_FACTOR
 
     @property
     def updates(self) -> int:
@@ -123,11 +125,13 @@ def min_phases(facts: Facts) -> int:
 
 
 def unit_share(facts: Facts) -> float:
-    """Half as much again as the task's share of the classes still to come, its own included.
+    """The task's share of the classes still to come, its own included, times ``share_factor``.
 
-    Later tasks reuse what earlier ones keep, so they need fewer units of their own.
+    Half as much again by default: later tasks reuse what earlier ones keep, so they need fewer
+    units of their own. The last task may keep all.
     """
-    return min(1.0, SPARE_SHARE * max(1, facts.classes) / max(1, facts.outputs))
+    own, left = max(1, facts.classes), max(1, facts.outputs)
+    return 1.0 if own >= left else min(1.0, facts.share_factor * own / left)
 
 
 RULES: Mapping[str, Callable[[Facts], Any]] = {

@@ -8,6 +8,7 @@ from nispa.base.config import setting, settings
 from nispa.mechanism.grow import GROWTH_RULES, PUBLISHED_NAMES, growth_rule
 from nispa.mechanism.schedule import SCHEDULES, TAU_MIN, check_schedule, tau
 from nispa.methods.base import MethodConfig
+from nispa.methods.defaults import SHARE_FACTOR
 from nispa.methods.epochs import Keep
 from nispa.methods.growth import DynamicConfig
 
@@ -35,6 +36,13 @@ class NispaConfig(DynamicConfig, MethodConfig):
         "0 never ends it so",
         ge=0,
         le=1,
+    )
+    share_factor: float = setting(
+        SHARE_FACTOR,
+        "where unit_share is derived, how many times the task's share of all classes to come it "
+        "is; the last task may keep all",
+        gt=0,
+        le=100,
     )
     max_share_per_task: float = setting(
         1.0,

@@ -4,15 +4,17 @@ The settings of a run come from four sources; later ones override earlier ones:
 
 1. the defaults of the settings classes;
 2. the *benchmark*: hyper-parameters for a network and a method on one kind of data, and for the
-   preset ``default`` what was tuned where the published ones do not suit the correct version;
+   presets ``default`` and ``best`` what was tuned where the published ones do not suit the correct
+   version;
 3. the *behaviour*: ``paper`` sets every choice in which the published code and a correct version
    differ to the published one; otherwise the correct one stays;
 4. what the user says (``--set key=value``).
 
-The presets ``default`` and ``paper`` take the benchmark that belongs to the scenario; ``NAME`` and
-``paper-NAME`` take the published hyper-parameters of the benchmark of that name, whatever the
-scenario. Where no benchmark belongs to the scenario, ``default`` follows the data instead
-(``nispa.methods.defaults``), and ``paper`` takes the benchmark of the most similar images.
+The presets ``default``, ``best`` and ``paper`` take the benchmark that belongs to the scenario;
+``NAME`` and ``paper-NAME`` take the published hyper-parameters of the benchmark of that name,
+whatever the scenario. Where no benchmark belongs to the scenario, ``default`` and ``best`` follow
+the data instead (``nispa.methods.defaults``), and ``paper`` takes the benchmark of the most similar
+images.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ from nispa.methods import METHODS, defaults, method_class
 from nispa.methods.base import Method, MethodConfig
 from nispa.methods.published import (
     BENCHMARKS,
+    BEST,
     PAPER_METHODS,
     PAPER_NETWORK,
     PAPER_NETWORKS,
     SCENARIO_BENCHMARKS,
     TUNED,
+    Tuning,
     Values,
     benchmark_with,
 )
@@ -45,6 +49,8 @@ def preset_names() -> dict[str, str]:
     names = {
         "default": "the correct version, with hyper-parameters that suit it and the scenario, or "
         "that follow the data where it has none",
+        "best": "as default, with what was found to reach more at the same density; for nispa and "
+        "stl on efmnist",
         "paper": "the published behaviour, with the hyper-parameters of the scenario's benchmark",
     }
     for name, benchmark in BENCHMARKS.items():
@@ -153,7 +159,7 @@ def resolve(
         raise unknown_name("preset", preset, preset_names())
     behaviour, _, named = preset.partition("-")
     if behaviour != "paper":
-        behaviour, named = "default", "" if preset == "default" else preset
+        behaviour, named = "default", "" if preset in ("default", "best") else preset
     name = named or benchmark_of(scenario, input_shape)
     benchmark = BENCHMARKS[name]
     for_network, for_method = _sort_out(given or {}, config_class)
@@ -162,11 +168,15 @@ def resolve(
     network = {**benchmark.network, **benchmark.networks.get(method, {})}
     config = {**benchmark.methods.get(method, {})}
     other = isinstance(ARCHITECTURES.get(str(for_network.get("architecture"))), Backbone)
-    if preset == "default" and (other or scenario not in SCENARIO_BENCHMARKS):
-        network, config = _derived(method, input_shape, (outputs, tasks), for_network, for_method)
-    elif preset == "default" and (name, method) in TUNED:
-        network |= TUNED[name, method].network
-        config |= TUNED[name, method].method
+    if preset in ("default", "best"):
+        if other or scenario not in SCENARIO_BENCHMARKS:
+            planned = outputs, tasks
+            network, config = _derived(method, input_shape, planned, for_network, for_method)
+        else:
+            for tuned in (TUNED, BEST) if preset == "best" else (TUNED,):
+                values = tuned.get((name, method), Tuning({}, {}))
+                network |= values.network
+                config |= values.method
     if behaviour == "paper":
         architecture = str(for_network.get("architecture", network["architecture"]))
         network |= {**PAPER_NETWORK.get(architecture, {}), **PAPER_NETWORKS.get(method, {})}

@@ -438,6 +438,24 @@ TUNED: dict[tuple[str, str], Tuning] = {
     ("mnist", "a-gem"): Tuning({}, {"learning_rate": 0.093}),
 }
 
+BEST: dict[tuple[str, str], Tuning] = {
+    ("efmnist", "nispa"): Tuning(
+        {},
+        {
+            "growth": "from_plastic",
+            "refill": True,
+            "decay": "linear",
+            "min_phases": 7,
+            "drop_errors": 2.0,
+            "derived": ("unit_share",),
+            "share_factor": 0.5,
+            "settle_epochs": 40,
+        },
+    ),
+    ("efmnist", "stl"): Tuning({}, {"decay": "linear", "epochs": 40}),
+}
+"""What the preset ``best`` adds to ``default``; docs/results.md says what each part gains."""
+
 SCENARIO_BENCHMARKS = {
     "efmnist": "efmnist",
     "split-mnist": "mnist",
