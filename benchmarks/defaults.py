@@ -38,7 +38,7 @@ from nispa.errors import DivergedError
 from nispa.files import write_atomic
 from nispa.methods.base import LearnReport, Method
 from nispa.methods.presets import resolve
-from nispa.methods.published import TUNED
+from nispa.methods.tuned import tuned
 from nispa.runs.runner import Experiment
 from nispa.training.fit import EVALUATION_BATCH
 
@@ -155,8 +155,8 @@ def settings_of(job: Job) -> tuple[str, str, dict[str, Any]]:
         return "nispa", "default", {}
     if job.contestant == "before":
         name = job.row.before
-        tuned = TUNED.get((name, "nispa"))
-        return "nispa", name, {**tuned.network, **tuned.method} if tuned else {}
+        found = tuned("default", name, "nispa")
+        return "nispa", name, {**found.network, **found.method}
     return "stl", "default", {"learning_rate": float(job.contestant.removeprefix("stl "))}
 
 

@@ -18,7 +18,8 @@ from nispa.cli.lists import FACTS, facts
 from nispa.methods import METHODS
 from nispa.methods.base import MethodConfig
 from nispa.methods.presets import preset_names
-from nispa.methods.published import BENCHMARKS, PAPER_METHODS, PAPER_NETWORK, TUNED, Values
+from nispa.methods.published import BENCHMARKS, PAPER_METHODS, PAPER_NETWORK, Values
+from nispa.methods.tuned import BEST, DEFAULT
 from nispa.network.models import NetworkConfig
 
 SOURCE = Path(nispa.__file__).parent
@@ -62,8 +63,9 @@ def preset_table(method: str) -> str:
     for name, benchmark in BENCHMARKS.items():
         network = {**benchmark.network, **benchmark.networks.get(method, {})}
         rows.append(row(f"`{name}`", network, benchmark.methods.get(method, {})))
-        if tuned := TUNED.get((name, method)):
-            rows.append(row(f"`default`: as `{name}`, but", tuned.network, tuned.method))
+        for preset, table, base in (("default", DEFAULT, name), ("best", BEST, "default")):
+            if tuned := table.get((name, method)):
+                rows.append(row(f"`{preset}`: as `{base}`, but", tuned.network, tuned.method))
     return "\n".join(rows)
 
 

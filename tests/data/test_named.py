@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nispa.base.config import describe
+from nispa.data.augment import Augment
 from nispa.data.named import SCENARIOS, build_scenario, parse_tasks, resolve_options
 from nispa.errors import ConfigError, DataError, ScenarioError, UnknownNameError
 from tests.data.makers import labels, pixels, write_mnist
@@ -158,3 +159,11 @@ def test_efmnist_on_the_real_files(data_dir: Path) -> None:
     assert made.tasks[4].classes == tuple(range(47, 57))
     assert (made.outputs, made.input_shape) == (57, (1, 28, 28))
     assert [each.canonical for each in made.identity] == [False, True]
+    # Options that came later are recorded only if they are given: old runs keep their identity.
+    assert set(made.settings["options"]) == {"validation", "normalise"}
+
+    options = {"augment": "shift:1", "class_order": "seeded"}
+    other = build_scenario("efmnist", seed=0, folder=data_dir, download=False, options=options)
+    assert options.items() <= other.settings["options"].items()
+    assert {task.train.augment for task in other.tasks} == {Augment(shift=1)}
+    assert [task.classes for task in other.tasks] != [task.classes for task in made.tasks]

@@ -9,7 +9,8 @@ from nispa.base.config import as_json
 from nispa.errors import ConfigError, UnknownNameError
 from nispa.methods import METHODS
 from nispa.methods.presets import Settings, benchmark_of, preset_names, resolve
-from nispa.methods.published import BENCHMARKS, BEST, SCENARIO_BENCHMARKS, TUNED
+from nispa.methods.published import BENCHMARKS, SCENARIO_BENCHMARKS
+from nispa.methods.tuned import BEST, DEFAULT, tuned
 
 SHAPES = {
     "efmnist": (1, 28, 28),
@@ -236,6 +237,7 @@ def test_best_adds_to_the_default_where_something_was_found() -> None:
     }
     assert changed == set(BEST["efmnist", "nispa"].method)
     assert best.network == default.network
+    assert tuned("best", "efmnist", "nispa").method["weight_decay"] == 0.1  # the default's
     for method, scenario in (("packnet", "efmnist"), ("nispa", "split-mnist"), ("nispa", "mine")):
         found = [resolve(method, each, scenario, shape) for each in ("default", "best")]
         assert found[0] == replace(found[1], preset="default")
@@ -331,10 +333,10 @@ def test_a_named_benchmark_is_the_published_one_with_correct_behaviour() -> None
     assert settings("stl", "default", "efmnist")["gain"] == 1.0  # tuned for nispa alone
 
 
-@pytest.mark.parametrize(("benchmark", "method"), TUNED)
+@pytest.mark.parametrize(("benchmark", "method"), DEFAULT)
 def test_default_alone_has_what_was_tuned(benchmark: str, method: str) -> None:
     [scenario] = [name for name, own in SCENARIO_BENCHMARKS.items() if own == benchmark]
     named, default = (settings(method, preset, scenario) for preset in (benchmark, "default"))
-    tuned = {**TUNED[benchmark, method].network, **TUNED[benchmark, method].method}
-    assert {key for key in named if named[key] != default[key]} == set(tuned)
-    assert {key: default[key] for key in tuned} == tuned
+    changed = {**DEFAULT[benchmark, method].network, **DEFAULT[benchmark, method].method}
+    assert {key for key in named if named[key] != default[key]} == set(changed)
+    assert {key: default[key] for key in changed} == changed

@@ -30,16 +30,14 @@ from nispa.methods import METHODS, defaults, method_class
 from nispa.methods.base import Method, MethodConfig
 from nispa.methods.published import (
     BENCHMARKS,
-    BEST,
     PAPER_METHODS,
     PAPER_NETWORK,
     PAPER_NETWORKS,
     SCENARIO_BENCHMARKS,
-    TUNED,
-    Tuning,
     Values,
     benchmark_with,
 )
+from nispa.methods.tuned import PRESETS, tuned
 from nispa.network.backbone import Backbone
 from nispa.network.models import ARCHITECTURES, UNPOOLED, NetworkConfig
 
@@ -49,8 +47,8 @@ def preset_names() -> dict[str, str]:
     names = {
         "default": "the correct version, with hyper-parameters that suit it and the scenario, or "
         "that follow the data where it has none",
-        "best": "as default, with what reaches more at the same density where images are shifted "
-        "(--augment shift:1); for nispa and stl on efmnist",
+        "best": "as default, with what reaches more at the same density, most where images are "
+        "shifted (--augment shift:1); for nispa and stl on efmnist",
         "paper": "the published behaviour, with the hyper-parameters of the scenario's benchmark",
     }
     for name, benchmark in BENCHMARKS.items():
@@ -159,7 +157,7 @@ def resolve(
         raise unknown_name("preset", preset, preset_names())
     behaviour, _, named = preset.partition("-")
     if behaviour != "paper":
-        behaviour, named = "default", "" if preset in ("default", "best") else preset
+        behaviour, named = "default", "" if preset in PRESETS else preset
     name = named or benchmark_of(scenario, input_shape)
     benchmark = BENCHMARKS[name]
     for_network, for_method = _sort_out(given or {}, config_class)
@@ -168,15 +166,11 @@ def resolve(
     network = {**benchmark.network, **benchmark.networks.get(method, {})}
     config = {**benchmark.methods.get(method, {})}
     other = isinstance(ARCHITECTURES.get(str(for_network.get("architecture"))), Backbone)
-    if preset in ("default", "best"):
-        if other or scenario not in SCENARIO_BENCHMARKS:
-            planned = outputs, tasks
-            network, config = _derived(method, input_shape, planned, for_network, for_method)
-        else:
-            for tuned in (TUNED, BEST) if preset == "best" else (TUNED,):
-                values = tuned.get((name, method), Tuning({}, {}))
-                network |= values.network
-                config |= values.method
+    if preset in PRESETS and (other or scenario not in SCENARIO_BENCHMARKS):
+        network, config = _derived(method, input_shape, (outputs, tasks), for_network, for_method)
+    elif preset in PRESETS:
+        found = tuned(preset, name, method)
+        network, config = {**network, **found.network}, {**config, **found.method}
     if behaviour == "paper":
         architecture = str(for_network.get("architecture", network["architecture"]))
         network |= {**PAPER_NETWORK.get(architecture, {}), **PAPER_NETWORKS.get(method, {})}

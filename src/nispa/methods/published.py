@@ -8,9 +8,8 @@ share here. Baselines are dense, as published. Nothing is published there for ``
 theirs are chosen here, as are those of NISPA-Replay on CIFAR-100: CIFAR-10's, with twice the memory
 and the tolerance that NISPA has there. NISPA-Context has NISPA's, and NICE's for its logistic
 models. HAT's are those of its own paper, NICE's those of its published code; so are SpaceNet's on
-MNIST, and chosen here on other data. ``digits`` is chosen for 8x8 images, by hand. What was tuned,
-and why, is in docs/log.md: with a fan that counts live connections, first values come out two to
-three times as large as those that the published learning rate was chosen for.
+MNIST, and chosen here on other data. ``digits`` is chosen for 8x8 images, by hand. What was tuned
+since is in :mod:`.tuned`.
 """
 
 from __future__ import annotations
@@ -397,64 +396,6 @@ def benchmark_with(architecture: str) -> Benchmark:
     }
     return replace(nearest, networks=networks)
 
-
-@dataclass(frozen=True)
-class Tuning:
-    """Settings of the correct version that were tuned by validation accuracy."""
-
-    network: Values
-    method: Values
-
-
-TUNED: dict[tuple[str, str], Tuning] = {
-    ("efmnist", "nispa"): Tuning({"gain": 0.5}, {"optimiser": "adamw", "weight_decay": 0.1}),
-    ("efmnist", "nispa-context"): Tuning(
-        {"gain": 0.5}, {"optimiser": "adamw", "weight_decay": 0.1}
-    ),
-    ("mnist", "nispa"): Tuning({"gain": 0.5}, {"optimiser": "adamw", "weight_decay": 0.1}),
-    ("mnist", "nispa-context"): Tuning(
-        {"gain": 0.5},
-        {"optimiser": "adamw", "weight_decay": 0.1, "unit_share": 0.25},
-    ),
-    ("mnist", "nispa-replay"): Tuning(
-        {},
-        {
-            "optimiser": "adamw",
-            "learning_rate": 0.0041,
-            "weight_decay": 0.26,
-            "k": 12.0,
-            "accuracy_drop": 1.0,
-            "min_phases": 5,
-            "restart": True,
-        },
-    ),
-    ("mnist", "er"): Tuning({}, {"learning_rate": 0.093, "memory_batch": 64}),
-    ("mnist", "der"): Tuning({}, {"learning_rate": 0.16, "alpha": 0.74}),
-    ("mnist", "derpp"): Tuning({}, {"learning_rate": 0.065, "alpha": 0.78, "beta": 1.9}),
-    ("mnist", "rehearsal"): Tuning({}, {"learning_rate": 0.088, "batch_size": 10}),
-    ("mnist", "fdr"): Tuning({}, {"learning_rate": 0.00031, "alpha": 6.0}),
-    ("mnist", "icarl"): Tuning({}, {"epochs": 4}),
-    ("mnist", "gem"): Tuning({}, {"learning_rate": 0.00039, "batch_size": 32}),
-    ("mnist", "a-gem"): Tuning({}, {"learning_rate": 0.093}),
-}
-
-BEST: dict[tuple[str, str], Tuning] = {
-    ("efmnist", "nispa"): Tuning(
-        {},
-        {
-            "growth": "from_plastic",
-            "refill": True,
-            "decay": "linear",
-            "min_phases": 7,
-            "drop_errors": 2.0,
-            "derived": ("unit_share",),
-            "share_factor": 0.5,
-            "settle_epochs": 40,
-        },
-    ),
-    ("efmnist", "stl"): Tuning({}, {"decay": "linear", "epochs": 40}),
-}
-"""What the preset ``best`` adds to ``default``; docs/results.md says what each part gains."""
 
 SCENARIO_BENCHMARKS = {
     "efmnist": "efmnist",
