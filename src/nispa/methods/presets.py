@@ -48,7 +48,7 @@ def preset_names() -> dict[str, str]:
         "default": "the correct version, with hyper-parameters that suit it and the scenario, or "
         "that follow the data where it has none",
         "best": "as default, with what reaches more at the same density, most where images are "
-        "shifted (--augment shift:1); for nispa and stl on efmnist",
+        "shifted (augment=shift:1); for nispa and stl on efmnist",
         "paper": "the published behaviour, with the hyper-parameters of the scenario's benchmark",
     }
     for name, benchmark in BENCHMARKS.items():
