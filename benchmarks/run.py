@@ -10,16 +10,27 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from benchmarks.timing import gflops, in_turn, medians, product
 from nispa.data.named import build_scenario
+from nispa.data.scenarios import Scenario
 from nispa.kernels.dispatch import in_use
 from nispa.methods.base import LearnReport
 from nispa.methods.presets import resolve
 from nispa.runs.runner import Experiment
+
+
+@dataclass
+class Learned:
+    """What learning took: training samples, seconds, and phases of each task."""
+
+    samples: int = 0
+    seconds: float = 0.0
+    phases: list[int] = field(default_factory=list)
 
 
 def main() -> None:
@@ -35,19 +46,39 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     scenario = build_scenario(given.scenario, seed=given.seed, folder=given.data)
+    before = _peak()
+    found = learn(scenario, given.method, given.preset, given.seed, given.tasks, show=True)
+    after = _peak()
+    print(
+        f"{found.samples:,} training samples in {found.seconds:.1f} s: "
+        f"{found.seconds / found.samples * 1e6:.1f} s a million"
+    )
+    print(f"dense peak {before:.0f} GFLOP/s before, {after:.0f} after, {given.threads} threads")
+    kernels = in_use()
+    print(f"kernels {kernels.name}: {kernels.reason}")
+
+
+def learn(
+    scenario: Scenario,
+    name: str,
+    preset: str,
+    seed: int,
+    tasks: int | None = None,
+    *,
+    show: bool = False,
+) -> Learned:
+    """Learns the first tasks of a scenario, all by default; shows a line for each."""
     settings = resolve(
-        given.method,
-        given.preset,
-        given.scenario,
+        name,
+        preset,
+        scenario.settings["scenario"],
         scenario.input_shape,
         outputs=scenario.outputs,
         tasks=len(scenario.tasks),
     )
-    method = Experiment(scenario, settings, given.seed).method()
-
-    before = _peak()
-    samples, taken = 0, 0.0
-    for task in scenario.tasks[: given.tasks]:
+    method = Experiment(scenario, settings, seed).method()
+    found = Learned()
+    for task in scenario.tasks[:tasks]:
         started = time.perf_counter()
         learning = method.learn(task)
         while True:
@@ -57,13 +88,12 @@ def main() -> None:
                 report: LearnReport = end.value
                 break
         seconds = time.perf_counter() - started
-        samples, taken = samples + report.samples_trained, taken + seconds
-        print(f"task {task.index}: {report.phases} phases, {seconds:.1f} s", flush=True)
-    after = _peak()
-    print(f"{samples:,} training samples in {taken:.1f} s: {taken / samples * 1e6:.1f} s a million")
-    print(f"dense peak {before:.0f} GFLOP/s before, {after:.0f} after, {given.threads} threads")
-    kernels = in_use()
-    print(f"kernels {kernels.name}: {kernels.reason}")
+        found.samples += report.samples_trained
+        found.seconds += seconds
+        found.phases.append(report.phases)
+        if show:
+            print(f"task {task.index}: {report.phases} phases, {seconds:.1f} s", flush=True)
+    return found
 
 
 def _peak() -> float:

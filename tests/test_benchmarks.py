@@ -22,6 +22,7 @@ from benchmarks import (
     memory,
     page,
     performance,
+    published,
     startup,
     step,
     table,
@@ -42,6 +43,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nispa.base.seeding import stream
+from nispa.data.named import build_scenario
 from nispa.data.tasks import Samples
 from nispa.kernels.dispatch import in_use
 from nispa.kernels.native import library
@@ -556,3 +558,43 @@ def test_a_step_of_any_model_is_timed(model: str) -> None:
     assert found["seconds"].keys() == {"masked", "masked, channels-last", "dense", "nispa"}
     assert all(seconds > 0 for seconds in found["seconds"].values())
     assert found["live"] < found["positions"]
+
+
+REPOSITORY = """
+from continuum.tasks import split_train_val
+
+def training_CL(network, loss, optimiser, loader, *rest):
+    assert network == "untouched"
+
+class Loader:
+    def __init__(self, samples):
+        self.dataset = [image for image, label, _ in samples]
+
+class Learner:
+    def __init__(self, args, inputs, outputs, scenario_train, scenario_test):
+        assert (args.batch_size, inputs, outputs) == (16, 64, 10)
+        assert scenario_test[1].get_classes() == [2, 3]
+
+    def task_train(self, number, taskset, val_set):
+        train, validation = split_train_val(taskset, val_split=0.1)
+        assert train.get_sample(0).shape == (1, 8, 8)
+        for _ in range(5):
+            training_CL("untouched", None, None, Loader(train))
+"""
+
+
+def test_the_published_code_runs_on_our_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "NISPA" / "NISPA"
+    package.mkdir(parents=True)
+    (package / "learner.py").write_text(REPOSITORY)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    options = {"model": "mlp", "prune_perc": 80.0, "batch_size": 16, "learning_rate": 0.01}
+    monkeypatch.setitem(published.OPTIONS, "split-digits", options)
+    scenario = build_scenario("split-digits", seed=0)
+    with patch.dict(sys.modules):
+        found = published.published(scenario, tmp_path, seed=0, tasks=2, phases=3)
+    assert found["phases"] == [3, 3]
+    of_tasks = sum(len(task.train) for task in scenario.tasks[:2])
+    assert found["samples"] == 3 * 5 * of_tasks

@@ -13,6 +13,7 @@ from multiprocessing.synchronize import Event
 from nispa.errors import either, needs
 from nispa.sweep.base import ATTEMPTS, TICK_S, Outcomes
 from nispa.sweep.jobs import Job, Outcome, execute
+from nispa.sweep.turns import Turns
 
 with needs("sweep", "a sweep in processes of this machine"):
     from pebble import ProcessExpired, ProcessPool
@@ -58,26 +59,32 @@ class Local:
             context=context,
         )
         attempts = {job.key: 1 for job in jobs}
+        turns = Turns(jobs)
         waiting: dict[Future[Outcome], Job] = {}
 
         def schedule(job: Job) -> None:
             waiting[pool.schedule(_work, args=[job, wait])] = job
 
-        try:
-            for job in jobs:
+        def fill() -> None:
+            while len(waiting) < self.workers and (job := turns.take()) is not None:
                 schedule(job)
+
+        try:
+            fill()
             while waiting:
                 ended, _ = wait_for(waiting, TICK_S, FIRST_COMPLETED)
+                outcomes: list[Outcome | None] = []
                 for future in ended:
                     job = waiting.pop(future)
                     outcome = _outcome(future, job, last=attempts[job.key] == ATTEMPTS)
                     if outcome is not None:
-                        yield outcome
+                        outcomes.append(outcome)
+                        turns.ended(outcome)
                     else:
                         attempts[job.key] += 1
                         schedule(job)
-                if not ended:
-                    yield None
+                fill()  # before whoever reads the outcomes takes time
+                yield from outcomes or [None]
         finally:  # also when the generator is closed: running jobs write a last checkpoint
             stop.set()
             try:
