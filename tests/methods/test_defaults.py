@@ -123,7 +123,7 @@ def test_a_phase_has_fifty_updates_and_a_whole_fit_eight_hundred() -> None:
 
 def test_the_learning_rate_is_the_optimisers() -> None:
     rule = RULES["learning_rate"]
-    assert rule(facts(100)) == 0.001
+    assert rule(facts(100)) == 0.003
     assert rule(facts(100, optimiser="sgd")) > rule(facts(100))
     assert rule(replace(facts(100), kind="mlp")) == 0.01
 

@@ -90,7 +90,7 @@ def rewire(
     plastic = complement(kept)
     drops = live_between(topology, patterns, plastic, kept)
     after = {name: patterns[name] & ~drops[name] for name in drops}
-    dropped = {name: int(drop.sum()) for name, drop in drops.items()}
+    dropped = {name: int(drop.count_nonzero()) for name, drop in drops.items()}
     count = {name: number + (owed or {}).get(name, 0) for name, number in dropped.items()}
 
     refilled = {name: torch.zeros(0, dtype=torch.int64) for name in drops}
@@ -145,12 +145,23 @@ def _choose_in_rows(allowed: Tensor, counts: Tensor, generator: torch.Generator)
         Flat positions, int64, in ascending order.
     """
     rows = counts.nonzero().squeeze(1)
+    free = allowed[rows]
     draws = torch.rand(len(rows), allowed.shape[1], generator=generator)
-    draws[~allowed[rows]] = 2.0  # sorts behind every allowed position
-    first = draws.argsort(dim=1, stable=True)
-    wanted = counts[rows].minimum(allowed[rows].sum(1)).unsqueeze(1)
-    places = rows.unsqueeze(1) * allowed.shape[1] + first
-    return places[torch.arange(allowed.shape[1]) < wanted].sort().values
+    draws.masked_fill_(~free, 2.0)  # behind every allowed position
+    wanted = counts[rows].minimum(free.count_nonzero(1))
+    if not wanted.any():
+        return torch.zeros(0, dtype=torch.int64)
+    # The smallest draws of a row are chosen. Most columns are not among them and need no order.
+    smallest = draws.topk(int(wanted.max()), dim=1, largest=False).values
+    last = smallest.gather(1, (wanted - 1).clamp(min=0).unsqueeze(1))
+    last[wanted == 0] = -1.0
+    row, column = (draws <= last).nonzero().unbind(1)
+    chosen = torch.ones(len(row), dtype=torch.bool)
+    surplus = torch.bincount(row, minlength=len(rows)) - wanted
+    for number in surplus.nonzero().squeeze(1).tolist():  # equal draws: the first columns
+        equal = (row == number) & (draws[number, column] == last[number])
+        chosen[equal.nonzero().squeeze(1)[-int(surplus[number]) :]] = False
+    return (rows[row] * allowed.shape[1] + column)[chosen]
 
 
 def _revive(

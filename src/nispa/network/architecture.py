@@ -43,7 +43,7 @@ class Architecture(ABC):
     sizes: ClassVar[tuple[str, ...]]
     dense: ClassVar[frozenset[str]] = frozenset()
     learning_rates: ClassVar[Mapping[str, float]] = MappingProxyType(
-        {"adam": 0.001, "adamw": 0.001, "sgd": 0.05, "adadelta": 1.0}
+        {"adam": 0.003, "adamw": 0.003, "sgd": 0.05, "adadelta": 1.0}
     )
 
     @abstractmethod

@@ -180,7 +180,7 @@ class SparseLayer(nn.Module):
         )
         index = torch.cat([self.plastic_index[keep], grown.to(device)])
         self._set_plastic(index, torch.cat([self.weight[keep], values.to(self.weight)]))
-        assert self.live_count == int(pattern.sum()), "grown does not match the pattern"
+        assert self.live_count == int(pattern.count_nonzero()), "grown does not match the pattern"
 
     def ends(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The units that connections at flat positions ``index`` enter and leave."""

@@ -9,18 +9,22 @@ what it computes on data; here the size that counts is that of a network that no
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from nispa.network.layers import SparseLayer
 from nispa.network.sparse_network import SparseNetwork
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]
 
 
 @torch.no_grad()
 def level(network: SparseNetwork, fresh: SparseNetwork, images: Tensor) -> dict[str, float]:
     """Scales the plastic weights of each layer, so that their sums are as large as fresh ones.
 
-    Layer by layer, from the input on, since what a layer reads follows from the weights before it.
+    In one pass, layer by layer: each is scaled before the next ones read what it computes.
     Layers that read the images themselves keep their weights.
 
     Args:
@@ -32,33 +36,44 @@ def level(network: SparseNetwork, fresh: SparseNetwork, images: Tensor) -> dict[
         The factor of each layer.
     """
     pixels = {group.name for group in network.topology.groups if group.role == "input"}
-    factors = {}
-    for spec in network.topology.layers:
-        layer = network.layers[spec.name]
+    wanted: dict[str, float] = {}
+    factors: dict[str, float] = {}
+
+    def measured(name: str) -> Hook:
+        def look(_: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+            wanted[name] = _size(output)
+
+        return look
+
+    def scaled(name: str) -> Hook:
+        layer = network.layers[name]
         rows = (layer.plastic_index // layer.shape[1]).unique()
-        if pixels & set(spec.sources) or not len(rows):
-            continue
-        size = _size_of_sums(network, layer, rows, images)
-        if size > 0:
-            wanted = _size_of_sums(fresh, fresh.layers[spec.name], None, images)
-            factors[spec.name] = wanted / size
-            layer.weight.mul_(wanted / size)
+
+        def scale(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            size = _size(output[:, rows]) if len(rows) else 0.0
+            if size == 0.0:
+                return output
+            factors[name] = wanted[name] / size
+            layer.weight.mul_(factors[name])
+            again: Tensor = layer.forward(*inputs)
+            return again  # what the next layers read
+
+        return scale
+
+    for net, hook in ((fresh, measured), (network, scaled)):
+        handles = [
+            net.layers[spec.name].register_forward_hook(hook(spec.name))
+            for spec in network.topology.layers
+            if not pixels & set(spec.sources)
+        ]
+        try:
+            net.eval()(images)
+        finally:
+            for handle in handles:
+                handle.remove()
     return factors
 
 
-def _size_of_sums(
-    network: SparseNetwork, layer: SparseLayer, rows: Tensor | None, images: Tensor
-) -> float:
-    """Standard deviation of what some rows of a layer compute, over images, pixels and rows."""
-    found: list[Tensor] = []
-
-    def look(_: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        chosen = output if rows is None else output[:, rows]
-        found.append(chosen.double().std(correction=0))
-
-    handle = layer.register_forward_hook(look)
-    try:
-        network.eval()(images)
-    finally:
-        handle.remove()
-    return float(found[0])
+def _size(sums: Tensor) -> float:
+    """Standard deviation of sums, over images, rows and pixels."""
+    return float(sums.double().std(correction=0))
