@@ -231,7 +231,8 @@ def done(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, dict[str, Any
 def table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> Iterator[str]:
     """The lines of the table, from the seeds that have NISPA and a network for each task."""
     yield (
-        "| data | seeds | NISPA, % | single-task, % | best of | its rate | ratio, % | before, % |"
+        "| data | seeds | NISPA, % | single-task, % | best of | its rate | ratio, % "
+        "| before, % (seeds) |"
     )
     yield "|---|---|---|---|---|---|---|---|"
     for row in rows:
@@ -244,10 +245,11 @@ def table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> Iter
         mean = {name: statistics.fmean(by[name] for by in found) for name in rates}
         best = max(mean, key=lambda name: mean[name])
         before = [by["before"] for by in found if "before" in by]
+        old = f"{100 * statistics.fmean(before):.2f} ({len(before)})" if before else ""
         yield (
             f"| {row.name} | {len(found)} | {100 * own:.2f} | {100 * mean[best]:.2f} | "
             f"{len(rates)} | {best.removeprefix('stl ')} | {100 * own / mean[best]:.1f} | "
-            f"{f'{100 * statistics.fmean(before):.2f}' if before else ''} |"
+            f"{old} |"
         )
 
 
@@ -268,6 +270,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path, help="where results are kept")
+    parser.add_argument("--show", action="store_true", help="print the table and run nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = [
@@ -284,6 +287,7 @@ def main() -> None:
         for seed in given.seeds
         for contestant in given.contestants
         for row in rows
+        if not given.show
     ]
     for key, found in done([job for job in jobs if job.key not in results], given.workers):
         results[key] = found

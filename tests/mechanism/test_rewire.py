@@ -139,6 +139,19 @@ def test_what_candidates_get_back_is_drawn_among_all_kept_sources() -> None:
     assert (made.refilled.tolist(), made.ungrown) == ([], 1)  # no kept source: it stays owed
 
 
+def test_equal_draws_give_back_no_more_than_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, generator: torch.full(shape, 0.5))
+    made = rewired(
+        chain(2, 6, 2),
+        {"to_a": drawn(*["xx"] * 6), "to_out": drawn("....xx", "x....x")},
+        refill={"out": "xx"},
+        a="xxxx..",
+        out="xx",
+    )["to_out"]
+    assert made.refilled.tolist() == [0, 1, 6 + 1]  # the first columns that are free
+    assert made.pattern.sum(1).tolist() == [2, 2]
+
+
 def test_inputs_stay_as_they_were() -> None:
     patterns = tiny_patterns()
     rewired(TINY, patterns, a="x...", b="x..", out="x.")
