@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
@@ -83,6 +83,7 @@ def test_what_is_left_computes_the_same(name: str) -> None:
 
 @settings(max_examples=12 if ALL else 5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(plan=plans, end=st.integers(0, 1000), which=st.sampled_from([[0], [1], [1, 0], [2, 0]]))
+@example(plan=[("convolution", 1), ("overwritten", 0)], end=0, which=[0])
 def test_a_random_network_computes_the_same(
     plan: list[tuple[str, int]], end: int, which: list[int]
 ) -> None:

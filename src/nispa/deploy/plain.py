@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -110,7 +110,9 @@ def compacted(
             made = Cutter(recorded, kept, reads, norms).written(write, outputs)
             break
         except Whole as whole:
-            if not kept.add(_moved_at(recorded, whole.node)):
+            # All units that the operator moves are kept; if they are already, those that decide how
+            # much its operands keep, further back.
+            if not any(kept.add(units) for units in _units_before(recorded, whole.node)):
                 raise ConfigError(
                     f"a network of {type(recorded.body).__name__} cannot be compacted: {whole} "
                     "cannot be written down for any number of images"
@@ -120,20 +122,30 @@ def compacted(
     return made.eval()
 
 
-def _moved_at(recorded: Recorded, node: fx.Node) -> list[Tensor]:
-    """Units of what an operator reads and computes."""
-    found: list[Tensor] = []
+def _units_before(recorded: Recorded, node: fx.Node) -> Iterator[list[Tensor]]:
+    """Units of what an operator reads and computes, then of what comes before, step by step."""
+    seen, nodes = {node}, [node]
+    while nodes:
+        read = [each for each in dict.fromkeys(_inputs(nodes)) if each not in seen]
+        found: list[Tensor] = []
+        for each in (*nodes, *read):
+            _add_units(recorded, recorded.noted(each), found)
+        yield found
+        seen.update(read)
+        nodes = read
 
-    def add(known: Any) -> None:
-        if isinstance(known, (list, tuple)):
-            for each in known:
-                add(each)
-        elif isinstance(known, Tensor):
-            found.append(recorded.walk.ids.labels(known))
 
-    for each in (node, *node.all_input_nodes):
-        add(recorded.noted(each))
-    return found
+def _inputs(nodes: Iterable[fx.Node]) -> Iterator[fx.Node]:
+    for node in nodes:
+        yield from node.all_input_nodes
+
+
+def _add_units(recorded: Recorded, known: Any, found: list[Tensor]) -> None:
+    if isinstance(known, (list, tuple)):
+        for each in known:
+            _add_units(recorded, each, found)
+    elif isinstance(known, Tensor):
+        found.append(recorded.walk.ids.labels(known))
 
 
 def _with_values(network: TracedNetwork) -> nn.Module:
