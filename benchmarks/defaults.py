@@ -1,4 +1,4 @@
-"""How far the defaults come on data that nothing was tuned for, beside networks for one task each.
+"""How far the defaults come on data without a benchmark, beside networks for one task each.
 
     python -m benchmarks.defaults --data DIR --workers 2 --json defaults.json
 
@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.run import report_of
 from nispa.base.seeding import stream
 from nispa.data.dataset import ImageData
 from nispa.data.scenarios import Scenario, split
@@ -36,7 +37,7 @@ from nispa.data.sources import load
 from nispa.data.tasks import Task
 from nispa.errors import DivergedError
 from nispa.files import write_atomic
-from nispa.methods.base import LearnReport, Method
+from nispa.methods.base import Method
 from nispa.methods.presets import resolve
 from nispa.methods.tuned import tuned
 from nispa.runs.runner import Experiment
@@ -186,7 +187,7 @@ def learn(job: Job, scenario: Scenario) -> dict[str, Any]:
         tasks=len(scenario.tasks),
     )
     method = Experiment(scenario, settings, job.seed, job.device).method()
-    reports = [learned(method, task) for task in scenario.tasks]
+    reports = [report_of(method, task) for task in scenario.tasks]
     accuracies = [measure(method, task) for task in scenario.tasks]
     return {
         "accuracy": mean(accuracies),
@@ -194,17 +195,6 @@ def learn(job: Job, scenario: Scenario) -> dict[str, Any]:
         "phases": [report.phases for report in reports],
         "stops": [report.stop_reason for report in reports],
     }
-
-
-def learned(method: Method, task: Task) -> LearnReport:
-    """Learns one task."""
-    learning = method.learn(task)
-    while True:
-        try:
-            next(learning)
-        except StopIteration as end:
-            report: LearnReport = end.value
-            return report
 
 
 def measure(method: Method, task: Task) -> float:

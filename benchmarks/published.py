@@ -69,10 +69,14 @@ class LastPhaseError(Exception):
 
 
 class Split:
-    """Samples as the published code reads them: one after the other."""
+    """Samples of a task as the published code reads them: one after the other."""
 
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
+    def __init__(self, task: Task, samples: Samples) -> None:
+        self._task, self._samples = task, samples
+
+    def get_classes(self) -> list[int]:
+        """The outputs of the task."""
+        return list(self._task.classes)
 
     def get_sample(self, number: int) -> Tensor:
         """One image."""
@@ -95,25 +99,13 @@ class TaskSet:
         return list(self.task.classes)
 
 
-class TestSet(Split):
-    """The test images of a task."""
-
-    def __init__(self, task: Task) -> None:
-        super().__init__(task.test)
-        self._task = task
-
-    def get_classes(self) -> list[int]:
-        """Its outputs."""
-        return list(self._task.classes)
-
-
 def stand_ins(repository: Path) -> None:
     """Makes the published code importable without the package that loads its data."""
     loader = types.ModuleType("continuum")
     tasks = types.ModuleType("continuum.tasks")
     tasks.split_train_val = lambda given, val_split: (  # type: ignore[attr-defined]
-        Split(given.task.train),
-        Split(given.task.validation),
+        Split(given.task, given.task.train),
+        Split(given.task, given.task.validation),
     )
     loader.tasks = tasks  # type: ignore[attr-defined]
     sys.modules.update({"continuum": loader, "continuum.tasks": tasks})
@@ -148,7 +140,7 @@ def published(
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         os.chdir(folder)  # it writes a log
         Path("logs").mkdir()
-        tests = [TestSet(task) for task in scenario.tasks]
+        tests = [Split(task, task.test) for task in scenario.tasks]
         made = learner.Learner(options, inputs, scenario.outputs, None, tests)
         started = time.perf_counter()
         for number, task in enumerate(scenario.tasks[:tasks]):

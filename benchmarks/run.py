@@ -18,8 +18,9 @@ import torch
 from benchmarks.timing import gflops, in_turn, medians, product
 from nispa.data.named import build_scenario
 from nispa.data.scenarios import Scenario
+from nispa.data.tasks import Task
 from nispa.kernels.dispatch import in_use
-from nispa.methods.base import LearnReport
+from nispa.methods.base import LearnReport, Method
 from nispa.methods.presets import resolve
 from nispa.runs.runner import Experiment
 
@@ -80,13 +81,7 @@ def learn(
     found = Learned()
     for task in scenario.tasks[:tasks]:
         started = time.perf_counter()
-        learning = method.learn(task)
-        while True:
-            try:
-                next(learning)
-            except StopIteration as end:
-                report: LearnReport = end.value
-                break
+        report = report_of(method, task)
         seconds = time.perf_counter() - started
         found.samples += report.samples_trained
         found.seconds += seconds
@@ -94,6 +89,17 @@ def learn(
         if show:
             print(f"task {task.index}: {report.phases} phases, {seconds:.1f} s", flush=True)
     return found
+
+
+def report_of(method: Method, task: Task) -> LearnReport:
+    """Learns a task to its end."""
+    learning = method.learn(task)
+    while True:
+        try:
+            next(learning)
+        except StopIteration as end:
+            report: LearnReport = end.value
+            return report
 
 
 def _peak() -> float:

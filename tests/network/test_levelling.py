@@ -73,3 +73,11 @@ def test_where_nothing_is_active_nothing_is_scaled() -> None:
     before = [layer.weight.clone() for layer in network.layers.values()]
     assert level(network, drawn(1, **MLP), torch.zeros_like(images())) == {}
     assert all(map(torch.equal, before, (layer.weight for layer in network.layers.values())))
+
+
+def test_sums_that_are_not_numbers_scale_nothing() -> None:
+    network, fresh = drawn(0, **MLP), drawn(1, **MLP)
+    before = [layer.weight.clone() for layer in network.layers.values()]
+    assert level(network, fresh, torch.full((4, 1, 8, 8), torch.nan)) == {}
+    after = [layer.weight for layer in network.layers.values()]
+    assert all(map(torch.equal, before, after))

@@ -9,15 +9,14 @@ what it computes on data; here the size that counts is that of a network that no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nispa.network.operations import current
 from nispa.network.sparse_network import SparseNetwork
-
-Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]
 
 
 @torch.no_grad()
@@ -36,41 +35,35 @@ def level(network: SparseNetwork, fresh: SparseNetwork, images: Tensor) -> dict[
         The factor of each layer.
     """
     pixels = {group.name for group in network.topology.groups if group.role == "input"}
+    rows = {
+        spec.name: (layer.plastic_index // layer.shape[1]).unique()
+        for spec in network.topology.layers
+        if not pixels & set(spec.sources) and len((layer := network.layers[spec.name]).weight)
+    }
     wanted: dict[str, float] = {}
     factors: dict[str, float] = {}
 
-    def measured(name: str) -> Hook:
-        def look(_: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
-            wanted[name] = _size(output)
+    def measure(name: str, _: nn.Module, _inputs: tuple[Any, ...], sums: Tensor) -> None:
+        wanted[name] = _size(sums)
 
-        return look
+    def scale(name: str, layer: nn.Module, inputs: tuple[Any, ...], sums: Tensor) -> Tensor:
+        size = _size(sums[:, rows[name]])
+        if not size > 0:  # not a number, too
+            return sums
+        factors[name] = wanted[name] / size
+        network.layers[name].weight.mul_(factors[name])
+        again: Tensor = layer.forward(*inputs)
+        return again  # what the next layers read
 
-    def scaled(name: str) -> Hook:
-        layer = network.layers[name]
-        rows = (layer.plastic_index // layer.shape[1]).unique()
-
-        def scale(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            size = _size(output[:, rows]) if len(rows) else 0.0
-            if size == 0.0:
-                return output
-            factors[name] = wanted[name] / size
-            layer.weight.mul_(factors[name])
-            again: Tensor = layer.forward(*inputs)
-            return again  # what the next layers read
-
-        return scale
-
-    for net, hook in ((fresh, measured), (network, scaled)):
-        handles = [
-            net.layers[spec.name].register_forward_hook(hook(spec.name))
-            for spec in network.topology.layers
-            if not pixels & set(spec.sources)
-        ]
+    for net, look in ((fresh, measure), (network, scale)):
+        handles = [net.layers[name].register_forward_hook(partial(look, name)) for name in rows]
         try:
             net.eval()(images)
         finally:
             for handle in handles:
                 handle.remove()
+    if factors and (ledger := current()):  # scaled layers have computed twice
+        ledger.forward(len(images), network.per_sample(), learning=False)
     return factors
 
 

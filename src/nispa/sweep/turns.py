@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterable
 
 from nispa.sweep.jobs import Job, Outcome
@@ -18,17 +19,18 @@ class Turns:
     """
 
     def __init__(self, jobs: Iterable[Job]) -> None:
-        self._waiting = list(jobs)
+        seeds: dict[int, list[Job]] = {}
+        for job in jobs:
+            seeds.setdefault(job.seed, []).append(job)
+        self._seeds = deque(seeds.values())
+        self._now: deque[Job] = deque()
         self._seconds: dict[str, float] = {}
 
     def take(self) -> Job | None:
         """The next job, which waits no longer; None if none is left."""
-        if not self._waiting:
-            return None
-        seed = self._waiting[0].seed
-        chosen = max((job for job in self._waiting if job.seed == seed), key=self._expected)
-        self._waiting.remove(chosen)
-        return chosen
+        if not self._now and self._seeds:
+            self._now.extend(sorted(self._seeds.popleft(), key=self._expected, reverse=True))
+        return self._now.popleft() if self._now else None
 
     def ended(self, outcome: Outcome) -> None:
         """Learns from an outcome."""
