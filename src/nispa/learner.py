@@ -229,6 +229,7 @@ class Learner(PredictsClasses):
                         except StopIteration as end:
                             report: LearnReport = end.value
                     if event is None:
+                        self._warn_of_capacity(units)  # first: warnings may be errors
                         self.labels, self._inputs = [*named, names], inputs
                         self.task_names = [*self.task_names, name]
                         line.end(report)
@@ -243,11 +244,6 @@ class Learner(PredictsClasses):
                 self.method.load_state(before)
             raise
         self._take_note(images, samples)
-        text = capacity.warning(units, self.method.census().stable)
-        # Nothing to warn of where the network will grow, or where no task can follow.
-        grows = getattr(self.settings.config, "grow_when_full", 0.0)
-        if text and not grows and self._outputs_used < self.method.problem.outputs:
-            warnings.warn(text, stacklevel=2)
         return report
 
     def adopt(
@@ -292,15 +288,15 @@ class Learner(PredictsClasses):
             before, learned = self.method.state(), list(self.method.learned)
             try:
                 adoption = self.method.adopt(task)
+                text = capacity.state(adoption.units)
+                if text and self._outputs_used < self.method.problem.outputs:
+                    warnings.warn(f"{text}, or a larger accuracy_drop or margin", stacklevel=2)
             except BaseException:
                 self.method.learned = learned
                 self.method.load_state(before)
                 raise
         self.labels, self.task_names = [names], [""]
         self._take_note(images, samples)
-        text = capacity.state(adoption.units)
-        if text and self._outputs_used < self.method.problem.outputs:
-            warnings.warn(f"{text}, or a larger accuracy_drop or margin", stacklevel=2)
         return adoption
 
     def forget(self, task: SupportsIndex, *, dry_run: bool = False) -> dict[str, int]:
@@ -321,7 +317,8 @@ class Learner(PredictsClasses):
             NotLearnedError: The task has not been learned, or was forgotten.
         """
         info = self._task(task)
-        assert info is not None
+        if info is None:
+            raise ConfigError("task=None must be the number of a task, counted from 0")
         with usual_modes():
             return self.method.forget(info, dry_run=dry_run)
 
@@ -414,6 +411,14 @@ class Learner(PredictsClasses):
         learner.seed, learner._columns = saved.method.seed, saved.columns
         return learner
 
+    def _warn_of_capacity(self, before: capacity.Units) -> None:
+        """Warns at the caller of :meth:`learn` if its task leaves little room for others."""
+        text = capacity.warning(before, self.method.census().stable)
+        # Nothing to warn of where the network will grow, or where no task can follow.
+        grows = getattr(self.settings.config, "grow_when_full", 0.0)
+        if text and not grows and self._outputs_used < self.method.problem.outputs:
+            warnings.warn(text, stacklevel=3)
+
     # Inputs.
 
     def _samples(
@@ -426,6 +431,7 @@ class Learner(PredictsClasses):
             self._shape,
             channels_first=channels_first,
             bounded=not self._inputs.standardise,
+            first=self._reach,
         )
         (encoded,), _ = encode_labels(given)
         names = np.unique(given).tolist()

@@ -212,6 +212,7 @@ class PredictsClasses:
                 self._shape,
                 channels_first=channels_first,
                 bounded=False,
+                first=self._reach,
             )
             warn(self._doubt(samples))
             check_known(given, self.classes_of(task), "" if info is None else f" in task {task}")
@@ -268,7 +269,10 @@ class PredictsClasses:
     def _read(self, images: Any, channels_first: bool | None) -> Samples:
         """Samples as given; warns, at the user's line, if they are unlike those learned."""
         samples = read_images(
-            in_order(images, self._columns), self._shape, channels_first=channels_first
+            in_order(images, self._columns),
+            self._shape,
+            channels_first=channels_first,
+            first=self._reach,
         )
         warn(self._doubt(samples), further=1)
         return samples

@@ -59,6 +59,9 @@ USAGE = [
     (["run", "split-digits", "--seed", str(2**63)], (f"--seed={2**63}", "[0, 2^63)")),
     (["run", "split-digits", "--seed", "1.5"], ("--seed=1.5", "whole number")),
     (["run", "split-digits", "--threads", "0"], ("--threads=0", "[1, 1024]", "leave it out")),
+    (["run", "split-digits", "--out", ""], ("--out", "is empty")),
+    (["run", "split", "--dataset", ""], ("dataset=''", "is empty")),
+    (["run", "split-digits", "--tasks", "[]"], ("tasks=[]", "at least one task")),
     (["list"], ("scenarios", "nispa list --help")),
     (["list", "preset"], ("'preset'", "did you mean 'presets'?")),
     (["list", "settings", "--method", "nipsa"], ("'nipsa'", "did you mean 'nispa'?")),
@@ -67,6 +70,17 @@ USAGE = [
     (["show", "nowhere"], ("nowhere holds no record.json", "pass the folder of a run")),
     (["doctor", "--data", "nowhere"], ("nowhere does not exist", "check --data")),
 ]
+
+
+def test_a_run_does_not_mix_with_its_images(refused: Refused, home: Path) -> None:
+    for name in "ab":
+        (home / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            content = image_bytes(pixels(1, 6, 6, seed=number)[0])
+            (home / "photos" / name / f"{number}.png").write_bytes(content)
+    for out in ("photos", "photos/new", "photos/../photos"):
+        args = ["run", "split", "--dataset", "photos", "--out", out]
+        refused(*args, says=("lies in the data set",))
 
 
 @pytest.mark.parametrize(("args", "says"), USAGE, ids=[" ".join(args)[:40] for args, _ in USAGE])

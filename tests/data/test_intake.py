@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +15,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from nispa import Learner
+from nispa.data.arrays import as_images
 from nispa.data.own_tasks import from_tasks
+from nispa.data.unlabelled import read_unlabelled
 from nispa.errors import CapacityError, DataError, DataWarning, ScenarioError
 from tests.extent import optional
 from tests.test_learner import arrays
@@ -245,6 +249,60 @@ def test_tables_are_used_as_they_are() -> None:
         made.learn(IMAGES.reshape(24, 16).astype(int), LABELS)
     assert made.tasks
     assert fresh((16,)).learn(ROWS * 90 - 30, LABELS)
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.uint16])
+def test_whole_numbers_mean_what_they_meant_in_the_first_task(kind: Any, standardise: bool) -> None:
+    """Beyond 1, values that were learned are no pixels in [0, 1]; so those of any type are not."""
+    for values, shape in ((IMAGES.reshape(24, 16) // 16, (16,)), (IMAGES // 16.0, (1, 4, 4))):
+        made = fresh(shape, standardise=standardise)
+        made.learn(values.astype(float if len(shape) == 3 else np.int64), LABELS)
+        wanted = made.scores(values.astype(float), 0)
+        assert np.array_equal(made.scores(values.astype(kind), 0), wanted)
+        more = LABELS + 2
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            made.learn(values.astype(kind), more)
+            assert made.accuracy(values.astype(kind), more, 1) == made.accuracy(values, more, 1)
+
+
+def test_pixels_stay_pixels_beside_floats_up_to_one() -> None:
+    made = fresh()
+    made.learn(FLOATS, LABELS)
+    assert np.allclose(made.scores(IMAGES, 0), made.scores(FLOATS, 0), atol=1e-5)
+    with pytest.warns(DataWarning, match="none of these is above 1"):
+        made.predict((IMAGES > 100).astype(np.int64), 0)
+
+
+def test_pillow_images_are_read_as_their_files_are(tmp_path: Path) -> None:
+    deep = Image.fromarray(IMAGES[0].astype(np.uint16) * 257)
+    turned = Image.fromarray(IMAGES[1])
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    clear = Image.new("LA", (4, 4), (10, 100))
+    for number, image in enumerate((deep, turned, clear)):
+        path = tmp_path / f"{number}.png"
+        image.save(path, exif=exif) if image is turned else image.save(path)
+        (stored,) = read_unlabelled([path], (1, 4, 4))
+        with Image.open(path) as opened:
+            given, _ = as_images([opened])
+        assert torch.equal(given, stored.images)
+    dark = [Image.fromarray(np.full((4, 4), level, np.uint16)) for level in (9, 200)]
+    with pytest.raises(DataError, match="reach 200 of 65535"):
+        as_images(dark)
+    with pytest.raises(DataError, match="mode F must be"):
+        as_images([Image.new("F", (4, 4))])
+    with pytest.raises(CapacityError, match=r"\(1, 4, 4\) do not fit"):
+        fresh((3, 4, 4)).predict(Image.new("L", (4, 4)))
+
+
+def test_differences_that_floats_cannot_hold_are_refused() -> None:
+    time = 1.7e9 + 60.0 * np.arange(24)
+    rows = np.stack([ROWS[:, 0], time], 1)
+    with pytest.raises(DataError, match=r"feature 1: reaches 1.7e.*subtract its mean"):
+        fresh((2,), standardise=True).learn(rows, LABELS)
+    assert fresh((2,), standardise=True).learn(rows - [0, time.mean()], LABELS)
 
 
 # Tables and data sets.

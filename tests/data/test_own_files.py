@@ -131,8 +131,10 @@ def test_a_pipe_to_predict_is_not_waited_for(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="is no regular file"):
         read_unlabelled([tmp_path / name], (3, 6, 5))
     write_folders(tmp_path, ["a"], 2)
-    os.mkfifo(tmp_path / "a" / "pipe.png")  # in a folder it is passed over
     assert len(read_unlabelled([tmp_path / "a"], (3, 6, 5))[0].names) == 2
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    with pytest.raises(DataError, match="is no regular file"):
+        read_unlabelled([tmp_path / "a"], (3, 6, 5))
 
 
 # Arrays and tables.

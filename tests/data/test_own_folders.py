@@ -19,6 +19,7 @@ from nispa.data.named import build_scenario
 from nispa.data.scenarios import split
 from nispa.data.shaping import Shaping, parse_resize, shape_data
 from nispa.data.sources import load
+from nispa.data.unlabelled import read_unlabelled
 from nispa.errors import ConfigError, DataError, ScenarioError
 from tests.data.makers import image_bytes, pixels
 from tests.data.test_pictures import table, write, write_folders
@@ -109,6 +110,25 @@ def test_names_of_parts_in_folders(tmp_path: Path, test: str) -> None:
     data = load(tmp_path)
     assert (sizes(data), data.class_names) == ((8, 4), ("a", "b"))
     assert ("validation images serve" in data.note) == (test[0] in "vd")
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("training_set", "test_set"), ("train_images", "val images"), ("seg_train", "seg-test")],
+)
+def test_words_in_the_names_of_folders(tmp_path: Path, train: str, test: str) -> None:
+    write_folders(tmp_path / train, ["a", "b"], 4)
+    write_folders(tmp_path / test, ["a", "b"], 2)
+    data = load(tmp_path)
+    assert (sizes(data), data.class_names) == ((8, 4), ("a", "b"))
+
+
+def test_classes_may_have_the_words_of_parts(tmp_path: Path) -> None:
+    for root, names in (("flat", ["test tube", "train"]), ("deep", ["test tube/1", "glass/1"])):
+        write_folders(tmp_path / root, names, 5)
+        assert len(load(tmp_path / root).class_names) == 2
+    write_folders(tmp_path / "my test photos", ["a", "b"], 5)
+    assert load(tmp_path / "my test photos").class_names == ("a", "b")
 
 
 def test_both_validation_and_test_folders(tmp_path: Path) -> None:
@@ -226,6 +246,30 @@ def test_dark_images_of_sixteen_bits(tmp_path: Path) -> None:
         load(tmp_path)
     Image.fromarray(np.full((4, 4), 60000, np.uint16)).save(tmp_path / "a" / "bright.png")
     assert "of 11 images of 16 bits the upper 8 are used" in load(tmp_path).note
+
+
+def test_a_folder_to_predict_is_read_as_one_to_learn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folders(tmp_path / "far", ["a", "b"], 3)
+    near = write_folders(tmp_path / "near", ["c"], 1)
+    (near / "b").symlink_to(tmp_path / "far" / "b")
+    (near / "c" / "notes.pdf").write_bytes(b"x")
+    (found,) = read_unlabelled([near], (3, 6, 5))
+    assert len(found.names) == 4
+    (near / "c" / "x.heic").write_bytes(b"x")
+    known = {end: kind for end, kind in images_module.suffixes().items() if kind != "HEIF"}
+    monkeypatch.setattr("nispa.data.folders.suffixes", lambda: known)
+    with pytest.raises(DataError, match=r"x\.heic: to read 1 such files: pip install"):
+        read_unlabelled([near], (3, 6, 5))
+
+
+def test_dark_images_to_predict_are_not_taken_for_black(tmp_path: Path) -> None:
+    for level in (200, 60000):
+        Image.fromarray(np.full((6, 5), level, np.uint16)).save(tmp_path / f"{level}.png")
+    with pytest.raises(DataError, match="reach 200 of 65535"):
+        read_unlabelled([tmp_path / "200.png"], (1, 6, 5))
+    assert read_unlabelled([tmp_path], (1, 6, 5))[0].images.max() == 60000 >> 8
 
 
 # Photos.

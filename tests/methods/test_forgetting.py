@@ -40,6 +40,11 @@ def logits(method: Nispa) -> Tensor:
     return found
 
 
+def test_a_learner_is_told_which_task() -> None:
+    with pytest.raises(ConfigError, match="task=None must be"):
+        Learner(input_shape=(1, 4, 4), classes=4, hidden=(8,)).forget(None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_task_is_forgotten_and_the_others_are_as_they_were(index: int) -> None:
     method, other = nispa(), 1 - index

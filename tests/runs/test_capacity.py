@@ -91,6 +91,12 @@ def test_a_learner_in_python_warns_once(monkeypatch: pytest.MonkeyPatch) -> None
     images = np.random.default_rng(0).random((60, 4, 4))
     labels = np.arange(60) % 2
     images[labels == 1, :2] += 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="nearly full"):
+            learner.learn(images, labels)
+    assert not learner.tasks
+    assert not learner.labels
     with pytest.warns(UserWarning, match="nearly full: few units are plastic in fc1"):
         learner.learn(images, labels)
     with warnings.catch_warnings():

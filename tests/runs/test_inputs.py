@@ -91,7 +91,7 @@ def test_unscaled_images_are_doubted_as_ever(tmp_path: Path) -> None:
     made = Learner.load(tmp_path / "run")
     with pytest.raises(DataError, match="images / 255"):
         made.learn(pictures().astype(np.float32), LABELS + 4)
-    with pytest.warns(DataWarning, match="images / 255"):
+    with pytest.raises(DataError, match="images / 255"):
         made.predict(pictures().astype(np.float32), 0)
 
 

@@ -232,6 +232,9 @@ def test_files_are_named_by_a_pattern_or_on_standard_input(
     assert pattern.code == named.code == 0
     assert pattern.out == named.out
     assert len(named.out.splitlines()) == 3
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    empty = call(capsys, "predict", learner, "-", "--task=2", "--csv")
+    assert (empty.code, "names no file" in empty.err) == (2, True)
     nothing = call(capsys, "predict", learner, home / "new" / "x*.png", "--task=2")
     assert nothing.code == 2
     assert "no file is named like" in nothing.err

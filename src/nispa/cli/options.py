@@ -19,8 +19,17 @@ MAX_SEED = 2**63 - 1  # equals seeding.MAX_SEED, whose module needs PyTorch
 MAX_THREADS = 1024
 MAX_CACHE_MB = 2**24
 
-PATH = click.Path(readable=False, path_type=Path)
-"""A path that is checked where it is used, with better messages than click's."""
+
+class _AnyPath(click.Path):
+    """A path that is checked where it is used, with better messages than click's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":  # of a variable that is not set; as a path it would be this folder
+            self.fail("is empty; give a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _AnyPath(readable=False, path_type=Path)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -75,6 +75,8 @@ def predict(
     from nispa.runs.record import RECORD
 
     paths = list(_expanded(images))
+    if not paths:
+        raise InputError("standard input names no file; give one in a line")
     if run.is_file() and run.name != RECORD:
         with warnings_as_lines():
             predictions = _by_learner(run, device, model, paths, task, top)

@@ -29,7 +29,7 @@ from nispa.cli.options import (
     with_model,
 )
 from nispa.cli.running import carry_out, title_of
-from nispa.errors import ConfigError, unknown_name
+from nispa.errors import ConfigError, OutputError, unknown_name
 
 if TYPE_CHECKING:
     from nispa.cli.progress import Display
@@ -116,6 +116,7 @@ def run(
     import torch
 
     from nispa.base.devices import choose_device
+    from nispa.files import shown
     from nispa.methods.presets import resolve
     from nispa.runs.folder import RunFolder, fresh_name
     from nispa.runs.recording import derived_line
@@ -133,6 +134,13 @@ def run(
     trackers = open_trackers(track)
     folder = out or fresh_name("runs", f"{scenario}-{method}-{preset}-s{seed}")
     RunFolder.check(folder)
+    own = Path(str(options.get("dataset") or folder)).expanduser()
+    inside = folder.resolve().is_relative_to(own.resolve())
+    if options.get("dataset") and own.is_dir() and inside:
+        raise OutputError(
+            f"{shown(folder)} lies in the data set, whose files it would join; choose a folder "
+            "elsewhere with --out"
+        )
     if threads is not None:
         torch.set_num_threads(threads)
 

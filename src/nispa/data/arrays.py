@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nispa.base.modes import usual_modes
 from nispa.data.dataset import BYTE_SCALE, ImageData, assemble, check_labels
+from nispa.data.images import as_plain, check_brightness
 from nispa.errors import DataError, either
 from nispa.files import one_line
 
@@ -96,9 +97,10 @@ def as_array(values: Any, name: str) -> Array:
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise DataError(f"{name}: some values are masked; leave those rows out or fill them")
     if is_picture(values):
-        return _picture(values)
+        return _pictures([values], name)[0]
     if isinstance(values, (list, tuple)) and any(map(is_picture, values)):
-        values = [_picture(each) if is_picture(each) else each for each in values]
+        read = iter(_pictures([each for each in values if is_picture(each)], name))
+        values = [next(read) if is_picture(each) else each for each in values]
     try:
         if isinstance(values, Tensor):
             values = values.detach().cpu()
@@ -118,9 +120,11 @@ def is_picture(value: Any) -> bool:
     return pillow is not None and isinstance(value, pillow.Image)
 
 
-def _picture(image: Any) -> Array:
-    """A Pillow image as 8-bit grey or RGB."""
-    return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+def _pictures(images: Sequence[Any], name: str) -> list[Array]:
+    """Pillow images as 8-bit grey or RGB, as from files."""
+    found = [as_plain(image, name) for image in images]
+    check_brightness(max(brightest for *_, brightest in found), name)
+    return [np.asarray(plain) for plain, *_ in found]
 
 
 def _pixels(array: Array, name: str, plain: bool) -> tuple[Array, float]:
@@ -152,7 +156,34 @@ def _pixels(array: Array, name: str, plain: bool) -> tuple[Array, float]:
         row = int(np.argwhere(~np.isfinite(floats))[0][0])
         what = "row" if plain else "image"
         raise DataError(f"{name}: {what} {row} has a value that is not a finite 32-bit float")
+    if plain:
+        check_rounding(array, name)
     return floats, 1.0
+
+
+def check_rounding(values: Array, name: str) -> None:
+    """Refuses values that differ by less than 32-bit floats of their size can tell.
+
+    Args:
+        values: ``(n, ...)``, finite numbers.
+        name: What to call them in an error.
+
+    Raises:
+        DataError: One of the features, ``[:, i]``, does so.
+    """
+    wide = values.dtype.itemsize > (4 if values.dtype.kind == "f" else 2)
+    if not wide or len(values) < 2:
+        return
+    largest = np.abs(values).max(axis=0)
+    spread = values.std(axis=0, dtype=np.float64)
+    lost = (spread > 0) & (largest * np.finfo(np.float32).eps > spread / 8)
+    if lost.any():
+        place = tuple(np.argwhere(lost)[0])
+        where = f", feature {', '.join(map(str, place))}" if lost.size > 1 else ""
+        raise DataError(
+            f"{name}{where}: reaches {largest[place]:g} but varies by {spread[place]:.2g} only, "
+            "which 32-bit floats cannot hold; subtract its mean first"
+        )
 
 
 def _numbers(array: Array, name: str) -> Array:

@@ -15,7 +15,7 @@ from torch import Tensor
 from nispa.data.dataset import MOST_NAMED, ImageData, Progress, check_wanted, sort_names
 from nispa.data.images import HEIC, ImageStack, Source, data_of, suffixes
 from nispa.data.shaping import AS_STORED, Reading, Shaping
-from nispa.data.splits import TRAIN, choose_test, part_of_folder, unknown_part
+from nispa.data.splits import TRAIN, choose_test, part_in_name, part_of_folder, unknown_part
 from nispa.errors import DataError
 from nispa.files import one_line
 
@@ -162,12 +162,16 @@ def read_tree(tree: Tree, name: str, source: str, how: Reading) -> ImageData:
 
 def _parts(tree: Tree) -> dict[str, Tree]:
     """The parts of a data set; without folders for parts, all of it is for training."""
-    around = [name for name, inner in tree.tops.items() if _is_part(name, inner)]
+    read = part_of_folder
+    around = [name for name, inner in tree.tops.items() if read(name) and _holds_classes(inner)]
     if not around:
-        return {TRAIN: tree}
+        read = part_in_name  # such as training_set; less certain, so only beside another part
+        around = [name for name, inner in tree.tops.items() if read(name) and _holds_classes(inner)]
+        if not {TRAIN} < {read(name) for name in around}:
+            return {TRAIN: tree}
     found: dict[str, Tree] = {}
     for name, inner in tree.tops.items():
-        part = part_of_folder(name)
+        part = read(name)
         if not part:
             raise unknown_part(inner.where)
         if part in found:
@@ -186,9 +190,9 @@ def _parts(tree: Tree) -> dict[str, Tree]:
     return found
 
 
-def _is_part(name: str, inner: Tree) -> bool:
-    """Whether a folder is a part with class folders, and not a class with the name of a part."""
-    return bool(part_of_folder(name)) and bool(inner.tops) and not inner.direct
+def _holds_classes(tree: Tree) -> bool:
+    """Whether a folder holds class folders, so that it is no class that is called as a part is."""
+    return bool(tree.tops) and not tree.direct
 
 
 def _classes(tree: Tree, *, may_lack: bool = False) -> dict[str, dict[str, Source]]:
@@ -236,6 +240,12 @@ def _why(end: str) -> str:
     if end in HEIC:
         return f"{end} (to read them: pip install 'nispa[heic]')"
     return one_line(end, 20) or "without an ending"
+
+
+def needs_heic(name: str) -> bool:
+    """Whether a file is an image that only a library that is not installed can read."""
+    end = _suffix((name,))
+    return end in HEIC and end not in suffixes()
 
 
 def _suffix(place: Place) -> str:

@@ -108,17 +108,29 @@ def decode(content: Source, name: str, shaping: Shaping = AS_STORED) -> Decoded:
                     f"{name}: {image.width}×{image.height} pixels is too large (at most "
                     f"{MOST_PIXELS:,} pixels)"
                 )
-            if image.mode not in GREY | COLOUR | DEEP:
-                raise DataError(f"{name}: mode {image.mode} must be grey or colour of 8 or 16 bits")
             kind = image.format or ""
-            image.load()
-            plain, clear, brightest = _plain(_upright(image), name)
+            plain, clear, brightest = as_plain(image, name)
             pixels = np.array(shaping(plain))  # a copy, since Pillow's is read-only
             return Decoded(pixels, kind, _frames(image, kind), clear, brightest)
     except DataError:
         raise
     except Exception as error:  # noqa: BLE001 - Pillow promises no more than "an exception"
         raise DataError(f"{name}: not a readable image ({wording(error)})") from None
+
+
+def as_plain(image: Image.Image, name: str) -> tuple[Image.Image, bool, int]:
+    """An opened image, upright, as ``L`` or ``RGB``; see :func:`decode`.
+
+    Returns:
+        The image, whether parts of it were transparent, and its largest 16-bit value.
+
+    Raises:
+        DataError: It has an unsupported mode.
+    """
+    if image.mode not in GREY | COLOUR | DEEP:
+        raise DataError(f"{name}: mode {image.mode} must be grey or colour of 8 or 16 bits")
+    image.load()
+    return _plain(_upright(image), name)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -132,7 +144,6 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _plain(image: Image.Image, name: str) -> tuple[Image.Image, bool, int]:
-    """The image as ``L`` or ``RGB``, whether it was transparent, and its largest 16-bit value."""
     if image.mode in DEEP:
         values = np.asarray(image)
         lowest, brightest = int(values.min()), int(values.max())
@@ -289,6 +300,23 @@ def _memory() -> int:
         return 1 << 40
 
 
+def check_brightness(brightest: int, name: str) -> None:
+    """Refuses 16-bit images that are too dark to show in 8 bits.
+
+    Args:
+        brightest: The largest value of all 16-bit images; 0 without any.
+        name: What to call them in the error.
+
+    Raises:
+        DataError: They are.
+    """
+    if 0 < brightest < LEAST_DEEP:
+        raise DataError(
+            f"{name}: 16-bit images reach {brightest} of 65535 at most, which 8 bits cannot show; "
+            "scale them to the whole range, or pass arrays of floats"
+        )
+
+
 def remarks(*stacks: ImageStack) -> list[str]:
     """Notes for the record: how images were stored and what was done to them.
 
@@ -300,11 +328,7 @@ def remarks(*stacks: ImageStack) -> list[str]:
         for word, count in stack.met.items():
             met[word] = met.get(word, 0) + count
     brightest = max(stack.brightest for stack in stacks)
-    if 0 < brightest < LEAST_DEEP:
-        raise DataError(
-            f"{stacks[0]._name}: its 16-bit images reach {brightest} of 65535 at most, which 8 "
-            "bits cannot show; scale them to the whole range, or pass arrays of floats"
-        )
+    check_brightness(brightest, stacks[0]._name)
     notes = []
     lossy = sorted(set(met) & set(LOSSY.values()))
     if lossy:

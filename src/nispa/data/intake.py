@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,19 @@ from torch import Tensor
 from nispa.base.shapes import Shape, holds_rows, is_image
 from nispa.data.arrays import (
     MOST,
+    UNLIKE,
     Array,
     as_array,
     as_images,
     divisor_of,
+    is_picture,
     kind_of,
     labelled,
     longer,
     reach_of,
     shorter,
 )
+from nispa.data.dataset import BYTE_SCALE
 from nispa.data.tasks import Samples
 from nispa.data.torch_dataset import split_images, split_pairs
 from nispa.errors import CapacityError, DataError, either
@@ -36,7 +40,13 @@ DARK = 25
 
 
 def read_labelled(
-    images: Any, labels: Any, shape: Shape, *, channels_first: bool | None, bounded: bool
+    images: Any,
+    labels: Any,
+    shape: Shape,
+    *,
+    channels_first: bool | None,
+    bounded: bool,
+    first: float | None,
 ) -> tuple[Samples, Array]:
     """Images and labels, from arrays or from a PyTorch data set or loader of both.
 
@@ -46,6 +56,7 @@ def read_labelled(
         shape: The shape of a sample of the network's input.
         channels_first: See :func:`nispa.data.arrays.as_images`.
         bounded: See :func:`nispa.data.arrays.as_images`.
+        first: See :func:`as_meant`.
 
     Returns:
         The images, all of class 0, and the labels unchanged.
@@ -55,28 +66,30 @@ def read_labelled(
         CapacityError: The images have another shape.
     """
     series = len(shape) == 2
-    images, labels, first = split_pairs(images, labels, series=series)
+    images, labels, layout = split_pairs(images, labels, series=series)
     array = as_array(images, "images")
     stored, scale, given = labelled(
         array,
         labels,
-        channels_first=_layout(array, shape, first if channels_first is None else channels_first),
+        channels_first=_layout(array, shape, layout if channels_first is None else channels_first),
         bounded=bounded,
         series=series,
     )
-    return _samples(stored, scale, shape), given
+    return as_meant(_samples(stored, scale, shape), first), given
 
 
-def read_images(images: Any, shape: Shape, *, channels_first: bool | None) -> Samples:
+def read_images(
+    images: Any, shape: Shape, *, channels_first: bool | None, first: float | None
+) -> Samples:
     """Images to predict, or a single one; see :func:`read_labelled`."""
     series = len(shape) == 2
-    images, first = split_images(images, series=series)
+    images, layout = split_images(images, series=series)
     array = as_array(images, "images")
-    if array.shape in _single(shape):
+    if array.shape in _single(shape) or is_picture(images):
         array = array[None]
-    layout = _layout(array, shape, first if channels_first is None else channels_first)
+    layout = _layout(array, shape, layout if channels_first is None else channels_first)
     how: dict[str, Any] = {"channels_first": layout, "bounded": False, "series": series}
-    return _samples(*as_images(array, **how), shape)
+    return as_meant(_samples(*as_images(array, **how), shape), first)
 
 
 def _single(shape: Shape) -> set[Shape]:
@@ -116,6 +129,20 @@ def _samples(stored: Tensor, scale: float, shape: Shape) -> Samples:
             f"images of shape {found} do not fit the network, which was built for {shape}{fix}"
         )
     return Samples(stored, torch.zeros(len(stored), dtype=torch.int64), scale=scale)
+
+
+def as_meant(samples: Samples, first: float | None) -> Samples:
+    """Whole numbers with the meaning that values of the first task had.
+
+    If those went beyond 1, they were no pixels in [0, 1], so bytes are values, too.
+
+    Args:
+        samples: As they were given.
+        first: The :func:`reach` of the first task; None if unknown.
+    """
+    if first is not None and first > 1.0 and samples.scale == BYTE_SCALE:
+        return replace(samples, scale=1.0)
+    return samples
 
 
 def reach(samples: Samples) -> float:
@@ -167,6 +194,11 @@ def further(samples: Samples, first: float | None, *, scaled: bool = False) -> s
         DataError: They are images, and clearly need the scaling of the first task.
     """
     here, image = reach(samples), is_image(samples.shape)
+    if samples.scale == here == BYTE_SCALE and here * UNLIKE < (first or 0.0):
+        return (
+            "whole numbers are pixels from 0 to 255, but none of these is above 1; if 1 was the "
+            "brightest of the first task, pass images.astype(float)"
+        )
     if not first:
         if here <= MOST or not image or scaled:
             return ""

@@ -359,6 +359,8 @@ def parse_tasks(text: str) -> list[list[int]]:
         groups = json.loads(text)
     except (ValueError, RecursionError):
         groups = None
+    if groups == []:
+        raise ConfigError(f"tasks={text} must have at least one task, such as [[0,1],[2,3,4]]")
     if not isinstance(groups, list) or not all(
         isinstance(group, list) and all(type(label) is int for label in group) for group in groups
     ):

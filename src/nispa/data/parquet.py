@@ -20,18 +20,19 @@ from torch import Tensor
 
 from nispa.data.archives import check_regular, check_unpacked
 from nispa.data.arrays import number_labels
+from nispa.data.csv_files import parse_csv
 from nispa.data.dataset import ImageData, Progress, check_wanted
 from nispa.data.images import ImageStack, Source, data_of
+from nispa.data.labels import check_names, label_column
 from nispa.data.shaping import AS_STORED, Reading, Shaping
-from nispa.data.splits import TEST, TRAIN, VALIDATION, by_part, choose_test
-from nispa.data.tables import from_tables, label_column, parse_csv, rows_of
+from nispa.data.splits import TRAIN, by_part, choose_labelled_test
+from nispa.data.tables import from_tables, rows_of
 from nispa.errors import DataError, needs
 from nispa.files import wording
 
 IMAGE_COLUMNS = ("img", "image", "images")
 BATCH_ROWS = 1024
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?")
-HIDDEN = -1
 MOST_ROWS = 20_000_000  # a file of kilobytes can claim any number
 
 
@@ -73,8 +74,9 @@ def read_parquet(
         _check_shards(group)
     opened = {part: [_open(file) for file in group] for part, group in groups.items()}
     path, first = opened[TRAIN][0]
+    check_names(first.schema_arrow.names, str(path))
     image = _image_column(first)
-    column = label_column(first.schema_arrow.names, how.label, str(path))
+    column = label_column(first.schema_arrow.names, how.label, str(path), features=image is None)
     class_names = class_names or _names_in_schema(first, column)
     source = "Parquet files"
     if image is None:
@@ -82,7 +84,7 @@ def read_parquet(
         table: dict[str, Any] = {"source": source, "class_names": class_names, "series": series}
         return from_tables(tables, name=name, seed=how.seed, label=column, **table)
     labels = {part: _labels(group, column) for part, group in opened.items()}
-    test_part, notes = _test_part(labels, groups, name)
+    test_part, notes = choose_labelled_test(labels, name, files=groups)
     parts = [TRAIN] if test_part is None else [TRAIN, test_part]
     encoded, names = number_labels(name, [labels[part] for part in parts], class_names)
     check_wanted(name, how.only, len(names))
@@ -105,23 +107,8 @@ def read_rows(
         check_regular(file)
         table = _whole([_open(file)])
     else:
-        table = parse_csv(file)
+        table = parse_csv(file, label)
     return rows_of(table, name=str(file), label=label, series=series, columns=columns)
-
-
-def _test_part(
-    labels: dict[str, np.ndarray[Any, Any]], files: dict[str, list[Path]], name: str
-) -> tuple[str | None, list[str]]:
-    """As :func:`choose_test`, but the labels of the test part may be hidden."""
-    if TEST not in labels or HIDDEN in labels[TRAIN] or not (labels[TEST] == HIDDEN).all():
-        return choose_test(labels)
-    if VALIDATION in labels:
-        why = "its test labels are hidden, so its validation images serve as the test set"
-        return VALIDATION, [why]
-    raise DataError(
-        f"{name}: test label {HIDDEN} does not occur among the training labels: the labels of "
-        f"{files[TEST][0].name} are hidden; move it away, and a fifth of each class is held out"
-    )
 
 
 def _check_shards(files: Sequence[Path]) -> None:

@@ -70,7 +70,7 @@ def on_validation(scenario: Scenario) -> Scenario:
     for task in scenario.tasks:
         if not len(task.validation):
             raise ScenarioError(
-                f"task {task.name} has no validation images to measure on; give a share of them, "
+                f"{task.title} has no validation images to measure on; give a share of them, "
                 "such as validation=0.1"
             )
     tasks = tuple(replace(task, test=task.validation) for task in scenario.tasks)

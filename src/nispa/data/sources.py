@@ -96,6 +96,8 @@ def load(
             return shape_data(load_digits(), shaping)
         found = _load_named(CATALOG[name], folder, download, progress, remotes)
         return shape_data(found, shaping)
+    if isinstance(name_or_path, str) and not name:
+        raise DataError("dataset='' is empty; give the name of a data set or a path")
     path = Path(name_or_path).expanduser()
     if path.exists():
         how = Reading(seed, progress, shaping, only, label, series)

@@ -7,7 +7,6 @@ column of lists is a channel; without lists, the columns are the steps of a sing
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,49 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nispa.data.archives import check_regular
-from nispa.data.arrays import as_label_array, number_labels
-from nispa.data.dataset import MOST_NAMED, ImageData, assemble, listed
-from nispa.data.splits import TRAIN, by_part, choose_test
+from nispa.data.arrays import as_label_array, check_rounding, number_labels
+from nispa.data.csv_files import parse_csv
+from nispa.data.dataset import ImageData, assemble, listed
+from nispa.data.labels import check_names, label_column, usual_label
+from nispa.data.splits import TRAIN, by_part, choose_labelled_test
 from nispa.errors import DataError, either, needs
-from nispa.files import one_line, wording
+from nispa.files import one_line
 
-LABELS = ("fine_label", "label", "labels", "class", "target", "y")
 UNNAMED = re.compile("|Unnamed: ?[0-9]+|__index_level_[0-9]+__")
-DELIMITERS = ",;\t|"
-HEAD_BYTES = 1 << 22
-MOST_BYTES = (1 << 31) - 2  # of a CSV file; it is read at once, since all rows determine the types
 MOST_FEATURES = 1_000_000
-
-
-def label_column(names: Sequence[str], wanted: str | None, where: str) -> str:
-    """The name of the column of labels.
-
-    Args:
-        names: All columns.
-        wanted: The user's name for it, or None to look for a usual one.
-        where: The file, for the error.
-
-    Raises:
-        DataError: There is no such column.
-    """
-    if wanted is not None:
-        if wanted not in names:
-            raise DataError(f"{where}: has no column {wanted}; it has {listed(names)}")
-        return wanted
-    found = _usual(names)
-    if found is None:
-        last = f" (the last is {one_line(names[-1], 40)})" if len(names) > MOST_NAMED else ""
-        raise DataError(
-            f"{where}: needs a column of labels called {', '.join(LABELS[:-1])} or {LABELS[-1]}; "
-            f"it has {listed(names)}{last}: say which one with {either('label=', '--label NAME')}"
-        )
-    return found
-
-
-def _usual(names: Sequence[str]) -> str | None:
-    """The column that is called as labels usually are, if there is one."""
-    return next((each for usual in LABELS for each in names if each.lower() == usual), None)
 
 
 def read_csv(
@@ -90,54 +56,10 @@ def read_csv(
     for part, group in groups.items():
         if len(group) > 1:
             raise DataError(f"{group[1]}: is {part} as {group[0].name} is; put them together")
-        tables[part] = parse_csv(group[0])
+        tables[part] = parse_csv(group[0], label)
     column = label_column(tables[TRAIN].column_names, label, str(groups[TRAIN][0]))
     how: dict[str, Any] = {"source": "CSV file", "series": series}
     return from_tables(tables, name=name, seed=seed, label=column, **how)
-
-
-def parse_csv(file: Path) -> Any:
-    """The Arrow table in a CSV file; see :func:`read_csv`."""
-    with needs("data", "reading CSV files"):
-        import pyarrow
-        from pyarrow import csv
-    check_regular(file)
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(HEAD_BYTES).decode("utf-8-sig", errors="replace")
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
-    lines = [line for line in head.splitlines() if line.strip()]
-    if len(lines) < 2:
-        raise DataError(f"{file}: needs a line of names and lines of values")
-    delimiter = max(DELIMITERS, key=lines[0].count)
-    point = "," if delimiter != "," and re.search(r"\d,\d", lines[1]) else "."
-    size = file.stat().st_size
-    if size > MOST_BYTES:
-        raise DataError(f"{file}: {size:,} bytes are more than {MOST_BYTES:,}; save it as Parquet")
-    try:
-        table = csv.read_csv(
-            file,
-            read_options=csv.ReadOptions(block_size=size + 1),
-            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=csv.ConvertOptions(decimal_point=point),
-        )
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a readable CSV file ({wording(error)})") from None
-    names = table.column_names
-    if len(set(names)) < len(names):
-        twice, _ = Counter(names).most_common(1)[0]
-        raise DataError(f"{file}: two columns are called '{one_line(twice, 40)}'; rename one")
-    if sum(_is_number(each) for each in names) > len(names) // 2:
-        raise DataError(
-            f"{file}: its first line holds values ({listed(names)}), but should name the columns; "
-            "add such a line"
-        )
-    return table
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"\s*[-+]?[0-9]*[.,]?[0-9]+([eE][-+]?[0-9]+)?\s*", text) is not None
 
 
 def rows_of(
@@ -155,7 +77,7 @@ def rows_of(
     Raises:
         DataError: A column is not a feature or lacks, or a value is missing.
     """
-    labels = _usual(table.column_names) if label is None else label
+    labels = usual_label(table.column_names) if label is None else label
     columns = columns or [
         each for each in table.column_names if each != labels and not UNNAMED.fullmatch(each)
     ]
@@ -193,12 +115,12 @@ def from_tables(
     columns = [each for each in columns if not UNNAMED.fullmatch(each)]
     if not columns:
         raise DataError(f"{name}: has no column of features beside {label}")
-    test_part, of_parts = choose_test(tables, "rows")
+    groups = {part: _labels(table, label, name) for part, table in tables.items()}
+    test_part, of_parts = choose_labelled_test(groups, name, "rows")
     parts = [TRAIN] if test_part is None else [TRAIN, test_part]
     read = _series if series else _features
     features = [torch.from_numpy(read(tables[part], columns, name)) for part in parts]
-    groups = [_labels(tables[part], label, name) for part in parts]
-    encoded, names = number_labels(name, groups, class_names)
+    encoded, names = number_labels(name, [groups[part] for part in parts], class_names)
     low, high = float(features[0].min()), float(features[0].max())
     notes = [f"features {listed(columns)}, from {low:g} to {high:g}, as they are"]
     if unnamed:
@@ -211,9 +133,12 @@ def from_tables(
 
 def _labels(table: Any, column: str, name: str) -> NDArray[Any]:
     if column not in table.column_names:
-        raise DataError(f"{name}: the test table has no column {column}, which holds the labels")
+        raise DataError(
+            f"{name}: a table has no column {column}, which holds the labels; move its file away"
+        )
+    _check(table, name)
     values = table.column(column).to_pylist()
-    missing = next((row for row, value in enumerate(values) if value is None), None)
+    missing = next((row for row, value in enumerate(values) if value in (None, "")), None)
     if missing is not None:
         raise DataError(f"{name}: row {missing} has no label; fill it in or leave the row out")
     whole = [_as_label(value) for value in values]
@@ -256,17 +181,22 @@ def _series(table: Any, columns: Sequence[str], name: str) -> NDArray[np.float32
 
 def _columns(table: Any, columns: Sequence[str], name: str) -> list[NDArray[np.float32]]:
     """Each column as ``(n, features)``."""
+    _check(table, name)
     places = {each: place for place, each in enumerate(table.column_names)}
     lacking = [each for each in columns if each not in places]
     if lacking:
         raise DataError(f"{name}: has no column {listed(lacking)}, as the training table has")
     parts = [_numbers(table.column(places[each]), each, name) for each in columns]
-    if not len(table):
-        raise DataError(f"{name}: a table has no rows")
     width = sum(part.shape[1] for part in parts)
     if width > MOST_FEATURES:
         raise DataError(f"{name}: {width:,} features are more than {MOST_FEATURES:,}, the most")
     return parts
+
+
+def _check(table: Any, name: str) -> None:
+    if not len(table):
+        raise DataError(f"{name}: a table has no rows")
+    check_names(table.column_names, name)
 
 
 def _numbers(column: Any, title: str, name: str) -> NDArray[np.float32]:
@@ -285,18 +215,23 @@ def _numbers(column: Any, title: str, name: str) -> NDArray[np.float32]:
             raise DataError(f"{where} holds lists of different length")
         column, kind = flat, flat.type
         _refuse_missing(column, where)
+    if types.is_decimal(kind):
+        column = column.cast("double")
+        kind = column.type
     if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
         shown = one_line(str(column[0]), 40) if len(column) else str(kind)
         raise DataError(
             f"{where} holds '{shown}' where a feature is a number; turn it into numbers, take it "
             f"away, or say with {either('label=', '--label')} that it holds the labels"
         )
+    exact = column.to_numpy(zero_copy_only=False).reshape(count, -1)
     with np.errstate(over="ignore"):
-        values: NDArray[np.float32] = column.to_numpy(zero_copy_only=False).astype(np.float32)
+        values: NDArray[np.float32] = exact.astype(np.float32)
     if not np.isfinite(values).all():
         row = int(np.argmin(np.isfinite(values)))
         raise DataError(f"{where} has a value that is not a finite number (value {row})")
-    return values.reshape(count, -1)
+    check_rounding(exact, where)
+    return values
 
 
 def _refuse_missing(column: Any, where: str) -> None:

@@ -355,3 +355,8 @@ class Task:
     def info(self) -> TaskInfo:
         """The task without its data."""
         return TaskInfo(self.index, self.classes)
+
+    @property
+    def title(self) -> str:
+        """The task in a sentence; a learner's are called ``"task 0"`` already."""
+        return self.name if self.name.startswith("task ") else f"task {self.name}"

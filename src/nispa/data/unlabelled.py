@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +14,11 @@ from nispa.base.shapes import Shape, holds_rows, in_words, is_image
 from nispa.data.archives import check_regular
 from nispa.data.arrays import as_images
 from nispa.data.dataset import BYTE_SCALE
-from nispa.data.images import decode
+from nispa.data.folders import needs_heic, walk
+from nispa.data.images import check_brightness, decode
 from nispa.data.npz import read_file, read_members
 from nispa.data.parquet import read_rows
-from nispa.data.shaping import image_module
-from nispa.errors import DataError, MissingPackageError
+from nispa.errors import DataError
 from nispa.files import one_line, wording
 
 KEYS = ("x", "images", "x_test", "test_images")
@@ -67,6 +66,7 @@ def read_unlabelled(
     found: list[Unlabelled] = []
     names: list[str] = []
     pixels: list[Tensor] = []
+    brightest = 0
 
     def flush() -> None:
         if names:
@@ -90,11 +90,14 @@ def read_unlabelled(
                     ".npy, .csv or .parquet file"
                 )
             else:
-                image = torch.from_numpy(np.array(decode(file, str(file), *shaping)[0]))
+                decoded = decode(file, str(file), *shaping)
+                brightest = max(brightest, decoded.brightest)
+                image = torch.from_numpy(decoded.pixels)
                 planes = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
                 names.append(str(file))
                 pixels.append(fitting(planes, str(file), shape))
     flush()
+    check_brightness(brightest, "its images")
     return found
 
 
@@ -106,21 +109,20 @@ def _files(path: Path) -> Iterator[Path]:
             check_regular(path)
             yield path
             return
-        known = image_module().registered_extensions()
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.is_file()
-            and file.suffix.lower() in known
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        )
+        tree = walk(path)
     except (OSError, ValueError) as error:
-        if isinstance(error, (DataError, MissingPackageError)):
+        if isinstance(error, DataError):
             raise
         raise DataError(f"{one_line(str(path))} cannot be read ({wording(error)})") from None
-    if not files:
+    unread = [place for place in sorted(tree.files) if needs_heic(place[-1])]
+    if unread:
+        raise DataError(
+            f"{path.joinpath(*unread[0])}: to read {len(unread):,} such files: pip install "
+            "'nispa[heic]'; or move them away"
+        )
+    if not tree.images:
         raise DataError(f"{one_line(str(path))} holds no image file; give images or their folder")
-    yield from files
+    yield from map(Path, tree.images)
 
 
 def fitting(planes: Tensor, name: str, shape: Shape) -> Tensor:

@@ -202,7 +202,8 @@ def _images(learner: Exporting, module: nn.Module, images: Any, reach: float | N
     if images is None:
         return (reach or 1.0) * torch.rand(CHECKED, *shape, generator=stream(0, "export"))
     tasks: Any = module.tasks
-    samples = learner._inputs.of(tasks[0]["task"], read_images(images, shape, channels_first=None))
+    given = read_images(images, shape, channels_first=None, first=reach)
+    samples = learner._inputs.of(tasks[0]["task"], given)
     return torch.cat([batch for batch, _ in samples.batches(CHECKED)])
 
 

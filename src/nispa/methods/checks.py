@@ -21,20 +21,20 @@ def check_fit(task: Task, problem: Problem) -> None:
     """
     if task.train.shape != problem.input_shape:
         raise CapacityError(
-            f"task {task.name}: images of shape {task.train.shape} do not fit the network, "
+            f"{task.title}: images of shape {task.train.shape} do not fit the network, "
             f"which was built for {problem.input_shape}; all tasks must share one shape"
         )
     if max(task.classes) >= problem.outputs:
         raise CapacityError(
-            f"task {task.name} has class {max(task.classes)}, but the network has outputs 0 to "
+            f"{task.title} has class {max(task.classes)}, but the network has outputs 0 to "
             f"{problem.outputs - 1}; build it with more classes"
         )
     if len(task.classes) < 2:
-        raise ScenarioError(f"task {task.name} has one class; a task needs at least two")
+        raise ScenarioError(f"{task.title} has one class; a task needs at least two")
     for part in ("train", "validation"):
         if len(getattr(task, part)) == 0:
             raise ScenarioError(
-                f"task {task.name} has no {part} images, which decide when to stop; "
+                f"{task.title} has no {part} images, which decide when to stop; "
                 "pass a validation share above 0, such as 0.1"
             )
 
@@ -54,12 +54,12 @@ def check_classes(method: Method, task: Task, earlier: Sequence[TaskInfo]) -> No
             else "give each task outputs of its own"
         )
         raise ScenarioError(
-            f"task {task.name} has classes seen before ({', '.join(map(str, again))}), which "
+            f"{task.title} has classes seen before ({', '.join(map(str, again))}), which "
             f"method '{method.name}' cannot learn again; {fix}"
         )
     if incremental == "domain" and earlier and set(task.classes) != seen:
         raise ScenarioError(
-            f"task {task.name} has other classes than the tasks before; with "
+            f"{task.title} has other classes than the tasks before; with "
             f"{_option('domain')} all tasks share theirs; pass {_option('class')} for new ones"
         )
 

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nispa.data.intake import as_meant
 from nispa.data.named import SCENARIOS, resolve_options
 from nispa.data.permuted import pixel_order
 from nispa.data.tasks import Samples, TaskInfo
 from nispa.data.unlabelled import Unlabelled, read_unlabelled
 from nispa.errors import ConfigError, InputError, NotLearnedError, either
 from nispa.files import check_own, one_line
-from nispa.methods.saving import decode
+from nispa.methods.saving import read_learner
 from nispa.runs.folder import NETWORK
 from nispa.runs.record import InputEntry, Record, read_record
 from nispa.training.fit import EVALUATION_BATCH
@@ -53,10 +54,11 @@ class Predictor:
         if not self.record.per_task:
             raise NotLearnedError(f"{one_line(str(run))} has not learned a task yet")
         check_own(folder / NETWORK)
-        self.method, _, labels = decode(folder / NETWORK, device)
+        saved = read_learner(folder / NETWORK, device)
+        self.method, self._reach = saved.method, saved.reach
         labelled = {
             output: str(label)
-            for task, names in zip(self.method.learned, labels, strict=True)
+            for task, names in zip(self.method.learned, saved.labels, strict=True)
             for output, label in zip(task.classes, names, strict=True)
         }
         self._names = labelled | dict(enumerate(self.record.class_names))
@@ -155,7 +157,7 @@ class Predictor:
         scale = part.scale
         if part.stored and not part.images.is_floating_point() and how.scale != 1.0:
             scale = how.scale  # integers mean the same as in the training arrays
-        return Samples(
+        samples = Samples(
             part.images,
             torch.zeros(len(part.images), dtype=torch.int64),
             scale=scale,
@@ -163,6 +165,7 @@ class Predictor:
             mean=how.mean,
             std=how.std,
         )
+        return as_meant(samples, self._reach) if part.stored else samples
 
     def _input(self, info: TaskInfo | None) -> InputEntry:
         inputs = self.record.inputs

@@ -18,6 +18,7 @@ from typing import Any
 import nispa.base.openmp  # noqa: F401 - before anything imports PyTorch
 from nispa.base.arguments import path_of, seed_of
 from nispa.base.modes import in_usual_modes
+from nispa.data.intake import reach
 from nispa.data.scenarios import Scenario
 from nispa.data.tasks import Samples, Task, TaskInfo
 from nispa.errors import FormatError, InputError, NotLearnedError, OutputError, ScenarioError
@@ -293,7 +294,8 @@ def _learn_tasks(
             record = with_task(files.record, method, result, told, untold)
             labels = class_labels(record, method)
             inputs = inputs_of(experiment.scenario, len(record.per_task))
-            files.add_task(record, encode(method, experiment.settings, labels, inputs=inputs))
+            network = encode(method, experiment.settings, labels, reach(tasks[0].train), inputs)
+            files.add_task(record, network)
             last = record.main_matrix[-1][: task.index + 1]
             accuracies = tuple(value for value in last if value is not None)
             yield TaskEnd(task.index, accuracies, result)

@@ -1,0 +1,124 @@
+"""Reads a CSV file as an Arrow table."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nispa.data.archives import check_regular
+from nispa.data.dataset import listed
+from nispa.data.labels import usual_label
+from nispa.errors import DataError, needs
+from nispa.files import wording
+
+DELIMITERS = ",;\t|"
+HEAD_BYTES = 1 << 22
+MOST_BYTES = (1 << 31) - 2  # it is read at once, since all rows determine the types
+WHOLE = re.compile(r"\s*[-+]?(0|[1-9][0-9]*)([.]0+)?\s*")
+
+
+def parse_csv(file: Path, label: str | None = None) -> Any:
+    """The Arrow table in a CSV file; see :func:`nispa.data.tables.read_csv`."""
+    with needs("data", "reading CSV files"):
+        import pyarrow
+        from pyarrow import csv
+    lines = _first_lines(file)
+    if len(lines) < 2:
+        raise DataError(f"{file}: needs a line of names and lines of values")
+    delimiter = max(DELIMITERS, key=lines[0].count)
+    size = file.stat().st_size
+    if size > MOST_BYTES:
+        raise DataError(f"{file}: {size:,} bytes are more than {MOST_BYTES:,}; save it as Parquet")
+    parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    try:
+        head = csv.read_csv(pyarrow.BufferReader(f"{lines[0]}\n".encode()), parse_options=parsing)
+        column = label if label in head.column_names else usual_label(head.column_names)
+    except pyarrow.ArrowException:  # a name of several lines
+        column = None
+    convert = csv.ConvertOptions(
+        decimal_point=_decimal_point(lines[1:], delimiter),
+        # As text: numbers would make one class of 01 and 1.
+        column_types={} if column is None else {column: pyarrow.string()},
+    )
+    try:
+        table = csv.read_csv(
+            file,
+            read_options=csv.ReadOptions(block_size=size + 1),
+            parse_options=parsing,
+            convert_options=convert,
+        )
+        names = table.column_names
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
+        raise DataError(f"{file}: not a readable CSV file ({wording(error)})") from None
+    if sum(_is_number(each) for each in names) > len(names) // 2:
+        raise DataError(
+            f"{file}: its first line holds values ({listed(names)}), but should name the columns; "
+            "add such a line"
+        )
+    if column is None or names.count(column) != 1:
+        return table
+    labels = _labels_of_texts(table.column(column).to_pylist(), convert.null_values)
+    return table.set_column(names.index(column), column, pyarrow.array(labels))
+
+
+def _first_lines(file: Path) -> list[str]:
+    """The lines that a CSV file begins with, without empty ones."""
+    check_regular(file)
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(HEAD_BYTES)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head, len(head) < HEAD_BYTES)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: is not in UTF-8 (byte {error.start} is {head[error.start]:#04x}); save it in "
+            "that encoding"
+        ) from None
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _decimal_point(lines: Sequence[str], delimiter: str) -> str:
+    """A comma if more values have one than a point."""
+    if delimiter == ",":
+        return "."
+    cells = [cell.strip(' "') for line in lines for cell in line.split(delimiter)]
+    commas, points = (
+        sum(re.fullmatch(rf"[-+]?[0-9]*{point}[0-9]+", cell) is not None for cell in cells)
+        for point in (",", "[.]")
+    )
+    return "," if commas > points else "."
+
+
+def _labels_of_texts(texts: Sequence[str], nulls: Sequence[str]) -> list[Any]:
+    """Labels as they stand in a CSV file: whole numbers if all are, else texts; None if missing.
+
+    Args:
+        texts: The column.
+        nulls: What stands for a missing number.
+    """
+    given = [text for text in texts if text.strip()]
+    numbers = [text.replace(",", ".") for text in given if text not in nulls]
+    if numbers and all(WHOLE.fullmatch(text) for text in numbers):
+        return [None if text in nulls or not text.strip() else _whole(text) for text in texts]
+    if numbers and all(_is_number(text) for text in numbers) and any(map(_broken, numbers)):
+        return [None if text in nulls else float(text.replace(",", ".")) for text in texts]
+    truths = all(text.lower() in ("true", "false") for text in given)
+    return [(text.lower() if truths else text) if text.strip() else None for text in texts]
+
+
+def _whole(text: str) -> int:
+    return int(text.replace(",", ".").partition(".")[0])
+
+
+def _broken(text: str) -> bool:
+    """Whether a number has a fraction, so that it is no label."""
+    return bool(text.partition(".")[2].strip("0")) and "e" not in text.lower()
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\s*[-+]?[0-9]*[.,]?[0-9]+([eE][-+]?[0-9]+)?\s*", text) is not None
