@@ -25,6 +25,7 @@ from nispa.deploy.recorded import Recorded
 from nispa.deploy.rules import write
 from nispa.errors import ConfigError
 from nispa.network.norms import GenerationNorm, UnitBatchNorm
+from nispa.network.replacing import become
 from nispa.network.traced import TracedNetwork
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -155,10 +156,9 @@ def _with_values(network: TracedNetwork) -> nn.Module:
     for module, name, _, make in network._slots:
         owner = made.get_submodule(paths[id(module)])
         setattr(owner, name, nn.Parameter(make().detach().clone(), requires_grad=False))
-    for path, module in list(made.named_modules()):
+    for module in list(made.modules()):
         if isinstance(module, (UnitBatchNorm, GenerationNorm)):
-            parent, _, name = path.rpartition(".")
-            setattr(made.get_submodule(parent), name, module.plain())
+            become(module, module.plain())
     return made.eval().requires_grad_(False)
 
 

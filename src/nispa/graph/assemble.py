@@ -72,7 +72,9 @@ def assemble(
     )
     layers = tuple(_layer(places, layer, samples) for layer in found.layers.values())
     values = tuple(_values(places, name, entry) for name, entry in found.values.items())
-    norms = tuple(_norm(places, norm) for norm in found.norms.values())
+    norms = tuple(
+        _norm(places, norm, found.beside.get(path, [])) for path, norm in found.norms.items()
+    )
     groups = []
     for name, labels in places.members.items():
         writers = tuple(layer.name for layer in layers if name in layer.rows.groups)
@@ -141,11 +143,12 @@ def _values(places: _Places, name: str, values: ValuesFound) -> Values:
     return Values(name, values.kind, places.map(labels.flatten()), None)
 
 
-def _norm(places: _Places, norm: NormFound) -> Norm:
+def _norm(places: _Places, norm: NormFound, beside: Iterable[str]) -> Norm:
     sets = places.ids.labels(norm.sets)
     if norm.kind in ("layer", "rms"):  # the same set at each sample and token
         sets = torch.unique(sets, dim=0)
-    return Norm(norm.module, norm.kind, tuple(places.map(each) for each in sets))
+    units = tuple(places.map(each) for each in sets)
+    return Norm(norm.module, norm.kind, units, tuple(dict.fromkeys(beside)))
 
 
 def _no_collapse(ids: Ids, found: Found) -> None:

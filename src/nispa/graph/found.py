@@ -68,12 +68,18 @@ class NormFound:
 
 @dataclass
 class Found:
-    """All that a walk notes; ``operations`` beside layers, of all samples."""
+    """All that a walk notes.
+
+    Attributes:
+        beside: What modules of norms do beside the norm, by their paths.
+        operations: Beside those of layers, of all samples.
+    """
 
     layers: dict[tuple[str, int], LayerFound] = field(default_factory=dict)
     values: dict[str, ValuesFound] = field(default_factory=dict)
     norms: dict[str, NormFound] = field(default_factory=dict)
     heads: list[Tensor] = field(default_factory=list)
+    beside: dict[str, list[str]] = field(default_factory=dict)
     operations: int = 0
     random: bool = False
 
@@ -112,6 +118,10 @@ class Call:
     def by(self) -> str:
         """The operator and its place in words."""
         return f"{self.name} in {self.where}"
+
+    def within(self, name: str) -> str:
+        """The path of an attribute of the module."""
+        return f"{self.path}.{name}".lstrip(".")
 
     def __getitem__(self, argument: str) -> Any:
         return self.arguments.get(argument)

@@ -7,11 +7,13 @@ compiling, and a walk through them finds the units. The module itself is left as
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import io
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ def find_units(
     model: nn.Module,
     example: Tensor | tuple[Any, ...] | Mapping[str, Any],
     classes: int | None = None,
+    *,
+    original: nn.Module | None = None,
 ) -> UnitGraph:
     """The units of a module, from a trace of its forward pass in training mode.
 
@@ -46,6 +50,7 @@ def find_units(
             arguments. Its first tensor tells the number of samples, the first dimension of all
             tensors that have so many; values do not matter.
         classes: How many logits it must have; None takes any number.
+        original: The module that ``model`` is a copy of, whose tensors it must not reach.
 
     Raises:
         GraphError: Its units cannot be told apart, or it does not run on the example.
@@ -55,21 +60,25 @@ def find_units(
             f"model={_short(model)} must be a torch.nn.Module, such as nn.Sequential(...)"
         )
     with usual_modes():
-        return _found_units(model, example, classes)
+        return _found_units(model, example, classes, original)
 
 
-def _found_units(model: nn.Module, example: Any, classes: int | None) -> UnitGraph:
+def _found_units(
+    model: nn.Module, example: Any, classes: int | None, original: nn.Module | None
+) -> UnitGraph:
     arguments, named = _arguments(example)
     with _training(model):
         _try(model, arguments, named, classes)
         program = exported(model, arguments, named)
-    _no_hidden_parameters(model, program)
+    constants = _constants(program)
+    _no_hidden_parameters(model, constants, original)
     parameters, buffers = state_names(model, program)
     walk = Walk(model, RULES, unknown)
     try:
         inputs = walk.run(program.graph, parameters, buffers)
         logits = walk.result(logits_node(program))
-        return assemble(walk.ids, walk.found, inputs, logits[0], SAMPLES)
+        graph = assemble(walk.ids, walk.found, inputs, logits[0], SAMPLES)
+        return dataclasses.replace(graph, constants=_digest(constants))
     except Refused as refused:
         raise GraphError(f"this module's units cannot be told apart: {refused}") from None
 
@@ -96,11 +105,14 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example, Tensor):
         example = (example,)
     values = example.values() if isinstance(example, Mapping) else example
-    tensors = [each for each in values or () if isinstance(each, Tensor) and each.dim()]
-    if not isinstance(example, (tuple, list, Mapping)) or not tensors:
+    if not isinstance(example, (tuple, list, Mapping)):
+        values = ()
+    tensors = [each for each in values if isinstance(each, Tensor) and each.dim()]
+    if not tensors:
         raise GraphError(
             f"example={_short(example)} must be a tensor, a tuple of arguments or a mapping of "
-            "keyword arguments, such as torch.zeros(2, 3, 32, 32)"
+            "keyword arguments, such as torch.zeros(2, 3, 32, 32); torch.as_tensor makes one of an "
+            "array"
         )
     batch = len(tensors[0])
     if batch == 0:
@@ -118,18 +130,28 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextlib.contextmanager
 def _training(model: nn.Module) -> Iterator[None]:
-    """Training mode, quietly; modes of all modules and random state are put back."""
+    """Training mode, quietly; modes of all modules and random state are put back.
+
+    A batch norm without a momentum would read how many batches it has seen, as a number; the units
+    are the same with one.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    norms = [each for each, _ in modes if isinstance(each, nn.modules.batchnorm._NormBase)]
+    averaging = [norm for norm in norms if norm.momentum is None]
     quiet = logging.root.manager.disable
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with warnings.catch_warnings(), torch.random.fork_rng(devices):
         warnings.simplefilter("ignore")
         logging.disable()
         model.train()
+        for norm in averaging:
+            norm.momentum = 0.1
         try:
             yield
         finally:
             logging.disable(quiet)
+            for norm in averaging:
+                norm.momentum = None
             for module, mode in modes:
                 module.training = mode
 
@@ -138,10 +160,9 @@ def _try(
     model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], classes: int | None
 ) -> None:
     """Runs the module once, on copies of its buffers, and looks at the logits."""
-    state = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with torch.no_grad():
-            result = torch.func.functional_call(model, state, arguments, named)
+        with torch.no_grad(), _copied_buffers(model):
+            result = model(*arguments, **named)
     except Exception as error:
         shapes = ", ".join(
             str(tuple(each.shape))
@@ -170,15 +191,35 @@ def _try(
         )
 
 
+@contextlib.contextmanager
+def _copied_buffers(model: nn.Module) -> Iterator[None]:
+    """Copies of its buffers in their places, which are put back: a pass moves statistics."""
+    places = [(module, dict(module._buffers)) for module in model.modules()]
+    copies: dict[int, Tensor] = {}
+    for module, buffers in places:
+        for name, buffer in buffers.items():
+            if buffer is not None:
+                module._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
+    try:
+        yield
+    finally:
+        for module, buffers in places:
+            module._buffers.clear()
+            module._buffers.update(buffers)
+
+
 def exported(
     model: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
 ) -> torch.export.ExportedProgram:
     """The operators of a module in the mode that it is in.
 
+    Of an output class that PyTorch does not know only the logits are written down.
+
     Raises:
         GraphError: They cannot be written down.
     """
     said = io.StringIO()  # PyTorch prints whole graphs where it fails
+    known = model.register_forward_hook(_known_result)
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             return torch.export.export(model, arguments, named, strict=False)
@@ -190,19 +231,53 @@ def exported(
             f"the module cannot be traced by torch.export: {why}{_line(error)}; compute with "
             "tensors alone (torch.where in place of if), in plain PyTorch"
         ) from error
+    finally:
+        known.remove()
 
 
-def _no_hidden_parameters(model: nn.Module, program: torch.export.ExportedProgram) -> None:
-    """Refuses what is learned but looks constant in the trace, since it is not reached by name."""
-    memory = {value.untyped_storage().data_ptr(): name for name, value in model.named_parameters()}
-    for constant in program.constants.values():
-        if isinstance(constant, Tensor):
-            name = memory.get(constant.untyped_storage().data_ptr())
-            if name is not None and constant.numel():
-                raise GraphError(
-                    f"the forward pass reaches the parameter '{name}' by another way than its "
-                    "name, such as a list or a closure; read it as an attribute of its module"
-                )
+def _known_result(model: nn.Module, arguments: Any, result: Any) -> Any:
+    """The logits alone, in place of a result with objects that a trace cannot return."""
+    packages = {type(leaf).__module__.partition(".")[0] for leaf in pytree.tree_leaves(result)}
+    return logits_of(result) if packages - {"builtins", "torch"} else None
+
+
+def _constants(program: torch.export.ExportedProgram) -> list[Tensor]:
+    """The tensors that code holds without their being parameters or buffers."""
+    names = program.graph_signature.inputs_to_lifted_tensor_constants.values()
+    found = [program.constants[name] for name in names]
+    return [each for each in found if isinstance(each, Tensor)]
+
+
+def _digest(constants: Iterable[Tensor]) -> str:
+    """A hash of tensors, whatever a trace calls them."""
+    each = []
+    for constant in constants:
+        value = constant.detach().cpu().contiguous()
+        code = hashlib.sha256(f"{value.dtype} {tuple(value.shape)}".encode())
+        code.update(value.flatten().view(torch.uint8).numpy().tobytes())
+        each.append(code.hexdigest())
+    return hashlib.sha256(" ".join(sorted(each)).encode()).hexdigest() if each else ""
+
+
+def _no_hidden_parameters(
+    model: nn.Module, constants: Iterable[Tensor], original: nn.Module | None
+) -> None:
+    """Refuses what is learned but looks constant in the trace, since it is not reached by name.
+
+    A hook or a closure still reaches the module that a copy was made of.
+    """
+    learned: list[tuple[str, Tensor]] = list(model.named_parameters())
+    if original is not None:
+        learned += [*original.named_parameters(), *original.named_buffers()]
+    memory = {value.untyped_storage().data_ptr(): name for name, value in learned}
+    for constant in constants:
+        name = memory.get(constant.untyped_storage().data_ptr())
+        if name is not None and constant.numel():
+            raise GraphError(
+                f"the forward pass reaches '{name}' by another way than its name, such as a list, "
+                "a hook or a closure, which no copy of the module has; read it as an attribute of "
+                "its module"
+            )
 
 
 def logits_node(program: torch.export.ExportedProgram) -> fx.Node:

@@ -246,11 +246,13 @@ class Norm:
         kind: ``batch``: each unit over the batch; ``layer``, ``rms``, ``group``: over units.
         sets: Units that are normalised together, once for each of the module's groups. For
             ``batch`` one set of all: its units do not meet.
+        beside: What the module does beside the norm, such as ``relu``.
     """
 
     module: str
     kind: NormKind
     sets: tuple[UnitMap, ...]
+    beside: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def mixes(self) -> bool:
@@ -266,6 +268,7 @@ class UnitGraph:
         operations: Of one sample's pass beside those of layers: norms, attention, depthwise
             kernels.
         random: Whether training draws random numbers, as dropout does.
+        constants: A hash of the tensors that code holds without a name; empty if there are none.
     """
 
     groups: tuple[Group, ...]
@@ -274,6 +277,7 @@ class UnitGraph:
     norms: tuple[Norm, ...]
     operations: int = field(default=0, compare=False)
     random: bool = field(default=False, compare=False)
+    constants: str = field(default="", compare=False)
 
     @cached_property
     def _by_name(self) -> dict[str, Group]:

@@ -50,6 +50,7 @@ class Walk:
         self.ids = Ids()
         self.found = Found()
         self._paths = {id(module): path for path, module in model.named_modules()}
+        self._named = {name for name, _ in model.named_buffers()}
         self._modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
         self._rules = rules
         self._unknown = unknown
@@ -154,13 +155,29 @@ class Walk:
             Refused: It is computed from other tensors.
         """
         found = self.learned(call[argument])
-        if found is None:
+        if found is not None:
+            return found
+        fixed = self.buffer(call[argument])
+        if fixed in self._named:
             raise Refused(
-                f"the weight of {call.by} is computed, not a parameter as it lies; take "
-                "parametrisations such as weight_norm off (torch.nn.utils.parametrize."
-                "remove_parametrizations) and pass parameters on unchanged"
+                f"the weight of {call.by} is the buffer '{fixed}', which is not learned; make it a "
+                "parameter (nn.Parameter), or take a layer in its place"
             )
-        return found
+        if fixed is not None:
+            raise Refused(
+                f"the weight of {call.by} is no parameter of the module, but reached by another "
+                "way, such as a plain list, a closure or a forward that was put in place of "
+                "another; let layers be attributes of the module, or take nn.ModuleList"
+            )
+        raise Refused(
+            f"the weight of {call.by} is computed, not a parameter as it lies; take "
+            "parametrisations such as weight_norm off (torch.nn.utils.parametrize."
+            "remove_parametrizations) and pass parameters on unchanged"
+        )
+
+    def beside(self, call: Call, what: str) -> None:
+        """Notes what the module of a norm does beside the norm."""
+        self.found.beside.setdefault(call.path, []).append(what)
 
     def values(self, learned: Learned, kind: ValueKind) -> Tensor:
         """Numbers of a parameter's entries, one for each."""
@@ -248,6 +265,10 @@ class Walk:
             return self._item(node)
         call = self.call(node)
         self.found.random |= _draws(call)
+        if isinstance(call.owner, _NORMS) and call.name not in _OF_NORMS:
+            first = node.args[0] if node.args else None
+            if not (isinstance(first, fx.Node) and _counts_batches(self._known.get(first))):
+                self.beside(call, call.name)
         written = _written(node)
         if written and call.name != "batch_norm":
             # Not put off: somebody else may read what is changed by another name.
@@ -274,8 +295,8 @@ class Walk:
 
     def _in_place(self, call: Call, target: fx.Node) -> Any:
         known = self._known[target]
-        if isinstance(known, Buffer) and known.name.rpartition(".")[2] == "num_batches_tracked":
-            return None
+        if _counts_batches(known):
+            return known
         numbers = self.numbers(target)
         if _memory(numbers) in self._state:
             name, _ = self._state[_memory(numbers)]
@@ -373,6 +394,16 @@ class Walk:
         known = (nn.Linear, nn.Conv1d, nn.Conv2d)
         mine = type(call.owner) in known and weight.name == f"{call.path}.weight".lstrip(".")
         return call.path if mine else None
+
+
+def _counts_batches(known: Any) -> bool:
+    """Whether it is the number of batches that a batch norm has seen, which no unit depends on."""
+    return isinstance(known, Buffer) and known.name.rpartition(".")[2] == "num_batches_tracked"
+
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+_OF_NORMS = ("batch_norm", "layer_norm", "rms_norm", "group_norm", "to", "type_as", "float",
+             "_assert_tensor_metadata")  # fmt: skip
 
 
 def _draws(call: Call) -> bool:

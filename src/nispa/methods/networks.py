@@ -65,12 +65,15 @@ def without_path(method: Method, outputs: Sequence[int], seed: int) -> str:
     """Says that outputs of a fresh network cannot be reached, and with which density they can."""
     spec = method.spec()
     density, left = spec.config.density, len(outputs)
-    while left:  # all of them are reached at 1 at the latest
+    while left and density < 1.0:
         density = min(1.0, float(f"{1.5 * density:.2g}"))
         left = len(spec.at_density(density).draw(seed).unreached())
     named = ", ".join(map(str, outputs[:10])) + (" and more" if len(outputs) > 10 else "")
+    cure = f"density={density:g} reaches all of them"
+    if left:
+        cure = "no density reaches all of them; let layers lead from the input to each"
     return (
         f"density={spec.config.density:g} leaves {len(outputs)} of {spec.outputs} outputs "
         f"({named}) without a path from the input, so that their classes cannot be told apart; "
-        f"density={density:g} reaches all of them"
+        f"{cure}"
     )

@@ -248,7 +248,7 @@ def _model(
             "module built the same way"
         )
     model = OwnModel(module, torch.zeros(2, *shape), outputs)
-    if model.fingerprint != known:
+    if not model.fits(known):
         raise GraphError(
             f"model={type(module).__name__} has other units, layers or constants than the one that "
             f"{path} was learned with; build it the same way"

@@ -53,13 +53,13 @@ def check_isolation(
     with usual_modes(), counting(None), _put_back(network), torch.no_grad():
         torch.manual_seed(seed)
         network.eval()
-        first = _call(network, example)  # a module that is watched may take another way
+        first = called(network, example)  # a module that is watched may take another way
         before = _watched(network, stable, example)
         _draw(network, stream(seed, "isolation"))
         network.train()
-        _call(network, example)  # moves statistics, as training does
+        called(network, example)  # moves statistics, as training does
         network.eval()
-        last = _call(network, example)
+        last = called(network, example)
         after = _watched(network, stable, example)
     if torch.equal(first[:, kept], last[:, kept]) and torch.equal(
         before["logits"][:, kept], after["logits"][:, kept]
@@ -82,7 +82,8 @@ def check_isolation(
     )
 
 
-def _call(network: TracedNetwork, example: Any) -> Tensor:
+def called(network: TracedNetwork, example: Any) -> Tensor:
+    """The logits of an example, whatever way it is passed on."""
     if isinstance(example, Mapping):
         logits: Tensor = network(**example)
     else:
@@ -110,7 +111,7 @@ def _watched(network: TracedNetwork, stable: UnitSets, example: Any) -> dict[str
 
         handles.append(network.body.get_submodule(layer.module).register_forward_hook(watch))
     try:
-        seen["logits"] = _call(network, example)
+        seen["logits"] = called(network, example)
     finally:
         for handle in handles:
             handle.remove()

@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from nispa.base.modes import usual_modes
 from nispa.errors import ConfigError, GraphError
@@ -53,7 +56,7 @@ class OwnModel:
         self.values, self.example = values, example
         with usual_modes():
             self._module = copied(module)
-            self.graph: UnitGraph = find_units(self._module, example, classes)
+            self.graph: UnitGraph = find_units(self._module, example, classes, original=module)
             self.network(self.input_shape)  # refuses what the trace alone does not
 
     @property
@@ -71,8 +74,16 @@ class OwnModel:
 
     @property
     def fingerprint(self) -> str:
-        """See :func:`.traced.fingerprint`."""
-        return fingerprint(self._module, self.graph)
+        """See :func:`.traced.fingerprint`; constants that have no name follow it."""
+        named = fingerprint(self._module, self.graph)
+        return f"{named} {self.graph.constants}" if self.graph.constants else named
+
+    def fits(self, known: object) -> bool:
+        """Whether a state of the module with some fingerprint is one of this module.
+
+        Older ones leave out the constants that have no name.
+        """
+        return known in (self.fingerprint, fingerprint(self._module, self.graph))
 
     def as_given(self) -> nn.Module:
         """The module itself, from samples to logits."""
@@ -96,22 +107,62 @@ class _Logits(nn.Module):
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy on the CPU, in float32."""
+    """A copy on the CPU, in float32.
+
+    Raises:
+        GraphError: There can be none.
+    """
     try:
         return copy.deepcopy(module).to("cpu", torch.float32)
     except Exception as error:  # whatever the module's own code raises
         text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        for path, part in module.named_modules():
+            for name, value in vars(part).items():
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    raise GraphError(
+                        f"the module cannot be copied: '{path + '.' if path else ''}{name}' is "
+                        "computed from parameters; compute it in forward, or detach() it"
+                    ) from error
         raise GraphError(f"the module cannot be copied: {text}; pass one that can be") from error
 
 
 def refuse_sparse(module: nn.Module) -> None:
-    """Refuses a module whose parameters are not its own.
+    """Refuses a module whose parameters are not its own, or are not there yet.
 
     Raises:
-        GraphError: It is parametrised, or sparse already.
+        GraphError: It is parametrised, or sparse already, or is no plain module.
     """
-    parts = list(module.modules())
-    if any(isinstance(part, (SparseLayer, TracedNetwork)) for part in parts) or any(
-        map(parametrize.is_parametrized, parts)
-    ):
-        raise GraphError("the model is parametrised or sparse already; pass a plain module")
+    for path, part in module.named_modules():
+        place = f"'{path}'" if path else "the model"
+        if isinstance(part, (SparseLayer, TracedNetwork)):
+            raise GraphError(f"{place} is sparse already; pass a plain module")
+        if isinstance(part, torch.jit.ScriptModule):
+            raise GraphError(f"{place} is TorchScript; pass the module that it was made of")
+        if isinstance(part, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            raise GraphError(f"{place} is a {type(part).__name__}; pass its attribute 'module'")
+        if "_orig_mod" in part._modules:
+            raise GraphError(f"{place} is compiled; pass its attribute '_orig_mod'")
+        if isinstance(part, LazyModuleMixin) and part.has_uninitialized_params():  # type: ignore[misc]
+            raise GraphError(
+                f"{place} is lazy and has no parameters yet; run the model once on an example"
+            )
+        if parametrize.is_parametrized(part):
+            name = next(iter(part.parametrizations))
+            raise GraphError(
+                f"{place} is parametrised; take that off first: "
+                f"torch.nn.utils.parametrize.remove_parametrizations({path or 'model'}, '{name}')"
+            )
+        for hook in part._forward_pre_hooks.values():
+            for kind, remove in _COMPUTE_WEIGHTS.items():
+                if isinstance(hook, kind):
+                    raise GraphError(
+                        f"the weight of {place} is computed ({kind.__name__}); take that off "
+                        f"first: torch.nn.utils.{remove}"
+                    )
+
+
+_COMPUTE_WEIGHTS: dict[type, str] = {
+    WeightNorm: "remove_weight_norm(module)",
+    SpectralNorm: "remove_spectral_norm(module)",
+    prune.BasePruningMethod: "prune.remove(module, 'weight')",
+}

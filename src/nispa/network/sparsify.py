@@ -8,13 +8,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from nispa.base.arguments import seed_of
 from nispa.base.modes import usual_modes
 from nispa.base.seeding import stream
-from nispa.errors import ConfigError
+from nispa.errors import ConfigError, GraphError, NispaError
 from nispa.network.backbone import enter
-from nispa.network.isolation import check_isolation
+from nispa.network.isolation import called, check_isolation
 from nispa.network.keeping import drop_into, freeze
 from nispa.network.models import OWN, NetworkConfig, draw_first
+from nispa.network.operations import counting
 from nispa.network.own import Example, OwnModel, Values
 from nispa.network.topology import union
 from nispa.network.traced import TracedNetwork
@@ -47,7 +49,9 @@ def sparsify(
         ConfigError: A setting is out of range.
         IsolationError: Units that are kept depend on others, by a way that the trace did not show.
     """
-    config = NetworkConfig(architecture=OWN, density=density)
+    config, seed = NetworkConfig(architecture=OWN, density=density), seed_of(seed)
+    if not isinstance(dense, (tuple, list, set, frozenset)):
+        raise ConfigError(f"dense={dense!r} must be names of layers in a tuple, such as ('fc1',)")
     own = OwnModel(model, example, classes, values)
     with usual_modes():
         network = own.network(own.input_shape)
@@ -88,7 +92,12 @@ def own_model(
                 f"example_input of shape {tuple(example.shape)} has samples of another shape than "
                 f"input_shape={shape}; leave one of the two out"
             )
-        own = OwnModel(model, torch.zeros(2, *shape), classes, values)
+        try:
+            own = OwnModel(model, torch.zeros(2, *shape), classes, values)
+        except GraphError as error:
+            if example is None or example.is_floating_point():
+                raise
+            raise GraphError(f"{error}; {_FLOATS}") from error
         with usual_modes():
             network = own.network(shape)
             draw_first(network, NetworkConfig(architecture=OWN, density=0.5), frozenset(), 0)
@@ -124,10 +133,11 @@ def shape_of_example(example: object) -> tuple[int, ...]:
 def try_isolation(network: TracedNetwork, example: Example, *, seed: int = 0) -> None:
     """Keeps a random half of a copy's units and checks that nothing else reaches them.
 
-    Values of the example do not matter.
+    A step of training is taken, too. Values of the example do not matter.
 
     Raises:
         IsolationError: Something does.
+        GraphError: The network does not run, where the module did.
     """
     tried = copy.deepcopy(network)
     start = stream(seed, "trial")
@@ -135,10 +145,46 @@ def try_isolation(network: TracedNetwork, example: Example, *, seed: int = 0) ->
         group.name: torch.rand(group.size, generator=start) < 0.5 for group in tried.topology.groups
     }
     kept = union(tried.topology.no_units(), half)
-    kept[tried.topology.output.name][0] = True
+    for group in tried.topology.groups:
+        units = kept[group.name]
+        if group.role != "input" and len(units) > 1:  # some of each are kept, some are not
+            units[0] |= group.role == "output" or not units.any()
+            units[-1] &= not units.all()
     drop_into(tried, kept)
     freeze(tried, kept)
-    check_isolation(tried, kept, _drawn(example, start), seed=seed)
+    given = _drawn(example, start)
+    with torch.random.fork_rng([]), counting(None):
+        try:
+            check_isolation(tried, kept, given, seed=seed)
+            logits = called(tried.train(), given)
+        except NispaError:
+            raise
+        except Exception as error:  # whatever the module's own code raises
+            cure = "let forward read parameters and norms as attributes, and no more of them"
+            if isinstance(error, IndexError):
+                cure = _FLOATS
+            raise GraphError(
+                f"the module does not run once it is sparse: {_of(error)}; {cure}"
+            ) from error
+        try:
+            if logits.requires_grad:
+                torch.autograd.grad(logits.sum(), list(tried.parameters()), allow_unused=True)
+        except Exception as error:
+            raise GraphError(
+                f"the module cannot be trained once it is sparse: {_of(error)}; leave out "
+                "torch.utils.checkpoint and whatever else runs parts of forward anew for gradients"
+            ) from error
+
+
+_FLOATS = (
+    "a learner hands on float32 numbers of any size, so let forward make places in a table of them,"
+    " such as x.long().clamp(0, 99)"
+)
+
+
+def _of(error: Exception) -> str:
+    """An error of the module's own code in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _drawn(example: Example, start: torch.Generator) -> Example:

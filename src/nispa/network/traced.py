@@ -23,7 +23,7 @@ from nispa.graph.logits import logits_of
 from nispa.graph.units import Layer, UnitGraph
 from nispa.kernels.dispatch import Chain, Images
 from nispa.network.fusion import Segment
-from nispa.network.holding import HoldsUnits, Norms, key_of
+from nispa.network.holding import HoldsUnits, key_of
 from nispa.network.laid_out import (
     NeedsPlainError,
     Placed,
@@ -36,12 +36,10 @@ from nispa.network.layers import SparseLayer
 from nispa.network.norms import GenerationNorm, UnitBatchNorm
 from nispa.network.operations import PerSample, purpose, traced_cost
 from nispa.network.passes import Passes, kind_of
+from nispa.network.replacing import replaced_norms
 from nispa.network.topology import MappedLayer, Topology, UnitGroup
 from nispa.network.unit_values import UnitValues
 from nispa.network.watching import Reader, Watch, column_activity
-
-BATCH = (nn.BatchNorm1d, nn.BatchNorm2d)
-MIXING = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
 
 class TracedNetwork(HoldsUnits):
@@ -77,7 +75,7 @@ class TracedNetwork(HoldsUnits):
         self._costs: dict[bool, tuple[list[int], PerSample]] = {}
         _refuse_shared(body)
         first = dict(body.named_parameters())
-        self.norms = _replaced_norms(body, graph)
+        self.norms = replaced_norms(body, graph)
         self.weights = nn.ModuleDict()
         self.values = nn.ModuleDict()
         self.layers: dict[str, SparseLayer] = {}
@@ -98,6 +96,8 @@ class TracedNetwork(HoldsUnits):
                 module.activation_relu_or_gelu = 0  # its fast path would pass the norms by
             if not isinstance(module, (UnitBatchNorm, GenerationNorm)):
                 module._non_persistent_buffers_set.update(module._buffers)  # constants
+            if isinstance(module, nn.modules.batchnorm._NormBase):  # no logits depend on it
+                module.track_running_stats = False  # or it would ask a saved state for statistics
 
     def _own_weights(self, first: Mapping[str, Tensor]) -> None:
         biases: dict[str, list[tuple[int, SparseLayer]]] = {}
@@ -187,11 +187,13 @@ class TracedNetwork(HoldsUnits):
                 placed = self._placed.get(path) if session is not None else None
                 value = make() if placed is None else placed(session=session, moments=moments)
                 made[id(module), name] = module.__dict__[name] = value
+                module._parameters[name] = value  # type: ignore[assignment] # for parameters()
             yield made
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
             for module, name, _, _ in self._slots:
                 module.__dict__.pop(name, None)
+                module._parameters[name] = None
 
     @contextmanager
     def _random(self) -> Iterator[None]:
@@ -329,8 +331,17 @@ class TracedNetwork(HoldsUnits):
                         layer.weight.copy_(rows.flatten(0, 1)[layer.plastic_index])
 
     def unreached(self) -> tuple[int, ...]:
-        """Outputs without a live path from the input: nothing can change their logits."""
+        """Outputs without a live path from the input: nothing can change their logits.
+
+        What a table of an embedding or no layer at all writes counts as reached.
+        """
         reached, patterns = self.topology.no_units(), self.patterns()
+        for group in self.graph.groups:
+            reached[group.name] |= not group.writers
+        for values in self.graph.values:
+            if values.kind == "embedding":
+                for name, unit in values.units.units():
+                    reached[name][unit] = True
         changed = True
         while changed:  # a group may feed itself
             changed = False
@@ -408,35 +419,6 @@ def fingerprint(body: nn.Module, graph: UnitGraph) -> str:
                 value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             )
     return code.hexdigest()
-
-
-def _replaced_norms(body: nn.Module, graph: UnitGraph) -> list[tuple[Any, Norms]]:
-    found: list[tuple[Any, Norms]] = []
-    for norm in graph.norms:
-        module = body.get_submodule(norm.module)
-        made: Norms
-        if isinstance(module, BATCH):
-            made = UnitBatchNorm(module)
-        elif norm.mixes and isinstance(module, MIXING):
-            made = GenerationNorm(module)
-            if len(made.generation) != len(norm.sets):
-                raise GraphError(
-                    f"'{norm.module}' normalises several sets of units; use a norm for each"
-                )
-        elif norm.mixes or norm.kind == "batch":
-            raise GraphError(
-                f"'{norm.module}' is a {type(module).__name__}, whose statistics cannot be held "
-                "still; use nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.RMSNorm or "
-                "nn.GroupNorm"
-            )
-        else:
-            continue
-        found.append((norm, made))
-        for parent in list(body.modules()):  # wherever it is a child, under any name
-            for name, child in list(parent._modules.items()):
-                if child is module:
-                    setattr(parent, name, made)
-    return found
 
 
 def _refuse_shared(body: nn.Module) -> None:

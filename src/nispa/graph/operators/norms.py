@@ -81,6 +81,13 @@ def _note(walk: Walk, call: Call, kind: type[nn.Module]) -> None:
             f"{call.by} is called as a function; its statistics must be held still for units that "
             f"are kept, so make it a module, such as nn.{kind.__name__.lstrip('_')}"
         )
+    if call["eps"] != call.owner.eps:
+        walk.beside(call, "another eps")
+    for argument in ("weight", "bias"):
+        learned = walk.learned(call[argument])
+        mine = getattr(call.owner, argument, None) is not None
+        if (learned.name if learned else None) != (call.within(argument) if mine else None):
+            walk.beside(call, f"another {argument}")
 
 
 def _add(walk: Walk, call: Call, kind: NormKind, sets: Tensor) -> None:

@@ -46,7 +46,7 @@ def wrapped(walk: Walk, call: Call) -> NoReturn:
     """Refuses blocks that the trace does not look into."""
     raise Refused(
         f"{call.where} has a block ({call.name}) that is not looked into; take torch.no_grad, "
-        "autocast or control flow out of what the logits depend on"
+        "autocast, checkpoints or control flow out of what the logits depend on"
     )
 
 
