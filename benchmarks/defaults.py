@@ -221,17 +221,22 @@ def done(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, dict[str, Any
 def table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> Iterator[str]:
     """The lines of the table.
 
-    Of the learning rates that were run, a row shows the one that NISPA is furthest behind, on the
-    seeds that both were run with. Numbers in brackets count seeds.
+    Of the learning rates that were run on the most seeds, a row shows the one that NISPA is
+    furthest behind, on the seeds that both were run with. Numbers in brackets count seeds.
     """
     yield "| data | NISPA, % | single-task, % | its rate | best of | ratio, % | before, % |"
     yield "|---|---|---|---|---|---|---|"
     for row in rows:
         by_seed = [of_seed(results, row, seed) for seed in range(100)]
         pairs = {name: shared(by_seed, name) for name in SINGLE}
-        ratios = {name: mean(own) / mean(other) for name, (own, other) in pairs.items() if own}
-        if not ratios:
+        seeds = max(len(own) for own, _ in pairs.values())
+        if not seeds:
             continue
+        ratios = {
+            name: mean(own) / mean(other)
+            for name, (own, other) in pairs.items()
+            if len(own) == seeds
+        }
         best = min(ratios, key=lambda name: ratios[name])
         mine, before = ([by[name] for by in by_seed if name in by] for name in ("nispa", "before"))
         yield (
