@@ -90,8 +90,9 @@ def test_a_csv_file_without_names_says_so(tmp_path: Path) -> None:
 
 
 def test_names_of_several_lines(tmp_path: Path) -> None:
-    rows = [f"{n},{n % 2}" for n in range(9)]
-    assert load(csv(tmp_path / "a.csv", '"weight', ' in kg",label', *rows)).shape == (1,)
+    rows = [f"{n},{'01' if n % 2 else '1'}" for n in range(9)]
+    data = load(csv(tmp_path / "a.csv", '"weight', ' in kg",label', *rows))
+    assert (data.shape, data.class_names) == ((1,), ("01", "1"))
 
 
 @pytest.mark.parametrize("end", ["csv", "parquet"])

@@ -95,6 +95,32 @@ def test_unscaled_images_are_doubted_as_ever(tmp_path: Path) -> None:
         made.predict(pictures().astype(np.float32), 0)
 
 
+def test_whole_numbers_to_predict_mean_what_they_meant_to_the_run(tmp_path: Path) -> None:
+    values = (pictures() // 8).astype(np.float32)
+    values[LABELS >= 2] *= 2  # of the second task
+    data = from_arrays(values, LABELS, values, LABELS)
+    carry_out(experiment(split(data), incremental="class"), tmp_path / "run")
+    assert Learner.load(tmp_path / "run")._reach == values[LABELS < 2].max()
+    shares = []
+    for kind in (np.float32, np.uint8, np.int64):
+        np.save(tmp_path / "asked.npy", values.astype(kind))
+        shares.append(
+            [each.shares for each in Predictor(tmp_path / "run").predict([tmp_path / "asked.npy"])]
+        )
+    assert shares[0] == shares[1] == shares[2]
+
+
+def test_what_a_run_never_saw_is_doubted_in_predictions(tmp_path: Path) -> None:
+    carry_out(experiment(scenario("pictures", "")), tmp_path / "pixels")
+    np.save(tmp_path / "floats.npy", pictures().astype(np.float32))
+    with pytest.raises(DataError, match="images / 255"):
+        Predictor(tmp_path / "pixels").predict([tmp_path / "floats.npy"], 1)
+    carry_out(experiment(scenario("table", "standardise")), tmp_path / "rows")
+    np.save(tmp_path / "far.npy", 100 * table())
+    with pytest.warns(DataWarning, match="scale both alike"):
+        Predictor(tmp_path / "rows").predict([tmp_path / "far.npy"], 1)
+
+
 def without_inputs(folder: Path) -> None:
     """The network's file as older versions wrote it."""
     tensors, header = tensorfile.read(folder / NETWORK, FORMAT, "learner")

@@ -77,11 +77,11 @@ def predict(
     paths = list(_expanded(images))
     if not paths:
         raise InputError("standard input names no file; give one in a line")
-    if run.is_file() and run.name != RECORD:
-        with warnings_as_lines():
+    with warnings_as_lines():
+        if run.is_file() and run.name != RECORD:
             predictions = _by_learner(run, device, model, paths, task, top)
-    else:  # its network knows the name of its module, which --model has made known
-        predictions = Predictor(run, device).predict(paths, task, top)
+        else:  # its network knows the name of its module, which --model has made known
+            predictions = Predictor(run, device).predict(paths, task, top)
     if as_csv:
         _print_csv(predictions)
     else:

@@ -134,9 +134,7 @@ def run(
     trackers = open_trackers(track)
     folder = out or fresh_name("runs", f"{scenario}-{method}-{preset}-s{seed}")
     RunFolder.check(folder)
-    own = Path(str(options.get("dataset") or folder)).expanduser()
-    inside = folder.resolve().is_relative_to(own.resolve())
-    if options.get("dataset") and own.is_dir() and inside:
+    if _lies_in(folder, options.get("dataset")):
         raise OutputError(
             f"{shown(folder)} lies in the data set, whose files it would join; choose a folder "
             "elsewhere with --out"
@@ -169,6 +167,14 @@ def run(
         trackers=trackers,
         quiet=quiet,
     )
+
+
+def _lies_in(folder: Path, dataset: str | None) -> bool:
+    """Whether a folder is that of a data set or below it."""
+    if not dataset:
+        return False
+    own = Path(dataset).expanduser()
+    return own.is_dir() and folder.resolve().is_relative_to(own.resolve())
 
 
 def scenario_and_settings(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from nispa.data.archives import check_regular
 from nispa.data.dataset import listed
-from nispa.data.labels import usual_label
+from nispa.data.label_column import check_names, usual_label
 from nispa.errors import DataError, needs
 from nispa.files import wording
 
@@ -18,6 +18,8 @@ DELIMITERS = ",;\t|"
 HEAD_BYTES = 1 << 22
 MOST_BYTES = (1 << 31) - 2  # it is read at once, since all rows determine the types
 WHOLE = re.compile(r"\s*[-+]?(0|[1-9][0-9]*)([.]0+)?\s*")
+DECIMAL = re.compile(r"\s*[-+]?[0-9]*[.]?[0-9]+\s*")
+FRACTION = re.compile(r".*[.]0*[1-9].*")
 
 
 def parse_csv(file: Path, label: str | None = None) -> Any:
@@ -32,25 +34,23 @@ def parse_csv(file: Path, label: str | None = None) -> Any:
     size = file.stat().st_size
     if size > MOST_BYTES:
         raise DataError(f"{file}: {size:,} bytes are more than {MOST_BYTES:,}; save it as Parquet")
-    parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    try:
-        head = csv.read_csv(pyarrow.BufferReader(f"{lines[0]}\n".encode()), parse_options=parsing)
-        column = label if label in head.column_names else usual_label(head.column_names)
-    except pyarrow.ArrowException:  # a name of several lines
-        column = None
-    convert = csv.ConvertOptions(
-        decimal_point=_decimal_point(lines[1:], delimiter),
-        # As text: numbers would make one class of 01 and 1.
-        column_types={} if column is None else {column: pyarrow.string()},
-    )
-    try:
-        table = csv.read_csv(
+    point = _decimal_point(lines[1:], delimiter)
+
+    def read(**convert: Any) -> Any:
+        return csv.read_csv(
             file,
             read_options=csv.ReadOptions(block_size=size + 1),
-            parse_options=parsing,
-            convert_options=convert,
+            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=csv.ConvertOptions(decimal_point=point, **convert),
         )
+
+    try:
+        table = read()
         names = table.column_names
+        column = label if label in names else usual_label(names)
+        # Labels once more, as text: numbers would make one class of 01 and 1.
+        as_text = {column: pyarrow.string()}
+        texts = read(include_columns=[column], column_types=as_text) if column else None
     except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise DataError(f"{file}: not a readable CSV file ({wording(error)})") from None
     if sum(_is_number(each) for each in names) > len(names) // 2:
@@ -58,9 +58,10 @@ def parse_csv(file: Path, label: str | None = None) -> Any:
             f"{file}: its first line holds values ({listed(names)}), but should name the columns; "
             "add such a line"
         )
-    if column is None or names.count(column) != 1:
+    check_names(names, str(file))
+    if texts is None:
         return table
-    labels = _labels_of_texts(table.column(column).to_pylist(), convert.null_values)
+    labels = _labels_of_texts(texts[column].to_pylist(), point, csv.ConvertOptions().null_values)
     return table.set_column(names.index(column), column, pyarrow.array(labels))
 
 
@@ -94,30 +95,24 @@ def _decimal_point(lines: Sequence[str], delimiter: str) -> str:
     return "," if commas > points else "."
 
 
-def _labels_of_texts(texts: Sequence[str], nulls: Sequence[str]) -> list[Any]:
+def _labels_of_texts(texts: Sequence[str], point: str, nulls: Collection[str]) -> list[Any]:
     """Labels as they stand in a CSV file: whole numbers if all are, else texts; None if missing.
 
     Args:
         texts: The column.
+        point: The decimal point.
         nulls: What stands for a missing number.
     """
+    missing = {"", *nulls}
+    numbers = [None if text.strip() in missing else text.replace(point, ".") for text in texts]
+    known = [number for number in numbers if number is not None]
+    if known and all(map(WHOLE.fullmatch, known)):
+        return [number and int(number.partition(".")[0]) for number in numbers]
+    if known and all(map(DECIMAL.fullmatch, known)) and any(map(FRACTION.fullmatch, known)):
+        return [number and float(number) for number in numbers]  # refused as labels
     given = [text for text in texts if text.strip()]
-    numbers = [text.replace(",", ".") for text in given if text not in nulls]
-    if numbers and all(WHOLE.fullmatch(text) for text in numbers):
-        return [None if text in nulls or not text.strip() else _whole(text) for text in texts]
-    if numbers and all(_is_number(text) for text in numbers) and any(map(_broken, numbers)):
-        return [None if text in nulls else float(text.replace(",", ".")) for text in texts]
     truths = all(text.lower() in ("true", "false") for text in given)
     return [(text.lower() if truths else text) if text.strip() else None for text in texts]
-
-
-def _whole(text: str) -> int:
-    return int(text.replace(",", ".").partition(".")[0])
-
-
-def _broken(text: str) -> bool:
-    """Whether a number has a fraction, so that it is no label."""
-    return bool(text.partition(".")[2].strip("0")) and "e" not in text.lower()
 
 
 def _is_number(text: str) -> bool:

@@ -163,10 +163,11 @@ def read_tree(tree: Tree, name: str, source: str, how: Reading) -> ImageData:
 def _parts(tree: Tree) -> dict[str, Tree]:
     """The parts of a data set; without folders for parts, all of it is for training."""
     read = part_of_folder
-    around = [name for name, inner in tree.tops.items() if read(name) and _holds_classes(inner)]
+    holders = [name for name, inner in tree.tops.items() if _holds_classes(inner)]
+    around = [name for name in holders if read(name)]
     if not around:
         read = part_in_name  # such as training_set; less certain, so only beside another part
-        around = [name for name, inner in tree.tops.items() if read(name) and _holds_classes(inner)]
+        around = [name for name in holders if read(name)]
         if not {TRAIN} < {read(name) for name in around}:
             return {TRAIN: tree}
     found: dict[str, Tree] = {}

@@ -147,7 +147,7 @@ def as_meant(samples: Samples, first: float | None) -> Samples:
 
 def reach(samples: Samples) -> float:
     """The largest absolute value of images, as the network sees them."""
-    return reach_of(samples.images) * samples.scale
+    return reach_of(samples.in_pool(slice(None))) * samples.scale
 
 
 def doubt_of_task(samples: Samples, first: float | None) -> str:

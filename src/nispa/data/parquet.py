@@ -23,7 +23,7 @@ from nispa.data.arrays import number_labels
 from nispa.data.csv_files import parse_csv
 from nispa.data.dataset import ImageData, Progress, check_wanted
 from nispa.data.images import ImageStack, Source, data_of
-from nispa.data.labels import check_names, label_column
+from nispa.data.label_column import check_names, label_column
 from nispa.data.shaping import AS_STORED, Reading, Shaping
 from nispa.data.splits import TRAIN, by_part, choose_labelled_test
 from nispa.data.tables import from_tables, rows_of

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nispa.data.arrays import as_label_array, check_rounding, number_labels
 from nispa.data.csv_files import parse_csv
 from nispa.data.dataset import ImageData, assemble, listed
-from nispa.data.labels import check_names, label_column, usual_label
+from nispa.data.label_column import check_names, label_column, usual_label
 from nispa.data.splits import TRAIN, by_part, choose_labelled_test
 from nispa.errors import DataError, either, needs
 from nispa.files import one_line

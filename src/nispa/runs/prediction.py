@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nispa.data.intake import as_meant
+from nispa.data.intake import as_meant, further
 from nispa.data.named import SCENARIOS, resolve_options
 from nispa.data.permuted import pixel_order
 from nispa.data.tasks import Samples, TaskInfo
 from nispa.data.unlabelled import Unlabelled, read_unlabelled
-from nispa.errors import ConfigError, InputError, NotLearnedError, either
+from nispa.errors import ConfigError, DataWarning, InputError, NotLearnedError, either
 from nispa.files import check_own, one_line
 from nispa.methods.saving import read_learner
 from nispa.runs.folder import NETWORK
@@ -165,7 +166,12 @@ class Predictor:
             mean=how.mean,
             std=how.std,
         )
-        return as_meant(samples, self._reach) if part.stored else samples
+        if not part.stored:
+            return samples
+        samples = as_meant(samples, self._reach)
+        if text := further(samples, self._reach):
+            warnings.warn(text, DataWarning, stacklevel=3)
+        return samples
 
     def _input(self, info: TaskInfo | None) -> InputEntry:
         inputs = self.record.inputs

@@ -278,6 +278,7 @@ def _learn_tasks(
     """Learns, measures and saves each task that the record does not count yet."""
     tasks, done = experiment.scenario.tasks, len(files.record.per_task)
     checkpoints = Checkpoints(files.path, checkpoint_every, _identity(files.record))
+    first = reach(tasks[0].train)
     try:
         for note in () if done else files.record.notes:
             yield Notice(0, note)
@@ -294,7 +295,7 @@ def _learn_tasks(
             record = with_task(files.record, method, result, told, untold)
             labels = class_labels(record, method)
             inputs = inputs_of(experiment.scenario, len(record.per_task))
-            network = encode(method, experiment.settings, labels, reach(tasks[0].train), inputs)
+            network = encode(method, experiment.settings, labels, first, inputs)
             files.add_task(record, network)
             last = record.main_matrix[-1][: task.index + 1]
             accuracies = tuple(value for value in last if value is not None)
