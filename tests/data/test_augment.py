@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nispa import Learner
 from nispa.base.seeding import stream
 from nispa.data.augment import Augment, parse_augment
 from nispa.data.digits import load_digits
@@ -72,6 +74,7 @@ def test_draws_stay_within_their_bounds(shift: int, crop: int, flip: bool, seed:
         ("flip", Augment(flip=True)),
         (" crop:3 , flip", Augment(crop=3, flip=True)),
         ("shift:0", Augment()),
+        (" off", Augment()),
     ],
 )
 def test_texts(text: str, expected: Augment) -> None:
@@ -212,3 +215,96 @@ def test_a_run_that_dies_sees_the_same_images(
         moment = 5
         dying = resume(experiment(name), tmp_path / "cut", checkpoint_every=0.0)
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+def photos(count: int = 40, side: int = 8) -> tuple[Any, Any]:
+    """Two classes of grey images: bright above, bright below."""
+    labels = np.arange(count) % 2
+    images = np.random.default_rng(0).random((count, side, side)) * 0.3
+    images[labels == 0, : side // 2] += 0.6
+    images[labels == 1, side // 2 :] += 0.6
+    return images, labels
+
+
+QUICK: dict[str, Any] = {"hidden": (8,), "density": 0.5, "epochs": 2, "batch_size": 16}
+
+
+def learned(method: str = "finetune", **more: Any) -> Learner:
+    learner = Learner(method, input_shape=(1, 8, 8), classes=4, **{**QUICK, **more})
+    images, labels = photos()
+    learner.learn(images, labels)
+    return learner
+
+
+def weights(learner: Learner) -> Tensor:
+    state = learner.method.network.state_dict()
+    return torch.cat([state[name].flatten().float() for name in sorted(state)])
+
+
+def test_a_learner_varies_the_images_that_it_learns_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, off, scenario = (learned(augment=word) for word in ("off", "shift:0", "shift:1,flip"))
+    assert torch.equal(weights(plain), weights(off))
+    assert not torch.equal(weights(plain), weights(scenario))
+    assert torch.equal(weights(scenario), weights(learned(augment="flip,shift:1")))
+
+    drawn: list[Varied] = []
+    monkeypatch.setattr(Varied, "batch", _noting(Varied.batch, drawn))
+    learned(augment="shift:1,flip")
+    kinds = {varied.augment for varied in drawn}
+    assert kinds == {Augment(shift=1, flip=True)}
+    first, last = drawn[0].drawn, drawn[-1].drawn
+    assert not torch.equal(first, last), "each epoch draws anew"
+
+
+def _noting(batch: Any, seen: list[Varied]) -> Any:
+    def noted(self: Varied, index: Tensor) -> Any:
+        seen.append(self)
+        return batch(self, index)
+
+    return noted
+
+
+@pytest.mark.parametrize("method", ["nispa", "er", "joint", "supsup", "stl"])
+def test_other_ways_of_learning_vary_images_too(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Varied] = []
+    monkeypatch.setattr(Varied, "batch", _noting(Varied.batch, seen))
+    learner = Learner(method, input_shape=(1, 8, 8), classes=4, hidden=(8,), augment="shift:1")
+    images, labels = photos()
+    learner.learn(images, labels)
+    learner.learn(images, labels + 2)
+    assert {varied.augment for varied in seen} == {Augment(shift=1)}
+    assert len({id(varied.samples) for varied in seen}) > 1, "in each task"
+
+
+def test_a_saved_learner_goes_on_varying(tmp_path: Path) -> None:
+    images, labels = photos()
+    learner = learned(augment="shift:1")
+    learner.save(tmp_path / "a.safetensors")
+    loaded = Learner.load(tmp_path / "a.safetensors")
+    for each in (learner, loaded):
+        each.learn(images, labels + 2)
+    assert torch.equal(weights(learner), weights(loaded))
+
+
+def test_a_scenario_that_varies_its_images_and_the_settings_exclude_each_other() -> None:
+    chosen = resolve("finetune", "default", "split-digits", (1, 8, 8), {"augment": "flip"})
+    Experiment(build_scenario("split-digits", seed=0), chosen, 0, "cpu").method()
+    for word in ("shift:1", "off"):
+        scenario = build_scenario("split-digits", seed=0, options={"augment": word})
+        with pytest.raises(ConfigError, match=r"augment=flip: .* varies its images itself"):
+            Experiment(scenario, chosen, 0, "cpu").method()
+
+
+@pytest.mark.parametrize(
+    ("shape", "word", "said"),
+    [
+        ((9,), "flip", "augment must be off for rows of"),
+        ((1, 8, 8), "shift:8", "shift=8 must be less than a side of images of 8x8"),
+        ((1, 8, 8), "turn", "augment=turn must be some of shift, crop and flip"),
+    ],
+)
+def test_a_learner_says_what_it_cannot_vary(shape: tuple[int, ...], word: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Learner("finetune", input_shape=shape, classes=4, augment=word)

@@ -14,7 +14,10 @@ from sklearn.datasets import load_digits
 
 from nispa import Learner
 from nispa.base.config import as_json, describe
+from nispa.data.augment import Augment
+from nispa.data.dataset import ImageData
 from nispa.data.own_tasks import from_tasks
+from nispa.data.scenarios import split
 from nispa.data.sources import load
 from nispa.errors import ConfigError, UnknownNameError
 from nispa.methods import METHODS, method_class
@@ -126,6 +129,20 @@ def test_the_learning_rate_is_the_optimisers() -> None:
     assert rule(facts(100)) == 0.003
     assert rule(facts(100, optimiser="sgd")) > rule(facts(100))
     assert rule(replace(facts(100), kind="mlp")) == 0.01
+
+
+@pytest.mark.parametrize(
+    ("shape", "word"),
+    [
+        ((1, 16, 16), "crop"),
+        ((3, 64, 32), "crop"),
+        ((3, 15, 40), "off"),
+        ((784,), "off"),
+        ((3, 100), "off"),
+    ],
+)
+def test_images_for_a_convnet_are_varied(shape: tuple[int, ...], word: str) -> None:
+    assert RULES["augment"](replace(facts(100), shape=shape)) == word
 
 
 def test_the_line_tells_ranges_over_tasks() -> None:
@@ -291,6 +308,25 @@ def test_the_record_keeps_what_each_task_derived(tmp_path: Path) -> None:
     assert record.config["method"]["batch_size"] == 8  # type: ignore[call-overload, index]
 
 
+@pytest.mark.parametrize(
+    ("augment", "derived"), [(None, ["crop"]), (Augment(), []), (Augment(flip=True), [])]
+)
+def test_a_scenario_that_says_how_images_vary_leaves_nothing_to_derive(
+    augment: Augment | None, derived: list[str]
+) -> None:
+    images = torch.rand(40, 1, 16, 16)
+    labels = torch.arange(40) % 2
+    data = ImageData("x", images, labels, images, labels, ("0", "1"), 1.0, "own")
+    scenario = split(data, classes_per_task=2, seed=0, augment=augment)
+    settings = resolve("finetune", "default", scenario.name, scenario.input_shape, outputs=2)
+    line = derived_line(scenario, settings)
+    assert [word for word in ("crop", "flip", "off") if f"augment {word}" in line] == derived
+    method = Experiment(scenario, settings, 0).method()
+    learning = method.learn(scenario.tasks[0])
+    next(learning)
+    assert method.config.augment == (derived or ["off"])[0]
+
+
 def test_a_run_without_rules_says_nothing() -> None:
     scenario = from_tasks([toy(0)], seed=0)
     settings = resolve("nispa", "digits", scenario.name, scenario.input_shape)
@@ -324,7 +360,9 @@ def test_few_letters_are_learned_without_a_setting() -> None:
 
 @pytest.mark.parametrize(("k", "phases"), [(30, 7), (60, 7), (29, 6), (15, 3), (9, 2), (1, 2)])
 def test_a_faster_schedule_may_end_a_task_earlier(k: float, phases: int) -> None:
-    assert min_phases(replace(facts(1000), k=k)) == phases
+    shared = replace(facts(1000), k=k, incremental="class")
+    assert min_phases(shared) == phases
+    assert min_phases(replace(shared, incremental="task")) == 2, "its last fit starts afresh"
 
 
 def test_a_memory_follows_the_number_of_classes() -> None:

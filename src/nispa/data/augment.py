@@ -18,6 +18,9 @@ from nispa.errors import ConfigError
 EIGHTH = 8
 """Without a number, images move by at most this fraction (1/8) of their shorter side."""
 
+OFF = "off"
+"""The word for no changes."""
+
 _WORD = re.compile("(shift|crop)(?::([0-9]{1,5}))?|flip")
 
 
@@ -44,13 +47,17 @@ class Augment:
         if not isinstance(self.flip, bool):
             raise ConfigError(f"flip={self.flip} must be True or False")
 
+    def __bool__(self) -> bool:
+        """Whether anything changes."""
+        return self != Augment()
+
     def check(self, shape: Shape) -> None:
         """Checks these changes against the shape of the samples.
 
         Raises:
             ConfigError: They are no images, or a side is not larger than ``shift`` or ``crop``.
         """
-        if self == Augment():
+        if not self:
             return
         if not is_image(shape):
             raise ConfigError(
@@ -109,12 +116,15 @@ def parse_augment(text: str, side: int) -> Augment:
     """Parses a text such as ``shift,flip`` or ``crop:4,flip``.
 
     Args:
-        text: ``shift``, ``crop`` (both optionally with pixels) and ``flip``, separated by commas.
+        text: ``shift``, ``crop`` (both optionally with pixels) and ``flip``, separated by commas;
+            or ``off``.
         side: The shorter side of an image; without pixels, images move by an eighth of it.
 
     Raises:
         ConfigError: It is something else.
     """
+    if text.strip() == OFF:
+        return Augment()
     found: dict[str, int | bool] = {}
     for word in (part.strip() for part in text.split(",")):
         match = _WORD.fullmatch(word)
@@ -122,7 +132,7 @@ def parse_augment(text: str, side: int) -> Augment:
         if match is None or name in found:
             raise ConfigError(
                 f"augment={text} must be some of shift, crop and flip, each once, the first two "
-                "maybe with pixels, such as shift:3,flip"
+                "maybe with pixels, such as shift:3,flip; or off"
             )
         usual = max(1, side // EIGHTH)
         found[name] = True if name == "flip" else int(match[2]) if match[2] else usual

@@ -38,7 +38,7 @@ class TaskOptions:
         False, "subtract the mean of the training images and divide by their deviation"
     )
     augment: str | None = setting(
-        None, "vary training images at random: shift, crop and flip, such as shift:3,flip"
+        None, "vary training images at random: shift, crop and flip, such as crop:3,flip; or off"
     )
 
     def __post_init__(self) -> None:

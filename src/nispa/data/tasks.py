@@ -81,8 +81,9 @@ class Samples:
             int64 over the flattened sample; None keeps the order.
         mean: Subtracted after scaling, per channel or per input, or None.
         std: Divided by after that, per channel or per input, or None.
-        augment: Random changes to images during training, or None. Only :meth:`for_epoch` applies
-            them; every other method returns images unchanged.
+        augment: Random changes to images during training; None leaves them to the learning
+            method's settings. Only :meth:`for_epoch` applies them; every other method returns
+            images unchanged.
     """
 
     images: Tensor
@@ -168,7 +169,7 @@ class Samples:
 
     def for_epoch(self, generator: torch.Generator) -> Samples | Varied:
         """The samples of one epoch, with random changes drawn from ``generator``, if any."""
-        if self.augment is None:
+        if not self.augment:
             return self
         drawn = self.augment.draw(len(self), generator)
         return Varied(self, self.augment, drawn.to(self.labels.device))
@@ -307,11 +308,11 @@ class JoinedSamples:
     @property
     def augment(self) -> Augment | None:
         """The random changes of the first part that has any, or None."""
-        return next((part.augment for part in self.parts if part.augment is not None), None)
+        return next((part.augment for part in self.parts if part.augment), None)
 
     def for_epoch(self, generator: torch.Generator) -> JoinedSamples:
         """The samples of one epoch, with the random changes of each part."""
-        if self.augment is None:
+        if not self.augment:
             return self
         return JoinedSamples(tuple(part.for_epoch(generator) for part in self.parts))
 

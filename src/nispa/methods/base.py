@@ -19,6 +19,7 @@ from torch import Tensor
 from nispa.base.config import setting, settings
 from nispa.base.seeding import stream
 from nispa.base.shapes import Shape
+from nispa.data.augment import OFF, parse_augment
 from nispa.data.tasks import JoinedSamples, Samples, Task, TaskInfo
 from nispa.errors import ConfigError, NotLearnedError, unknown_name
 
@@ -28,7 +29,7 @@ from nispa.methods.carried import MethodState as MethodState
 from nispa.methods.carried import Part as Part
 from nispa.methods.carried import Tally
 from nispa.methods.carried import count as count
-from nispa.methods.checks import check_classes, check_fit
+from nispa.methods.checks import check_augment, check_classes, check_fit
 from nispa.methods.defaults import PUBLISHED_K, RULES, SHARE_FACTOR, Facts
 from nispa.methods.events import Adoption as Adoption
 from nispa.methods.events import Event as Event
@@ -75,11 +76,17 @@ class MethodConfig(OptimiserConfig):
         "what a task adds: outputs of its own, new classes among all seen, or other images of the "
         "same classes",
     )
+    augment: str = setting(
+        OFF,
+        "random changes to training images, new in each epoch: shift, crop and flip, such as "
+        "shift:3,flip; or off",
+    )
     derived: tuple[str, ...] = setting(
         (), "settings that follow the data of each task instead, by their names"
     )
 
     def __post_init__(self) -> None:
+        parse_augment(self.augment, 1)
         for name in self.derived:
             able = [each for each in RULES if hasattr(self, each)]
             if name not in able:
@@ -127,6 +134,7 @@ def derive(
     seen = {label for info in earlier for label in info.classes}
     facts = Facts(
         images=len(task.train) * (1 + len(earlier) if rehearses else 1),
+        shape=problem.input_shape,
         classes=len(set(task.classes) - seen),
         outputs=problem.outputs - len(seen),
         optimiser=config.optimiser,
@@ -135,7 +143,8 @@ def derive(
         k=getattr(config, "k", PUBLISHED_K),
         share_factor=getattr(config, "share_factor", SHARE_FACTOR),
     )
-    return {name: RULES[name](facts) for name in config.derived}
+    decided = {"augment"} if task.train.augment is not None else set()
+    return {name: RULES[name](facts) for name in config.derived if name not in decided}
 
 
 class Method(ABC):
@@ -277,9 +286,17 @@ class Method(ABC):
         self.config = replace(self.given, **values) if values else self.given
         if not self.learned:  # learning may have made paths since, or cut them
             self.check_paths(task.classes)
-        report = yield from self.learn_task(task)
+        report = yield from self.learn_task(self.varied(task))
         self.learned.append(task.info)
         return report
+
+    def varied(self, task: Task) -> Task:
+        """The task with the random changes to its images that the settings ask for."""
+        train = task.train
+        if train.augment is not None:
+            return task
+        augment = parse_augment(self.config.augment, min(train.shape[1:], default=1))
+        return replace(task, train=replace(train, augment=augment)) if augment else task
 
     @abstractmethod
     def learn_task(self, task: Task) -> Learning:
@@ -459,6 +476,8 @@ class Method(ABC):
         Raises:
             ScenarioError: It has classes seen before or new ones, one class, or too few images.
             CapacityError: Its images or classes do not fit the network.
+            ConfigError: It varies its images, and so do the settings.
         """
         check_fit(task, self.problem)
+        check_augment(task, self.given)
         check_classes(self, task, earlier)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nispa.base.shapes import Shape, is_image
+from nispa.data.augment import OFF
 from nispa.network.models import ARCHITECTURES
 
 CONVNET_FROM = 16
@@ -24,8 +25,9 @@ MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 50, 1000, 5
 """Of a phase."""
 EPOCHS_IN_ONE = 8
 """How many times these epochs a whole fit takes, with at least sixteen times these updates."""
-LEAST_PHASES, PUBLISHED_K = 7, 30.0
-"""Phases after which a task may end, with the published schedule."""
+FEWEST_PHASES, LEAST_PHASES, PUBLISHED_K = 2, 7, 30.0
+"""Phases after which a task may end: where a last fit starts afresh; and where it does not, with
+the published schedule."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Facts:
 
     Attributes:
         images: Training images of an epoch.
+        shape: The shape of one.
         classes: Classes that no earlier task had.
         outputs: Outputs that no earlier task took, those of this task included.
         optimiser: Name of the optimiser.
@@ -49,6 +52,7 @@ class Facts:
     optimiser: str = "adam"
     kind: str = "convnet"
     k: float = PUBLISHED_K
+    shape: Shape = ()
     incremental: str = "task"
     share_factor: float = SHARE_FACTOR
 
@@ -117,11 +121,20 @@ def epochs(facts: Facts) -> int:
 
 
 def min_phases(facts: Facts) -> int:
-    """Seven: fewer would leave a task with fewer updates than in one go.
+    """Two, as few as there can be, where a last fit trains the values afresh; else seven.
 
-    With a faster schedule fewer, or tau would have fallen too far by then for accuracy to return.
+    Phases choose the units then, and more of them only leave a task with less than its share.
+    Without that fit, a task that ends sooner has had fewer updates than in one go. With a faster
+    schedule fewer than seven, or tau would have fallen too far by then for accuracy to return.
     """
-    return max(2, min(LEAST_PHASES, int(LEAST_PHASES * facts.k / PUBLISHED_K)))
+    if settle_fresh(facts):
+        return FEWEST_PHASES
+    return max(FEWEST_PHASES, min(LEAST_PHASES, int(LEAST_PHASES * facts.k / PUBLISHED_K)))
+
+
+def settle_fresh(facts: Facts) -> bool:
+    """Where tasks have outputs of their own; else plastic values hold what was learned before."""
+    return facts.incremental == "task"
 
 
 def unit_share(facts: Facts) -> float:
@@ -134,16 +147,25 @@ def unit_share(facts: Facts) -> float:
     return 1.0 if own >= left else min(1.0, facts.share_factor * own / left)
 
 
+def augment(facts: Facts) -> str:
+    """Crops of images that are large enough for a ConvNet, moved by up to an eighth of a side.
+
+    They are not mirrored: left and right may be what tells classes apart.
+    """
+    return "crop" if architecture(facts.shape) == "convnet" else OFF
+
+
 RULES: Mapping[str, Callable[[Facts], Any]] = {
     "learning_rate": lambda facts: ARCHITECTURES[facts.kind].learning_rates[facts.optimiser],
     "batch_size": batch_size,
+    "augment": augment,
     "decay": lambda _: "linear",
     "keep": lambda _: "last",
     "epochs": epochs,
     "retrain_epochs": lambda facts: epochs(facts) // 2,
     "epochs_per_phase": epochs_per_phase,
     "settle_epochs": epochs,
-    "settle_fresh": lambda facts: facts.incremental == "task",
+    "settle_fresh": settle_fresh,
     "restart_level": lambda facts: facts.incremental == "task" and facts.kind in ("mlp", "convnet"),
     "refill": lambda _: True,
     "min_phases": min_phases,

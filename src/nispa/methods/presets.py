@@ -25,6 +25,7 @@ from typing import Any
 
 from nispa.base.config import as_json, build, canonical_keys, describe
 from nispa.base.shapes import Shape
+from nispa.data.augment import parse_augment
 from nispa.errors import ConfigError, UnknownNameError, unknown_name
 from nispa.methods import METHODS, defaults, method_class
 from nispa.methods.base import Method, MethodConfig
@@ -183,6 +184,7 @@ def resolve(
     )
     check_network(method, settings.network)
     _check_by_hand(settings)
+    parse_augment(settings.config.augment, min(input_shape[1:], default=1)).check(input_shape)
     able = method_class(method).incremental
     if settings.config.incremental not in able:
         raise ConfigError(

@@ -216,7 +216,7 @@ class SparseNetwork(nn.Module):
             The prepared data set; or ``samples`` itself if compiled kernels do not run, the pixels
             do not fit the budget, or images are augmented in each epoch.
         """
-        if getattr(samples, "augment", None) is not None:
+        if getattr(samples, "augment", None):
             return samples
         if len(samples) and samples.labels.is_cuda:
             return self._ready(samples, budget)
