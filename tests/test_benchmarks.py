@@ -17,6 +17,7 @@ import torch
 from benchmarks import (
     any_model,
     bounds,
+    family,
     gpu,
     kernels,
     memory,
@@ -47,10 +48,13 @@ from nispa.data.named import build_scenario
 from nispa.data.tasks import Samples
 from nispa.kernels.dispatch import in_use
 from nispa.kernels.native import library
+from nispa.methods.presets import resolve
 from nispa.network.layers import SparseConv2d, SparseLayer
 from nispa.network.models import NetworkConfig, SparseNetwork, build_network
 from nispa.runs.folder import RunFolder
 from nispa.runs.record import measured
+from nispa.sweep.plan import read_plan
+from nispa.sweep.search import parse_range
 from nispa.training.fit import ClassMask
 
 from .records import record
@@ -515,6 +519,21 @@ def test_methods_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: Path
         ["| c, variant 1", "2", "81.25 (0.00)", "81.25 (0.00)", "–", "12.50 (0.00)"],
         ["| c, variant 2", "1", "81.25", "81.25", "–", "12.50"],
     ]
+
+
+@pytest.mark.parametrize("contestant", family.CONTESTANTS, ids=lambda each: each.method)
+def test_both_ends_of_every_range_are_settings(
+    contestant: family.Contestant, tmp_path: Path
+) -> None:
+    for end in (0, 1):
+        ranges = dict(map(parse_range, contestant.ranges))
+        params = {name: limits[end] for name, limits in ranges.items()}
+        text = "\n".join(family.lines([(contestant, params)], "split-digits", 0.2))
+        (tmp_path / "plan.toml").write_text(text)
+        cells = list(read_plan(tmp_path / "plan.toml").cells())
+        assert {cell.seed for cell in cells} == set(family.SEEDS)
+        for cell in cells:
+            resolve(cell.method, "default", cell.scenario, (1, 8, 8), dict(cell.given))
 
 
 def test_steps_on_a_graphics_card_are_measured_beside_masked_ones(
