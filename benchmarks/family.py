@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nispa.sweep.search import best, open_study
-
 SEEDS = (0, 19, 42, 2022, 31415)
 SEARCH_SEED = 7
 RATE = "learning_rate=0.0003..0.03:log"
@@ -88,6 +86,8 @@ def nispa(*words: str) -> None:
 
 def searched(contestant: Contestant, options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were best on validation images."""
+    from nispa.sweep.search import best, open_study  # its library need not be there for the rest
+
     out = options.out / f"search-{contestant.method}"
     ranges = [word for text in contestant.ranges for word in ("--range", text)]
     sets = [

@@ -54,9 +54,9 @@ from nispa.network.models import NetworkConfig, SparseNetwork, build_network
 from nispa.runs.folder import RunFolder
 from nispa.runs.record import measured
 from nispa.sweep.plan import read_plan
-from nispa.sweep.search import parse_range
 from nispa.training.fit import ClassMask
 
+from .extent import optional
 from .records import record
 
 BATCH = 32
@@ -525,6 +525,9 @@ def test_methods_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: Path
 def test_both_ends_of_every_range_are_settings(
     contestant: family.Contestant, tmp_path: Path
 ) -> None:
+    optional("optuna")
+    from nispa.sweep.search import parse_range
+
     for end in (0, 1):
         ranges = dict(map(parse_range, contestant.ranges))
         params = {name: limits[end] for name, limits in ranges.items()}
