@@ -92,7 +92,9 @@ def test_plain_output_has_a_line_for_each_phase_and_task(capsys: Capture, npz: P
     ended = call(capsys, "run", "split", "--dataset", npz, "--out", "here", *SMALL)
     lines = ended.out.splitlines()
     assert lines[0] == "split, nispa, task-incremental (told the task), preset default, seed 0"
-    assert lines.pop(1).startswith("derived from the data: architecture mlp, ")
+    derived = lines.pop(1)
+    assert derived.startswith("network: architecture mlp, hidden 12-12, ")
+    assert "; derived from the data: learning_rate 0.01, " in derived
     assert lines[1] == "2 tasks; the record goes to here"
     assert sum(" phase " in line for line in lines) == 8  # two tasks: three phases, a last fit
     assert re.match(r"task 1/2 0-1: phase 1 \(of at most 3\), validation [\d.]+ %, tau -", lines[2])

@@ -18,6 +18,7 @@ from nispa.base.seeding import stream
 from nispa.data.augment import Augment, parse_augment
 from nispa.data.digits import load_digits
 from nispa.data.named import build_scenario
+from nispa.data.own_tasks import from_tasks
 from nispa.data.permuted import permuted
 from nispa.data.scenarios import split
 from nispa.data.tasks import JoinedSamples, Samples, Varied, pack, unpack
@@ -26,6 +27,7 @@ from nispa.methods import METHODS
 from nispa.methods.base import Problem
 from nispa.methods.presets import resolve
 from nispa.network.models import NetworkConfig, Prepared, build_network
+from nispa.runs.record import read_record
 from nispa.runs.runner import Experiment, resume, run
 from nispa.training import fit as training
 from tests.methods.toy import FAST
@@ -85,7 +87,7 @@ def test_texts(text: str, expected: Augment) -> None:
 @pytest.mark.parametrize("text", ["", "turn", "shift,shift", "flip:2", "shift:-1", "shift:x", ","])
 def test_wrong_texts(text: str) -> None:
     with pytest.raises(ConfigError, match=r"augment=.* must be some of shift, crop and flip"):
-        build_scenario("split-digits", seed=0, options={"augment": text})
+        resolve("nispa", "default", "split-digits", (1, 8, 8), {"augment": text})
 
 
 @pytest.mark.parametrize(
@@ -101,11 +103,6 @@ def test_wrong_values(values: dict[str, Any], reason: str) -> None:
         Augment(**values)
 
 
-def test_images_that_are_too_small() -> None:
-    with pytest.raises(ConfigError, match="shift=8 must be less than a side of images of 8x8"):
-        build_scenario("split-digits", seed=0, options={"augment": "shift:8"})
-
-
 @pytest.mark.parametrize("shape", [(9,), (1, 1, 9), (3, 9)])
 def test_only_images_are_varied(shape: tuple[int, ...]) -> None:
     samples = Samples(torch.zeros(2, *shape), torch.zeros(2, dtype=torch.int64), augment=Augment())
@@ -119,9 +116,8 @@ def whole(samples: Any) -> Tensor:
 
 
 def test_training_images_alone_vary_and_only_in_an_epoch() -> None:
-    options = {"augment": "shift:2,flip"}
-    task = build_scenario("split-digits", seed=0, options=options).tasks[0]
     plain = build_scenario("split-digits", seed=0).tasks[0]
+    task = experiment("nispa", "shift:2,flip").method().varied(plain)
     for part in ("train", "validation", "test"):
         assert torch.equal(whole(getattr(task, part)), whole(getattr(plain, part)))
     assert (task.validation.augment, task.test.augment) == (None, None)
@@ -137,8 +133,9 @@ def test_training_images_alone_vary_and_only_in_an_epoch() -> None:
 
 def test_pixels_change_places_after_images_vary() -> None:
     augment = Augment(shift=1)
-    scenario = permuted(load_digits(), tasks=2, seed=0, augment=augment)
-    first, second = (task.train.for_epoch(stream(0, "a")) for task in scenario.tasks)
+    scenario = permuted(load_digits(), tasks=2, seed=0)
+    samples = [replace(task.train, augment=augment) for task in scenario.tasks]
+    first, second = (each.for_epoch(stream(0, "a")) for each in samples)
     order = scenario.tasks[1].train.pixel_order
     assert order is not None
     rows = [task.train.rows for task in scenario.tasks]
@@ -155,7 +152,7 @@ def test_pixels_change_places_after_images_vary() -> None:
 
 
 def test_samples_keep_it_when_joined_packed_and_prepared() -> None:
-    train = split(load_digits(), augment=Augment(flip=True)).tasks[0].train
+    train = replace(split(load_digits()).tasks[0].train, augment=Augment(flip=True))
     tensors, values = pack(train, "x.")
     assert unpack(tensors, values, "x.").augment == Augment(flip=True)
     assert "augment" not in pack(replace(train, augment=None), "x.")[1]
@@ -174,9 +171,9 @@ def test_samples_keep_it_when_joined_packed_and_prepared() -> None:
 
 
 def experiment(method: str, augment: str | None = "shift:1,flip") -> Experiment:
-    options = {} if augment is None else {"augment": augment}
-    scenario = build_scenario("split-digits", seed=0, options=options | {"tasks": [[0, 1], [2, 3]]})
+    scenario = build_scenario("split-digits", seed=0, options={"tasks": [[0, 1], [2, 3]]})
     given: dict[str, Any] = {"hidden": (16, 12), "density": 0.6, "batch_size": 64}
+    given |= {} if augment is None else {"augment": augment}
     given |= FAST.get(method, {"epochs": 3})
     given |= {"epochs": 2} if "epochs" in given else {"epochs_per_phase": 2}
     if method.startswith("nispa"):
@@ -264,20 +261,6 @@ def _noting(batch: Any, seen: list[Varied]) -> Any:
     return noted
 
 
-@pytest.mark.parametrize("method", ["nispa", "er", "joint", "supsup", "stl"])
-def test_other_ways_of_learning_vary_images_too(
-    method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Varied] = []
-    monkeypatch.setattr(Varied, "batch", _noting(Varied.batch, seen))
-    learner = Learner(method, input_shape=(1, 8, 8), classes=4, hidden=(8,), augment="shift:1")
-    images, labels = photos()
-    learner.learn(images, labels)
-    learner.learn(images, labels + 2)
-    assert {varied.augment for varied in seen} == {Augment(shift=1)}
-    assert len({id(varied.samples) for varied in seen}) > 1, "in each task"
-
-
 def test_a_saved_learner_goes_on_varying(tmp_path: Path) -> None:
     images, labels = photos()
     learner = learned(augment="shift:1")
@@ -288,19 +271,27 @@ def test_a_saved_learner_goes_on_varying(tmp_path: Path) -> None:
     assert torch.equal(weights(learner), weights(loaded))
 
 
-def test_a_scenario_that_varies_its_images_and_the_settings_exclude_each_other() -> None:
-    chosen = resolve("finetune", "default", "split-digits", (1, 8, 8), {"augment": "flip"})
-    Experiment(build_scenario("split-digits", seed=0), chosen, 0, "cpu").method()
-    for word in ("shift:1", "off"):
-        scenario = build_scenario("split-digits", seed=0, options={"augment": word})
-        with pytest.raises(ConfigError, match=r"augment=flip: .* varies its images itself"):
-            Experiment(scenario, chosen, 0, "cpu").method()
+def test_a_run_that_is_loaded_goes_on_as_it_was_told(tmp_path: Path) -> None:
+    """Not by what the data would say."""
+    images = np.random.default_rng(0).random((40, 16, 16))
+    scenario = from_tasks([(images, np.arange(40) % 2)], seed=0, shared_classes=True)
+    network = {"channels": (4, 4, 4, 4), "fc": (8,), "density": 0.5, "epochs": 1}
+    for word in ("off", "flip"):
+        given = network | {"augment": word, "incremental": "domain"}
+        chosen = resolve("finetune", "default", scenario.name, (1, 16, 16), given)
+        assert "epochs_per_phase" not in chosen.config.derived
+        finish(run(Experiment(scenario, chosen, 0), tmp_path / word))
+        loaded = Learner.load(tmp_path / word)
+        loaded.learn(images, np.arange(40) % 2)
+        assert loaded.method.config.augment == word
+        assert read_record(tmp_path / word).config["method"]["augment"] == word  # type: ignore[call-overload, index]
 
 
 @pytest.mark.parametrize(
     ("shape", "word", "said"),
     [
         ((9,), "flip", "augment must be off for rows of"),
+        ((2, 9), "crop", "augment must be off for series of 2 channels"),
         ((1, 8, 8), "shift:8", "shift=8 must be less than a side of images of 8x8"),
         ((1, 8, 8), "turn", "augment=turn must be some of shift, crop and flip"),
     ],

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from nispa.base.config import describe
-from nispa.data.augment import Augment
 from nispa.data.named import SCENARIOS, build_scenario, parse_tasks, resolve_options
 from nispa.errors import ConfigError, DataError, ScenarioError, UnknownNameError
 from tests.data.makers import labels, pixels, write_mnist
@@ -162,8 +161,7 @@ def test_efmnist_on_the_real_files(data_dir: Path) -> None:
     # Options that came later are recorded only if they are given: old runs keep their identity.
     assert set(made.settings["options"]) == {"validation", "normalise"}
 
-    options = {"augment": "shift:1", "class_order": "seeded"}
+    options = {"class_order": "seeded"}
     other = build_scenario("efmnist", seed=0, folder=data_dir, download=False, options=options)
     assert options.items() <= other.settings["options"].items()
-    assert {task.train.augment for task in other.tasks} == {Augment(shift=1)}
     assert [task.classes for task in other.tasks] != [task.classes for task in made.tasks]

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from nispa.base.seeding import stream
 from nispa.data.arrays import from_arrays
-from nispa.data.augment import Augment
 from nispa.data.dataset import ImageData, digest, share_of
 from nispa.data.digits import load_digits
 from nispa.data.own_tasks import from_tasks
@@ -264,10 +263,6 @@ def test_efmnist_numbers_its_outputs() -> None:
             assert (values[:, 0, 0, 0] * 255).round().tolist() == shown.tolist()
     assert len({tuple(task.classes for task in other.tasks) for other in seeded}) == 3
     assert len({[task.name for task in other.tasks].index("fashion-mnist") for other in seeded}) > 1
-
-    varied = efmnist(emnist, fashion, augment=Augment(shift=1)).tasks[0]
-    assert varied.train.augment == Augment(shift=1)
-    assert varied.test.augment is varied.validation.augment is None
 
 
 @settings(max_examples=60, deadline=None)

@@ -18,7 +18,7 @@ from nispa.data.permuted import pixel_order
 from nispa.data.shaping import Shaping
 from nispa.data.sources import load
 from nispa.data.torch_dataset import from_torch
-from nispa.errors import ConfigError, DataError, NispaError
+from nispa.errors import DataError, NispaError
 from tests.data.test_pictures import write, write_folders
 
 SERIES = np.random.default_rng(0).normal(0, 3, (80, 2, 5)).astype(np.float32)
@@ -102,10 +102,6 @@ def test_what_is_for_images_alone(tmp_path: Path) -> None:
     for shaping in (Shaping(resize=(4, 4)), Shaping(crop=True), Shaping(grey=True)):
         with pytest.raises(DataError, match="series of 2 channels and 5 steps are no images"):
             load(tmp_path / "own.npz", series=True, shaping=shaping)
-    for augment in ("shift:1", "flip", "crop"):
-        options = {"dataset": str(tmp_path / "own.npz"), "series": True, "augment": augment}
-        with pytest.raises(ConfigError, match="augment must be off for series of 2 channels"):
-            build_scenario("split", seed=0, options=options)
 
 
 @pytest.mark.parametrize("normalise", [False, True])

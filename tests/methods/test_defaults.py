@@ -14,10 +14,7 @@ from sklearn.datasets import load_digits
 
 from nispa import Learner
 from nispa.base.config import as_json, describe
-from nispa.data.augment import Augment
-from nispa.data.dataset import ImageData
 from nispa.data.own_tasks import from_tasks
-from nispa.data.scenarios import split
 from nispa.data.sources import load
 from nispa.errors import ConfigError, UnknownNameError
 from nispa.methods import METHODS, method_class
@@ -148,8 +145,10 @@ def test_images_for_a_convnet_are_varied(shape: tuple[int, ...], word: str) -> N
 def test_the_line_tells_ranges_over_tasks() -> None:
     tasks = [{"batch_size": 32, "decay": "linear"}, {"batch_size": 16, "decay": "linear"}]
     line = sentence({"channels": (4, 8)}, tasks)
-    assert line == "derived from the data: channels 4-8, batch_size 16 to 32, decay linear"
-    assert sentence({}, []) == ""
+    assert line == (
+        "network: channels 4-8; derived from the data: batch_size 16 to 32, decay linear"
+    )
+    assert sentence({"channels": (4, 8)}, []) == ""
 
 
 # --- Where they apply ----------------------------------------------------------------------------
@@ -308,23 +307,10 @@ def test_the_record_keeps_what_each_task_derived(tmp_path: Path) -> None:
     assert record.config["method"]["batch_size"] == 8  # type: ignore[call-overload, index]
 
 
-@pytest.mark.parametrize(
-    ("augment", "derived"), [(None, ["crop"]), (Augment(), []), (Augment(flip=True), [])]
-)
-def test_a_scenario_that_says_how_images_vary_leaves_nothing_to_derive(
-    augment: Augment | None, derived: list[str]
-) -> None:
-    images = torch.rand(40, 1, 16, 16)
-    labels = torch.arange(40) % 2
-    data = ImageData("x", images, labels, images, labels, ("0", "1"), 1.0, "own")
-    scenario = split(data, classes_per_task=2, seed=0, augment=augment)
-    settings = resolve("finetune", "default", scenario.name, scenario.input_shape, outputs=2)
-    line = derived_line(scenario, settings)
-    assert [word for word in ("crop", "flip", "off") if f"augment {word}" in line] == derived
-    method = Experiment(scenario, settings, 0).method()
-    learning = method.learn(scenario.tasks[0])
-    next(learning)
-    assert method.config.augment == (derived or ["off"])[0]
+def test_a_value_that_is_set_follows_nothing() -> None:
+    for given in ({"unit_share": 0.3}, {"unit_share": "0.3", "derived": "unit_share"}):
+        found = resolve("nispa", "best", "efmnist", (1, 28, 28), given).config
+        assert (found.unit_share, found.derived) == (0.3, ())  # type: ignore[attr-defined]
 
 
 def test_a_run_without_rules_says_nothing() -> None:
@@ -363,6 +349,20 @@ def test_a_faster_schedule_may_end_a_task_earlier(k: float, phases: int) -> None
     shared = replace(facts(1000), k=k, incremental="class")
     assert min_phases(shared) == phases
     assert min_phases(replace(shared, incremental="task")) == 2, "its last fit starts afresh"
+    assert min_phases(replace(shared, fresh=True)) == 2
+    assert min_phases(replace(shared, incremental="task", fresh=False)) == phases
+
+
+@pytest.mark.parametrize(
+    ("given", "phases"),
+    [({}, 2), ({"settle_epochs": 0}, 7), ({"settle_fresh": False}, 7), ({"settle_epochs": 3}, 2)],
+)
+def test_without_a_last_fit_afresh_a_task_needs_more_phases(
+    given: dict[str, Any], phases: int
+) -> None:
+    learner = Learner(input_shape=(1, 8, 8), classes=4, hidden=(8,), max_phases=3, **given)
+    learner.learn(*toy(0))
+    assert learner.method.config.min_phases == phases
 
 
 def test_a_memory_follows_the_number_of_classes() -> None:

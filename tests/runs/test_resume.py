@@ -29,7 +29,7 @@ from nispa.runs.checkpoints import FOLDER, FORMAT, Checkpoints
 from nispa.runs.curve import Curve, as_csv
 from nispa.runs.folder import NETWORK, NEWER_NETWORK, PROGRESS, RunFolder
 from nispa.runs.record import RECORD, Record, comparable, read_record
-from nispa.runs.runner import Experiment, TaskEnd, resume, run
+from nispa.runs.runner import OTHER_CODE, Experiment, Notice, TaskEnd, TaskStart, resume, run
 from nispa.training import fit as training
 from nispa.training.pausing import FitPause
 from tests.extent import one_of_each_kind
@@ -251,6 +251,23 @@ def test_what_was_begun_by_another_version_says_which(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run").write_record(earlier)
     with pytest.raises(InputError, match=r"begun with another version \(0\.0\.9, now \d"):
         next(resume(experiment("finetune"), tmp_path / "run"))
+
+
+@pytest.mark.parametrize("stopped", [TaskStart, TaskEnd])
+def test_a_run_that_other_code_began_says_so_once(stopped: type, tmp_path: Path) -> None:
+    """In its first task, and after it."""
+    for name, code in (("other", "0" * 64), ("same", None)):
+        running = run(experiment("finetune"), tmp_path / name)
+        assert any(isinstance(event, stopped) for event in running)
+        running.close()
+        begun = read_record(tmp_path / name)
+        assert bool(begun.per_task) == (stopped is TaskEnd)
+        if code:
+            RunFolder(tmp_path / name).write_record(begun.model_copy(update={"code": code}))
+        events = list(resume(experiment("finetune"), tmp_path / name))
+        told = [event.text for event in events if isinstance(event, Notice)]
+        assert told.count(OTHER_CODE) == (name == "other")
+        assert read_record(tmp_path / name).notes.count(OTHER_CODE) == (name == "other")
 
 
 def test_a_run_from_before_a_setting_came_is_resumed_as_it_was(tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ incremental_option = click.option(
     help="What a task adds: task (outputs of its own), class (new classes among all seen) or "
     "domain (other images of the same classes); the method's own choice by default.",
 )
+augment_option = click.option(
+    "--augment",
+    metavar="WORDS",
+    help="Random changes to training images: shift, crop and flip, such as crop:3,flip; or off. "
+    "The same as --set augment=WORDS.",
+)
 data_option = click.option(
     "--data",
     type=PATH,
@@ -301,18 +307,21 @@ def with_models(
     return settings
 
 
-def settings_given(pairs: tuple[str, ...], kind: str | None) -> dict[str, str]:
-    """The settings of ``--set`` and ``--incremental`` together.
+def settings_given(
+    pairs: tuple[str, ...], kind: str | None, augment: str | None = None
+) -> dict[str, str]:
+    """The settings of ``--set``, ``--incremental`` and ``--augment`` together.
 
     Raises:
         InputError: They contradict each other, or see :func:`pairs_given`.
     """
     settings = pairs_given("--set", pairs, "KEY=VALUE, such as --set density=0.1")
-    if kind is not None and settings.setdefault("incremental", kind) != kind:
-        raise ConfigError(
-            f"--incremental {kind} and --set incremental={settings['incremental']} contradict each "
-            "other; give one of them"
-        )
+    for name, value in (("incremental", kind), ("augment", augment)):
+        if value is not None and settings.setdefault(name, value) != value:
+            raise ConfigError(
+                f"--{name} {value} and --set {name}={settings[name]} contradict each other; give "
+                "one of them"
+            )
     return settings
 
 

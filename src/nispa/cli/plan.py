@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nispa.cli.options import (
+    augment_option,
     data_option,
     device_option,
     method_option,
@@ -92,6 +93,7 @@ def _factors(ctx: click.Context, param: click.Parameter, value: str | None) -> l
 )
 @method_option
 @preset_option
+@augment_option
 @model_option("A network; see: nispa list models.")
 @seed_option("Everything random is derived from it.")
 @data_option
@@ -107,6 +109,7 @@ def plan(
     densities: list[float],
     method: str,
     preset: str,
+    augment: str | None,
     model: str | None,
     seed: int,
     data: Path | None,
@@ -131,7 +134,7 @@ def plan(
     from nispa.methods.presets import resolve
     from nispa.runs.planning import resized
 
-    given = with_model(settings_given(pairs, None), model)
+    given = with_model(settings_given(pairs, None, augment), model)
     options = {name: value for name, value in options.items() if value is not None}
     check_options(scenario, options, given)
     config = resolve(method, preset, scenario, ANY_SHAPE, given).config

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nispa.cli.options import (
+    augment_option,
     cache_option,
     checkpoint_option,
     data_option,
@@ -73,6 +74,7 @@ Examples:
 @method_option
 @preset_option
 @incremental_option
+@augment_option
 @model_option(
     "A network (see: nispa list models), or package.module:function that builds one from the shape "
     "of a sample and the number of classes; by default one that suits the data."
@@ -94,6 +96,7 @@ def run(
     method: str,
     preset: str,
     incremental: str | None,
+    augment: str | None,
     model: str | None,
     seed: int,
     data: Path | None,
@@ -124,7 +127,7 @@ def run(
     from nispa.runs.runner import run as start
     from nispa.trackers import open_trackers
 
-    settings = with_model(settings_given(pairs, incremental), model)
+    settings = with_model(settings_given(pairs, incremental, augment), model)
     options = {name: value for name, value in options.items() if value is not None}
     check_options(scenario, options, settings)
     # Settings are checked before the data are read, which may take long. The shape of the images

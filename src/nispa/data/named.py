@@ -11,8 +11,6 @@ from typing import Any, ClassVar, Literal
 from nispa.base.arguments import seed_of
 from nispa.base.config import as_json, build, canonical_keys, describe, setting, settings
 from nispa.base.modes import usual_modes
-from nispa.base.shapes import Shape
-from nispa.data.augment import Augment, parse_augment
 from nispa.data.catalog import Remote
 from nispa.data.dataset import ImageData, Progress
 from nispa.data.permuted import permuted
@@ -27,7 +25,7 @@ from nispa.errors import ConfigError, either, unknown_name
 class TaskOptions:
     """What every scenario of images lets one choose."""
 
-    later: ClassVar[tuple[str, ...]] = ("augment",)
+    later: ClassVar[tuple[str, ...]] = ()
     """Options added after the first records. A record stores them only if they differ from the
     default, so that older runs keep their identity."""
 
@@ -37,21 +35,6 @@ class TaskOptions:
     normalise: bool = setting(
         False, "subtract the mean of the training images and divide by their deviation"
     )
-    augment: str | None = setting(
-        None, "vary training images at random: shift, crop and flip, such as crop:3,flip; or off"
-    )
-
-    def __post_init__(self) -> None:
-        if self.augment is not None:
-            parse_augment(self.augment, 1)
-
-    def varying(self, shape: Shape) -> Augment | None:
-        """The random changes to training images of a shape, or None."""
-        if self.augment is None:
-            return None
-        found = parse_augment(self.augment, min(shape[1:], default=1))
-        found.check(shape)
-        return found
 
 
 @settings
@@ -79,7 +62,6 @@ class DataOptions(TaskOptions):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self.shaping()
         if self.normalise and self.standardise:
             raise ValueError("normalise and standardise contradict each other; give one of them")
@@ -303,14 +285,12 @@ def _refuse_beside(
 
 def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
     if isinstance(chosen, EfmnistOptions):
-        emnist = get("emnist-balanced", Reading())
         return efmnist(
-            emnist,
+            get("emnist-balanced", Reading()),
             get("fashion-mnist", Reading()),
             seed=seed,
             validation=chosen.validation,
             normalise=chosen.normalise,
-            augment=chosen.varying(emnist.shape),
             class_order=chosen.class_order,
         )
     if chosen.dataset is None:
@@ -329,7 +309,6 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
             validation=chosen.validation,
             normalise=chosen.normalise,
             name=name,
-            augment=chosen.varying(data.shape),
         )
     groups = None if chosen.tasks is None else parse_tasks(chosen.tasks)
     only = None
@@ -345,7 +324,6 @@ def _build(name: str, chosen: Options, seed: int, get: Load) -> Scenario:
         validation=chosen.validation,
         normalise=chosen.normalise,
         name=name,
-        augment=chosen.varying(data.shape),
     )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor
 from nispa.base.modes import usual_modes
 from nispa.base.seeding import stream
 from nispa.base.shapes import Shape, is_row
-from nispa.data.augment import Augment
 from nispa.data.dataset import ImageData, share_of
 from nispa.data.scenarios import VALIDATION, Scenario, make_task, preparation, select_classes
 from nispa.errors import ScenarioError
@@ -59,7 +57,6 @@ def permuted(
     validation: float = VALIDATION,
     normalise: bool = False,
     name: str = "permuted",
-    augment: Augment | None = None,
 ) -> Scenario:
     """Tasks with all classes and images of ``data``, each with its own order of pixels.
 
@@ -73,7 +70,6 @@ def permuted(
         validation: Share of each task's training images that becomes validation, rounded down.
         normalise: Subtract the mean and divide by the deviation of all training images.
         name: The name of the scenario.
-        augment: Random changes to training images, before their pixels are permuted.
 
     Raises:
         ScenarioError: A share is outside [0, 1], or there are no tasks.
@@ -102,8 +98,7 @@ def permuted(
         if order is not None and is_row(data.shape) and "mean" in how:
             for key in ("mean", "std"):  # one per feature, so it moves with its feature
                 kept[key] = tuple(how[key][place] for place in order.tolist())
-        varied = kept | {"augment": augment}
-        train = select_classes(data.train_images, data.train_labels, classes, outputs, **varied)
+        train = select_classes(data.train_images, data.train_labels, classes, outputs, **kept)
         test = select_classes(data.test_images, data.test_labels, classes, outputs, **kept)
         label = f"{each:.0%} permuted" if each else "as it is"
         made.append(make_task(index, label, outputs, train, test, seed=seed, validation=validation))
@@ -123,7 +118,6 @@ def permuted(
             "seed": seed,
             "validation": validation,
             "normalise": normalise,
-        }
-        | ({} if augment is None else {"augment": asdict(augment)}),
+        },
         columns=data.columns,
     )

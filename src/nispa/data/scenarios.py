@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, SupportsFloat
 
 import torch
@@ -16,7 +16,6 @@ from nispa.base.config import plain
 from nispa.base.modes import usual_modes
 from nispa.base.seeding import stream
 from nispa.base.shapes import Shape, is_row
-from nispa.data.augment import Augment
 from nispa.data.dataset import DataIdentity, ImageData, listed, share_of
 from nispa.data.tasks import Samples, Task
 from nispa.errors import ScenarioError
@@ -306,7 +305,6 @@ def split(
     normalise: bool = False,
     name: str = "split",
     task_names: Sequence[str] | None = None,
-    augment: Augment | None = None,
 ) -> Scenario:
     """Cuts the classes of one data set into tasks.
 
@@ -323,7 +321,6 @@ def split(
         normalise: Subtract the mean and divide by the deviation of all training images.
         name: The name of the scenario.
         task_names: Labels of the tasks; by default their classes, such as ``"0-1"``.
-        augment: Random changes to training images.
 
     Raises:
         ScenarioError: A class is unknown or used twice, or a task has a single class or no images.
@@ -342,8 +339,7 @@ def split(
     made = []
     for index, group in enumerate(groups):
         outputs = [output_of[label] for label in group]
-        varied = how | {"augment": augment}
-        train = select_classes(data.train_images, data.train_labels, group, outputs, **varied)
+        train = select_classes(data.train_images, data.train_labels, group, outputs, **how)
         test = select_classes(data.test_images, data.test_labels, group, outputs, **how)
         label = task_names[index] if task_names is not None else _task_name(group)
         share: dict[str, Any] = {"validation": validation, "names": names}
@@ -362,8 +358,7 @@ def split(
             "seed": seed,
             "validation": validation,
             "normalise": normalise,
-        }
-        | ({} if augment is None else {"augment": asdict(augment)}),
+        },
         columns=data.columns,
     )
 
@@ -406,7 +401,6 @@ def efmnist(
     seed: int = 0,
     validation: float = VALIDATION,
     normalise: bool = False,
-    augment: Augment | None = None,
     class_order: Literal["natural", "seeded"] = "natural",
 ) -> Scenario:
     """EFMNIST: 10, 13, 13 and 11 classes of EMNIST balanced, then Fashion-MNIST.
@@ -419,7 +413,6 @@ def efmnist(
         seed: Determines the validation images, and a seeded order.
         validation: As in :func:`split`.
         normalise: As in :func:`split`.
-        augment: As in :func:`split`.
         class_order: ``natural`` is the published one: classes as numbered. With ``seeded`` EMNIST's
             classes are shuffled before they are cut, and so are the five tasks.
 
@@ -455,8 +448,7 @@ def efmnist(
     for index, (data, group, first) in enumerate(parts):
         outputs = [first + label for label in group]
         how = preparation(data, normalise)
-        varied = how | {"augment": augment}
-        train = select_classes(data.train_images, data.train_labels, group, outputs, **varied)
+        train = select_classes(data.train_images, data.train_labels, group, outputs, **how)
         test = select_classes(data.test_images, data.test_labels, group, outputs, **how)
         label = f"emnist {_task_name(group)}" if data is emnist else "fashion-mnist"
         made.append(make_task(index, label, outputs, train, test, seed=seed, validation=validation))
@@ -473,6 +465,5 @@ def efmnist(
             "validation": validation,
             "normalise": normalise,
         }
-        | ({} if augment is None else {"augment": asdict(augment)})
         | ({} if class_order == "natural" else {"class_order": class_order}),
     )

@@ -81,9 +81,8 @@ class Samples:
             int64 over the flattened sample; None keeps the order.
         mean: Subtracted after scaling, per channel or per input, or None.
         std: Divided by after that, per channel or per input, or None.
-        augment: Random changes to images during training; None leaves them to the learning
-            method's settings. Only :meth:`for_epoch` applies them; every other method returns
-            images unchanged.
+        augment: Random changes to images during training, or None. Only :meth:`for_epoch` applies
+            them; every other method returns images unchanged.
     """
 
     images: Tensor

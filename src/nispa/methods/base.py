@@ -29,7 +29,7 @@ from nispa.methods.carried import MethodState as MethodState
 from nispa.methods.carried import Part as Part
 from nispa.methods.carried import Tally
 from nispa.methods.carried import count as count
-from nispa.methods.checks import check_augment, check_classes, check_fit
+from nispa.methods.checks import check_classes, check_fit
 from nispa.methods.defaults import PUBLISHED_K, RULES, SHARE_FACTOR, Facts
 from nispa.methods.events import Adoption as Adoption
 from nispa.methods.events import Event as Event
@@ -78,8 +78,8 @@ class MethodConfig(OptimiserConfig):
     )
     augment: str = setting(
         OFF,
-        "random changes to training images, new in each epoch: shift, crop and flip, such as "
-        "shift:3,flip; or off",
+        "random changes to training images, new in each epoch: shift, crop and flip, or off",
+        hint="pass crop:3,flip or off",
     )
     derived: tuple[str, ...] = setting(
         (), "settings that follow the data of each task instead, by their names"
@@ -132,6 +132,8 @@ def derive(
         own_heads: See :class:`Method`.
     """
     seen = {label for info in earlier for label in info.classes}
+    fits = getattr(config, "settle_epochs", 0) > 0 or "settle_epochs" in config.derived
+    fresh = None if "settle_fresh" in config.derived else getattr(config, "settle_fresh", False)
     facts = Facts(
         images=len(task.train) * (1 + len(earlier) if rehearses else 1),
         shape=problem.input_shape,
@@ -142,9 +144,9 @@ def derive(
         incremental="task" if own_heads else config.incremental,
         k=getattr(config, "k", PUBLISHED_K),
         share_factor=getattr(config, "share_factor", SHARE_FACTOR),
+        fresh=fresh if fits else False,
     )
-    decided = {"augment"} if task.train.augment is not None else set()
-    return {name: RULES[name](facts) for name in config.derived if name not in decided}
+    return {name: RULES[name](facts) for name in config.derived}
 
 
 class Method(ABC):
@@ -202,7 +204,12 @@ class Method(ABC):
             config: The method's own settings, of ``config_class``.
             seed: Source of all its random streams.
             device: Where to compute; by default the CPU.
+
+        Raises:
+            ConfigError: The samples are no images, or too small, to be varied as ``augment`` says.
         """
+        side = min(problem.input_shape[1:], default=1)
+        parse_augment(config.augment, side).check(problem.input_shape)
         self.problem = problem
         self.network_config = network
         self.given = self.config = config
@@ -291,12 +298,9 @@ class Method(ABC):
         return report
 
     def varied(self, task: Task) -> Task:
-        """The task with the random changes to its images that the settings ask for."""
-        train = task.train
-        if train.augment is not None:
-            return task
-        augment = parse_augment(self.config.augment, min(train.shape[1:], default=1))
-        return replace(task, train=replace(train, augment=augment)) if augment else task
+        """The task with the random changes to training images that the settings ask for."""
+        augment = parse_augment(self.config.augment, min(task.train.shape[1:], default=1))
+        return replace(task, train=replace(task.train, augment=augment)) if augment else task
 
     @abstractmethod
     def learn_task(self, task: Task) -> Learning:
@@ -476,8 +480,6 @@ class Method(ABC):
         Raises:
             ScenarioError: It has classes seen before or new ones, one class, or too few images.
             CapacityError: Its images or classes do not fit the network.
-            ConfigError: It varies its images, and so do the settings.
         """
         check_fit(task, self.problem)
-        check_augment(task, self.given)
         check_classes(self, task, earlier)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nispa.data.augment import OFF
 from nispa.data.tasks import Task, TaskInfo
-from nispa.errors import CapacityError, ConfigError, ScenarioError, either
+from nispa.errors import CapacityError, ScenarioError, either
 
 if TYPE_CHECKING:
-    from nispa.methods.base import Method, MethodConfig, Problem
+    from nispa.methods.base import Method, Problem
 
 
 def check_fit(task: Task, problem: Problem) -> None:
@@ -38,19 +37,6 @@ def check_fit(task: Task, problem: Problem) -> None:
                 f"{task.title} has no {part} images, which decide when to stop; "
                 "pass a validation share above 0, such as 0.1"
             )
-
-
-def check_augment(task: Task, config: MethodConfig) -> None:
-    """Whether the task or the settings decide how its images are varied, not both.
-
-    Raises:
-        ConfigError: Both do.
-    """
-    if task.train.augment is not None and config.augment != OFF:
-        raise ConfigError(
-            f"augment={config.augment}: {task.title} varies its images itself; leave one of the "
-            "two out"
-        )
 
 
 def check_classes(method: Method, task: Task, earlier: Sequence[TaskInfo]) -> None:

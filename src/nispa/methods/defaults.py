@@ -44,6 +44,7 @@ class Facts:
         k: Parameter of the tau schedule.
         incremental: What each task adds: ``"task"``, ``"class"`` or ``"domain"``.
         share_factor: See :func:`unit_share`.
+        fresh: Whether a last fit starts afresh, as the user says; None follows the rules.
     """
 
     images: int
@@ -55,6 +56,7 @@ class Facts:
     shape: Shape = ()
     incremental: str = "task"
     share_factor: float = SHARE_FACTOR
+    fresh: bool | None = None
 
     @property
     def updates(self) -> int:
@@ -127,7 +129,7 @@ def min_phases(facts: Facts) -> int:
     Without that fit, a task that ends sooner has had fewer updates than in one go. With a faster
     schedule fewer than seven, or tau would have fallen too far by then for accuracy to return.
     """
-    if settle_fresh(facts):
+    if settle_fresh(facts) if facts.fresh is None else facts.fresh:
         return FEWEST_PHASES
     return max(FEWEST_PHASES, min(LEAST_PHASES, int(LEAST_PHASES * facts.k / PUBLISHED_K)))
 
@@ -179,17 +181,20 @@ def sentence(network: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> 
     """The derived settings in one line; empty if there are none.
 
     Args:
-        network: Settings of the network that were.
+        network: Settings of the network, derived or given.
         tasks: Those of each task.
     """
-    parts = [f"{name} {_short(value)}" for name, value in network.items()]
+    parts = []
     for name in tasks[0] if tasks else ():
         values = [task[name] for task in tasks]
         if isinstance(values[0], str) or min(values) == max(values):
             parts.append(f"{name} {_short(values[0])}")
         else:
             parts.append(f"{name} {_short(min(values))} to {_short(max(values))}")
-    return f"derived from the data: {', '.join(parts)}" if parts else ""
+    if not parts:
+        return ""
+    sizes = ", ".join(f"{name} {_short(value)}" for name, value in network.items())
+    return f"network: {sizes}; derived from the data: {', '.join(parts)}"
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ Differences from the paper and its code:
 - The cross-entropy is over the classes seen so far (``class``) or those of the sample's own task
   (``task``); the published one is over all classes, later ones included. The logits that are held
   are those of all outputs, as published.
-- Images are augmented only if the scenario says so, remembered ones never.
+- New images vary as ``augment`` says, remembered ones never.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ normalised to length 1.
 
 Differences from the paper: its loss is a sum over classes; its published code takes the mean, as
 here. Differences from that code: its mean is over all classes, later ones included with target 0,
-and it adds mirrored images to exemplars' means; here images are not augmented. Herding takes no
-sample twice. The memory is shared to the last sample: the first classes may have one exemplar more.
+and it adds mirrored images to exemplars' means; here they are of the images as they are, and so are
+the targets of distillation, even if ``augment`` varies what is learned. Herding takes no sample
+twice. The memory is shared to the last sample: the first classes may have one exemplar more.
 """
 
 from __future__ import annotations

@@ -20,12 +20,11 @@ images.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nispa.base.config import as_json, build, canonical_keys, describe
 from nispa.base.shapes import Shape
-from nispa.data.augment import parse_augment
 from nispa.errors import ConfigError, UnknownNameError, unknown_name
 from nispa.methods import METHODS, defaults, method_class
 from nispa.methods.base import Method, MethodConfig
@@ -176,15 +175,16 @@ def resolve(
         architecture = str(for_network.get("architecture", network["architecture"]))
         network |= {**PAPER_NETWORK.get(architecture, {}), **PAPER_NETWORKS.get(method, {})}
         config |= PAPER_METHODS.get(method, {})
+    made = build(config_class, {**config, **for_method})
     settings = Settings(
         method,
         preset,
         build(NetworkConfig, {**network, **for_network}),
-        build(config_class, {**config, **for_method}),
+        # A value that is set follows nothing.
+        replace(made, derived=tuple(name for name in made.derived if name not in for_method)),
     )
     check_network(method, settings.network)
     _check_by_hand(settings)
-    parse_augment(settings.config.augment, min(input_shape[1:], default=1)).check(input_shape)
     able = method_class(method).incremental
     if settings.config.incremental not in able:
         raise ConfigError(

@@ -151,7 +151,10 @@ class Predictor:
     def _options(self) -> Any:
         """The options of the run's scenario, if it has any: how to shape images, for example."""
         known, options = SCENARIOS.get(self.record.scenario.name), self.record.scenario_options
-        return None if known is None or options is None else resolve_options(known, options)
+        if known is None or options is None:
+            return None
+        options.pop("augment", None)  # a setting of the method since; images to predict never vary
+        return resolve_options(known, options)
 
     def _prepared(self, part: Unlabelled, info: TaskInfo | None) -> Samples:
         how = self._input(info)

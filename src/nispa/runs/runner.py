@@ -209,7 +209,12 @@ def resume(
         if record.input_shape is None:
             experiment = replace(experiment, scenario=in_older_shape(experiment.scenario))
         method = experiment.method()
-        _check_same(record, first_record(experiment.scenario, experiment.settings, method), out)
+        wanted = first_record(experiment.scenario, experiment.settings, method)
+        _check_same(record, wanted, out)
+        if record.code not in (None, wanted.code) and OTHER_CODE not in record.notes:
+            record = record.model_copy(update={"notes": (*record.notes, OTHER_CODE)})
+            if record.per_task:  # else it is told with the other notes
+                yield Notice(len(record.per_task), OTHER_CODE)
         files = RunWriter(RunFolder(out), record, drawing)
         if record.per_task:
             method = _saved_method(experiment, files)
@@ -219,6 +224,12 @@ def resume(
 
 IDENTITY = ("version", "scenario", "data", "method", "seed", "incremental", "config", "tasks")
 """Fields of a record that a run and its continuation must agree on."""
+
+
+OTHER_CODE = (
+    "resumed by another state of the code than began it, whose rules and numbers may differ"
+)
+"""A note of such a run."""
 
 
 def _check_same(record: Record, wanted: Record, out: Path) -> None:
