@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,6 +179,20 @@ def test_a_run_of_an_older_version_predicts_as_far_as_it_can(
         made.model_copy(update={"class_names": (), "inputs": (), "scenario": plain})
     )
     assert set(answers(ask(old, "new")).values()) <= set(ANIMALS)  # the network file has them
+
+
+def test_a_run_that_varied_its_images_as_a_scenario_still_predicts(
+    learned: dict[str, Path], tmp_path: Path, ask: Ask
+) -> None:
+    """As scenarios once did."""
+    before = answers(ask("untold", "new"))
+    shutil.copytree(learned["untold"], tmp_path / "older")
+    record = read_record(learned["untold"])
+    call_ = record.scenario.settings
+    options = {**call_["options"], "augment": "shift:1"}  # type: ignore[dict-item]
+    scenario = record.scenario.model_copy(update={"settings": {**call_, "options": options}})
+    RunFolder(tmp_path / "older").write_record(record.model_copy(update={"scenario": scenario}))
+    assert answers(ask(str(tmp_path / "older"), "new")) == before
 
 
 def test_pixels_are_permuted_as_in_the_task(
