@@ -20,6 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nispa.base.config import describe
+from nispa.files import write_atomic
+from nispa.methods import method_class
+
 SEEDS = (0, 19, 42, 2022, 31415)
 SEARCH_SEED = 7
 RATE = "learning_rate=0.0003..0.03:log"
@@ -35,18 +39,18 @@ class Contestant:
         method: Its name.
         ranges: What ``nispa search`` takes as ``--range``.
         given: Settings of all its trials.
-        density: Whether there is a row at NISPA's density as well.
+        sparse: Whether there is a row at NISPA's density as well.
     """
 
     method: str
     ranges: tuple[str, ...]
     given: tuple[tuple[str, Any], ...] = ()
-    density: bool = True
+    sparse: bool = True
 
 
 CONTESTANTS = (
-    Contestant("nispa", (RATE, "accuracy_drop=0.3..1.5"), density=False),
-    Contestant("stl", (RATE,), density=False),
+    Contestant("nispa", (RATE, "accuracy_drop=0.3..1.5"), sparse=False),
+    Contestant("stl", (RATE,), sparse=False),
     Contestant("packnet", (RATE, "retrain_rate=0.03..1:log")),
     Contestant("wsn", (RATE, "capacity=0.1..0.7")),
     Contestant("piggyback", (RATE, "mask_rate=0.0001..0.01:log")),
@@ -55,22 +59,23 @@ CONTESTANTS = (
         "hat",
         ("learning_rate=0.02..0.5:log", "strength=0.1..2:log"),
         (("binary", True),),
-        density=False,
+        sparse=False,
     ),
     Contestant("clnp", (RATE, "margin=0.25..1")),
     Contestant("spacenet", (RATE, "drop_share=0.05..0.4"), (("incremental", "task"),), False),
     Contestant("nice", ("learning_rate=0.005..0.1:log",), (("incremental", "task"),), False),
     Contestant("si", (RATE, "strength=3..300:log")),
     Contestant("ewc", (RATE, "strength=300..30000:log")),
-    Contestant("cbp", (RATE, "replacement_rate=0.00001..0.001:log"), density=False),
-    Contestant("redo", (RATE, "tau=0.01..0.2:log"), density=False),
+    Contestant("cbp", (RATE, "replacement_rate=0.00001..0.001:log"), sparse=False),
+    Contestant("redo", (RATE, "tau=0.01..0.2:log"), sparse=False),
 )
 
 
 def given(contestant: Contestant) -> dict[str, Any]:
     """Settings of all trials of a method."""
-    phases = contestant.method in ("nispa", "nice")
-    return {**({} if phases else ALIKE), **dict(contestant.given)}
+    able = {field.name for field in describe(method_class(contestant.method).config_class)}
+    alike = {name: value for name, value in ALIKE.items() if name in able}
+    return alike | dict(contestant.given)
 
 
 def shared(options: argparse.Namespace) -> list[str]:
@@ -110,7 +115,7 @@ def lines(
     yield f"seed = {list(SEEDS)}"
     for contestant, params in found:
         values = given(contestant) | params
-        for more in ({}, {"density": density}) if contestant.density else ({},):
+        for more in ({}, {"density": density}) if contestant.sparse else ({},):
             yield f'\n[[runs]]\nmethod = "{contestant.method}"\n[runs.set]'
             yield from (f"{name} = {json.dumps(value)}" for name, value in (values | more).items())
 
@@ -130,7 +135,8 @@ def main() -> None:
     chosen = [each for each in CONTESTANTS if each.method in wanted]
     found = [(each, searched(each, options)) for each in chosen]
     plan = options.out / "plan.toml"
-    plan.write_text("\n".join(lines(found, options.scenario, options.density)) + "\n")
+    text = "\n".join(lines(found, options.scenario, options.density)) + "\n"
+    write_atomic(plan, text.encode())
     nispa("sweep", str(plan), "--out", str(options.out / "runs"), *shared(options))
 
 

@@ -80,8 +80,8 @@ def test_draws_stay_within_their_bounds(shift: int, crop: int, flip: bool, seed:
     ],
 )
 def test_texts(text: str, expected: Augment) -> None:
-    assert parse_augment(text, 32) == expected
-    assert parse_augment("shift", 5) == Augment(shift=1)
+    assert parse_augment(text, (1, 32, 40)) == expected
+    assert parse_augment("shift", (3, 9, 5)) == Augment(shift=1)
 
 
 @pytest.mark.parametrize("text", ["", "turn", "shift,shift", "flip:2", "shift:-1", "shift:x", ","])
@@ -239,15 +239,15 @@ def weights(learner: Learner) -> Tensor:
 
 
 def test_a_learner_varies_the_images_that_it_learns_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, off, scenario = (learned(augment=word) for word in ("off", "shift:0", "shift:1,flip"))
+    plain, off, varied = (learned(augment=word) for word in ("off", "shift:0", "shift:1,flip"))
     assert torch.equal(weights(plain), weights(off))
-    assert not torch.equal(weights(plain), weights(scenario))
-    assert torch.equal(weights(scenario), weights(learned(augment="flip,shift:1")))
+    assert not torch.equal(weights(plain), weights(varied))
+    assert torch.equal(weights(varied), weights(learned(augment="flip,shift:1")))
 
     drawn: list[Varied] = []
     monkeypatch.setattr(Varied, "batch", _noting(Varied.batch, drawn))
     learned(augment="shift:1,flip")
-    kinds = {varied.augment for varied in drawn}
+    kinds = {each.augment for each in drawn}
     assert kinds == {Augment(shift=1, flip=True)}
     first, last = drawn[0].drawn, drawn[-1].drawn
     assert not torch.equal(first, last), "each epoch draws anew"
@@ -279,7 +279,7 @@ def test_a_run_that_is_loaded_goes_on_as_it_was_told(tmp_path: Path) -> None:
     for word in ("off", "flip"):
         given = network | {"augment": word, "incremental": "domain"}
         chosen = resolve("finetune", "default", scenario.name, (1, 16, 16), given)
-        assert "epochs_per_phase" not in chosen.config.derived
+        assert "augment" not in chosen.config.derived
         finish(run(Experiment(scenario, chosen, 0), tmp_path / word))
         loaded = Learner.load(tmp_path / word)
         loaded.learn(images, np.arange(40) % 2)

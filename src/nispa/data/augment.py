@@ -112,13 +112,13 @@ def _source(places: Tensor, shift: Tensor, crop: Tensor, side: int) -> tuple[Ten
     return (side - 1) - ((side - 1) - moved).abs(), inside
 
 
-def parse_augment(text: str, side: int) -> Augment:
+def parse_augment(text: str, shape: Shape = ()) -> Augment:
     """Parses a text such as ``shift,flip`` or ``crop:4,flip``.
 
     Args:
         text: ``shift``, ``crop`` (both optionally with pixels) and ``flip``, separated by commas;
             or ``off``.
-        side: The shorter side of an image; without pixels, images move by an eighth of it.
+        shape: The shape of an image; without pixels, images move by an eighth of its shorter side.
 
     Raises:
         ConfigError: It is something else.
@@ -134,6 +134,6 @@ def parse_augment(text: str, side: int) -> Augment:
                 f"augment={text} must be some of shift, crop and flip, each once, the first two "
                 "maybe with pixels, such as shift:3,flip; or off"
             )
-        usual = max(1, side // EIGHTH)
+        usual = max(1, min(shape[1:], default=1) // EIGHTH)
         found[name] = True if name == "flip" else int(match[2]) if match[2] else usual
     return Augment(**found)  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ class TaskOptions:
 class DataOptions(TaskOptions):
     """Options of a data set and its images."""
 
-    later = (*TaskOptions.later, "resize", "crop", "grey", "label", "series", "standardise")
+    later = ("resize", "crop", "grey", "label", "series", "standardise")
 
     dataset: str | None = setting(None, "name of a data set, or path of a file or folder")
     resize: str | None = setting(
@@ -93,7 +93,7 @@ class SplitOptions(DataOptions):
 class EfmnistOptions(TaskOptions):
     """EMNIST balanced in four tasks, then Fashion-MNIST."""
 
-    later = (*TaskOptions.later, "class_order")
+    later = ("class_order",)
 
     class_order: Literal["natural", "seeded"] = setting(
         "natural",

@@ -135,8 +135,8 @@ def make_task(
         name=name,
         classes=tuple(sorted(classes)),
         train=train.subset(torch.nonzero(~held).flatten()),
-        validation=replace(train.subset(torch.nonzero(held).flatten()), augment=None),
-        test=replace(test, augment=None),
+        validation=train.subset(torch.nonzero(held).flatten()),
+        test=test,
         note=_without_validation(without, counts, names),
     )
 

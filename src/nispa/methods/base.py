@@ -86,7 +86,7 @@ class MethodConfig(OptimiserConfig):
     )
 
     def __post_init__(self) -> None:
-        parse_augment(self.augment, 1)
+        parse_augment(self.augment)
         for name in self.derived:
             able = [each for each in RULES if hasattr(self, each)]
             if name not in able:
@@ -208,8 +208,7 @@ class Method(ABC):
         Raises:
             ConfigError: The samples are no images, or too small, to be varied as ``augment`` says.
         """
-        side = min(problem.input_shape[1:], default=1)
-        parse_augment(config.augment, side).check(problem.input_shape)
+        parse_augment(config.augment, problem.input_shape).check(problem.input_shape)
         self.problem = problem
         self.network_config = network
         self.given = self.config = config
@@ -299,7 +298,7 @@ class Method(ABC):
 
     def varied(self, task: Task) -> Task:
         """The task with the random changes to training images that the settings ask for."""
-        augment = parse_augment(self.config.augment, min(task.train.shape[1:], default=1))
+        augment = parse_augment(self.config.augment, task.train.shape)
         return replace(task, train=replace(task.train, augment=augment)) if augment else task
 
     @abstractmethod
