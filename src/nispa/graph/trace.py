@@ -11,12 +11,14 @@ import dataclasses
 import hashlib
 import io
 import logging
+import random
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
@@ -32,6 +34,7 @@ from nispa.graph.units import UnitGraph
 from nispa.graph.walk import Walk
 
 SAMPLES = 2  # of the example: a batch of one is often a case of its own
+TRIES = 6  # traces of a module that draws by itself
 
 
 def find_units(
@@ -67,9 +70,27 @@ def _found_units(
     model: nn.Module, example: Any, classes: int | None, original: nn.Module | None
 ) -> UnitGraph:
     arguments, named = _arguments(example)
-    with _training(model):
+    with _training(model), _seeded(0):
+        before = _draws()
         _try(model, arguments, named, classes)
-        program = exported(model, arguments, named)
+        drew = _draws() != before
+        graph = _units(model, exported(model, arguments, named), original)
+    for seed in range(1, TRIES if drew else 1):
+        with _training(model), _seeded(seed):
+            again = _units(model, exported(model, arguments, named), original)
+        if again != graph:
+            raise GraphError(
+                "the module takes another way at another draw of Python's or NumPy's random "
+                "numbers, which no trace can follow; draw with torch.rand and multiply by the "
+                "result, as dropout does, so that every way is always computed"
+            )
+    return graph
+
+
+def _units(
+    model: nn.Module, program: torch.export.ExportedProgram, original: nn.Module | None
+) -> UnitGraph:
+    """The units of a module, from its operators."""
     constants = _constants(program)
     _no_hidden_parameters(model, constants, original)
     parameters, buffers = state_names(model, program)
@@ -126,6 +147,28 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example, Mapping):
         return (), {str(name): two(value) for name, value in example.items()}
     return tuple(map(two, example)), {}
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds the generators of Python and NumPy, and puts them back afterwards.
+
+    A module that takes its way by them would have other units at each trace.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _draws() -> tuple[object, ...]:
+    """Where the generators of Python and NumPy stand."""
+    numpy: Any = np.random.get_state(legacy=False)["state"]
+    return random.getstate(), numpy["key"].tobytes(), numpy["pos"]
 
 
 @contextlib.contextmanager
@@ -193,7 +236,10 @@ def _try(
 
 @contextlib.contextmanager
 def _copied_buffers(model: nn.Module) -> Iterator[None]:
-    """Copies of its buffers in their places, which are put back: a pass moves statistics."""
+    """Copies of its buffers in their places, which are put back: a pass moves statistics.
+
+    Buffers that the first pass makes, such as a cache of positions, stay: forward counts on them.
+    """
     places = [(module, dict(module._buffers)) for module in model.modules()]
     copies: dict[int, Tensor] = {}
     for module, buffers in places:
@@ -204,8 +250,7 @@ def _copied_buffers(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, buffers in places:
-            module._buffers.clear()
-            module._buffers.update(buffers)
+            module._buffers.update({name: b for name, b in buffers.items() if b is not None})
 
 
 def exported(

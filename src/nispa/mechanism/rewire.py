@@ -181,12 +181,16 @@ def _revive(
             if len(rows := layer.rows_in(plastic).nonzero().squeeze(1))
         ]
         for unit in silent.nonzero().squeeze(1).tolist():
-            open_outlets = [outlet for outlet in outlets if left[outlet[0].name] > 0]
+            open_outlets = [
+                (layer, targets, columns)
+                for layer, targets in outlets
+                # A layer may read some units of a group and not this one.
+                if left[layer.name] > 0 and len(columns := layer.columns_of(group, unit))
+            ]
             if not open_outlets:
-                break
-            layer, targets = open_outlets[_draw(len(open_outlets), generator)]
+                continue
+            layer, targets, columns = open_outlets[_draw(len(open_outlets), generator)]
             target = int(targets[_draw(len(targets), generator)])
-            columns = layer.columns_of(group, unit)
             column = columns[_draw(len(columns), generator)]
             width = patterns[layer.name].shape[1]
             positions[layer.name].append(target * width + column)

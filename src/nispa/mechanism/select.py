@@ -64,7 +64,11 @@ def select_candidates(
 
 
 def supported(
-    topology: Topology, patterns: Patterns, stable: UnitSets, candidates: UnitSets
+    topology: Topology,
+    patterns: Patterns,
+    stable: UnitSets,
+    candidates: UnitSets,
+    sources: UnitSets | None = None,
 ) -> dict[str, Tensor]:
     """The candidates that a stable unit reaches through live connections and other candidates.
 
@@ -73,10 +77,20 @@ def supported(
     themselves through a residual sum: candidates that only feed each other in a ring are not
     supported. Outputs stay as they are: a task's outputs do not depend on activity.
 
+    Args:
+        topology: The network's structure.
+        patterns: Live connections per layer, ``(rows, columns)`` bool.
+        stable: Stable units per group, ``(units,)`` bool.
+        candidates: The units to choose among, likewise.
+        sources: Units that need no connection, such as those that an embedding writes; by default
+            none but the inputs.
+
     Returns:
         Units per group, ``(units,)`` bool: stable ones and supported candidates.
     """
     kept = {name: units.clone() for name, units in stable.items()}
+    for name, units in (sources or {}).items():
+        kept[name] |= candidates[name] & units
     output = topology.output.name
     kept[output] = candidates[output].clone()
     changed = True

@@ -208,8 +208,8 @@ class Clnp(AdoptsTrained):
 
         Between two of them the same units are active. Stable units stay whatever their activation.
         """
-        free = [levels[name][~self.stable[name]] for name in levels]
-        return sorted({0, *torch.cat(free).tolist()})
+        free = (levels[name][~self.stable[name]].tolist() for name in levels)
+        return sorted({0}.union(*free))
 
     def check_parts(self, parts: dict[str, Any]) -> None:
         """Exactly the connections between stable units, and all else of them, are frozen."""

@@ -331,7 +331,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
         for group in self.topology.hidden:
             free = ~self.stable[group.name]
             taken.append(int((kept[group.name] & free).sum()) / max(1, int(free.sum())))
-        return sum(taken) / len(taken) <= self.config.unit_share
+        return sum(taken) <= self.config.unit_share * len(taken)
 
     def _select(self, train: DataSet, classes: Iterable[int], tau_t: float) -> dict[str, Tensor]:
         """The units to keep from here on: stable ones, new candidates, outputs of seen classes."""
@@ -349,7 +349,10 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
         )
         kept = with_outputs(self.topology, candidates, classes)
         if self.config.demote_unsupported:
-            kept = supported(self.topology, self.network.patterns(), self.stable, kept)
+            network = self.network
+            kept = supported(
+                self.topology, network.patterns(), self.stable, kept, network.sources()
+            )
         return kept
 
     def cuts(self, task: Task, train: DataSet) -> Iterator[dict[str, Tensor]]:

@@ -22,9 +22,9 @@ def with_outputs(topology: Topology, units: UnitSets, classes: Iterable[int]) ->
 
 
 def hidden_share(topology: Topology, units: UnitSets) -> float:
-    """Share of the hidden units that are in a set."""
+    """Share of the hidden units that are in a set; 0 if there are no hidden units."""
     chosen = sum(int(units[group.name].sum()) for group in topology.hidden)
-    return chosen / sum(group.size for group in topology.hidden)
+    return chosen / max(1, sum(group.size for group in topology.hidden))
 
 
 def freeze_stable(network: SparseNetwork, stable: UnitSets, *, outputs: bool = True) -> None:

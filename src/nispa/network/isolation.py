@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from nispa.base.modes import usual_modes
 from nispa.base.seeding import stream
@@ -54,16 +55,17 @@ def check_isolation(
         torch.manual_seed(seed)
         network.eval()
         first = called(network, example)  # a module that is watched may take another way
+        alone = _alone(network, example, first)
         before = _watched(network, stable, example)
         _draw(network, stream(seed, "isolation"))
         network.train()
         called(network, example)  # moves statistics, as training does
         network.eval()
         last = called(network, example)
+        alone_after = _alone(network, example, last)
         after = _watched(network, stable, example)
-    if torch.equal(first[:, kept], last[:, kept]) and torch.equal(
-        before["logits"][:, kept], after["logits"][:, kept]
-    ):
+    pairs = [(first, last), (alone, alone_after), (before["logits"], after["logits"])]
+    if all(torch.equal(one[:, kept], other[:, kept]) for one, other in pairs):
         return
     found = next(
         (
@@ -77,8 +79,8 @@ def check_isolation(
     place = f"in '{found.partition(':')[0]}'" if found else "behind the last layer"
     raise IsolationError(
         f"logits of kept classes change with values that are not kept; first {place} {what}. Is "
-        "there a branch that the trace did not take (on self.training, on random numbers), a fast "
-        "path, or a value that forward keeps for the next call?"
+        "there a branch that the trace did not take (on self.training, on random numbers, on the "
+        "number of samples), a fast path, or a value that forward keeps for the next call?"
     )
 
 
@@ -89,6 +91,17 @@ def called(network: TracedNetwork, example: Any) -> Tensor:
     else:
         logits = network(*(example if isinstance(example, (tuple, list)) else (example,)))
     return logits
+
+
+def _alone(network: TracedNetwork, example: Any, logits: Tensor) -> Tensor:
+    """The logits of one sample, for which a module may have a way of its own.
+
+    None of those given, ``(0, classes)``, where it does not run on one.
+    """
+    try:
+        return called(network, tree_map_only(Tensor, lambda value: value[:1], example))
+    except Exception:  # noqa: BLE001 - whatever the module's own code raises
+        return logits[:0]
 
 
 def _watched(network: TracedNetwork, stable: UnitSets, example: Any) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nispa.kernels.convolved import Convolution, Convolved, Norm
 from nispa.kernels.links import ConvolutionLink
@@ -37,10 +37,12 @@ class Session:
 
     Attributes:
         place: Kernels and memory.
+        needs_plain: Whether the pass of now met :class:`NeedsPlainError`, which TorchScript turns
+            into an error of its own.
     """
 
     def __init__(self, place: Place) -> None:
-        self.place = place
+        self.place, self.needs_plain = place, False
         self._convolutions: dict[tuple[Any, ...], Convolution] = {}
 
     def convolution(
@@ -58,7 +60,13 @@ class Session:
 
 
 class Unreal(Tensor):
-    """A tensor without memory of its own."""
+    """A tensor without memory of its own.
+
+    Attributes:
+        session: Of the network.
+    """
+
+    session: Session
 
     @classmethod
     def __torch_function__(
@@ -91,6 +99,9 @@ class Unreal(Tensor):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Nothing gets here but what goes round PyTorch's own calls."""
+        for each in tree_leaves((args, kwargs)):
+            if isinstance(each, Unreal):
+                each.session.needs_plain = True
         raise NeedsPlainError
 
     def plain(self) -> Tensor:
@@ -124,12 +135,10 @@ class Placed(Unreal):
 
     Attributes:
         parts: The layers, in order of their rows.
-        session: Of the network.
         moments: Whether norms want the moments of what is computed.
     """
 
     parts: list[SparseLayer]
-    session: Session
     moments: bool
     _bias: bool
     _full: Tensor | None
@@ -206,7 +215,6 @@ class Pending:
 class LaidOut(Unreal):
     """Activations, ``(batch, channels, height, width)``, in slabs or still to be computed."""
 
-    session: Session
     pending: Pending | None
     _slabs: tuple[Tensor, Form] | None
     _plain: Tensor | None

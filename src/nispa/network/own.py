@@ -107,13 +107,15 @@ class _Logits(nn.Module):
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy on the CPU, in float32.
+    """A copy on the CPU, in float32; complex numbers become pairs of these.
 
     Raises:
         GraphError: There can be none.
     """
     try:
-        return copy.deepcopy(module).to("cpu", torch.float32)
+        made = copy.deepcopy(module)
+        made._apply(_single)
+        return made
     except Exception as error:  # whatever the module's own code raises
         text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         for path, part in module.named_modules():
@@ -124,6 +126,13 @@ def copied(module: nn.Module) -> nn.Module:
                         "computed from parameters; compute it in forward, or detach() it"
                     ) from error
         raise GraphError(f"the module cannot be copied: {text}; pass one that can be") from error
+
+
+def _single(value: Tensor) -> Tensor:
+    """A tensor in single precision; ``nn.Module.to`` would cut off imaginary parts."""
+    if value.is_complex():
+        return value.to("cpu", torch.complex64)
+    return value.to("cpu", torch.float32 if value.is_floating_point() else value.dtype)
 
 
 def refuse_sparse(module: nn.Module) -> None:

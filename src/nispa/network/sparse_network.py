@@ -364,6 +364,10 @@ class SparseNetwork(nn.Module):
         """The live connections of each layer, ``(target, source * block)`` bool."""
         return {name: layer.pattern for name, layer in self.layers.items()}
 
+    def sources(self) -> UnitSets:
+        """Units that are active without a connection, ``(units,)`` bool per group: the inputs."""
+        return self.topology.no_units()
+
     def unreached(self) -> tuple[int, ...]:
         """Outputs without a live path from the input: no image can change their logits."""
         reached = self.topology.no_units()  # the whole input, nothing else yet

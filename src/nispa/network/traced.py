@@ -160,10 +160,12 @@ class TracedNetwork(HoldsUnits):
         session = self._passes.session(self)
         if session is None:
             return self._pass(None, *arguments, **named)
-        put_back = self._passes.back(self)
+        put_back, session.needs_plain = self._passes.back(self), False
         try:
             logits = self._pass(session, *arguments, **named)
-        except NeedsPlainError:
+        except Exception as error:
+            if not (session.needs_plain or isinstance(error, NeedsPlainError)):
+                raise
             put_back()
             self._passes.plain.add(kind_of(self))
             return self._pass(None, *arguments, **named)
@@ -330,18 +332,20 @@ class TracedNetwork(HoldsUnits):
                     else:
                         layer.weight.copy_(rows.flatten(0, 1)[layer.plastic_index])
 
-    def unreached(self) -> tuple[int, ...]:
-        """Outputs without a live path from the input: nothing can change their logits.
-
-        What a table of an embedding or no layer at all writes counts as reached.
-        """
-        reached, patterns = self.topology.no_units(), self.patterns()
+    def sources(self) -> dict[str, Tensor]:
+        """The inputs, and what an embedding writes or no layer at all, such as a first norm."""
+        found = self.topology.no_units()
         for group in self.graph.groups:
-            reached[group.name] |= not group.writers
+            found[group.name] |= not group.writers
         for values in self.graph.values:
             if values.kind == "embedding":
                 for name, unit in values.units.units():
-                    reached[name][unit] = True
+                    found[name][unit] = True
+        return found
+
+    def unreached(self) -> tuple[int, ...]:
+        """Outputs without a live path from the input: nothing can change their logits."""
+        reached, patterns = self.sources(), self.patterns()
         changed = True
         while changed:  # a group may feed itself
             changed = False
