@@ -48,7 +48,7 @@ def test_a_file_is_written_and_checked(run: Path, tmp_path: Path, capsys: Captur
     assert outputs(file) == 4
     ended = call(capsys, "compact", learner, "--to", str(file), "--task", "2", "--int8")
     assert ended.code == 0
-    assert "% of its predictions are the run's, on 64 of random images" in ended.out
+    assert "% of its predictions are the run's, on 64 random images" in ended.out
     assert outputs(file) == 2
 
 

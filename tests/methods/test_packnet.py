@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nispa.base.config import build
 from nispa.data.tasks import Samples, Task, TaskInfo
-from nispa.errors import ConfigError, FormatError, NotLearnedError
+from nispa.errors import ConfigError, FormatError, NispaError, NotLearnedError
 from nispa.methods.base import MethodState, PhaseEnd, PhaseStart, Problem
 from nispa.methods.packnet import PackNet, PackNetConfig, smallest
 from nispa.network.models import NetworkConfig, SparseNetwork
@@ -402,3 +402,10 @@ def test_a_damaged_state_is_refused(
     damage(tensors, values)
     with pytest.raises(FormatError, match=r"task|owner|frozen"):
         packnet().load_state(MethodState(tensors, values))
+
+
+def test_what_cannot_follow_the_data_is_refused_at_once() -> None:
+    with pytest.raises(NispaError, match=r"follows the data 'foo'"):
+        build(PackNetConfig, {"derived": ("foo",)})
+    with pytest.raises(NispaError, match="augment"):
+        build(PackNetConfig, {"augment": "foo"})

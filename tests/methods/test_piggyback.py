@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nispa.base.config import build
+from nispa.errors import ConfigError
 from nispa.methods.base import Problem
 from nispa.methods.parts import hidden_layers
 from nispa.methods.piggyback import Piggyback, PiggybackConfig
@@ -96,3 +97,9 @@ def test_nothing_but_masks_is_kept_beside_the_network() -> None:
     finish(method.learn(toy_task(1)))
     assert set(method.census().storage) == {"masks"}
     assert not any(name.startswith("importance.") for name in method.state().tensors)
+
+
+@pytest.mark.parametrize("first", [-1.0, 0.001, 0.005])
+def test_a_task_must_begin_with_its_connections(first: float) -> None:
+    with pytest.raises(ConfigError, match=r"first_value=.* must be above threshold=0\.005"):
+        build(PiggybackConfig, {"first_value": first})

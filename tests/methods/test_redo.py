@@ -57,7 +57,7 @@ def test_a_dormant_unit_begins_anew_every_period() -> None:
         torch.equal(layer.dense_weight(), before[name]) for name, layer in network.layers.items()
     )
     redo = renewed(network, steps=3, period=3)
-    assert int(redo.steps) == 3
+    assert redo.steps == 3
     first, head = network.layers["fc1"], network.layers["head"]
     assert torch.equal(first.dense_weight()[[0, 2]], before["fc1"][[0, 2]])
     assert not torch.equal(first.dense_weight()[1], before["fc1"][1])
@@ -89,11 +89,12 @@ def test_tau_decides_what_is_dormant() -> None:
     # Units 0 and 2 say (2, 1) and (2, 1); the scores are 1.5, 0 and 1.5.
     every = renewed(network, steps=1, period=1, tau=1.5)
     assert network.layers["head"].dense_weight().eq(0).all()
-    assert int(every.steps) == 1
+    assert every.steps == 1
 
 
-def test_the_pattern_stays_and_steps_are_counted_over_tasks() -> None:
-    method = toy_method("redo", period=7, tau=0.5, epochs=2, keep="last")
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_pattern_stays_and_steps_are_counted_over_tasks(keep: str) -> None:
+    method = toy_method("redo", period=7, tau=0.5, epochs=2, keep=keep)
     assert isinstance(method, Redo)
     method.start()
     before = method.network.patterns()

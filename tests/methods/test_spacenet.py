@@ -16,7 +16,7 @@ from nispa.base.config import build
 from nispa.errors import CapacityError, ConfigError, FormatError
 from nispa.methods.base import MethodState, PhaseEnd, Problem
 from nispa.methods.presets import resolve
-from nispa.methods.spacenet import SpaceNet, SpaceNetConfig, between, measured, move
+from nispa.methods.spacenet import SpaceNet, SpaceNetConfig, between, measured, move, units_in
 from nispa.network.models import NetworkConfig, NetworkSpec, SparseNetwork
 from nispa.training.fit import Batch, fit
 
@@ -221,12 +221,33 @@ def test_what_holds_whatever_happens(
         for group in method.network.topology.hidden:
             added = method.reserved[group.name] & ~reserved[group.name]
             assert bool(method.reserved[group.name][reserved[group.name]].all())
-            assert int(added.sum()) <= round(method.reserve * group.size)
+            assert int(added.sum()) <= units_in(group.size, method.reserve)
 
 
 def logits(method: SpaceNet, index: int) -> Tensor:
     images = toy_task(index).test.batch(slice(None))[0]
     return method.scores(images, toy_task(index).info)
+
+
+def test_shares_are_rounded_alike() -> None:
+    assert [units_in(size, 0.1) for size in (4, 5, 14, 16, 400)] == [1, 1, 1, 2, 40]
+    assert units_in(400, 0.0) == 0
+    method = toy(selected=0.02, reserved=0.02, budget=(1.0,))  # of 16 and 12 units: one
+    kept = []
+    for index in range(3):
+        finish(method.learn(toy_task(index)))
+        kept.append(logits(method, index))
+    assert all(torch.equal(logits(method, index), kept[index]) for index in range(3))
+    assert int(method.reserved["fc1"].sum()) == 3
+
+
+def test_room_is_counted_in_whole_units() -> None:
+    network = build(NetworkConfig, {"hidden": (8, 8), "density": 0.5})
+    config = build(SpaceNetConfig, {"selected": 0.2, "reserved": 0.2})
+    with pytest.raises(
+        ConfigError, match=r"keeps 2 of the 8 units of fc1.*pass reserved=0\.125 or"
+    ):
+        SpaceNet(Problem((1, 4, 4), 10, tasks=5), network, config, seed=0)
 
 
 @pytest.mark.parametrize("network", sorted(NETWORKS))
@@ -278,7 +299,7 @@ def test_the_learning_rate_falls_over_the_whole_task(monkeypatch: pytest.MonkeyP
 def test_shares_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"reserved=0\.5 is more than selected=0\.3"):
         toy(selected=0.3, reserved=0.5)
-    with pytest.raises(ConfigError, match=r"none for the last; pass reserved=0\.333 or less"):
+    with pytest.raises(ConfigError, match=r"none for the last; pass reserved=0\.416 or less"):
         toy(selected=0.6, reserved=0.5)
     with pytest.raises(ConfigError, match=r"budget=0\.2,1\.5 must be shares in \(0, 1\]"):
         toy(budget=(0.2, 1.5))

@@ -132,6 +132,13 @@ def test_settings_of_one_name_keep_their_paths() -> None:
     ) == ["nispa a.rate=1 hidden=4,5 b.rate=2", "nispa a.rate=3 hidden=6 b.rate=4"]
 
 
+def test_values_in_names_are_whole() -> None:
+    values = ("[[0,1],[2,3]]", None, ["a", "b"])
+    assert labelled(*({"config": {"tasks": value}} for value in values)) == [
+        "nispa tasks=[[0,1],[2,3]]", "nispa tasks=none", "nispa tasks=a,b",
+    ]  # fmt: skip
+
+
 def test_labels_that_are_cut_stay_different() -> None:
     first, second = labelled(*({"config": {"word": "x" * 200 + end}} for end in "ab"))
     assert second == f"{first} #2"

@@ -65,15 +65,15 @@ def compact(
     if sys.stderr.isatty():
         click.echo(f"writing and checking {shown(to)} …", err=True)
     told = learner.export(to, chosen, images=_read(learner, images), int8=int8)
-    kind = "the images given" if images else "random images"
+    kind = f"{told.images:,} {'of the images given' if images else 'random images'}"
     click.echo(f"{shown(to)}: {told.size_bytes / 1000:,.0f} KB")
     if int8:
         click.echo(
             f"with rounded weights {100 * told.agreement:.2f} % of its predictions are the run's, "
-            f"on {told.images:,} of {kind}"
+            f"on {kind}"
         )
     else:
-        click.echo(f"predicts as the run does, checked on {told.images:,} of {kind}")
+        click.echo(f"predicts as the run does, checked on {kind}")
 
 
 def _chosen(learner: Learner, tasks: list[int]) -> list[int] | None:

@@ -284,8 +284,8 @@ def _advice(tasks: int, found: list[tuple[float, Settings, Measured]]) -> str:
     if not fitting:
         widest = max(width for width, _, _ in found)
         return (
-            f"The scenario has {tasks} tasks: too many for what was tried. Try wider layers "
-            f"(--width {2 * widest:g}), a lower max_share_per_task, or fewer tasks."
+            f"The scenario has {tasks} task{'s' * (tasks > 1)}: too many for what was tried. Try "
+            f"wider layers (--width {2 * widest:g}), a lower max_share_per_task, or fewer tasks."
         )
     _, settings, measured = min(fitting, key=lambda trial: trial[2].live)
     network = settings.network
@@ -295,7 +295,5 @@ def _advice(tasks: int, found: list[tuple[float, Settings, Measured]]) -> str:
         pairs.append(
             f"--set {name}={','.join(map(str, size)) if isinstance(size, tuple) else size}"
         )
-    return (
-        f"The scenario's {tasks} tasks fit, with {measured.live:,} live connections: "
-        f"{' '.join(pairs)}"
-    )
+    whole = f"{tasks} tasks fit" if tasks > 1 else "one task fits"
+    return f"The scenario's {whole}, with {measured.live:,} live connections: {' '.join(pairs)}"

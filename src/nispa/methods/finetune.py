@@ -5,7 +5,7 @@ The lower bound of every comparison. The network is as sparse as NISPA's, its pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ from nispa.methods.epochs import KeepConfig
 from nispa.methods.one_network import OneNetwork
 from nispa.training.fit import Step, network_step
 from nispa.training.online import Online
+from nispa.training.pausing import Carried
 
 
 @settings
@@ -46,6 +47,7 @@ class Finetune(OneNetwork):
         task: Task,
         addon: Callable[[Step], Step] | None = None,
         holder: nn.Module | None = None,
+        carried: Sequence[Carried] = (),
     ) -> Learning:
         """Trains on the task alone.
 
@@ -53,6 +55,7 @@ class Finetune(OneNetwork):
             task: The task.
             addon: Adds something to each step; it gets images that are not prepared.
             holder: What an epoch to keep restores with the network; see :meth:`train_by`.
+            carried: What else the addon changes.
         """
         classes = self.competing(task)
         step = network_step(self.network, classes.loss, self.fresh_optimiser())
@@ -68,6 +71,6 @@ class Finetune(OneNetwork):
             train,
             self.config.keep,
             holder=holder,
-            carried=[online.carried] if counts else [],
+            carried=[*carried, online.carried] if counts else carried,
         )
         return replace(report, online_accuracy=online.accuracy)

@@ -38,8 +38,10 @@ class ForgetsOnPurpose(Method):
         values are drawn again. In a network of any module, other values of these units (scales,
         positions) begin with what they were.
         """
-        if task not in self.learned or self.is_forgotten(task):
+        if task not in self.learned:
             raise NotLearnedError(f"the task with classes {task.classes} is not known")
+        if self.is_forgotten(task):
+            raise _forgotten(task)
         topology = self.network.topology
         others = self.stable[topology.output.name].clone()
         others[list(task.classes)] = False
@@ -83,7 +85,7 @@ class ForgetsOnPurpose(Method):
     def choices(self, task: TaskInfo | None) -> tuple[int, ...]:
         """The classes a prediction may name; none of a forgotten task."""
         if task is not None and self.is_forgotten(task):
-            raise NotLearnedError(f"the task with classes {task.classes} was forgotten on purpose")
+            raise _forgotten(task)
         found = super().choices(task)
         if not found:
             raise NotLearnedError("all tasks were forgotten on purpose; call learn first")
@@ -94,3 +96,7 @@ class ForgetsOnPurpose(Method):
         """The classes of all tasks learned and not forgotten, in rising order."""
         tasks = [task for task in self.learned if not self.is_forgotten(task)]
         return tuple(sorted({label for task in tasks for label in task.classes}))
+
+
+def _forgotten(task: TaskInfo) -> NotLearnedError:
+    return NotLearnedError(f"the task with classes {task.classes} was forgotten on purpose")

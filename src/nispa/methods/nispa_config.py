@@ -53,8 +53,8 @@ class NispaConfig(DynamicConfig, MethodConfig):
     )
     grow_when_full: float = setting(
         0.0,
-        "a task that finds a layer with no more than a tenth of its units plastic first makes all "
-        "hidden layers wider, by this share of their first size; 0 never does",
+        "for nispa alone: a task that finds a layer with no more than a tenth of its units plastic "
+        "first makes all hidden layers wider, by this share of their first size; 0 never does",
         ge=0,
         le=10,
     )

@@ -75,6 +75,7 @@ class PackNetConfig(KeepConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.prune or not all(0 <= share < 1 for share in self.prune):
             shown = ",".join(map(str, self.prune))
             raise ConfigError(

@@ -38,6 +38,7 @@ from torch import Tensor
 
 from nispa.base.config import setting, settings
 from nispa.data.tasks import Task
+from nispa.errors import ConfigError
 from nispa.methods.base import Learning
 from nispa.methods.epochs import KeepConfig, learn_in_epochs
 from nispa.methods.parts import hidden_layers
@@ -58,6 +59,14 @@ class PiggybackConfig(KeepConfig):
         0.005, "a connection is used where its number is above this", ge=-1000, le=1000
     )
     first_value: float = setting(0.01, "each number at the start of a task", ge=-1000, le=1000)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.first_value <= self.threshold:
+            raise ConfigError(
+                f"first_value={self.first_value:g} must be above threshold={self.threshold:g}: a "
+                "task begins with every connection, and what is switched off gets no gradient"
+            )
 
 
 class Piggyback(Subnetworks):

@@ -25,8 +25,11 @@ Differences from the paper and from the published code:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nispa.base.config import setting, settings
 from nispa.data.tasks import Task
@@ -36,6 +39,7 @@ from nispa.methods.parts import Network, PositiveNumber
 from nispa.methods.renewing import Streams, activations, drawing, renew, renewable, streams_of
 from nispa.network.models import NetworkConfig, SparseNetwork
 from nispa.training.fit import Batch, Step
+from nispa.training.pausing import Carried
 
 
 @settings
@@ -54,24 +58,20 @@ def scores(said: Tensor) -> Tensor:
     return sizes / (sizes.mean() + 1e-9)
 
 
-class DormantRenewal(nn.Module):
-    """A network whose dormant units begin anew: an add-on to any step.
+class DormantRenewal:
+    """Begins the dormant units of a network anew: an add-on to any step.
 
     Attributes:
         network: The network; frozen units never begin anew.
-        steps: Steps so far, a float64 scalar.
+        steps: Steps so far.
     """
 
-    steps: Tensor
-
     def __init__(
-        self, network: SparseNetwork, config: RedoConfig, first: NetworkConfig, steps: float = 0.0
+        self, network: SparseNetwork, config: RedoConfig, first: NetworkConfig, steps: int = 0
     ) -> None:
         """Goes on after a number of steps; ``first`` says how first values were drawn."""
-        super().__init__()
-        self.network, self._config, self._first = network, config, first
-        self.register_buffer("steps", torch.tensor(steps, dtype=torch.float64))
-        self._free = renewable(network)
+        self.network, self.steps = network, steps
+        self._config, self._first, self._free = config, first, renewable(network)
 
     def around(
         self,
@@ -84,12 +84,23 @@ class DormantRenewal(nn.Module):
         def renewing(batch: Batch) -> Tensor:
             loss = step(batch)
             self.steps += 1
-            if int(self.steps) % self._config.period == 0:
+            if self.steps % self._config.period == 0:
                 draw = drawing(self._first, lambda name: streams(batch, name))
                 renew(self.network, self.dormant(batch), draw, optimiser)
             return loss
 
         return renewing
+
+    @property
+    def carried(self) -> Carried:
+        """The number of steps, for a fit that is interrupted; those after the kept epoch count."""
+        return Carried(lambda: ({}, {"steps": self.steps}), self._go_on)
+
+    def _go_on(self, _: Mapping[str, Tensor], values: Any) -> None:
+        steps = values["steps"]
+        if type(steps) is not int or steps < 0:
+            raise ValueError(f"there cannot have been {steps!r} steps")
+        self.steps = steps
 
     def dormant(self, batch: Batch) -> dict[str, Tensor]:
         """The dormant units that can begin anew, per hidden group, ``(units,)`` bool."""
@@ -115,12 +126,12 @@ class Redo(Finetune):
 
     def learn_task(self, task: Task) -> Learning:
         """Trains on the task alone, and renews dormant units meanwhile."""
-        addon = DormantRenewal(self.network, self.config, self.network_config, self.steps)
-        addon.to(self.device)
-
+        addon = DormantRenewal(self.network, self.config, self.network_config, int(self.steps))
         streams = streams_of(self.seed, task.index)
         report = yield from self.tune(
-            task, lambda step: addon.around(step, self.optimiser, streams), addon
+            task,
+            lambda step: addon.around(step, self.optimiser, streams),
+            carried=[addon.carried],
         )
         self.steps = float(addon.steps)
         return report

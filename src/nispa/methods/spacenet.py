@@ -182,12 +182,24 @@ class SpaceNet(Method):
                 f"reserved={self.reserve:g} is more than selected={self.select:g}, and a task can "
                 f"only keep units that it uses; pass reserved={self.select:g} or less"
             )
-        if problem.tasks and self.reserve * (problem.tasks - 1) >= 1:
-            most = math.floor(1000 / problem.tasks) / 1000
-            raise ConfigError(
-                f"reserved={self.reserve:g} of the units for each of {problem.tasks} tasks leaves "
-                f"none for the last; pass reserved={most:g} or less"
-            )
+        self._check_room()
+
+    def _check_room(self) -> None:
+        """Raises ConfigError if all planned tasks together reserve more units than there are."""
+        earlier = (self.problem.tasks or 1) - 1
+        if not earlier:
+            return
+        sizes = {group.name: group.size for group in self.spec().empty().topology.hidden}
+        for name, size in sizes.items():
+            count = units_in(size, self.reserve)
+            if count * earlier >= size:
+                most = min((units - 1) // earlier / units for units in sizes.values())
+                lower = f"reserved={math.floor(1000 * most) / 1000:g}{' or less' * (most > 0)}"
+                raise ConfigError(
+                    f"reserved={self.reserve:g} keeps {count} of the {size} units of {name} for "
+                    f"each of {self.problem.tasks} tasks, which leaves none for the last; pass "
+                    f"{lower}, or wider layers"
+                )
 
     def learn_task(self, task: Task) -> Learning:
         """Trains connections of the task's own, which move between epochs to where they matter."""
@@ -241,7 +253,7 @@ class SpaceNet(Method):
         units = with_outputs(topology, topology.no_units(), task.classes)
         for group in topology.hidden:
             generator = stream(self.seed, "units", task.index, group.name)
-            wanted = max(1, round(self.select * group.size))
+            wanted = units_in(group.size, self.select)
             found = choose(~self.reserved[group.name], wanted, generator)
             if not len(found):
                 raise CapacityError(
@@ -332,7 +344,7 @@ class SpaceNet(Method):
         topology = self.network.topology
         reserved = with_outputs(topology, self.reserved, task.classes)
         for group in topology.hidden:
-            count = round(self.reserve * group.size)
+            count = units_in(group.size, self.reserve)
             chosen = largest(units[group.name], count, worth[group.name])
             reserved[group.name] = reserved[group.name].clone()
             reserved[group.name][chosen] = True
@@ -347,6 +359,11 @@ class SpaceNet(Method):
             rows = layer.spec.rows_in(reserved).nonzero().squeeze(1)
             if len(layer.weight) or not torch.equal(layer.frozen_bias_index.cpu(), rows):
                 raise FormatError("what is frozen does not fit the units that are reserved")
+
+
+def units_in(size: int, share: float) -> int:
+    """A share of a layer's units, rounded, at least one unless the share is 0."""
+    return max(1, round(share * size)) if share else 0
 
 
 def measured(

@@ -228,9 +228,16 @@ def _tell_apart(
         for place, key in itertools.product(places, differing):
             last = key.rpartition(".")[2]
             short = last if lasts[last] == 1 else key.partition(".")[2]
-            value = every[place].get(key, "-").strip('"[]').replace("null", "none")
+            value = _typed(every[place].get(key, "-"))
             longer[place] += f" {short}={value}" if "." in key else f" {value}"
     return longer
+
+
+def _typed(value: str) -> str:
+    """A value in JSON as one would type it: no quotes, and no brackets around a plain list."""
+    bare = value.strip('"')
+    inside = bare[1:-1] if bare[:1] == "[" and bare[-1:] == "]" else bare
+    return (bare if "[" in inside else inside.replace('"', "")).replace("null", "none")
 
 
 # --- Settings ------------------------------------------------------------------------------------
