@@ -13,6 +13,8 @@ from nispa.network.architecture import ARCHITECTURES
 from nispa.runs.record import read_record
 from tests.cli_calls import call, write_npz
 
+from .test_stops import interrupt_at
+
 Capture = pytest.CaptureFixture[str]
 QUICK = [f"--set={pair}" for pair in ("e=1", "max_phases=3", "batch_size=16", "density=0.5")]
 MODEL = """
@@ -72,6 +74,19 @@ def test_a_function_of_the_users(home: Path, capsys: Capture) -> None:
     ended = call(capsys, "predict", "run", data, "--task", "1", "--model", "mymodel:build")
     assert ended.code == 0
     assert Learner.load(home / "run", model="mymodel:build").tasks
+
+
+def test_what_goes_on_with_a_stopped_run_names_the_function(
+    home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = str(write_npz(home / "tiny.npz"))
+    with monkeypatch.context() as change:
+        interrupt_at(change, "nispa.methods.nispa.Nispa.rewire")
+        words = ["run", "split", "--dataset", data, *QUICK, "--model", "mymodel:build"]
+        ended = call(capsys, *words, "--out", "run")
+    assert ended.err.endswith("go on with: nispa resume run --model mymodel:build\n")
+    del ARCHITECTURES["mymodel:build"]  # as in another process
+    assert call(capsys, *ended.err.split("nispa ")[-1].split()).code == 0
 
 
 PLAN = """

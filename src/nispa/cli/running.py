@@ -142,7 +142,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def kept(out: Path) -> str:
     """Says what an unfinished run left behind."""
-    from nispa.files import shown
+    from nispa.files import one_line, shown
     from nispa.runs.record import read_record
 
     try:
@@ -151,4 +151,8 @@ def kept(out: Path) -> str:
         return "nothing was written"
     tasks = record.progress if record.learned else "no finished task"
     names = ", ".join(sorted(path.name for path in out.iterdir() if path.is_file()))
-    return f"kept {tasks} in {shown(out)} ({names}); go on with: nispa resume {shown(out)}"
+    network = record.config.get("network")
+    model = network.get("architecture") if isinstance(network, dict) else None
+    # Code is run only where it is named again.
+    own = f" --model {one_line(str(model), 200)}" if ":" in str(model) else ""
+    return f"kept {tasks} in {shown(out)} ({names}); go on with: nispa resume {shown(out)}{own}"
