@@ -123,6 +123,20 @@ def group_norm(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
 
 
 @builder
+def instance_norm(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
+    if x.shape[2] * x.shape[3] < 2:
+        return lambda x: x
+    return net.make(nn.InstanceNorm2d(x.shape[1], affine=draw.random() < 0.5))
+
+
+@builder
+def reordered(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
+    order = list(range(x.shape[1]))
+    draw.shuffle(order)
+    return lambda x: x[:, order]
+
+
+@builder
 def layer_norm(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
     norm = net.make(draw.choice([nn.LayerNorm, nn.RMSNorm])(x.shape[1]))
     return lambda x: norm(x.movedim(1, -1)).movedim(-1, 1)

@@ -209,7 +209,7 @@ class Ends(nn.Module):
         (lambda m, y: m.head(y)[:, :, None], r"have the shape \(2, 3, 1\)"),
         (lambda m, y: m.head(y).log_softmax(1), "log_softmax .* over units of 'head'"),
         (lambda m, y: m.last(m.head(y)) + m.head(y), "reads the logits"),
-        (lambda m, y: m.head(y)[:, [0, 0, 1]], "index in .* no operator"),
+        (lambda m, y: m.head(y)[:, [0, 0, 1]], "several logits are of one unit"),
         (lambda m, y: m.head(y)[:, :1].expand(-1, 3), "several logits are of one unit"),
         (lambda m, y: y[:, :3], "'a' computes logits and other units"),
         (lambda m, y: torch.zeros(2, 3), "depends on no weight|constants"),

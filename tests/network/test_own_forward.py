@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nispa import Learner, sparsify
-from nispa.errors import GraphError, IsolationError
+from nispa import Learner, compact, sparsify
+from nispa.errors import ConfigError, GraphError, IsolationError
 from nispa.methods.nispa import Nispa
 
-from .own_nets import BRIEF, EXAMPLE, IMAGES, SHAPE, Net, assert_same, learned
+from .own_nets import BRIEF, EXAMPLE, IMAGES, LABELS, SHAPE, Net, assert_same, learned
 
 pytestmark = pytest.mark.filterwarnings("ignore:the network is")
 
@@ -172,6 +172,115 @@ class Squeezes(Net):
 
 def test_a_module_that_does_not_run_on_one_sample_is_still_checked_on_more() -> None:
     assert_same(Squeezes())
+
+
+# Places that are constants.
+
+
+class Picks(Net):
+    """Picks activations at places that it knows."""
+
+    order: Tensor
+
+    def __init__(self, pick: Callable[[Any, Tensor], Tensor], left: int = 8) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.tensor([3, 1, 2, 0, 7, 6, 5, 4]))
+        self.register_buffer("mask", torch.tensor([True, False] * 4))
+        self.pick, self.b = pick, nn.Conv2d(left, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pick(self, self.norm(self.a(x)).relu())
+        logits: Tensor = self.head(self.b(x).relu().mean((2, 3)))
+        return logits
+
+
+PICKS: dict[str, tuple[Callable[[Any, Tensor], Tensor], int]] = {
+    "a buffer": (lambda self, x: x[:, self.order], 8),
+    "a view of it": (lambda self, x: x[:, self.order.view(2, 4).t().flatten()], 8),
+    "a list": (lambda self, x: x[:, [3, 1, 2, 0]], 4),
+    "a mask": (lambda self, x: x[:, self.mask], 4),
+    "computed": (lambda self, x: x[:, torch.arange(8).flip(0)], 8),
+    "index_select": (lambda self, x: x.index_select(1, self.order[:5]), 5),
+    "pixels": (lambda self, x: x[..., self.order[1:3, None], self.order[1:3]], 8),
+}
+
+
+@pytest.mark.parametrize("name", PICKS)
+def test_picking_at_constant_places(name: str) -> None:
+    assert_same(Picks(*PICKS[name]))
+    learner = learned("nispa", Picks(*PICKS[name]))
+    before = learner.scores(IMAGES, 0)
+    again = LABELS // 2 == 1
+    learner.learn(IMAGES[again], LABELS[again])
+    assert np.array_equal(before, learner.scores(IMAGES, 0))
+    if name == "a mask":
+        with pytest.raises(ConfigError, match=r"cannot be compacted.*a buffer of whole numbers"):
+            compact(learner)
+        return
+    cut = compact(learner)(torch.from_numpy(IMAGES)).numpy()
+    np.testing.assert_allclose(cut[:, :2], before[:, :2], rtol=1e-4, atol=1e-5)
+
+
+def by_draw(self: Any, x: Tensor) -> Tensor:
+    return x[:, torch.randperm(8)]
+
+
+def by_input(self: Any, x: Tensor) -> Tensor:
+    return x[:, (x.sum((0, 2, 3)) > 0).long()]
+
+
+def changed(self: Any, x: Tensor) -> Tensor:
+    places = torch.zeros(8, dtype=torch.int64)
+    places += x[0, 0, 0, 0].long().clamp(0, 7)
+    return x[:, places]
+
+
+@pytest.mark.parametrize("pick", [by_draw, by_input, changed])
+def test_picking_at_other_places_is_refused(pick: Callable[[Any, Tensor], Tensor]) -> None:
+    with pytest.raises(GraphError, match="picks at places"):
+        sparsify(Picks(pick), EXAMPLE)
+
+
+class Windows(nn.Module):
+    """Attention with a bias that a table holds for each distance, as in Swin."""
+
+    places: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.qkv = nn.Conv2d(1, 16, 2, 2), nn.Linear(16, 48)
+        self.end, self.head = nn.Linear(16, 16), nn.Linear(16, 4)
+        self.table = nn.Parameter(torch.randn(5, 2))
+        self.register_buffer(
+            "places", (torch.arange(9)[:, None] - torch.arange(9)).clamp(-2, 2) + 2
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        query, key, value = self.qkv(x).reshape(len(x), 9, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        bias = self.table[self.places.view(-1)].view(9, 9, 2).permute(2, 0, 1)
+        shares = (query @ key.transpose(-2, -1) * 0.3 + bias).softmax(-1)
+        x = x + self.end((shares @ value).transpose(1, 2).reshape(len(x), 9, 16))
+        logits: Tensor = self.head(x.mean(1))
+        return logits
+
+
+def test_a_table_of_biases_that_is_read_at_constant_places() -> None:
+    assert_same(Windows())
+    learner = learned("nispa", Windows())
+    before = learner.scores(IMAGES, 0)
+    again = LABELS // 2 == 1
+    learner.learn(IMAGES[again], LABELS[again])
+    assert np.array_equal(before, learner.scores(IMAGES, 0))
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_instance_norm(affine: bool) -> None:
+    assert_same(Net(nn.InstanceNorm2d(8, affine=affine)))
+    learned("nispa", Net(nn.InstanceNorm2d(8, affine=affine)), tasks=2)
+    with pytest.raises(GraphError, match="track_running_stats=False"):
+        sparsify(Net(nn.InstanceNorm2d(8, affine=affine, track_running_stats=True)), EXAMPLE)
 
 
 # What forward keeps and computes.

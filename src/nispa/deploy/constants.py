@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from nispa.deploy.recorded import Recorded
+from nispa.errors import ConfigError
 from nispa.graph.found import Call
 from nispa.graph.operators import RULES, mixing, moves, norms, pointwise, weights
 
@@ -156,7 +157,14 @@ class _Constants:
         return None
 
     def _quiet(self, node: fx.Node) -> Any:
-        return self.known[node].quiet()
+        known = self.known[node]
+        if known is None:
+            what = type(self.recorded.body).__name__
+            raise ConfigError(
+                f"a network of {what} cannot be compacted: {node.name} is a number taken from a "
+                "tensor, as of a mask; keep places in a buffer of whole numbers"
+            )
+        return known.quiet()
 
     def _plain(self, node: fx.Node) -> Any:
         return fx.node.map_arg((node.args, node.kwargs), lambda each: self.known[each].value)

@@ -83,7 +83,7 @@ class Recorded:
                 name: each for name, each in first.constants.items() if torch.is_tensor(each)
             }
             self.state = {**self._constants, **_state(body)}
-            self.walk = Walk(body, RULES, unknown, notes=True)
+            self.walk = Walk(body, RULES, unknown, self._constants, notes=True)
             self.walk.run(self.graph, self.parameters, self.buffers)
             self.walk.result(self.logits)
         except (GraphError, Refused) as error:

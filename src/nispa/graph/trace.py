@@ -94,7 +94,7 @@ def _units(
     constants = _constants(program)
     _no_hidden_parameters(model, constants, original)
     parameters, buffers = state_names(model, program)
-    walk = Walk(model, RULES, unknown)
+    walk = Walk(model, RULES, unknown, program.constants)
     try:
         inputs = walk.run(program.graph, parameters, buffers)
         logits = walk.result(logits_node(program))

@@ -36,7 +36,13 @@ class Walk:
     """
 
     def __init__(
-        self, model: nn.Module, rules: Mapping[str, Rule], unknown: Rule, *, notes: bool = False
+        self,
+        model: nn.Module,
+        rules: Mapping[str, Rule],
+        unknown: Rule,
+        constants: Mapping[str, Any] | None = None,
+        *,
+        notes: bool = False,
     ) -> None:
         """A walk through a graph of ``model``.
 
@@ -44,18 +50,21 @@ class Walk:
             model: The module.
             rules: Of operators, by their names.
             unknown: The rule of all others.
+            constants: Tensors that code holds without their being parameters or buffers.
             notes: Whether to keep what is known of each node, which takes much memory.
         """
         self.notes: dict[fx.Node, Any] | None = {} if notes else None
         self.ids = Ids()
         self.found = Found()
         self._paths = {id(module): path for path, module in model.named_modules()}
-        self._named = {name for name, _ in model.named_buffers()}
+        self._named = dict(model.named_buffers())
+        self._fixed = {**self._named, **(constants or {})}
         self._modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
         self._rules = rules
         self._unknown = unknown
         self._known: dict[fx.Node, Any] = {}
         self._constants: set[str] = set()  # buffers read as such
+        self._buffers: dict[str, str] = {}  # paths, by the names of inputs
         # Memory that may or may not be shared in the module, and that of parameters and buffers, by
         # its address; with a tensor in it, so that no other one gets the address.
         self._unsure: dict[int, Tensor] = {}
@@ -78,6 +87,7 @@ class Walk:
             Refused: The graph changes a tensor in a way that cannot be followed.
         """
         inputs: dict[str, Tensor] = {}
+        self._buffers = dict(buffers)
         for node in graph.nodes:
             if node.op == "placeholder" and node.name not in learned and node.name not in buffers:
                 numbers = self._known[node] = self._input(node)
@@ -147,6 +157,36 @@ class Walk:
         """Path of the buffer that an argument is, unless it is computed."""
         known = self._known[argument] if isinstance(argument, fx.Node) else None
         return known.name if isinstance(known, Buffer) else None
+
+    def fixed(self, argument: Any) -> Tensor | None:
+        """The values of a tensor that is computed from buffers and constants alone, else None."""
+        read: set[str] = set()
+        value = self._value(argument, read)
+        if value is not None:
+            self._constants |= read
+        return value
+
+    def _value(self, node: Any, read: set[str]) -> Tensor | None:
+        if not isinstance(node, fx.Node) or any(map(_written, node.users)):
+            return None
+        numbers = self._known.get(node)
+        if isinstance(numbers, (Refused, Learned)) or (
+            isinstance(numbers, Tensor) and bool(numbers.any())
+        ):
+            return None  # it depends on units
+        if node.op == "placeholder":
+            name = self._buffers.get(node.name, "")
+            read.add(name)
+            value = self._fixed.get(name)
+            return value.cpu() if isinstance(value, Tensor) else None
+        if node.op != "call_function" or _draws(self.call(node)):
+            return None
+        known = {each: self._value(each, read) for each in node.all_input_nodes}
+        if any(value is None for value in known.values()):
+            return None
+        args, named = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+        result = node.target(*args, **named)  # type: ignore[operator]
+        return result if isinstance(result, Tensor) else None
 
     def weight(self, call: Call, argument: str = "weight") -> Learned:
         """The parameter that an operator takes as its weight, to be read as connections or values.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nispa.graph.found import Call
+from nispa.graph.found import Call, Refused
 from nispa.graph.operators.registry import operators
 from nispa.graph.walk import Walk
 
@@ -44,6 +44,25 @@ def repeat_interleave(walk: Walk, call: Call) -> Tensor:
     """Only by a number, not by a tensor of them."""
     x: Tensor = walk.numbers(call["self"])
     return x.repeat_interleave(int(call["repeats"]), call["dim"])
+
+
+@operators("index", "index_select", does="picks at places that are constants of the module")
+def index(walk: Walk, call: Call) -> Tensor:
+    """Each element that is picked keeps its unit."""
+
+    def places(argument: Any) -> Tensor:
+        found = walk.fixed(argument)
+        if found is None:
+            raise Refused(
+                f"{call.by} picks at places that depend on the input or on draws; let them be "
+                "constants, such as a buffer"
+            )
+        return found
+
+    x: Tensor = walk.numbers(call["self"])
+    if call.name == "index_select":
+        return x.index_select(int(call["dim"]), places(call["index"]))
+    return x[tuple(slice(None) if each is None else places(each) for each in call["indices"])]
 
 
 @operators("pad", "constant_pad_nd", does="padding by constants or by elements at the border")

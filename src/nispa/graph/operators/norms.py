@@ -69,6 +69,25 @@ def group_norm(walk: Walk, call: Call) -> Tensor:
     return units.view(-1, *[1] * (x.dim() - 2)).expand(call.shape).clone()
 
 
+@operators("instance_norm", does="values per unit; statistics are those of a unit and a sample")
+def instance_norm(walk: Walk, call: Call) -> Tensor:
+    """Each channel belongs to its unit, and no statistics outlive the sample."""
+    x = walk.numbers(call["input"])
+    if call["running_mean"] is not None:
+        raise Refused(
+            f"{call.by} keeps running statistics, which would change for units that are kept; pass "
+            "track_running_stats=False"
+        )
+    walk.found.operations += PER_ELEMENT * math.prod(call.shape)
+    pixels = [dim for dim in range(x.dim()) if dim != 1]
+    parts = [walk.ids.along(x, pixels, call.by).flatten()]
+    for argument in ("weight", "bias"):
+        if call[argument] is not None:
+            parts.append(walk.values(walk.weight(call, argument), "norm"))
+    units = walk.ids.join(parts, call.by)
+    return units.view(-1, *[1] * (x.dim() - 2)).expand(call.shape).clone()
+
+
 PER_ELEMENT = 8
 """Operations of a norm: mean, variance (three), normalise (two), scale and shift."""
 

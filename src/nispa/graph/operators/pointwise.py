@@ -12,11 +12,12 @@ from nispa.graph.walk import Walk
 
 @operators(
     "relu", "relu6", "gelu", "silu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid",
-    "leaky_relu", "elu", "selu", "celu", "mish", "softplus", "log_sigmoid", "erf", "exp", "log",
+    "leaky_relu", "elu", "selu", "celu", "mish", "softplus", "log_sigmoid", "erf", "softshrink",
+    "hardshrink", "threshold", "exp", "log",
     "sqrt", "rsqrt", "square", "abs", "neg", "sign", "reciprocal", "sin", "cos", "clamp",
     "clamp_min", "clamp_max", "round", "floor", "ceil", "logical_not", "nan_to_num",
-    "dropout", "feature_dropout", "alpha_dropout", "bernoulli", "uniform", "normal", "fill",
-    "zero", "tril", "triu",
+    "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "bernoulli", "uniform",
+    "normal", "fill", "zero", "tril", "triu",
     does="activations, dropout: an element keeps its unit",
 )  # fmt: skip
 def alone(walk: Walk, call: Call) -> Tensor:
