@@ -126,7 +126,8 @@ def group_norm(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
 def instance_norm(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
     if x.shape[2] * x.shape[3] < 2:
         return lambda x: x
-    return net.make(nn.InstanceNorm2d(x.shape[1], affine=draw.random() < 0.5))
+    norm = net.make(nn.InstanceNorm2d(x.shape[1], affine=draw.random() < 0.5))
+    return lambda x: norm(x).relu()  # its means are 0, of which a norm behind a pool makes noise
 
 
 @builder

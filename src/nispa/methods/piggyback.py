@@ -64,8 +64,8 @@ class PiggybackConfig(KeepConfig):
         super().__post_init__()
         if self.first_value <= self.threshold:
             raise ConfigError(
-                f"first_value={self.first_value:g} must be above threshold={self.threshold:g}: a "
-                "task begins with every connection, and what is switched off gets no gradient"
+                f"first_value={self.first_value:g} must be above threshold={self.threshold:g}, "
+                "since a task begins with every connection of the backbone"
             )
 
 
