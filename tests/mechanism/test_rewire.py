@@ -7,10 +7,12 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nispa.graph.units import Span, UnitMap
 from nispa.mechanism.grow import GROWTH_RULES, Wish, growth_rule
 from nispa.mechanism.rewire import Rewiring, rewire
 from nispa.network.topology import (
     ConnectionLayer,
+    MappedLayer,
     Topology,
     UnitGroup,
     complement,
@@ -279,6 +281,34 @@ def test_a_unit_is_revived_through_the_reader_that_has_something_to_give() -> No
         assert changes["to_left"].revived.tolist() == [3]  # the only plastic unit there is left1
         assert changes["to_right"].revived.tolist() == []
         assert torch.equal(changes["to_right"].pattern, patterns["to_right"])
+
+
+def test_a_unit_is_not_revived_through_a_layer_that_reads_others_of_its_group() -> None:
+    """As in a grouped convolution: of s, the layer reads unit 0 alone."""
+    half = MappedLayer(
+        "half",
+        "s",
+        "left",
+        rows=UnitMap((Span("left", 0, 2),)),
+        columns=UnitMap((Span("s", 0, 1),)),
+        sizes={"s": 2, "left": 2},
+    )
+    groups = (
+        UnitGroup("input", 1, "input"), UnitGroup("s", 2), UnitGroup("left", 2),
+        UnitGroup("output", 1, "output"),
+    )  # fmt: skip
+    stem, head = ConnectionLayer("stem", "input", "s"), ConnectionLayer("head", "left", "output")
+    patterns = {"stem": drawn("x", "x"), "half": drawn("x", "."), "head": drawn("xx")}
+    changes = rewired(
+        Topology(groups, (stem, half, head)),
+        patterns,
+        owed={"half": 1},
+        s="..",
+        left="..",
+        output=".",
+    )
+    assert changes["half"].revived.tolist() == []
+    assert changes["half"].grown.tolist() == [1]  # what is owed finds the only place there is
 
 
 def test_a_unit_gets_one_outlet_from_one_of_several_readers() -> None:

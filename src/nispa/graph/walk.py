@@ -160,14 +160,23 @@ class Walk:
 
     def fixed(self, argument: Any) -> Tensor | None:
         """The values of a tensor that is computed from buffers and constants alone, else None."""
-        read: set[str] = set()
-        value = self._value(argument, read)
+        seen: dict[fx.Node, Tensor | None] = {}
+        value = self._value(argument, seen)
         if value is not None:
-            self._constants |= read
+            self._constants |= {
+                self._buffers[each.name] for each in seen if each.op == "placeholder"
+            }
         return value
 
-    def _value(self, node: Any, read: set[str]) -> Tensor | None:
-        if not isinstance(node, fx.Node) or any(map(_written, node.users)):
+    def _value(self, node: Any, seen: dict[fx.Node, Tensor | None]) -> Tensor | None:
+        if not isinstance(node, fx.Node):
+            return None
+        if node not in seen:  # a tensor may be read more than once
+            seen[node] = self._valued(node, seen)
+        return seen[node]
+
+    def _valued(self, node: fx.Node, seen: dict[fx.Node, Tensor | None]) -> Tensor | None:
+        if any(map(_written, node.users)):
             return None
         numbers = self._known.get(node)
         if isinstance(numbers, (Refused, Learned)) or (
@@ -175,13 +184,11 @@ class Walk:
         ):
             return None  # it depends on units
         if node.op == "placeholder":
-            name = self._buffers.get(node.name, "")
-            read.add(name)
-            value = self._fixed.get(name)
+            value = self._fixed.get(self._buffers.get(node.name, ""))
             return value.cpu() if isinstance(value, Tensor) else None
         if node.op != "call_function" or _draws(self.call(node)):
             return None
-        known = {each: self._value(each, read) for each in node.all_input_nodes}
+        known = {each: self._value(each, seen) for each in node.all_input_nodes}
         if any(value is None for value in known.values()):
             return None
         args, named = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
