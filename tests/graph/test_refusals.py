@@ -68,7 +68,7 @@ BETWEEN: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
         lambda m, y: y * m.one,
         "all 8 rows of 'a.weight' .* mul in .* a scale for",
     ),
-    "a slope for all": (lambda m, y: m.slope(y), "all 8 rows of 'a.weight' .* prelu in 'slope'"),
+    "a slope for all": (lambda m, y: m.slope(y), r"pass nn.PReLU\(8\)"),
     "a bare matrix": (lambda m, y: y @ m.square, "matmul .* 'square'; use nn.Linear"),
     "a computed weight": (
         lambda m, y: F.linear(y, m.square * 2),
@@ -207,7 +207,7 @@ class Ends(nn.Module):
         (lambda m, y: {"a": y, "b": m.head(y)}, r"returns \{'a': .*; let it return logits"),
         (lambda m, y: m.head(y)[0], r"have the shape \(3,\); it must be \(2, classes\)"),
         (lambda m, y: m.head(y)[:, :, None], r"have the shape \(2, 3, 1\)"),
-        (lambda m, y: m.head(y).log_softmax(1), "log_softmax .* over units of 'head'"),
+        (lambda m, y: m.head(y).log_softmax(1), "log_softmax .* return them as they are"),
         (lambda m, y: m.last(m.head(y)) + m.head(y), "reads the logits"),
         (lambda m, y: m.head(y)[:, [0, 0, 1]], "several logits are of one unit"),
         (lambda m, y: m.head(y)[:, :1].expand(-1, 3), "several logits are of one unit"),

@@ -12,16 +12,18 @@ from nispa.graph.operators.registry import operators
 from nispa.graph.walk import Walk
 
 
-def of_one_unit(walk: Walk, call: Call, ids: Tensor, dims: Sequence[int], what: str) -> Tensor:
+INSTEAD = (
+    "use nn.Linear or a convolution, whose weights can be dead, and nn.LayerNorm or nn.RMSNorm for "
+    "norms"
+)
+
+
+def of_one_unit(
+    walk: Walk, call: Call, ids: Tensor, dims: Sequence[int], what: str, instead: str = INSTEAD
+) -> Tensor:
     """One number for all along some dimensions, as size 1; refuses several units."""
     if walk.ids.differ(ids, dims):
-        walk.refuse_over_units(
-            call,
-            ids,
-            what,
-            "use nn.Linear or a convolution, whose weights can be dead, and nn.LayerNorm or "
-            "nn.RMSNorm for norms",
-        )
+        walk.refuse_over_units(call, ids, what, instead)
     return walk.ids.along(ids, list(dims), call.by)
 
 
@@ -71,6 +73,12 @@ def reduce(walk: Walk, call: Call) -> Tensor | list[Tensor]:
     return [result.clone(), result.clone()] if pair else result.clone()
 
 
+LOGITS_INSTEAD = (
+    "if these are the logits, return them as they are, as the loss takes the soft-max; gates that "
+    "stand for themselves can use sigmoid"
+)
+
+
 @operators(
     "softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp",
     does="softmax and running sums over tokens; over units they are refused",
@@ -78,5 +86,13 @@ def reduce(walk: Walk, call: Call) -> Tensor | list[Tensor]:
 def softmax(walk: Walk, call: Call) -> Tensor:
     """The dimension must be of one unit, which all results are of."""
     x = walk.numbers(call["self"])
-    kept = of_one_unit(walk, call, x, [call["dim"] % x.dim()], f"takes the {call.name} over")
+    last = x.dim() == 2 and "softmax" in call.name
+    kept = of_one_unit(
+        walk,
+        call,
+        x,
+        [call["dim"] % x.dim()],
+        f"takes the {call.name} over",
+        LOGITS_INSTEAD if last else INSTEAD,
+    )
     return kept.expand(call.shape).clone()
