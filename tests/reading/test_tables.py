@@ -5,13 +5,14 @@ import json
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nispa.reading.tables import render
+from nispa.reading.tables import render, settings_table
 from nispa.runs.metrics import percent
 from nispa.runs.record import (
     ConnectionCount,
@@ -92,6 +93,32 @@ HUGE = [
         "peak_bytes": 987_654_321_000,
     }
 ]
+
+
+def test_settings_by_hand() -> None:
+    config: dict[str, Any] = {
+        "method": {
+            "learning_rate": 0.01,
+            "refill": True,
+            "max_phases": None,
+            "derived": ["epochs"],
+        },
+        "network": {"hidden": [40, 20], "density": 0.2},
+    }
+    config["method"]["epochs"] = config["method"]["batch_size"] = 5
+    derived = ({"epochs": 9, "batch_size": 32}, {"epochs": 8, "batch_size": 32})
+    run = record().model_copy(update={"config": config, "derived": derived})
+    out = io.StringIO()
+    Console(file=out, width=80).print(settings_table(run))
+    assert [line.strip().split(None, 1) for line in out.getvalue().splitlines()[4:]] == [
+        ["learning_rate", "0.01"],
+        ["refill", "true"],
+        ["max_phases", "none"],
+        ["epochs", "9, 8 (from the data)"],
+        ["batch_size", "32 (from the data)"],
+        ["hidden", "40,20"],
+        ["density", "0.2"],
+    ]
 
 
 def test_costs_by_hand() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from nispa.errors import needs
 from nispa.files import one_line
@@ -102,6 +103,34 @@ def _head(record: Record) -> Text:
     if record.status == "complete":
         return text
     return text.append(f"\n{record.status.upper()} after {record.progress}", style="bold yellow")
+
+
+def settings_table(record: Record) -> RenderableType:
+    """Every setting of a run by the name that ``--set`` takes, those from the data by task."""
+    table = new_table("setting", fold=True)
+    table.add_column("value", overflow="fold")
+    for part in ("method", "network"):
+        values = record.config.get(part)
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            by_task = [task[name] for task in record.derived if name in task]
+            text = _setting(value)
+            if by_task:
+                distinct = list(dict.fromkeys(map(_setting, by_task)))
+                each = distinct if len(distinct) == 1 else map(_setting, by_task)
+                text = f"{', '.join(each)} (from the data)"
+            if name != "derived":  # said beside each value
+                table.add_row(one_line(str(name), 40), one_line(text, 500))
+    return Group(_title("Settings"), table)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_setting, value))
+    if value is None:
+        return "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _data(record: Record) -> Text:

@@ -11,7 +11,6 @@ from nispa.graph.operators.pointwise import together
 from nispa.graph.operators.registry import operators
 from nispa.graph.walk import Walk
 
-
 INSTEAD = (
     "use nn.Linear or a convolution, whose weights can be dead, and nn.LayerNorm or nn.RMSNorm for "
     "norms"
