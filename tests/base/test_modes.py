@@ -63,8 +63,11 @@ def learned(
     return found, Path("in a mode").read_bytes()
 
 
-MLP = {"hidden": (16, 12), "density": 0.6, "epochs_per_phase": 2, "k": 6}
-CONVNET = {"architecture": "convnet", "channels": (4, 6), "fc": (8,), "epochs": 2}
+MLP = {"hidden": (16, 12), "density": 0.6, "epochs_per_phase": 2, "k": 6, "settle_epochs": 3}
+CONVNET = {
+    **{"architecture": "convnet", "channels": (4, 6), "fc": (8,)},
+    **{"epochs": 2, "retrain_epochs": 1},
+}
 
 
 @pytest.mark.parametrize(("method", "settings"), [("nispa", MLP), ("packnet", CONVNET)])

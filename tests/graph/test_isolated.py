@@ -50,7 +50,7 @@ def check_random(plan: list[tuple[str, int]], end: int) -> None:
         check_isolated(model, graph, images, kept, generator)
 
 
-@settings(max_examples=100 if ALL else 20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40 if ALL else 20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(plan=st.one_of(plans, mixing_plans), end=st.integers(0, 1000))
 def test_a_random_network_is_isolated_or_refused(plan: list[tuple[str, int]], end: int) -> None:
     check_random(plan, end)

@@ -63,6 +63,7 @@ def test_ray_does_all(two_workers: Backend, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_ray_takes_up_what_a_lost_worker_left(two_workers: Backend, tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path / "runs", 2)
     killed, ended = False, []
