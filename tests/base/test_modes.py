@@ -65,8 +65,11 @@ def learned(
 
 MLP = {"hidden": (16, 12), "density": 0.6, "epochs_per_phase": 2, "k": 6, "settle_epochs": 3}
 CONVNET = {
-    **{"architecture": "convnet", "channels": (4, 6), "fc": (8,)},
-    **{"epochs": 2, "retrain_epochs": 1},
+    "architecture": "convnet",
+    "channels": (4, 6),
+    "fc": (8,),
+    "epochs": 2,
+    "retrain_epochs": 1,
 }
 
 
