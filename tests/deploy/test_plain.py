@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import nispa
 from nispa import Learner
@@ -105,6 +106,32 @@ def test_other_methods_and_networks(method: str, network: str) -> None:
         assert (found.argmax(1) == wanted.argmax(1)).all()
         size = max(1.0, float(wanted.abs().max()))
         assert float((found - wanted).abs().max()) <= 1e-5 * size
+
+
+class Causal(nn.Module):
+    """Attention whose result is viewed as it lies, as language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.packed = nn.Linear(24, 8), nn.Linear(8, 24)
+        self.last, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.read(x.flatten(2).unflatten(2, (8, 8)).movedim(2, 1).flatten(2))
+        q, k, v = (each.unflatten(2, (4, 2)).transpose(1, 2) for each in self.packed(x).split(8, 2))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+        x = x + self.last(y.contiguous().view(x.shape))
+        logits: Tensor = self.head(x[:, -1])
+        return logits
+
+
+def test_a_view_of_what_attention_computes() -> None:
+    learner = learned(model=Causal(), example_input=torch.from_numpy(IMAGES[:2]), density=0.8)
+    module: Any = nispa.compact(learner)
+    for count in (1, 3, 60):
+        images = torch.from_numpy(IMAGES[:count])
+        found = module(images)[:, module.tasks[0]["outputs"]]
+        torch.testing.assert_close(found, learner.method.scores(images, learner.tasks[0]))
 
 
 @pytest.mark.parametrize("int8", [False, True])

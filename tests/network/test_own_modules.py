@@ -44,13 +44,6 @@ class Twice(nn.LayerNorm):
         return super().forward(x) * 2
 
 
-class Last(nn.LayerNorm):
-    """A LayerNorm over channels, which are not last."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 class Unscaled(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         return F.group_norm(x, self.num_groups, None, self.bias, self.eps)
@@ -64,7 +57,7 @@ class Tighter(nn.GroupNorm):
 @pytest.mark.parametrize(
     "norm",
     [
-        functools.partial(Activated, 8), functools.partial(Swish, 2, 8), functools.partial(Last, 8),
+        functools.partial(Activated, 8), functools.partial(Swish, 2, 8),
         functools.partial(Twice, (8, 6, 6)), functools.partial(Unscaled, 2, 8),
         functools.partial(Tighter, 2, 8),
     ],

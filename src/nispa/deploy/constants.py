@@ -88,7 +88,7 @@ class _Constants:
             return _paired(self._run(node, self._plain(node)), self._masked(node, call, masks))
         if rule is None or rule is pointwise.checks:
             return self._unknown(node, call)
-        result = self._run(node, values, fresh=written)
+        result = _laid_as_traced(node, self._run(node, values, fresh=written))
         if not isinstance(result, (Tensor, list, tuple)):
             return None
         moves_too = self._moves(node, call, rule, result)
@@ -152,7 +152,7 @@ class _Constants:
     def _unknown(self, node: fx.Node, call: Call) -> Any:
         value = node.meta.get("val")
         if isinstance(value, Tensor):
-            zeros = torch.zeros(value.shape, dtype=value.dtype)
+            zeros = _laid_as_traced(node, torch.zeros(value.shape, dtype=value.dtype))
             return _paired(zeros, torch.ones_like(zeros, dtype=torch.bool))
         return None
 
@@ -182,6 +182,20 @@ class _Constants:
         if fresh:
             args = (args[0].clone(), *args[1:])
         return node.target(*args, **named)  # type: ignore[operator]
+
+
+def _laid_as_traced(node: fx.Node, value: Any) -> Any:
+    """The value with the strides that it had in the trace: an operator may choose among several.
+
+    Attention does, and a view of its result, which the trace allows, could else be impossible.
+    """
+    traced = node.meta.get("val")
+    if not isinstance(value, Tensor) or not isinstance(traced, Tensor):
+        return value
+    same = value.shape != traced.shape or value.stride() == traced.stride()
+    if same or 0 in traced.stride():
+        return value
+    return torch.empty_strided(traced.shape, traced.stride(), dtype=value.dtype).copy_(value)
 
 
 def _in_place(node: fx.Node) -> bool:

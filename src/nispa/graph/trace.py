@@ -69,7 +69,7 @@ def find_units(
 def _found_units(
     model: nn.Module, example: Any, classes: int | None, original: nn.Module | None
 ) -> UnitGraph:
-    arguments, named = _arguments(example)
+    arguments, named = arguments_of(example)
     with _training(model), _seeded(0):
         before = _draws()
         _try(model, arguments, named, classes)
@@ -121,7 +121,7 @@ def state_names(
     return parameters, buffers
 
 
-def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments, with two samples each."""
     if isinstance(example, Tensor):
         example = (example,)
