@@ -79,7 +79,7 @@ def check_own(path: Path, *, folder: bool = False) -> bool:
     return True
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
+def write_atomic(path: str | Path, data: bytes, *, lasting: bool = True) -> None:
     """Writes a file whole or not at all, replacing an older file of that name in one step.
 
     A link is replaced as well; its target is never written to.
@@ -87,6 +87,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     Args:
         path: Where to write; its folder must exist.
         data: The whole content.
+        lasting: Whether it must survive a power loss from now on, which takes milliseconds.
 
     Raises:
         OutputError: It could not be written. Nothing is left behind, and an older file of that
@@ -104,12 +105,14 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         created = True
         try:
             _write_all(handle, data)
-            os.fsync(handle)
+            if lasting:
+                os.fsync(handle)
         finally:
             os.close(handle)
         temporary.replace(path)
         replaced = True
-        _sync_folder(path.parent)
+        if lasting:
+            _sync_folder(path.parent)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         if replaced:
             after = "the new content is in place, but may not survive a power loss"

@@ -65,15 +65,19 @@ def test_the_time_before_an_interruption_counts(tmp_path: Path) -> None:
     assert first.train_cpu_s > values["task_cpu_seconds"] > 0
 
 
-def test_the_picture_is_drawn_once_a_task(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [0, 1000])
+def test_the_picture_is_drawn_after_a_while_and_at_the_end(
+    seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn = []
+    monkeypatch.setattr("nispa.runs.writer.PICTURE_S", seconds)
 
     def drawing(record: Record) -> bytes:
         drawn.append((len(record.per_task), record.status))
         return b"%d" % len(record.per_task)
 
     finish(run(short(), tmp_path / "run", drawing=drawing))
-    assert drawn == [(1, "running"), (2, "complete")]
+    assert drawn == ([(2, "complete")] if seconds else [(1, "running"), (2, "complete")])
     assert (tmp_path / "run" / PICTURE).read_bytes() == b"2"
 
 

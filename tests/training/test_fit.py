@@ -298,7 +298,7 @@ def test_every_optimiser_gets_its_settings(name: str, kind: type) -> None:
     config = OptimiserConfig(**values, momentum=0.5)
     full, empty = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(0))
     optimiser = make_optimiser(config, [empty, full])
-    assert type(optimiser) is kind
+    assert isinstance(optimiser, kind)
     (group,) = optimiser.param_groups
     assert group["params"] == [full]
     assert (group["lr"], group["weight_decay"]) == (0.25, 0.125)

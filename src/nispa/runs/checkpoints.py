@@ -42,7 +42,7 @@ class Checkpoints:
         """
         self.folder, self._every, self._identity = run / FOLDER, every, identity
         self._task = self._fit = 0
-        self._written = time.monotonic()
+        self._written = self._synced = time.monotonic()
         self.spent = Spent()
 
     def begin(self, task: int) -> Iterator[FitState]:
@@ -98,7 +98,10 @@ class Checkpoints:
             },
         }
         make_folder(self.folder)
-        write_atomic(path, tensorfile.encode(FORMAT, header, state.tensors))
+        # What a power loss takes is trained again. So short phases do not wait for the disk.
+        lasting = last or time.monotonic() - self._synced >= self._every
+        write_atomic(path, tensorfile.encode(FORMAT, header, state.tensors), lasting=lasting)
+        self._synced = time.monotonic() if lasting else self._synced
         if pause.over:
             remove(self._path(self._fit, "part"))
         self._written = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from nispa.runs.recording import task_end
 
 Drawing = Callable[[Record], bytes]
 """Draws a record as a PNG file."""
+PICTURE_S = 5.0
+"""Seconds between two pictures; drawing one takes half of one."""
 
 
 class RunWriter:
@@ -34,6 +37,7 @@ class RunWriter:
         self.record = record
         self._folder, self._drawing = folder, drawing
         self._journal: Journal | None = None
+        self._draws_at = time.monotonic() + PICTURE_S
 
     @property
     def path(self) -> Path:
@@ -102,8 +106,10 @@ class RunWriter:
         self.record = record
         self._folder.write_record(record)
         move(self.path / NEWER_NETWORK, self.path / NETWORK)
-        if len(record.per_task) < len(record.tasks):  # finish() draws the last picture
+        # finish() draws the last picture.
+        if len(record.per_task) < len(record.tasks) and time.monotonic() >= self._draws_at:
             self._draw(record)
+            self._draws_at = time.monotonic() + PICTURE_S
 
     def finish(self, status: str) -> Record:
         """Writes the final picture and record.

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from nispa.base.config import setting, settings
 from nispa.errors import DivergedError
-from nispa.kernels.adam import Adam, AdamW
+from nispa.kernels.adam import Adam as AdamInPieces
+from nispa.kernels.adam import AdamW as AdamWInPieces
 from nispa.network.models import DataSet
 from nispa.network.operations import Ledger, count_updates, current, purpose
 from nispa.training.losses import ClassMask, CrossEntropy
+from nispa.training.optimisers import SGD, Adadelta, Adam, AdamW
 from nispa.training.pausing import (
     Carried,
     EpochEnd,
@@ -117,16 +119,14 @@ def make_optimiser(
         learning = [nn.Parameter(torch.zeros(0))]
     gpu = learning[0].is_cuda
     if config.optimiser == "adam":
-        adam = Adam if gpu else torch.optim.Adam
+        adam = AdamInPieces if gpu else Adam
         return adam(learning, lr=rate, weight_decay=decay, fused=True, capturable=gpu)
     if config.optimiser == "adamw":
-        adamw = AdamW if gpu else torch.optim.AdamW
+        adamw = AdamWInPieces if gpu else AdamW
         return adamw(learning, lr=rate, weight_decay=decay, fused=True, capturable=gpu)
     if config.optimiser == "sgd":
-        return torch.optim.SGD(
-            learning, lr=rate, momentum=config.momentum, weight_decay=decay, fused=True
-        )
-    return torch.optim.Adadelta(learning, lr=rate, weight_decay=decay, capturable=gpu)
+        return SGD(learning, lr=rate, momentum=config.momentum, weight_decay=decay, fused=True)
+    return Adadelta(learning, lr=rate, weight_decay=decay, capturable=gpu)
 
 
 Rates = Callable[[float], float]
