@@ -147,8 +147,9 @@ runpy.run_module("nispa", run_name="__main__")
 def run_with_full_disk(home: Path, limit_bytes: int) -> subprocess.CompletedProcess[str]:
     """A run in which no file can grow beyond a size, as on a full disk."""
     write_npz(home / "tiny.npz")
-    args = ["run", "split", "--dataset", "tiny.npz", "--out", "here", *SMALL]
-    args.append("--set=settle_epochs=0")  # few events, so that the network is the largest file
+    args = ["run", "split", "--dataset", "tiny.npz", "--out", "here", "--set=epochs_per_phase=1"]
+    # Few events and many weights, so that what holds the network is the largest file.
+    args += ["--set=max_phases=3", "--set=settle_epochs=0", "--set=hidden=200"]
     command = [sys.executable, "-c", LIMITED, str(limit_bytes), *args]
     return subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=60)
 
@@ -164,7 +165,7 @@ def test_a_disk_that_is_full_from_the_start(home: Path) -> None:
 
 @posix
 def test_a_disk_that_fills_up_in_mid_run(home: Path) -> None:
-    done = run_with_full_disk(home, 7000)  # enough for the first record, not for a checkpoint
+    done = run_with_full_disk(home, 9000)  # enough for the first record, not for a checkpoint
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("nispa: error: cannot write here/")
     assert "Run: kept " in done.stderr
