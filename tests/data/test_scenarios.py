@@ -374,3 +374,13 @@ def test_a_class_without_images_is_no_task() -> None:
     data = ImageData("toy", x, y, x, y, names, 1.0, "test")
     with pytest.raises(ScenarioError, match=r"task 1 \(2-3\) has no training images"):
         split(data, validation=0)
+
+
+def test_digits_are_those_of_scikit_learn_wherever_their_file_lies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = load_digits()
+    monkeypatch.setattr("nispa.data.digits.Path.is_file", lambda _: False)
+    loaded = load_digits()
+    assert found.canonical
+    assert found.identity == loaded.identity

@@ -51,13 +51,10 @@ def _table() -> NDArray[Any]:
     The file is read where scikit-learn lies, since importing that takes a second.
     """
     found = importlib.util.find_spec("sklearn")
-    file = (
-        Path(found.origin).parent / "datasets/data/digits.csv.gz"
-        if found and found.origin
-        else None
-    )
-    if file is not None and file.is_file():
-        return np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    if found is not None and found.origin is not None:
+        file = Path(found.origin).parent / "datasets/data/digits.csv.gz"
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",", dtype=np.uint8)
     with needs("sklearn", "the data set digits"):
         from sklearn import datasets
 
