@@ -199,6 +199,12 @@ def test_a_task_without_samples(refused: Refused, home: Path) -> None:
     refused("run", "split", "--dataset", "own.npz", says=("task 1 (2-3) has no test images",))
 
 
+def test_labels_in_a_file_that_are_no_whole_numbers(home: Path, refused: Refused) -> None:
+    labels = np.arange(40) % 4
+    np.savez(home / "own.npz", x_train=np.zeros((40, 3), np.float32), y_train=labels * 1.0)
+    refused("run", "split", "--dataset", "own.npz", says=("y_train", "save labels.astype(int)"))
+
+
 # Data folders
 
 

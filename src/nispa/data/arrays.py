@@ -273,7 +273,7 @@ def as_label_array(values: Any, name: str = "labels") -> Array:
     if array.ndim != 1:
         hint = ""
         if array.ndim == 2 and array.dtype.kind in "biuf" and (array.sum(1) == 1).all():
-            hint = "; for one column per class pass labels.argmax(1)"
+            hint = f"; for one column per class {either('pass', 'save')} labels.argmax(1)"
         raise DataError(f"{name}: shape {array.shape} must be (n,), one label per image{hint}")
     if array.dtype.kind == "T":  # NumPy's texts of any length
         array = array.astype(object)
@@ -287,7 +287,7 @@ def as_label_array(values: Any, name: str = "labels") -> Array:
         return _writable(array, name)
     fix = ""
     if array.dtype.kind == "f" and np.isfinite(array).all() and (array % 1 == 0).all():
-        fix = "; pass labels.astype(int)"
+        fix = f"; {either('pass', 'save')} labels.astype(int)"
     raise DataError(f"{name}: type {array.dtype} must be whole numbers or texts{fix}")
 
 
