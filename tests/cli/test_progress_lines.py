@@ -15,7 +15,7 @@ from nispa.methods.base import PhaseStart
 from nispa.runs.record import TaskResult, UnitCount
 from nispa.runs.runner import TaskEnd, TaskStart
 from nispa.training.pausing import EpochEnd
-from tests.cli_calls import NEEDS_TERMINAL, SMALL, on_terminal, write_npz
+from tests.cli_calls import NEEDS_TERMINAL, on_terminal, write_npz
 
 RESULT = TaskResult(
     phases=2,
@@ -118,10 +118,14 @@ def test_live_display_keeps_a_row_for_each_task() -> None:
     assert "\x1b[2J" not in file.getvalue()
 
 
+LONGER = ["--set=hidden=12,12", "--set=epochs_per_phase=100", "--set=max_phases=3"]
+"""Settings of a run that takes seconds, since a display is drawn a few times in each."""
+
+
 @NEEDS_TERMINAL
 def test_a_run_on_a_terminal(tmp_path: Path) -> None:
     write_npz(tmp_path / "tiny.npz")
-    text = on_terminal(tmp_path, "run", "split", "--dataset", "tiny.npz", "--out", "here", *SMALL)
+    text = on_terminal(tmp_path, "run", "split", "--dataset", "tiny.npz", "--out", "here", *LONGER)
     assert "phase 1 (of at most 3)" in text
     assert re.search(r"2/2 2-3 +[\d.]+ % +[\d.]+ %", text)
     assert "forgetting" in text
@@ -133,7 +137,7 @@ def test_a_sweep_on_a_terminal(tmp_path: Path) -> None:
     write_npz(tmp_path / "tiny.npz")
     text = on_terminal(
         tmp_path, "sweep", "split", "--set=dataset=tiny.npz", "--seeds", "0,1", "--workers", "1",
-        "--out", "here", *SMALL,
+        "--out", "here", *LONGER,
     )  # fmt: skip
     assert "2 runs, 0 of them done before, 1 at a time" in text
     assert "0 of 2 done, 1 running" in text
