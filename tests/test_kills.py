@@ -56,7 +56,7 @@ def _live(folder: str, method: str, number: int) -> None:
 def killed(folder: Path, method: str, number: int) -> bool:
     """Whether a process was killed at its call of that number; it may have fewer."""
     context = multiprocessing.get_context("forkserver")
-    # Loaded once for all of them; the second is what PyTorch loads when it first learns.
+    # Loaded once for all of them.
     context.set_forkserver_preload(["nispa.runs.runner", "tests.test_kills"])
     process = context.Process(target=_live, args=(str(folder), method, number))
     process.start()

@@ -66,9 +66,12 @@ BETWEEN: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "unknown": (lambda m, y: torch.special.i0(y), "special_i0 .* is no operator whose units"),
     "a scale for all": (
         lambda m, y: y * m.one,
-        "all 8 rows of 'a.weight' .* mul in .* a scale for",
+        "all 8 rows of 'a.weight' .* mul in .* a scale or",
     ),
-    "a slope for all": (lambda m, y: m.slope(y), r"pass nn.PReLU\(8\)"),
+    "a slope for all": (
+        lambda m, y: m.slope(y),
+        r"prelu in 'slope'.*nn\.PReLU\(channels\)",
+    ),
     "a bare matrix": (lambda m, y: y @ m.square, "matmul .* 'square'; use nn.Linear"),
     "a computed weight": (
         lambda m, y: F.linear(y, m.square * 2),

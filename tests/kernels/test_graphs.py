@@ -243,7 +243,9 @@ def test_a_full_tensor_of_kernels_lies_pixel_by_pixel() -> None:
     assert torch.equal(kernels.plastic.grad, scale.flatten(0, 1)[[0, 3]])
 
 
-@pytest.mark.parametrize(("mine", "theirs"), [(adam.Adam, optim.Adam), (adam.AdamW, optim.AdamW)])
+@pytest.mark.parametrize(
+    ("mine", "theirs"), [(adam.AdamInPieces, optim.Adam), (adam.AdamWInPieces, optim.AdamW)]
+)
 def test_adam_in_pieces_is_adam(mine: Any, theirs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adam, "LEAST", 8)
     monkeypatch.setattr(adam, "PIECES", 5)

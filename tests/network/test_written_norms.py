@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import nispa
 from nispa.errors import GraphError
-from nispa.network.written_norms import ChannelsFirst, name_norms
+from nispa.network.written_norms import ChannelsFirst, recognise_norms
 
 
 class Written(nn.Module):
@@ -92,7 +92,7 @@ def test_a_written_norm_computes_the_same_by_its_name(
 ) -> None:
     model, x = nn.Sequential(norm), 0.01 * torch.randn(shape)
     before, parameters = model(x), dict(norm.named_parameters())
-    name_norms(model, (x,), {})
+    recognise_norms(model, (x,), {})
     assert type(norm) is kind
     torch.testing.assert_close(model(x), before)
     named = norm.norm if isinstance(norm, ChannelsFirst) else norm
@@ -104,7 +104,7 @@ def test_a_written_norm_computes_the_same_by_its_name(
 @pytest.mark.parametrize("norm", [ByDeviation(6), OnePlus(6), Otherwise(6)])
 def test_what_only_looks_like_a_norm_stays_and_is_refused(norm: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(3, 6), norm, nn.Linear(6, 4)).eval()
-    name_norms(model, (torch.randn(2, 3),), {})
+    recognise_norms(model, (torch.randn(2, 3),), {})
     assert type(model[1]) in (ByDeviation, OnePlus, Otherwise)
     assert not model[1].training
     with pytest.raises(GraphError, match="units cannot be told apart"):
@@ -121,7 +121,7 @@ def test_a_norm_that_is_called_by_keyword_stays() -> None:
             return self.norm(hidden=x)
 
     model = Calls()
-    name_norms(model, (torch.randn(2, 6),), {})
+    recognise_norms(model, (torch.randn(2, 6),), {})
     assert type(model.norm) is RootMeanSquare
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -112,3 +113,24 @@ def test_clearing_leaves_nothing(tmp_path: Path) -> None:
     Checkpoints(tmp_path).clear()
     assert not list(tmp_path.iterdir())
     Checkpoints(tmp_path).clear()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are not synced there")
+def test_short_fits_wait_for_the_disk_no_more_often_than_checkpoints_are_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, synced = [0.0], []
+    monkeypatch.setattr("nispa.runs.checkpoints.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(now[0]))
+    checkpoints = Checkpoints(tmp_path, 30.0)
+    checkpoints.begin(0)
+    state = FitState({}, {"over": True})
+    for now[0] in (10.0, 20.0, 31.0, 50.0, 62.0):
+        checkpoints.fit()
+        checkpoints.reached(FitPause(True, lambda: state))
+    assert sorted(set(synced)) == [31.0, 62.0]
+    now[0] = 63.0
+    checkpoints.fit()
+    checkpoints.reached(FitPause(False, lambda: state), last=True)
+    assert synced[-1] == 63.0
+    assert len(list((tmp_path / FOLDER).iterdir())) == 6

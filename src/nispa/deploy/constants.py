@@ -192,8 +192,9 @@ def _laid_as_traced(node: fx.Node, value: Any) -> Any:
     traced = node.meta.get("val")
     if not isinstance(value, Tensor) or not isinstance(traced, Tensor):
         return value
-    same = value.shape != traced.shape or value.stride() == traced.stride()
-    if same or 0 in traced.stride():
+    if value.shape != traced.shape or value.stride() == traced.stride():
+        return value
+    if 0 in traced.stride():  # several elements share their memory: nothing can be written there
         return value
     return torch.empty_strided(traced.shape, traced.stride(), dtype=value.dtype).copy_(value)
 

@@ -158,7 +158,8 @@ def _no_collapse(ids: Ids, found: Found) -> None:
                 f"all {len(layer.rows)} rows of '{layer.weight}' would be one unit, kept or "
                 f"changed as a whole, because of {_culprit(ids, layer.rows)}. Let it treat "
                 "channels one by one: several heads of attention, not one; a depthwise convolution "
-                "over tokens, not Linear; a scale for each channel, not one for all"
+                "over tokens, not Linear; a scale or a slope (nn.PReLU(channels)) for each, not "
+                "one for all"
             )
 
 

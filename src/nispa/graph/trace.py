@@ -70,13 +70,13 @@ def _found_units(
     model: nn.Module, example: Any, classes: int | None, original: nn.Module | None
 ) -> UnitGraph:
     arguments, named = arguments_of(example)
-    with _training(model), _seeded(0):
+    with in_mode(model, training=True), seeded(0):
         before = _draws()
         _try(model, arguments, named, classes)
         drew = _draws() != before
         graph = _units(model, exported(model, arguments, named), original)
     for seed in range(1, TRIES if drew else 1):
-        with _training(model), _seeded(seed):
+        with in_mode(model, training=True), seeded(seed):
             again = _units(model, exported(model, arguments, named), original)
         if again != graph:
             raise GraphError(
@@ -150,7 +150,7 @@ def arguments_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seeds the generators of Python and NumPy, and puts them back afterwards.
 
     A module that takes its way by them would have other units at each trace.
@@ -172,8 +172,8 @@ def _draws() -> tuple[object, ...]:
 
 
 @contextlib.contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Training mode, quietly; modes of all modules and random state are put back.
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or evaluation, quietly; modes of all modules and random state are put back.
 
     A batch norm without a momentum would read how many batches it has seen, as a number; the units
     are the same with one.
@@ -186,7 +186,7 @@ def _training(model: nn.Module) -> Iterator[None]:
     with warnings.catch_warnings(), torch.random.fork_rng(devices):
         warnings.simplefilter("ignore")
         logging.disable()
-        model.train()
+        model.train(training)
         for norm in averaging:
             norm.momentum = 0.1
         try:

@@ -66,9 +66,9 @@ class _InPieces:
         return known
 
 
-class Adam(_InPieces, torch.optim.Adam):
+class AdamInPieces(_InPieces, torch.optim.Adam):
     """Fused Adam over small pieces."""
 
 
-class AdamW(_InPieces, torch.optim.AdamW):
+class AdamWInPieces(_InPieces, torch.optim.AdamW):
     """Fused AdamW over small pieces."""

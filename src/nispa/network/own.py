@@ -19,7 +19,7 @@ from nispa.graph.logits import logits_of
 from nispa.graph.units import UnitGraph
 from nispa.network.layers import SparseLayer
 from nispa.network.traced import TracedNetwork, fingerprint
-from nispa.network.written_norms import name_norms
+from nispa.network.written_norms import recognise_norms
 
 Values = Literal["draw", "model"]
 """First values of connections, drawn or those of the module."""
@@ -57,7 +57,7 @@ class OwnModel:
         self.values, self.example = values, example
         with usual_modes():
             self._module = copied(module)
-            name_norms(self._module, *arguments_of(example))
+            recognise_norms(self._module, *arguments_of(example))
             self.graph: UnitGraph = find_units(self._module, example, classes, original=module)
             self.network(self.input_shape)  # refuses what the trace alone does not
 

@@ -40,7 +40,7 @@ class ChannelsFirst(nn.Module):
         return y.movedim(-1, 1)
 
 
-def name_norms(model: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+def recognise_norms(model: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
     """Makes modules that compute a LayerNorm or an RMSNorm these norms, where they are.
 
     Args:
@@ -78,6 +78,8 @@ def _shapes_read(
     named: Mapping[str, Any],
 ) -> dict[nn.Module, tuple[int, ...]]:
     """The shape that each module is called with; empty if it is called otherwise than with one."""
+    from nispa.graph.trace import in_mode, seeded  # takes long to import
+
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
     def note(module: nn.Module, read: tuple[Any, ...], by_name: dict[str, Any]) -> None:
@@ -87,14 +89,11 @@ def _shapes_read(
         shapes[module] = shape if before is None or len(before) == len(shape) else ()
 
     handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in modules]
-    modes = [(module, module.training) for module in model.modules()]
     # Whatever the module's own code raises, the trace runs into it, too, and says so.
-    with contextlib.suppress(Exception), torch.random.fork_rng([]):
-        model.eval()(*given, **named)
+    with contextlib.suppress(Exception), in_mode(model, training=False), seeded(0):
+        model(*given, **named)
     for handle in handles:
         handle.remove()
-    for module, mode in modes:
-        module.training = mode
     return shapes
 
 

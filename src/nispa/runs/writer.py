@@ -21,7 +21,7 @@ from nispa.runs.recording import task_end
 Drawing = Callable[[Record], bytes]
 """Draws a record as a PNG file."""
 PICTURE_S = 5.0
-"""Seconds between two pictures; drawing one takes half of one."""
+"""Seconds between two pictures of a run, of which each takes about half a second."""
 
 
 class RunWriter:

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from nispa.base.config import setting, settings
 from nispa.errors import DivergedError
-from nispa.kernels.adam import Adam as AdamInPieces
-from nispa.kernels.adam import AdamW as AdamWInPieces
+from nispa.kernels.adam import AdamInPieces, AdamWInPieces
 from nispa.network.models import DataSet
 from nispa.network.operations import Ledger, count_updates, current, purpose
 from nispa.training.losses import ClassMask, CrossEntropy

@@ -85,13 +85,13 @@ LOGITS_INSTEAD = (
 def softmax(walk: Walk, call: Call) -> Tensor:
     """The dimension must be of one unit, which all results are of."""
     x = walk.numbers(call["self"])
-    last = x.dim() == 2 and "softmax" in call.name
+    may_be_logits = x.dim() == 2 and "softmax" in call.name
     kept = of_one_unit(
         walk,
         call,
         x,
         [call["dim"] % x.dim()],
         f"takes the {call.name} over",
-        LOGITS_INSTEAD if last else INSTEAD,
+        LOGITS_INSTEAD if may_be_logits else INSTEAD,
     )
     return kept.expand(call.shape).clone()

@@ -61,11 +61,5 @@ def embedding(walk: Walk, call: Call) -> Tensor:
 def prelu(walk: Walk, call: Call) -> Tensor:
     """Slopes along the channels."""
     x = walk.numbers(call["self"])
-    weight = walk.weight(call)
-    if weight.shape == (1,) and x.dim() > 1 and walk.ids.differ(x, [1]):
-        raise Refused(
-            f"{call.by} has one slope for all units, which would change for units that are kept; "
-            f"pass nn.PReLU({x.shape[1]}), a slope for each, or nn.LeakyReLU()"
-        )
-    slopes = walk.values(weight, "value")
+    slopes = walk.values(walk.weight(call), "value")
     return walk.ids.join([x, slopes.view(-1, *[1] * max(x.dim() - 2, 0))], call.by)
