@@ -246,8 +246,8 @@ def test_torch_datasets() -> None:
         ([("picture", 0)], "str is no tensor"),
         ([(torch.zeros(1, 2, 2), None)], "label None must be"),
         ([(torch.zeros(2, 2), 0), (torch.zeros(2, 3), 1)], r"item 1 is float32 \(1, 2, 3\)"),
-        ([(torch.zeros(1, 1, 1, 4), 0)], "must have 1 to 3 dimensions"),
-        ([(torch.zeros(()), 0)], "must have 1 to 3 dimensions"),
+        ([(torch.zeros(1, 1, 1, 1, 4), 0)], "must have 1 to 4 dimensions"),
+        ([(torch.zeros(()), 0)], "must have 1 to 4 dimensions"),
     ],
 )
 def test_unusable_torch_datasets(dataset: Any, reason: str) -> None:

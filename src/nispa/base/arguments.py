@@ -87,8 +87,8 @@ def image_shape(value: Any) -> Shape:
     """
     shown = _shown(value)
     usual = (
-        "(channels, height, width), such as (1, 28, 28), (n,) for a table of n columns, or "
-        "(channels, length) for series"
+        "(channels, height, width), such as (1, 28, 28), (n,) for a table of n columns, "
+        "(channels, length) for series, or (channels, depth, height, width) for volumes"
     )
     parts: list[Any]
     if isinstance(value, (str, bytes, dict, set)):
@@ -97,20 +97,19 @@ def image_shape(value: Any) -> Shape:
         parts = list(value)
     else:
         parts = [value]
-    if len(parts) not in (1, 2, 3):
+    if not 1 <= len(parts) <= 4:
         raise ConfigError(f"input_shape={shown} must be {usual}")
     try:
         sizes = [whole_number("input_shape", part, 1, MAX_SIZE, "") for part in parts]
     except ConfigError:
         raise ConfigError(f"input_shape={shown} must be {usual}, in whole numbers from 1") from None
-    if len(sizes) < 3:
-        return tuple(sizes)
-    first, second, last = sizes
-    if (last == 3 and first > 4) or (last in (1, 3) and first == second > 1 and first != last):
-        raise ConfigError(
-            f"input_shape={shown} looks like channels last; pass {last, first, second}"
-        )
-    return first, second, last
+    if len(sizes) == 3:
+        first, second, last = sizes
+        if (last == 3 and first > 4) or (last in (1, 3) and first == second > 1 and first != last):
+            raise ConfigError(
+                f"input_shape={shown} looks like channels last; pass {last, first, second}"
+            )
+    return tuple(sizes)
 
 
 def path_of(value: Any) -> Path:

@@ -1,11 +1,12 @@
-"""Shapes of one sample: an image, a series, or a row of a table."""
+"""Shapes of one sample: an image, a volume, a series, or a row of a table."""
 
 from __future__ import annotations
 
 import math
 
 Shape = tuple[int, ...]
-"""``(channels, height, width)``, ``(channels, length)`` or ``(features,)``."""
+"""``(channels, height, width)``, ``(channels, depth, height, width)``, ``(channels, length)`` or
+``(features,)``."""
 
 MAX_SIDES = 8
 """Most dimensions of a sample in a file."""
@@ -29,6 +30,8 @@ def in_words(shape: Shape) -> str:
         return f"series of {shape[0]} channel{'s' * (shape[0] != 1)} and {shape[1]} steps"
     if len(shape) == 3:
         return f"images of {shape[1]}x{shape[2]} pixels"
+    if len(shape) == 4:
+        return f"volumes of {shape[1]}x{shape[2]}x{shape[3]} voxels"
     return f"samples of shape {shape}"
 
 

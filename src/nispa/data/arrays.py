@@ -39,8 +39,9 @@ def as_images(
 
     Shapes: images become ``(n, channels, height, width)``. ``(n, height, width)`` is grey; with
     four dimensions the channels are the second or the last, whichever has size 1 or 3. If both or
-    neither have, pass ``channels_first``. ``(n, features)`` is a table and stays what it is, as
-    does ``(n, channels, length)`` with ``series``.
+    neither have, pass ``channels_first``. Five dimensions are volumes, likewise, with a depth
+    before the height. ``(n, features)`` is a table and stays what it is, as does
+    ``(n, channels, length)`` with ``series``.
 
     Types: whole numbers of images must be in [0, 255] and become uint8 with the scale 1/255; bool
     becomes uint8 with the scale 1; floats, and the whole numbers of tables and series, become
@@ -64,10 +65,11 @@ def as_images(
             f"{name}: shape {array.shape} must be (n, channels, length), or (n, length) for series "
             "of one channel"
         )
-    if not 2 <= array.ndim <= 4:
+    if not 2 <= array.ndim <= 5:
         raise DataError(
             f"{name}: shape {array.shape} must be (n, features), (n, height, width), "
-            "(n, height, width, channels) or (n, channels, height, width)"
+            "(n, height, width, channels), (n, channels, height, width) or, for volumes, "
+            "(n, channels, depth, height, width)"
         )
     plain = series or array.ndim == 2
     pixels, scale = _pixels(array, name, plain)
@@ -81,7 +83,7 @@ def as_images(
         if channels_first is None:
             channels_first = _channels_first(pixels.shape, name)
         if not channels_first:
-            pixels = pixels.transpose(0, 3, 1, 2)
+            pixels = np.moveaxis(pixels, -1, 1)
     if 0 in pixels.shape:
         raise DataError(f"{name}: shape {pixels.shape} is empty")
     # A copy: the caller may go on writing to the array, but samples never change.
@@ -247,7 +249,7 @@ def _check_range(floats: Array, name: str) -> None:
 
 
 def _channels_first(shape: tuple[int, ...], name: str) -> bool:
-    first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
+    first, last = shape[1] in CHANNELS, shape[-1] in CHANNELS
     if first == last:
         why = "both its second and last" if first else "neither its second nor its last"
         raise DataError(

@@ -145,15 +145,15 @@ def _size(images: Tensor) -> str:
 
 
 def check_pair(name: str, images: Tensor, labels: Tensor) -> None:
-    """Checks that images have 2 to 4 dimensions, are not empty, and have one label each.
+    """Checks that images have 2 to 5 dimensions, are not empty, and have one label each.
 
     Raises:
         DataError: They are not.
     """
-    if not 2 <= images.dim() <= 4 or 0 in images.shape[1:]:
+    if not 2 <= images.dim() <= 5 or 0 in images.shape[1:]:
         raise DataError(
             f"{name}: images of shape {tuple(images.shape)} must be (n, channels, height, width), "
-            "(n, channels, length) or (n, features)"
+            "(n, channels, length), (n, features) or (n, channels, depth, height, width)"
         )
     if labels.dim() != 1 or images.shape[0] != labels.shape[0]:
         raise DataError(

@@ -104,7 +104,7 @@ def _single(shape: Shape) -> set[Shape]:
 
 def _layout(array: Array, shape: Shape, channels_first: bool | None) -> bool | None:
     """Whether channels come first, if the network's shape tells."""
-    if channels_first is not None or array.ndim != 4:
+    if channels_first is not None or array.ndim not in (4, 5):
         return channels_first
     if len(shape) == 1:
         shape = (1, 1, *shape)

@@ -20,8 +20,8 @@ def from_torch(
 
     An image may be a tensor ``(channels, height, width)``, ``(height, width)`` or ``(features,)``,
     an array ``(height, width, channels)``, ``(height, width)`` or ``(features,)``, or a Pillow
-    image (read as 8-bit grey or RGB). Bytes are scaled by 1/255, floats used unchanged. A random
-    transform is applied once.
+    image (read as 8-bit grey or RGB). A volume is ``(channels, depth, height, width)``. Bytes are
+    scaled by 1/255, floats used unchanged. A random transform is applied once.
 
     Args:
         train: Has ``len()`` and yields ``(image, label)`` by index.
@@ -157,7 +157,7 @@ def _items(dataset: Any, name: str, *, labelled: bool, series: bool) -> tuple[Ar
 
 
 def _planes(image: Any, name: str, series: bool) -> Array:
-    """One image as ``(channels, height, width)``; rows of tables and series as they are."""
+    """One image as ``(channels, height, width)``; volumes, rows and series as they are."""
     if not isinstance(image, (Tensor, np.ndarray)) and not is_picture(image):
         raise DataError(f"{name}: {type(image).__name__} is no tensor, array or Pillow image")
     planes = as_array(image, name)
@@ -167,8 +167,8 @@ def _planes(image: Any, name: str, series: bool) -> Array:
         planes = planes[None]
     elif planes.ndim == 3 and not isinstance(image, Tensor):
         planes = np.moveaxis(planes, -1, 0)
-    if planes.ndim not in (1, 3):
-        raise DataError(f"{name}: image of shape {planes.shape} must have 1 to 3 dimensions")
+    if planes.ndim not in (1, 3, 4):
+        raise DataError(f"{name}: image of shape {planes.shape} must have 1 to 4 dimensions")
     return planes
 
 

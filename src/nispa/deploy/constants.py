@@ -123,9 +123,8 @@ class _Constants:
             return mask.reshape(result.shape)
         if rule is mixing.pool:
             mask = self.known[next(iter(call.arguments.values()))].moves
-            sides = [-1] if "1d" in call.name else [-2, -1]
-            for dim in sides:
-                mask = mask.any(dim, keepdim=True)
+            for side in range(mixing.pooled_sides(call.name)):
+                mask = mask.any(-1 - side, keepdim=True)
             return mask.expand(result.shape).clone()
         over_units = rule in (norms.layer_norm, norms.group_norm)  # generations are not known here
         return _full(result, over_units or any(bool(mask.any()) for mask in masks))

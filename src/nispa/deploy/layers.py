@@ -11,7 +11,7 @@ from nispa.deploy.cutter import Cutter, Done, Result, aten
 from nispa.deploy.kept import live
 from nispa.graph.found import Call, Learned
 
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def linear(to: Cutter, node: fx.Node, call: Call) -> Result:

@@ -177,7 +177,7 @@ def _fold(made: fx.GraphModule) -> None:
         if calls[node.target] != 1 or calls[before.target] != 1 or len(before.users) != 1:
             continue
         parent, _, name = str(before.target).rpartition(".")
-        if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             fused: nn.Module = fuse_conv_bn_eval(layer.double(), norm.double())
         elif isinstance(layer, nn.Linear) and flat:
             fused = fuse_linear_bn_eval(layer.double(), norm.double())

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LARGEST = 127
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 WINDOW = ("stride", "padding", "dilation", "groups")
 """How a convolution goes over its input."""
 
@@ -31,7 +33,7 @@ class Rounded(nn.Module):
     scale: Tensor
     bias: Tensor
 
-    def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
         super().__init__()
         weight, bias = layer.weight.detach(), layer.bias
         assert bias is not None
@@ -41,7 +43,7 @@ class Rounded(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias.detach().clone())
         self.window: dict[str, Any] = {}  # of a convolution
-        if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+        if isinstance(layer, _CONVOLUTIONS):
             self.window = {name: getattr(layer, name) for name in WINDOW}
 
     @property
@@ -63,7 +65,7 @@ class Rounded(nn.Module):
         """What the layer computes, with rounded weights."""
         if not self.window:
             return functional.linear(x, self.weight, self.bias)
-        convolve = functional.conv1d if self.values.dim() == 3 else functional.conv2d
+        convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[self.values.dim() - 3]
         return convolve(x, self.weight, self.bias, **self.window)
 
 
@@ -76,6 +78,6 @@ def rounded(module: nn.Sequential) -> nn.Sequential:
     made = copy.deepcopy(module)
     for parent in list(made.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+            if isinstance(child, (nn.Linear, *_CONVOLUTIONS)):
                 setattr(parent, name, Rounded(child))
     return made.eval()

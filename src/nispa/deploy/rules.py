@@ -123,7 +123,7 @@ def _nothing(to: Cutter, node: fx.Node, call: Call) -> Result:
 
 def _pool(to: Cutter, node: fx.Node, call: Call) -> Result:
     source = to.of(node.args[0])
-    sides = 1 if "1d" in call.name else 2
+    sides = mixing.pooled_sides(call.name)
     if source.gone:
         return _lost(to, node)
     to.unless(everything(source.places[-sides:], source.shape[-sides:]), node)

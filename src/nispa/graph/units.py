@@ -152,7 +152,7 @@ class Layer:
         weight: Path of the parameter.
         rows: Units it writes.
         columns: Units it reads.
-        operator: ``linear``, ``conv1d`` or ``conv2d``.
+        operator: ``linear``, ``conv1d``, ``conv2d`` or ``conv3d``.
         kernel: Numbers of one connection, such as ``(3, 3)``; empty for one number.
         blocks: Groups of a grouped convolution: rows and columns are cut into so many equal parts,
             and only positions within part i of both are there.

@@ -438,7 +438,7 @@ class Walk:
 
     def _whole(self, call: Call, weight: Learned) -> str | None:
         """The path of the module that uses a weight, if it is a known one and does nothing else."""
-        known = (nn.Linear, nn.Conv1d, nn.Conv2d)
+        known = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
         mine = type(call.owner) in known and weight.name == f"{call.path}.weight".lstrip(".")
         return call.path if mine else None
 

@@ -272,7 +272,8 @@ class SparseLayer(nn.Module):
     def _set_plastic(self, index: Tensor, values: Tensor) -> None:
         order = index.argsort()
         self.plastic_index = index[order]
-        self.weight = nn.Parameter(values[order].clone())
+        # Indexing may leave strides of 0 where nothing is left, of which autograd warns.
+        self.weight = nn.Parameter(values[order].clone(memory_format=torch.contiguous_format))
         self.changes += 1
 
     # Saving and loading. Positions are int64 in memory, since PyTorch indexes with nothing smaller

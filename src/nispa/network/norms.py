@@ -21,7 +21,7 @@ from torch.nn import functional
 from nispa.kernels.convolved import norm_of
 from nispa.network.laid_out import LaidOut
 
-AnyBatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
+AnyBatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 Mixing = nn.LayerNorm | nn.RMSNorm | nn.GroupNorm
 
 
@@ -55,7 +55,8 @@ class UnitBatchNorm(nn.Module):
         assert norm.running_var is not None
         assert norm.num_batches_tracked is not None
         self.eps, self.momentum = norm.eps, norm.momentum
-        self._kind = nn.BatchNorm1d if isinstance(norm, nn.BatchNorm1d) else nn.BatchNorm2d
+        kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+        self._kind = next(kind for kind in kinds if isinstance(norm, kind))
         self.register_parameter("weight", norm.weight)
         self.register_parameter("bias", norm.bias)
         self.register_buffer("running_mean", norm.running_mean.clone())

@@ -15,7 +15,7 @@ from nispa.graph.units import UnitGraph
 from nispa.network.holding import Norms
 from nispa.network.norms import GenerationNorm, UnitBatchNorm
 
-BATCH = (nn.BatchNorm1d, nn.BatchNorm2d)
+BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MIXING = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
 
@@ -37,8 +37,7 @@ def replaced_norms(body: nn.Module, graph: UnitGraph) -> list[tuple[Any, Norms]]
         if kind is None:
             raise GraphError(
                 f"'{norm.module}' is a {type(module).__name__}, whose statistics cannot be held "
-                "still; use nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.RMSNorm or "
-                "nn.GroupNorm"
+                "still; use nn.BatchNorm1d, 2d or 3d, nn.LayerNorm, nn.RMSNorm or nn.GroupNorm"
             )
         if norm.beside and _has_own_forward(module, kind):
             raise GraphError(

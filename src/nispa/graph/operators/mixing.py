@@ -26,29 +26,35 @@ def of_one_unit(
     return walk.ids.along(ids, list(dims), call.by)
 
 
+def pooled_sides(name: str) -> int:
+    """How many dimensions an operator such as ``avg_pool2d`` pools, as its name says."""
+    return next(int(letter) for letter in name if letter.isdigit())
+
+
 @operators(
-    "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d",
-    "upsample_linear1d", "_upsample_bilinear2d_aa", "upsample_bicubic2d",
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest1d",
+    "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d", "upsample_bilinear2d",
+    "upsample_trilinear3d", "_upsample_bilinear2d_aa", "upsample_bicubic2d",
     does="pooling and resizing: the pixels of a channel are one unit",
 )  # fmt: skip
 def pool(walk: Walk, call: Call) -> Tensor:
     """Over the last dimensions, as many as the name says."""
     x = walk.numbers(next(iter(call.arguments.values())))
-    sides = 1 if "1d" in call.name else 2
+    sides = pooled_sides(call.name)
     kept = of_one_unit(walk, call, x, range(x.dim() - sides, x.dim()), "pools")
     return kept.expand(call.shape).clone()
 
 
 @operators(
-    "adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool1d_with_indices",
-    "max_pool2d_with_indices",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices",
     does="max-pools that give indices, too",
 )  # fmt: skip
 def pool_with_indices(walk: Walk, call: Call) -> list[Tensor]:
     """Values and indices are of the same units."""
     x = walk.numbers(next(iter(call.arguments.values())))
-    sides = 1 if "1d" in call.name else 2
+    sides = pooled_sides(call.name)
     kept = of_one_unit(walk, call, x, range(x.dim() - sides, x.dim()), "pools")
     return [kept.expand(shape).clone() for shape in call.shapes]
 

@@ -22,6 +22,7 @@ def linear(walk: Walk, call: Call) -> Tensor:
 @operators(
     "conv1d",
     "conv2d",
+    "conv3d",
     does="rows and columns of connections, a kernel each; with groups, within these; depthwise, "
     "values per unit",
 )
