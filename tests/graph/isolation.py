@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nispa.graph.units import Norm, UnitGraph
+from nispa.graph.units import Layer, Norm, UnitGraph
 
 Sets = dict[str, Tensor]
 
@@ -52,7 +52,7 @@ def _moved(
     assert {name for name, _ in model.named_parameters()} | changing <= mapped(graph)
     rest = {name: ~units for name, units in kept.items()}
     for layer in graph.layers:
-        rows = state[layer.weight][layer.first_row : layer.first_row + len(layer.rows)]
+        rows = rows_of(layer, state)
         rows[layer.between(rest, kept)] = 0.0
     for norm in graph.norms:
         if norm.mixes:
@@ -76,6 +76,13 @@ def everything(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def rows_of(layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
+    """A layer's part of its parameter, what it writes first; a view."""
+    whole = state[layer.weight]
+    rows = whole.transpose(0, 1) if layer.turned else whole
+    return rows[layer.first_row : layer.first_row + len(layer.rows)]
+
+
 def mapped(graph: UnitGraph) -> set[str]:
     """Parameters and buffers that the graph says something about."""
     return {layer.weight for layer in graph.layers} | {values.name for values in graph.values}
@@ -86,7 +93,7 @@ def redraw(
 ) -> None:
     """Draws all anew that belongs to no kept unit."""
     for layer in graph.layers:
-        rows = state[layer.weight][layer.first_row : layer.first_row + len(layer.rows)]
+        rows = rows_of(layer, state)
         free = ~layer.rows.spread(kept)
         rows[free] = torch.randn(rows[free].shape, generator=generator)
     for values in graph.values:
@@ -117,7 +124,7 @@ def watched(model: nn.Module, graph: UnitGraph, inputs: Any, kept: Sets) -> dict
         ) -> None:
             dim = result.dim() - 1
             if not isinstance(module, nn.Linear):
-                dim -= 1 if isinstance(module, nn.Conv1d) else 2
+                dim -= 1 if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)) else 2
             number = sum(key.startswith(f"{name}:") for key in seen)
             seen[f"{name}:{number}"] = result.movedim(dim, 0)[rows].clone()
 

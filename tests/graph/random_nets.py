@@ -105,6 +105,36 @@ def convolution(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
 
 
 @builder
+def spread(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
+    after, kernel = draw.choice([2, 4, 6]), draw.choice([1, 2, 3])
+    stride = draw.choice([1, 2]) if max(x.shape[2:]) < 5 else 1
+    return net.make(
+        nn.ConvTranspose2d(
+            x.shape[1], after, kernel, stride, padding=kernel // 2, output_padding=stride - 1
+        )
+        if kernel > 1
+        else nn.ConvTranspose2d(x.shape[1], after, 1, bias=draw.random() < 0.5)
+    )
+
+
+@builder
+def product(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
+    before, after = x.shape[1], draw.choice([2, 4, 6])
+    how = draw.choice(["x @ w", "x @ w.T", "linear", "addmm"])
+    weight = net.value(after, before) if how == "x @ w.T" else net.value(before, after)
+    bias = net.value(after) if how in ("linear", "addmm") else weight
+
+    def by(x: Tensor) -> Tensor:
+        if how == "linear":
+            return F.linear(x, weight().t(), bias())
+        if how == "addmm":
+            return torch.addmm(bias(), x.flatten(0, 1), weight()).view(*x.shape[:2], -1)
+        return x @ (weight() if how == "x @ w" else weight().T)
+
+    return lambda x: by(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
+
+
+@builder
 def depthwise(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
     channels = x.shape[1]
     return net.make(

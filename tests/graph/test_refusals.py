@@ -72,7 +72,7 @@ BETWEEN: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
         lambda m, y: m.slope(y),
         r"prelu in 'slope'.*nn\.PReLU\(channels\)",
     ),
-    "a bare matrix": (lambda m, y: y @ m.square, "matmul .* 'square'; use nn.Linear"),
+    "a matrix in front": (lambda m, y: (m.square @ y.T).T, "matmul .* 'square'; use nn.Linear"),
     "a computed weight": (
         lambda m, y: F.linear(y, m.square * 2),
         "weight of linear .* is computed",

@@ -16,10 +16,12 @@ from torch import Tensor, fx
 from nispa.deploy.recorded import Recorded
 from nispa.errors import ConfigError
 from nispa.graph.found import Call
-from nispa.graph.operators import RULES, mixing, moves, norms, pointwise, weights
+from nispa.graph.operators import RULES, attention, mixing, moves, norms, pointwise, weights
 
 PLAIN = (pointwise.alone, pointwise.together)
 MOVES = (moves.move, moves.reshape, moves.repeat_interleave)
+WINDOWS = (weights.convolution, weights.transposed_convolution)
+LAYERS = (weights.linear, weights.addmm, *WINDOWS)
 
 
 @dataclass
@@ -107,8 +109,8 @@ class _Constants:
             return self.known[call["src"]].moves.expand_as(result)
         if rule is pointwise.new:
             return torch.zeros_like(result, dtype=torch.bool)
-        if rule in (weights.linear, weights.convolution):
-            return self._layer(node, call, rule is weights.linear)
+        if rule in LAYERS or (rule is attention.matmul and self.recorded.weight(call) is not None):
+            return self._layer(node, call, rule not in WINDOWS)
         if rule is norms.batch_norm:
             return self.known[call["input"]].moves.clone()
         if rule is mixing.softmax:
@@ -130,18 +132,21 @@ class _Constants:
         return _full(result, over_units or any(bool(mask.any()) for mask in masks))
 
     def _layer(self, node: fx.Node, call: Call, linear: bool) -> Tensor:
-        x: _Seen = self.known[call["input"]]
-        live = (self.known[call["weight"]].value != 0).float()
-        args, named = node.args, dict(node.kwargs)
-        given = [x.moves.float(), live, None, *args[3:]]
-        named.pop("bias", None)
-        moved: Tensor = node.target(*given[: max(2, len(args))], **named) != 0  # type: ignore[operator]
+        read, weight, bias = weights.operands(call.name)
+        x: _Seen = self.known[call[read]]
+        live = (self.known[call[weight]].value != 0).float()
+        given = {**call.arguments, read: x.moves.float(), weight: live}
+        if bias:
+            given[bias] = None if bias == "bias" else torch.zeros(())
+        moved: Tensor = call.target(**given) != 0
         dim = x.value.dim() - 1 if linear else x.value.dim() - len(live.shape) + 1
         columns = x.value.movedim(dim, 0).flatten(1)
         still = ~x.moves.movedim(dim, 0).flatten(1).any(1)
         still &= columns.amax(1) == columns.amin(1)
         value = columns[:, 0].double().masked_fill(~still, 0)
-        if not linear and call["padding"] != "valid":
+        if call.name.startswith("conv_transpose"):
+            still &= value == 0  # not all of its kernel reaches each place
+        elif not linear and call["padding"] != "valid":
             padding = call["padding"]
             if padding == "same" or any(each > 0 for each in padding):
                 still &= value == 0  # the border reads zeros in its place

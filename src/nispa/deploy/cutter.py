@@ -180,10 +180,13 @@ class Cutter:
         entry = self.recorded.walk.found.values[known.name]
         if entry.dim is None:
             numbers = entry.ids[known.rows] if known.shape else entry.ids
-            return (tensor[known.rows] if known.shape else tensor), self.kept.places(numbers)
-        places = list(map(torch.arange, tensor.shape))
-        places[entry.dim] = self.kept.rows(entry.ids)
-        return tensor, tuple(places)
+            tensor = tensor[known.rows] if known.shape else tensor
+            places = self.kept.places(numbers)
+        else:
+            each = list(map(torch.arange, tensor.shape))
+            each[entry.dim] = self.kept.rows(entry.ids)
+            places = tuple(each)
+        return (tensor.t(), places[::-1]) if known.turned else (tensor, places)
 
     def whole(self, node: fx.Node) -> Whole:
         """The error that asks for all units at an operator to be kept."""

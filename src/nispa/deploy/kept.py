@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from nispa.deploy.constants import Read
 from nispa.deploy.recorded import Recorded
-from nispa.graph.found import LayerFound, Learned
+from nispa.graph.found import LayerFound
 from nispa.network.norms import GenerationNorm
 
 Places = tuple[Tensor, ...]
@@ -136,6 +136,7 @@ class Kept:
 
     def _layer(self, layer: LayerFound, reads: dict[fx.Node, Read]) -> _Wired:
         weight = self.recorded.state[layer.weight]
+        weight = weight.transpose(0, 1) if layer.turned else weight
         mine = weight[layer.first_row : layer.first_row + len(layer.rows)]
         needs = spread(live(mine), layer.blocks)
         calls = [read for node, read in reads.items() if self._calls(node, layer)]
@@ -149,9 +150,9 @@ class Kept:
 
     def _calls(self, node: fx.Node, layer: LayerFound) -> bool:
         call = self.recorded.call(node)
-        learned = self.recorded.noted(call["weight"]) if call is not None else None
+        learned = self.recorded.weight(call) if call is not None else None
         return (
-            isinstance(learned, Learned)
+            learned is not None
             and learned.name == layer.weight
             and int(learned.rows[0]) == layer.first_row
         )

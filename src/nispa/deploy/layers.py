@@ -10,13 +10,15 @@ from torch import Tensor, fx, nn
 from nispa.deploy.cutter import Cutter, Done, Result, aten
 from nispa.deploy.kept import live
 from nispa.graph.found import Call, Learned
+from nispa.graph.operators.weights import operands
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 def linear(to: Cutter, node: fx.Node, call: Call) -> Result:
     """The rows and columns that are kept; constants that are not go into the bias."""
-    x, learned = to.of(node.args[0]), _learned(to, call)
+    x, learned = to.of(call[operands(call.name)[0]]), _learned(to, call)
     rows = _rows(to, learned)
     if x.gone or not len(rows):
         return gone(to, node)
@@ -60,6 +62,28 @@ def convolution(to: Cutter, node: fx.Node, call: Call) -> Result:
     return Done(new, places, to.shape(node))
 
 
+def transposed_convolution(to: Cutter, node: fx.Node, call: Call) -> Result:
+    """Likewise; the border of a constant is no constant, so none goes into the bias."""
+    x, learned = to.of(call["input"]), _learned(to, call)
+    sides = len(learned.shape) - 2
+    to.unless(len(x.shape) == sides + 2, node)
+    rows = _rows(to, learned)
+    if x.gone or not len(rows):
+        return gone(to, node)
+    weight, bias = _weight(to, node, call, learned, rows, x.places[1], 1)
+    names = ("stride", "padding", "output_padding", "dilation")
+    made: nn.Module = nn.utils.skip_init(
+        TRANSPOSED[sides],
+        weight.shape[1],
+        weight.shape[0],
+        tuple(weight.shape[2:]),
+        **{name: _sides(call[name], sides) for name in names},
+    )
+    made.load_state_dict({"weight": weight.transpose(0, 1), "bias": bias})
+    places = (x.places[0], rows, *map(torch.arange, to.shape(node)[2:]))
+    return Done(to.module(_path(learned), made, x.node), places, to.shape(node))
+
+
 def _depthwise(to: Cutter, node: fx.Node, call: Call, x: Done, learned: Learned) -> Result:
     """A kernel for each channel, or several."""
     tensor, (rows, *_) = to.learned(learned)
@@ -68,7 +92,7 @@ def _depthwise(to: Cutter, node: fx.Node, call: Call, x: Done, learned: Learned)
     many = len(tensor) // x.shape[1]
     spread = (x.places[1][:, None] * many + torch.arange(many)).flatten()
     to.unless(torch.equal(spread, rows), node)
-    bias = torch.zeros(len(tensor)) if call["bias"] is None else _bias(to, call)
+    bias = _bias(to, call, len(tensor))
     made = _window(call, tensor[rows], bias[rows], len(x.places[1]))
     places = (x.places[0], rows, *map(torch.arange, to.shape(node)[2:]))
     return Done(to.module(_path(learned), made, x.node), places, to.shape(node))
@@ -105,9 +129,10 @@ def _weight(
     groups: int,
 ) -> tuple[Tensor, Tensor]:
     """The weight of some rows and columns, and the bias with what the other columns always add."""
-    whole = to.recorded.state[learned.name].detach()[learned.rows].clone()
-    bias = torch.zeros(len(whole)) if call["bias"] is None else _bias(to, call)
+    whole = to.recorded.state[learned.name].detach()[learned.rows]
     layer = to.recorded.walk.found.layers[learned.name, int(learned.rows[0])]
+    whole = (whole.transpose(0, 1) if layer.turned else whole).clone()
+    bias = _bias(to, call, len(whole))
     whole[to.kept.fills(layer.rows)] = 0
     each_row, each_column = len(whole) // groups, whole.shape[1]
     read, idle = to.reads[node], to.kept.fills(layer.columns)
@@ -131,15 +156,18 @@ def _weight(
     return torch.cat(made).float(), sums[rows].float()
 
 
-def _bias(to: Cutter, call: Call) -> Tensor:
-    learned = to.noted(call["bias"])
+def _bias(to: Cutter, call: Call, rows: int) -> Tensor:
+    given = call[operands(call.name)[2]]
+    if given is None:
+        return torch.zeros(rows)
+    learned = to.noted(given)
     assert isinstance(learned, Learned)
     return to.recorded.state[learned.name].detach()[learned.rows]
 
 
 def _learned(to: Cutter, call: Call) -> Learned:
-    learned = to.noted(call["weight"])
-    assert isinstance(learned, Learned), "the walk refuses other weights"
+    learned = to.recorded.weight(call)
+    assert learned is not None, "the walk refuses other weights"
     return learned
 
 

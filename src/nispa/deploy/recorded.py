@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from nispa.errors import ConfigError, GraphError
-from nispa.graph.found import Call, Refused
+from nispa.graph.found import Call, Learned, Refused
 from nispa.graph.operators import RULES
 from nispa.graph.operators.refusals import unknown
+from nispa.graph.operators.weights import operands
 from nispa.graph.trace import exported, logits_node, state_names
 from nispa.graph.walk import Walk
 
@@ -129,6 +130,12 @@ class Recorded:
     def call(self, node: fx.Node) -> Call | None:
         """The operator of a node; None of an item of several results."""
         return self._calls.get(node)
+
+    def weight(self, call: Call) -> Learned | None:
+        """The parameter that an operator takes as its weight of connections."""
+        argument = call[operands(call.name)[1]]
+        known = self.noted(argument) if isinstance(argument, fx.Node) else None
+        return known if isinstance(known, Learned) else None
 
     def arguments(self, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What a node is called with; numbers that grow with the number of images say so."""

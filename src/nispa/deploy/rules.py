@@ -20,7 +20,7 @@ from nispa.deploy.cutter import (
     needed,
 )
 from nispa.deploy.kept import taken
-from nispa.deploy.layers import convolution, linear
+from nispa.deploy.layers import convolution, linear, transposed_convolution
 from nispa.deploy.moving import move
 from nispa.deploy.norms import batch_norm, mixing_norm
 from nispa.deploy.recorded import of_two
@@ -212,7 +212,9 @@ def _embedding(to: Cutter, node: fx.Node, call: Call) -> Result:
 
 
 def _product(to: Cutter, node: fx.Node, call: Call) -> Result:
-    """Two factors, matrices in their last dimensions."""
+    """Two factors, matrices in their last dimensions; or connections."""
+    if to.recorded.weight(call) is not None:
+        return linear(to, node, call)
     operands = [to.of(each) for each in node.all_input_nodes]
     if any(done.gone for done in operands):
         return _lost(to, node)
@@ -298,7 +300,9 @@ _BY_FAMILY: dict[Any, Rule] = {
     attention.einsum: _einsum,
     attention.attention: _attention,
     weights.linear: linear,
+    weights.addmm: linear,
     weights.convolution: convolution,
+    weights.transposed_convolution: transposed_convolution,
     weights.embedding: _embedding,
     weights.prelu: _prelu,
     norms.batch_norm: batch_norm,

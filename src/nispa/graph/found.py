@@ -17,11 +17,19 @@ class Refused(Exception):  # noqa: N818 - a verdict, turned into a GraphError by
 
 @dataclass(frozen=True)
 class Learned:
-    """A parameter, or some of its rows, where no rule has read it yet."""
+    """A parameter, or some of its rows, where no rule has read it yet.
+
+    Attributes:
+        name: Its path.
+        rows: Which rows, ``(rows,)`` int64.
+        shape: Of the whole parameter.
+        turned: Whether it is a matrix that was transposed since.
+    """
 
     name: str
-    rows: Tensor  # (rows,) int64
+    rows: Tensor
     shape: tuple[int, ...]
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,10 @@ class Buffer:
 
 @dataclass
 class LayerFound:
-    """A weight of connections: numbers of its rows and of its columns."""
+    """A weight of connections: numbers of its rows and of its columns.
+
+    In a parameter that lies ``turned``, columns come first: ``(columns, rows, *kernel)``.
+    """
 
     weight: str
     rows: Tensor
@@ -46,6 +57,7 @@ class LayerFound:
     bias: Learned | None = None
     calls: int = 1
     outputs: int = 0  # of all samples
+    turned: bool = False
 
 
 @dataclass

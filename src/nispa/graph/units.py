@@ -145,14 +145,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight of connections, as it lies: ``(rows, columns / blocks, *kernel)``.
+    """A weight of connections, ``(rows, columns / blocks, *kernel)``.
 
     Attributes:
         name: Path of the module, or of the parameter where that is not called ``weight``.
         weight: Path of the parameter.
         rows: Units it writes.
         columns: Units it reads.
-        operator: ``linear``, ``conv1d``, ``conv2d`` or ``conv3d``.
+        operator: ``linear`` or ``conv1d`` to ``conv3d``; ``matmul`` and ``conv_transpose1d`` to
+            ``conv_transpose3d`` where the parameter lies :attr:`turned`.
         kernel: Numbers of one connection, such as ``(3, 3)``; empty for one number.
         blocks: Groups of a grouped convolution: rows and columns are cut into so many equal parts,
             and only positions within part i of both are there.
@@ -178,6 +179,11 @@ class Layer:
     module: str | None = None
     calls: int = 1
     places: int = field(default=1, compare=False)
+
+    @property
+    def turned(self) -> bool:
+        """Whether the parameter holds columns first, ``(columns, rows, *kernel)``."""
+        return self.operator == "matmul" or self.operator.startswith("conv_transpose")
 
     def allowed(self) -> Tensor | None:
         """Positions that exist, ``(rows, columns)`` bool; None where all do."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -136,7 +137,8 @@ class Walk:
             if isinstance(known, Refused):
                 raise known
             if isinstance(known, Learned):
-                return self._of_state(known.name, self.values(known, "value").clone())
+                numbers = self.values(known, "value").clone()
+                return self._of_state(known.name, numbers.t() if known.turned else numbers)
             if isinstance(known, Buffer):
                 self._constants.add(known.name)
                 shape = argument.meta["val"].shape
@@ -202,7 +204,7 @@ class Walk:
             Refused: It is computed from other tensors.
         """
         found = self.learned(call[argument])
-        if found is not None:
+        if found is not None and not found.turned:
             return found
         fixed = self.buffer(call[argument])
         if fixed in self._named:
@@ -235,7 +237,18 @@ class Walk:
         """Numbers ``(size,)`` of a parameter or buffer whose entries differ along ``dim`` only."""
         return self._noted(name, kind, (size,), dim).ids
 
-    def layer(self, call: Call, weight: Learned, columns: Tensor, blocks: int = 1) -> Tensor:
+    def layer(
+        self,
+        call: Call,
+        weight: Learned,
+        columns: Tensor,
+        blocks: int = 1,
+        *,
+        operator: str = "",
+        bias: str = "bias",
+        turned: bool = False,
+        outputs: int | None = None,
+    ) -> Tensor:
         """Notes a weight of connections, and ties its bias.
 
         Args:
@@ -243,15 +256,23 @@ class Walk:
             weight: Its rows and ``columns / blocks`` columns, with the kernel behind.
             columns: Numbers it reads.
             blocks: Groups of a grouped convolution.
+            operator: See :class:`.Layer`; by default the name of the operator.
+            bias: Which argument is the bias.
+            turned: See :class:`.LayerFound`.
+            outputs: How often its rows multiply what they read; by default once for each element
+                of the result.
 
         Returns:
             Numbers of its rows.
         """
         if weight.name in self.found.values:
             raise Refused(_tied(weight.name))
-        count, first = len(weight.rows), int(weight.rows[0])
+        if turned and len(weight.rows) != weight.shape[0]:
+            raise Refused(f"{call.by} takes a part of '{weight.name}'; give it a weight of its own")
+        count, first = weight.shape[1] if turned else len(weight.rows), int(weight.rows[0])
         entry = self.found.layers.get((weight.name, first))
-        if entry is not None and len(entry.rows) == count and entry.blocks == blocks:
+        alike = entry is not None and (len(entry.rows), entry.blocks, entry.turned)
+        if entry is not None and alike == (count, blocks, turned):
             entry.columns = self.ids.join([entry.columns, columns], f"'{weight.name}', used twice")
             entry.calls += 1
             entry.module = entry.module if entry.module == self._whole(call, weight) else None
@@ -270,23 +291,24 @@ class Walk:
                 weight.name,
                 self.ids.fresh((count,), f"'{_owner(weight.name)}'"),
                 columns.clone(),
-                call.name,
+                operator or call.name,
                 weight.shape[2:],
                 blocks,
                 first,
                 self._whole(call, weight),
+                turned=turned,
             )
             self.found.layers[weight.name, first] = entry
-        entry.outputs += math.prod(call.shape)
-        if call["bias"] is not None:
-            bias = self.weight(call, "bias")
-            if entry.bias is not None and entry.bias.name != bias.name:
+        entry.outputs += math.prod(call.shape) if outputs is None else outputs
+        if call[bias] is not None:
+            added = self.weight(call, bias)
+            if entry.bias is not None and entry.bias.name != added.name:
                 raise Refused(
                     f"{call.by} takes '{weight.name}' with another bias than before; give each use "
                     "a weight of its own, or the same bias"
                 )
-            entry.bias = bias
-            self.ids.join([entry.rows, self.values(bias, "bias")], f"the bias '{bias.name}'")
+            entry.bias = added
+            self.ids.join([entry.rows, self.values(added, "bias")], f"the bias '{added.name}'")
         return entry.rows
 
     def refuse_over_units(self, call: Call, ids: Tensor, what: str, instead: str) -> NoReturn:
@@ -382,12 +404,17 @@ class Walk:
             return Refused(f"an item of {whole.name} is no tensor")
 
     def _cut(self, call: Call) -> Any:
-        """Rows of a parameter, such as a packed projection's, stay rows of a parameter."""
+        """Rows of a parameter, such as a packed projection's, stay rows of a parameter.
+
+        So does a matrix that is transposed.
+        """
         learned = self.learned(call["self"])
+        if learned is not None and len(learned.shape) == 2 and call.name in _TRANSPOSES:
+            return _transposed(learned, call)
         along_rows = call["dim"] in (None, 0) and call.name in (
             "chunk", "split", "split_with_sizes", "slice", "narrow"
         )  # fmt: skip
-        if learned is None or not along_rows or not learned.shape:
+        if learned is None or learned.turned or not along_rows or not learned.shape:
             return None
         more = {name: value for name, value in call.arguments.items() if name != "self"}
         cut = call.target(learned.rows, **more)
@@ -438,9 +465,25 @@ class Walk:
 
     def _whole(self, call: Call, weight: Learned) -> str | None:
         """The path of the module that uses a weight, if it is a known one and does nothing else."""
-        known = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        mine = type(call.owner) in known and weight.name == f"{call.path}.weight".lstrip(".")
+        mine = type(call.owner) in _LAYERS and weight.name == f"{call.path}.weight".lstrip(".")
         return call.path if mine else None
+
+
+_LAYERS = (
+    nn.Linear,
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+
+
+_TRANSPOSES = ("t", "numpy_T", "mT", "transpose", "swapaxes", "swapdims", "permute", "adjoint")
+
+
+def _transposed(learned: Learned, call: Call) -> Learned:
+    """A matrix after an operator that transposes it, or leaves it as it is."""
+    more = {name: value for name, value in call.arguments.items() if name != "self"}
+    turns = call.target(torch.empty(2, 3, device="meta"), **more).shape == (3, 2)
+    return replace(learned, turned=learned.turned != turns)
 
 
 def _counts_batches(known: Any) -> bool:

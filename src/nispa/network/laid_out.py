@@ -175,6 +175,11 @@ def full_weight(parts: Sequence[SparseLayer]) -> Tensor:
     return _joined([to_dense(part.live_weight()) for part in parts])
 
 
+def turned_weight(parts: Sequence[SparseLayer]) -> Tensor:
+    """The same where the module's parameter holds columns first."""
+    return full_weight(parts).transpose(0, 1).contiguous()
+
+
 def full_bias(parts: Sequence[SparseLayer]) -> Tensor:
     """Their biases."""
     return _joined([to_dense(part.live_bias()) for part in parts])

@@ -31,6 +31,7 @@ from nispa.network.laid_out import (
     Unreal,
     full_bias,
     full_weight,
+    turned_weight,
 )
 from nispa.network.layers import SparseLayer
 from nispa.network.norms import GenerationNorm, UnitBatchNorm
@@ -80,6 +81,7 @@ class TracedNetwork(HoldsUnits):
         self.values = nn.ModuleDict()
         self.layers: dict[str, SparseLayer] = {}
         self._parts: dict[str, list[SparseLayer]] = {}  # of each weight, in order of its rows
+        self._turned = {layer.weight for layer in graph.layers if layer.turned}
         self._slots: list[tuple[nn.Module, str, str, Callable[[], Tensor]]] = []
         self._placed: dict[str, Callable[..., Placed]] = {}  # for passes on kernels
         self._passes = Passes()
@@ -119,17 +121,24 @@ class TracedNetwork(HoldsUnits):
             for path, parts in biases.items()
         }
         for path, parts in (*self._parts.items(), *self._biases.items()):
-            if sum(part.shape[0] for part in parts) != len(first[path]):
+            if sum(part.shape[0] for part in parts) != len(self._rows_first(path, first[path])):
                 raise GraphError(
                     f"not every row of '{path}' belongs to one weight that is used; give each use "
                     "a parameter of its own, without rows to spare"
                 )
         for path, parts in self._parts.items():
+            if path in self._turned:
+                self._take(path, functools.partial(turned_weight, parts))
+                continue
             self._take(path, functools.partial(full_weight, parts))
             self._placed[path] = functools.partial(Placed.of, parts, bias=False)
         for path, parts in self._biases.items():
             self._take(path, functools.partial(full_bias, parts))
             self._placed[path] = functools.partial(Placed.of, parts, bias=True)
+
+    def _rows_first(self, path: str, value: Tensor) -> Tensor:
+        """A parameter with what it writes in its first dimension."""
+        return value.transpose(0, 1) if path in self._turned else value
 
     def _own_values(self, first: Mapping[str, Tensor]) -> None:
         for values in self.graph.values:
@@ -323,9 +332,9 @@ class TracedNetwork(HoldsUnits):
         """Gives live connections and biases the values that a module has, by their names."""
         for parts, bias in ((self._parts, False), (self._biases, True)):
             for path, layers in parts.items():
-                first = 0
+                value, first = self._rows_first(path, values[path]), 0
                 for layer in layers:
-                    rows = values[path][first : first + layer.shape[0]]
+                    rows = value[first : first + layer.shape[0]]
                     first += layer.shape[0]
                     if bias:
                         layer.bias.copy_(rows)

@@ -10,6 +10,7 @@ from torch import Tensor
 from nispa.graph.found import Call, Refused
 from nispa.graph.operators.mixing import of_one_unit
 from nispa.graph.operators.registry import operators
+from nispa.graph.operators.weights import by_weight
 from nispa.graph.walk import Walk
 
 
@@ -44,15 +45,24 @@ def _no_weight(walk: Walk, call: Call, *arguments: object) -> None:
         weight = walk.learned(argument)
         if weight is not None:
             raise Refused(
-                f"{call.by} multiplies by the parameter '{weight.name}'; use nn.Linear or "
-                "F.linear(x, weight), whose rows are units"
+                f"{call.by} multiplies by the parameter '{weight.name}'; use nn.Linear, "
+                "F.linear(x, weight) or x @ weight, whose outputs are units"
             )
 
 
-@operators("matmul", "mm", "bmm", does="attention: what is summed over is one unit, a head")
+@operators(
+    "matmul",
+    "mm",
+    "bmm",
+    does="attention: what is summed over is one unit, a head; with a parameter as the second "
+    "factor, rows and columns of connections",
+)
 def matmul(walk: Walk, call: Call) -> Tensor:
     """Sums over the last dimension of the first and the second last of the second factor."""
     other = "other" if call.name == "matmul" else "mat2"
+    weight = walk.learned(call[other])
+    if weight is not None and len(weight.shape) == 2 and walk.learned(call["self"]) is None:
+        return by_weight(walk, call, weight, turned=not weight.turned)
     _no_weight(walk, call, call["self"], call[other])
     a, b = walk.numbers(call["self"]), walk.numbers(call[other])
     row, column = a.dim() == 1, b.dim() == 1
