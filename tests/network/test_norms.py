@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nispa import sparsify
 from nispa.network.norms import GenerationNorm, UnitBatchNorm
 
 
@@ -146,3 +147,27 @@ def test_an_early_generation_never_reads_a_later_one() -> None:
     x[:, [2, 3, 5]] = torch.randn(3, 3, 4) * 100
     after = norm(x)
     assert torch.equal(before[:, [0, 1, 4]], after[:, [0, 1, 4]])
+
+
+class Named(nn.Module):
+    """Calls its norm by keyword, with the names of PyTorch's norms."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.norm, self.head = nn.Linear(6, 8), norm, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        x = self.norm(x=x) if isinstance(self.norm, nn.RMSNorm) else self.norm(input=x)
+        logits: Tensor = self.head(x.relu())
+        return logits
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm1d(8), nn.LayerNorm(8), nn.RMSNorm(8), nn.GroupNorm(2, 8)]
+)
+def test_a_norm_may_be_called_by_keyword(norm: nn.Module) -> None:
+    x = torch.randn(5, 6)
+    model = Named(norm).eval()
+    network = sparsify(model, x, density=1.0, values="model").eval()
+    torch.testing.assert_close(network(x), model(x))

@@ -67,11 +67,12 @@ class UnitBatchNorm(nn.Module):
         self._known: tuple[Tensor, int, bool] | None = None  # whether any channel is stable
         self.train(norm.training)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(batch, channels, ...)`` to the same.
+    def forward(self, *given: Tensor, **named: Tensor) -> Tensor:
+        """``(batch, channels, ...)`` to the same, by whatever name it was called with.
 
         A batch with one number for each channel has no statistics; it takes the running ones.
         """
+        (x,) = (*given, *named.values())
         if isinstance(x, LaidOut):
             normed = self._behind(x)
             if normed is not None:
@@ -213,8 +214,9 @@ class GenerationNorm(nn.Module):
         self.register_buffer("stable", torch.zeros_like(self.generation, dtype=torch.bool))
         self._parts: tuple[Tensor, int, list[list[Tensor]]] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+    def forward(self, *given: Tensor, **named: Tensor) -> Tensor:
+        """The same shape; by whatever name it was called with, as norms name it differently."""
+        (x,) = (*given, *named.values())
         x, generations = x.float(), self._generations()
         if self.channels:
             parts = x.flatten(2).unsqueeze(3).unflatten(1, (self.sets, -1)) if x.dim() > 2 else (
