@@ -27,7 +27,7 @@ from nispa.methods import method_class
 SEEDS = (0, 19, 42, 2022, 31415)
 SEARCH_SEED = 7
 RATE = "learning_rate=0.0003..0.03:log"
-ALIKE = {"epochs": 20}
+EPOCHS = 20
 """Of all methods that do not learn in phases, so that none gets more time than another."""
 
 
@@ -71,10 +71,10 @@ CONTESTANTS = (
 )
 
 
-def given(contestant: Contestant) -> dict[str, Any]:
+def given(contestant: Contestant, epochs: int) -> dict[str, Any]:
     """Settings of all trials of a method."""
     able = {field.name for field in describe(method_class(contestant.method).config_class)}
-    alike = {name: value for name, value in ALIKE.items() if name in able}
+    alike = {"epochs": epochs} if "epochs" in able else {}
     return alike | dict(contestant.given)
 
 
@@ -97,7 +97,7 @@ def searched(contestant: Contestant, options: argparse.Namespace) -> dict[str, A
     ranges = [word for text in contestant.ranges for word in ("--range", text)]
     sets = [
         word
-        for name, value in given(contestant).items()
+        for name, value in given(contestant, options.epochs).items()
         for word in ("--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}")
     ]
     start = ["search", options.scenario, "--method", contestant.method]
@@ -107,15 +107,16 @@ def searched(contestant: Contestant, options: argparse.Namespace) -> dict[str, A
 
 
 def lines(
-    found: Sequence[tuple[Contestant, dict[str, Any]]], scenario: str, density: float
+    found: Sequence[tuple[Contestant, dict[str, Any]]], options: argparse.Namespace
 ) -> Iterator[str]:
     """A plan of all runs, as TOML."""
+    scenario = options.scenario
     yield f'about = "{scenario}: settings from a search on the validation images of one seed"'
     yield f'scenario = "{scenario}"'
     yield f"seed = {list(SEEDS)}"
     for contestant, params in found:
-        values = given(contestant) | params
-        for more in ({}, {"density": density}) if contestant.sparse else ({},):
+        values = given(contestant, options.epochs) | params
+        for more in ({}, {"density": options.density}) if contestant.sparse else ({},):
             yield f'\n[[runs]]\nmethod = "{contestant.method}"\n[runs.set]'
             yield from (f"{name} = {json.dumps(value)}" for name, value in (values | more).items())
 
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="where there are no phases")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--density", type=float, default=0.2, help="NISPA's, for the second rows")
     options = parser.parse_args()
@@ -135,7 +137,7 @@ def main() -> None:
     chosen = [each for each in CONTESTANTS if each.method in wanted]
     found = [(each, searched(each, options)) for each in chosen]
     plan = options.out / "plan.toml"
-    text = "\n".join(lines(found, options.scenario, options.density)) + "\n"
+    text = "\n".join(lines(found, options)) + "\n"
     write_atomic(plan, text.encode())
     nispa("sweep", str(plan), "--out", str(options.out / "runs"), *shared(options))
 

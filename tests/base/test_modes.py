@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nispa import Learner
-from nispa.base.modes import in_usual_modes, usual_modes
+from nispa.base.modes import flushes, in_usual_modes, usual_modes
 from nispa.data.arrays import from_arrays
 from nispa.data.permuted import permuted
 from nispa.data.scenarios import split
@@ -39,6 +39,7 @@ MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "device": lambda: setting(torch.set_default_device, "meta", None),
     "within a device": lambda: torch.device("meta"),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "flushing": lambda: setting(torch.set_flush_denormal, True, False),
     "deterministic": lambda: setting(torch.use_deterministic_algorithms, True, False),
 }
 
@@ -150,3 +151,19 @@ def test_a_generator_steps_in_usual_modes() -> None:
         next(left)
         left.close()
     assert ended == [torch.float32] * 2
+
+
+def test_numbers_that_are_nearly_0_are_0_in_between_alone() -> None:
+    tiny = torch.full((40,), 1e-40)
+    assert not flushes()
+    with usual_modes():
+        assert flushes()
+        assert not (tiny * 1.0).any()
+        with usual_modes():
+            pass
+        assert flushes()
+    assert not flushes()
+    assert (tiny * 1.0).all()
+    with MODES["flushing"](), usual_modes():
+        pass
+    assert not flushes()

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from nispa.kernels import dispatch
 from nispa.kernels.links import CONVOLUTION, LINEAR, POOL
+from nispa.methods import METHODS, method_class
 from nispa.network.activity import total_activity, unit_activity
 from nispa.network.fusion import segments
 from nispa.network.layers import SparseConv2d, SparseLayer, SparseLinear, Units
-from nispa.network.models import NetworkConfig, SparseNetwork, build_network
+from nispa.network.models import NetworkConfig, NetworkSpec, SparseNetwork, build_network
 from nispa.network.topology import ConnectionLayer, Topology, UnitGroup
 from tests.kernels.links import assert_same, fastest, seeded
 
@@ -578,3 +579,56 @@ def test_a_network_turned_to_float64_and_back(name: str) -> None:
     before = made(x)
     torch.testing.assert_close(made.double()(x.double()), before.double(), rtol=1e-5, atol=1e-6)
     assert torch.equal(made.float()(x), before)
+
+
+# Layers without a dead connection.
+
+
+def full_network(architecture: str, *, dense_if_full: bool) -> SparseNetwork:
+    """A network with all connections live, some of them and of the biases frozen."""
+    sizes: dict[str, Any] = (
+        {"hidden": (9, 7)} if architecture == "mlp" else {"channels": (4, 5), "fc": (6,)}
+    )
+    config = NetworkConfig(architecture=architecture, density=1.0, **sizes)
+    network = NetworkSpec(config, (2, 8, 8), 3, dense_if_full=dense_if_full).draw(1)
+    for number, layer in enumerate(network.layers.values()):
+        generator = seeded(number)
+        layer.freeze(
+            torch.rand(layer.shape, generator=generator) < 0.4,
+            torch.rand(layer.shape[0], generator=generator) < 0.4,
+        )
+    return network
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "convnet"])
+def test_a_full_network_is_the_same_by_dense_products(architecture: str) -> None:
+    images, labels = torch.randn(7, 2, 8, 8, generator=seeded()), torch.arange(7) % 3
+    found = []
+    for dense in (False, True):
+        network = full_network(architecture, dense_if_full=dense)
+        assert (network._whole(images) is None) == dense
+        network.gradients(images, labels, nn.functional.cross_entropy)
+        found.append((network(images).detach(), [value.grad for value in network.parameters()]))
+    (logits, gradients), (dense_logits, dense_gradients) = found
+    assert_same(dense_logits, logits.double(), 1e-6)
+    for one, other in zip(dense_gradients, gradients, strict=True):
+        assert one is not None
+        assert other is not None
+        assert_same(one, other.double(), 1e-5)
+
+
+def test_a_network_that_lost_a_connection_runs_on_kernels() -> None:
+    images = torch.randn(7, 2, 8, 8)
+    config = NetworkConfig(architecture="mlp", density=1.0, hidden=(9, 7))
+    network = NetworkSpec(config, (2, 8, 8), 3, dense_if_full=True).draw(1)
+    assert network._whole(images) is None
+    layer = network.layers["fc2"]
+    pattern = layer.pattern
+    pattern[:, 3] = False
+    layer.rewire(pattern, torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+    assert network._whole(images) is not None
+
+
+def test_methods_that_drop_connections_have_one_way_for_all_tasks() -> None:
+    dropping = {name for name in METHODS if method_class(name).drops_connections}
+    assert dropping == {"nispa", "nispa-replay", "nispa-context", "clnp", "nice"}

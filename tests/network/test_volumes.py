@@ -120,8 +120,9 @@ def test_what_is_no_such_volume_is_one_clear_line() -> None:
     values, labels = volumes()
     with pytest.raises(CapacityError, match=r"built for \(1, 4, 8, 8\)"):
         learned().learn(values[:, :, :3], labels)
-    with pytest.raises(ConfigError, match="depth, height, width"):
-        nispa.Learner(input_shape=(1, 2, 3, 4, 5), classes=2)
+    batch = nispa.Learner(input_shape=(2, 3, 8, 8), classes=2)
+    with pytest.raises(CapacityError, match=r"build it with input_shape=\(3, 8, 8\)"):
+        batch.learn(np.zeros((4, 3, 8, 8), "float32"), [0, 1, 0, 1])
     with pytest.raises(ConfigError, match=r"volumes of 4x8x8 voxels"):
         nispa.Learner(input_shape=SHAPE, classes=2, architecture="convnet")
 

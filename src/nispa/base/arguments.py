@@ -109,6 +109,11 @@ def image_shape(value: Any) -> Shape:
             raise ConfigError(
                 f"input_shape={shown} looks like channels last; pass {last, first, second}"
             )
+    if len(sizes) == 4 and sizes[1] == 1:
+        raise ConfigError(
+            f"input_shape={shown} is that of volumes one pixel deep; the shape of a single image "
+            f"is {tuple(sizes[1:])}"
+        )
     return tuple(sizes)
 
 

@@ -122,6 +122,8 @@ def _samples(stored: Tensor, scale: float, shape: Shape) -> Samples:
         fix = ""
         if len(shape) == len(found) == 3 and found == (shape[2], *shape[:2]):
             fix = f"; channels come first: build it with input_shape={found}"
+        elif found == shape[1:]:
+            fix = f"; input_shape is that of a single image: build it with input_shape={found}"
         elif math.prod(found) == math.prod(shape):
             sizes = ", ".join(map(str, shape))
             fix = f"; if they hold the same in the same order, pass images.reshape(-1, {sizes})"

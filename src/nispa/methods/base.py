@@ -169,6 +169,7 @@ class Method(ABC):
         published: Who published it, and where; empty if nobody did.
         rehearses: Whether an epoch covers the images of all tasks so far, not only the new one's.
         own_heads: Whether a task's outputs learn by themselves, whatever ``incremental`` says.
+        drops_connections: Whether a network in which all are live may lose some between tasks.
         cache_bytes: Memory for prepared data of one task; it changes the time, no number.
         network: The network, of methods that carry one.
     """
@@ -185,6 +186,7 @@ class Method(ABC):
     published: ClassVar[str] = ""
     rehearses: ClassVar[bool] = False
     own_heads: ClassVar[bool] = False
+    drops_connections: ClassVar[bool] = False
     network: SparseNetwork
 
     def __init__(
@@ -313,7 +315,13 @@ class Method(ABC):
         """
         del parts
         problem = self.problem
-        return NetworkSpec(self.network_config, problem.input_shape, self.logits, problem.model)
+        return NetworkSpec(
+            self.network_config,
+            problem.input_shape,
+            self.logits,
+            problem.model,
+            dense_if_full=not self.drops_connections,
+        )
 
     @property
     def logits(self) -> int:

@@ -113,6 +113,7 @@ class Clnp(AdoptsTrained):
 
     name = "clnp"
     forgets_nothing = "yes"
+    drops_connections = True
     published = "Golkar et al., arXiv 2019"
     config_class = ClnpConfig
     carries = (Network(), StableUnits("stable", "mask.", "masks"))

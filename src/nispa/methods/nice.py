@@ -192,6 +192,7 @@ class Nice(InfersTask):
 
     name = "nice"
     forgets_nothing = "yes"
+    drops_connections = True
     published = "Gurbuz et al., CVPR 2024"
     config_class = NiceConfig
     carries: ClassVar[tuple[Part, ...]] = (

@@ -145,6 +145,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
 
     name = "nispa"
     forgets_nothing = "yes"
+    drops_connections = True
     published = "Gurbuz and Dovrolis, ICML 2022"
     config_class = NispaConfig
     carries: ClassVar[tuple[Part, ...]] = (

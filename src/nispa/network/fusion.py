@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -43,6 +44,7 @@ class Segment:
         positive: Whether the activations at the end cannot be negative.
         layers: The sparse layers with their numbers among the links.
         measured: Whether a chain has told the layers their places.
+        whole: Whether all of its layers may run as dense products, and have no dead connection.
     """
 
     modules: list[nn.Module] = field(default_factory=list)
@@ -52,6 +54,7 @@ class Segment:
     positive: bool = False
     layers: list[tuple[int, SparseLayer]] = field(default_factory=list)
     measured: bool = False
+    whole: bool = False
 
     @property
     def ends_flat_without_linear(self) -> bool:
@@ -118,6 +121,8 @@ class Segment:
             compiled: Where chains are kept.
             outputs: The outputs that are read; None for all.
         """
+        if self._in_whole(x):
+            return None
         if isinstance(x, Tensor) and self.links and isinstance(self.links[0], LinearLink):
             starts_flat = not isinstance(self.modules[0], nn.Flatten)
             if x.dim() != 2 and starts_flat:
@@ -131,7 +136,9 @@ class Segment:
 
     def blocks(self, x: Tensor) -> Tensor | None:
         """The output where full weights are kept, or None where modules must run one by one."""
-        if not self.layers or not dense.keeps(self.layers[0][1].weight):
+        if not self.layers:
+            return None
+        if not self._in_whole(x) and not dense.keeps(self.layers[0][1].weight):
             return None
         fits: tuple[int, ...] = (4,)
         if isinstance(self.links[0], LinearLink):
@@ -147,11 +154,19 @@ class Segment:
                 layer.places = places[number]
         return x.flatten(1) if self.flat else x
 
+    def _in_whole(self, x: Images) -> bool:
+        """Whether dense products run faster: no connection is dead, and the type is float32."""
+        return self.whole and isinstance(x, Tensor) and not torch.is_autocast_enabled("cpu")
 
-def segments(body: nn.Module) -> list[Segment]:
+
+def segments(body: nn.Module, *, dense_if_full: bool = False) -> list[Segment]:
     """A sequence of modules cut into chains as long as possible.
 
     A module that no chain can hold is a segment by itself, and so is a body that is no sequence.
+
+    Args:
+        body: The modules.
+        dense_if_full: See :class:`.SparseNetwork`.
     """
     modules: Iterable[nn.Module] = body if type(body) is nn.Sequential else (body,)
     cut = [Segment()]
@@ -163,6 +178,10 @@ def segments(body: nn.Module) -> list[Segment]:
             cut.append(following)
         else:
             cut += [Segment([module]), Segment()]
+    for segment in cut:
+        layers = [layer for _, layer in segment.layers]
+        full = all(layer.live_count == layer.position_count for layer in layers)
+        segment.whole = dense_if_full and full and bool(layers)
     return [segment for segment in cut if segment.modules]
 
 

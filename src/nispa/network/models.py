@@ -127,12 +127,14 @@ class NetworkSpec:
         input_shape: The shape of one sample.
         outputs: Number of logits, one per class of all tasks.
         model: The user's module that it is made of, if it is.
+        dense_if_full: See :class:`.SparseNetwork`.
     """
 
     config: NetworkConfig
     input_shape: Shape
     outputs: int
     model: OwnModel | None = None
+    dense_if_full: bool = False
 
     def empty(self, seed: int = 0) -> SparseNetwork:
         """The network without any live connection, to load values into.
@@ -152,6 +154,7 @@ class NetworkSpec:
         else:
             network = kind.build(self.config, self.input_shape, self.outputs)
         network.precision = self.config.precision
+        network.dense_if_full = self.dense_if_full
         return network
 
     def draw(self, seed: int) -> SparseNetwork:

@@ -35,10 +35,14 @@ class SparseNetwork(nn.Module):
         precision: Type of products: ``"float32"``, ``"tf32"`` or ``"bfloat16"``.
         records: Whether a GPU may record a step and replay it.
         dense: Layers that stay full at any density.
+        dense_if_full: Whether layers without a dead connection run as dense products on a CPU, too,
+            which is faster. Both ways round differently: where connections may go later, logits
+            that must stay the same need one of them.
     """
 
     records = True
     dense: frozenset[str] = frozenset()
+    dense_if_full = False
 
     def __init__(
         self,
@@ -297,7 +301,8 @@ class SparseNetwork(nn.Module):
         ]
         key = (id(self.body), *map(id, modules), *map(hooked, modules), *tensors)
         if key != self._segments_key:
-            self._current_segments, self._segments_key = segments(self.body), key
+            found = segments(self.body, dense_if_full=self.dense_if_full)
+            self._current_segments, self._segments_key = found, key
         return self._current_segments
 
     def _compiled(self, number: int) -> Compiled:

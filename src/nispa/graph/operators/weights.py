@@ -10,7 +10,6 @@ from nispa.graph.found import Call, Learned, Refused
 from nispa.graph.operators.registry import operators
 from nispa.graph.walk import Walk
 
-
 OPERANDS = {
     "matmul": ("self", "other", ""),
     "mm": ("self", "mat2", ""),
