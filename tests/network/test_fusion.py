@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nispa.kernels import dispatch
 from nispa.kernels.links import CONVOLUTION, LINEAR, POOL
 from nispa.methods import METHODS, method_class
+from nispa.network import fusion
 from nispa.network.activity import total_activity, unit_activity
 from nispa.network.fusion import segments
 from nispa.network.layers import SparseConv2d, SparseLayer, SparseLinear, Units
@@ -601,7 +602,10 @@ def full_network(architecture: str, *, dense_if_full: bool) -> SparseNetwork:
 
 
 @pytest.mark.parametrize("architecture", ["mlp", "convnet"])
-def test_a_full_network_is_the_same_by_dense_products(architecture: str) -> None:
+def test_a_full_network_is_the_same_by_dense_products(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion, "LEAST_DENSE", 1)
     images, labels = torch.randn(7, 2, 8, 8, generator=seeded()), torch.arange(7) % 3
     found = []
     for dense in (False, True):
@@ -619,7 +623,7 @@ def test_a_full_network_is_the_same_by_dense_products(architecture: str) -> None
 
 def test_a_network_that_lost_a_connection_runs_on_kernels() -> None:
     images = torch.randn(7, 2, 8, 8)
-    config = NetworkConfig(architecture="mlp", density=1.0, hidden=(9, 7))
+    config = NetworkConfig(architecture="mlp", density=1.0, hidden=(1000, 100))
     network = NetworkSpec(config, (2, 8, 8), 3, dense_if_full=True).draw(1)
     assert network._whole(images) is None
     layer = network.layers["fc2"]

@@ -31,6 +31,10 @@ from nispa.network.layers import SparseConv2d, SparseLayer, SparseLinear, Units
 _KNOWN = (SparseLinear, SparseConv2d, Units, nn.Flatten, nn.ReLU, nn.MaxPool2d)
 
 
+LEAST_DENSE = 200_000
+"""Weights from which on dense products are faster: below, PyTorch's calls take longer than they."""
+
+
 @dataclass
 class Segment:
     """Modules that follow each other, as one chain if ``links`` is not empty.
@@ -44,7 +48,8 @@ class Segment:
         positive: Whether the activations at the end cannot be negative.
         layers: The sparse layers with their numbers among the links.
         measured: Whether a chain has told the layers their places.
-        whole: Whether all of its layers may run as dense products, and have no dead connection.
+        whole: Whether all of its layers may run as dense products, have no dead connection, and are
+            large enough.
     """
 
     modules: list[nn.Module] = field(default_factory=list)
@@ -181,7 +186,8 @@ def segments(body: nn.Module, *, dense_if_full: bool = False) -> list[Segment]:
     for segment in cut:
         layers = [layer for _, layer in segment.layers]
         full = all(layer.live_count == layer.position_count for layer in layers)
-        segment.whole = dense_if_full and full and bool(layers)
+        weights = sum(layer.position_count * layer.weights_each for layer in layers)
+        segment.whole = dense_if_full and full and weights >= LEAST_DENSE
     return [segment for segment in cut if segment.modules]
 
 
