@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import re
@@ -528,10 +529,11 @@ def test_both_ends_of_every_range_are_settings(
     optional("optuna")
     from nispa.sweep.search import parse_range
 
+    options = argparse.Namespace(scenario="split-digits", density=0.2, epochs=3)
     for end in (0, 1):
         ranges = dict(map(parse_range, contestant.ranges))
         params = {name: limits[end] for name, limits in ranges.items()}
-        text = "\n".join(family.lines([(contestant, params)], "split-digits", 0.2))
+        text = "\n".join(family.lines([(contestant, params)], options))
         (tmp_path / "plan.toml").write_text(text)
         cells = list(read_plan(tmp_path / "plan.toml").cells())
         assert {cell.seed for cell in cells} == set(family.SEEDS)
