@@ -83,6 +83,7 @@ def test_a_shape_of_samples(value: Any, expected: tuple[int, ...]) -> None:
         ({1, 8}, "input_shape="),
         (2.5, "whole numbers from 1"),
         ((32, 32, 3), r"looks like channels last; pass \(3, 32, 32\)"),
+        ((16, 64, 64, 3), r"looks like channels last; pass \(3, 16, 64, 64\)"),
         ([48, 64, 3], r"looks like channels last; pass \(3, 48, 64\)"),
         ((28, 28, 1), r"looks like channels last; pass \(1, 28, 28\)"),
     ],

@@ -103,11 +103,11 @@ def image_shape(value: Any) -> Shape:
         sizes = [whole_number("input_shape", part, 1, MAX_SIZE, "") for part in parts]
     except ConfigError:
         raise ConfigError(f"input_shape={shown} must be {usual}, in whole numbers from 1") from None
-    if len(sizes) == 3:
-        first, second, last = sizes
+    if len(sizes) >= 3:
+        first, second, last = sizes[0], sizes[1], sizes[-1]
         if (last == 3 and first > 4) or (last in (1, 3) and first == second > 1 and first != last):
             raise ConfigError(
-                f"input_shape={shown} looks like channels last; pass {last, first, second}"
+                f"input_shape={shown} looks like channels last; pass {(last, *sizes[:-1])}"
             )
     if len(sizes) == 4 and sizes[1] == 1:
         raise ConfigError(
