@@ -28,8 +28,8 @@ def usual_modes() -> Iterator[None]:
 
     Gradients are recorded, new tensors are float32 on the CPU, and nothing is cast automatically.
     Numbers below 1.2e-38 count as 0, as in compiled kernels: where a task is known by heart its
-    gradients are as small, and a processor takes a hundred times as long for each of them. Modes
-    that only reorder sums, such as ``torch.use_deterministic_algorithms``, stay.
+    gradients are as small, and a processor takes far longer for each of them. Modes that only
+    reorder sums, such as ``torch.use_deterministic_algorithms``, stay.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))

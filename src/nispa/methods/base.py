@@ -169,7 +169,8 @@ class Method(ABC):
         published: Who published it, and where; empty if nobody did.
         rehearses: Whether an epoch covers the images of all tasks so far, not only the new one's.
         own_heads: Whether a task's outputs learn by themselves, whatever ``incremental`` says.
-        drops_connections: Whether a network in which all are live may lose some between tasks.
+        drops_connections: Whether a network in which all are live may lose some between tasks. It
+            never runs as dense products then: logits that must stay need one way of rounding.
         cache_bytes: Memory for prepared data of one task; it changes the time, no number.
         network: The network, of methods that carry one.
     """

@@ -12,8 +12,8 @@
 namespace threads {
 
 // While it lives, this thread takes numbers below 1.2e-38 for 0, which nothing that is learned can
-// tell. Where a task is known by heart its gradients are as small, and each such number would
-// take a hundred times as long as another.
+// tell. Where a task is known by heart its gradients are as small, and a processor takes far longer
+// for each of them.
 class Flushed {
 #if defined(__SSE2__) || defined(_M_X64)
   const unsigned before = _mm_getcsr();
