@@ -63,6 +63,7 @@ BETWEEN: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "pooling": (lambda m, y: F.avg_pool1d(y[:, None], 3, 1, 1)[:, 0], "pools units of 'a'"),
     "argmax": (lambda m, y: y * y.argmax(1, keepdim=True), "argmax .* picks among elements"),
     "largest": (lambda m, y: y.topk(8, 1).values, "topk .* picks among elements"),
+    "drawn from constants": (lambda m, y: y * torch.poisson(torch.ones(8)), "poisson .* is no"),
     "unknown": (lambda m, y: torch.special.i0(y), "special_i0 .* is no operator whose units"),
     "a scale for all": (
         lambda m, y: y * m.one,

@@ -101,11 +101,85 @@ def test_a_written_norm_computes_the_same_by_its_name(
     assert dict(named.named_parameters()) == parameters
 
 
-@pytest.mark.parametrize("norm", [ByDeviation(6), OnePlus(6), Otherwise(6)])
+class Length(nn.Module):
+    """By the length of each vector, with a name of its own for the weight."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.gain, self.root = nn.Parameter(torch.rand(size)), size**0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled: Tensor = F.normalize(x, dim=-1) * self.root * self.gain
+        return scaled
+
+
+class Backwards(nn.Module):
+    """The shift comes first, and as long as it is 0 it is a buffer."""
+
+    def __init__(self, size: int, shifted: bool = True) -> None:
+        super().__init__()
+        if shifted:
+            self.beta = nn.Parameter(torch.rand(size))
+        else:
+            self.register_buffer("beta", torch.zeros(size))
+        self.gamma = nn.Parameter(torch.rand(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:]) * self.gamma + self.beta
+
+
+class Lying(nn.Module):
+    """Parameters that have the dimensions of images."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.rand(1, size, 1, 1))
+        self.b = nn.Parameter(torch.rand(1, size, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
+        return (x - mean) * (variance + 1e-5).rsqrt() * self.g + self.b
+
+
+class Counting(Backwards):
+    """What it has seen changes it."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, shifted=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        self.beta.add_(1)
+        return y
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape", "kind", "parameters"),
+    [
+        (OnePlus(6), ROWS, nn.RMSNorm, 1),
+        (Length(6), ROWS, nn.RMSNorm, 1),
+        (Backwards(6), ROWS, nn.LayerNorm, 2),
+        (Backwards(6, shifted=False), ROWS, nn.LayerNorm, 1),
+        (Lying(6), PIXELS, ChannelsFirst, 2),
+    ],
+)
+def test_parameters_of_other_names_and_forms(
+    norm: nn.Module, shape: tuple[int, ...], kind: type[nn.Module], parameters: int
+) -> None:
+    model, x = nn.Sequential(norm), torch.randn(shape)
+    before = model(x)
+    recognise_norms(model, (x,), {})
+    assert type(norm) is kind
+    torch.testing.assert_close(model(x), before)
+    assert len(list(norm.parameters())) == parameters
+    assert all(each.requires_grad and each.dim() == 1 for each in norm.parameters())
+
+
+@pytest.mark.parametrize("norm", [ByDeviation(6), Counting(6), Otherwise(6)])
 def test_what_only_looks_like_a_norm_stays_and_is_refused(norm: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(3, 6), norm, nn.Linear(6, 4)).eval()
     recognise_norms(model, (torch.randn(2, 3),), {})
-    assert type(model[1]) in (ByDeviation, OnePlus, Otherwise)
+    assert type(model[1]) in (ByDeviation, Counting, Otherwise)
     assert not model[1].training
     with pytest.raises(GraphError, match="units cannot be told apart"):
         nispa.sparsify(model, torch.randn(2, 3), classes=4)

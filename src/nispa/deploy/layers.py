@@ -32,6 +32,8 @@ def linear(to: Cutter, node: fx.Node, call: Call) -> Result:
 
 def convolution(to: Cutter, node: fx.Node, call: Call) -> Result:
     """Likewise; a convolution in groups is several where the groups keep different numbers."""
+    if to.recorded.weight(call) is None:
+        raise to.whole(node)  # a filter that is not learned
     x, learned = to.of(node.args[0]), _learned(to, call)
     sides = len(learned.shape) - 2
     to.unless(len(x.shape) == sides + 2, node)

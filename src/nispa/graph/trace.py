@@ -26,6 +26,7 @@ from torch import Tensor, fx, nn
 from nispa.base.modes import usual_modes
 from nispa.errors import GraphError
 from nispa.graph.assemble import assemble
+from nispa.graph.einsum import write_einsum_as_linear
 from nispa.graph.found import Refused
 from nispa.graph.logits import logits_of
 from nispa.graph.operators import RULES
@@ -267,7 +268,7 @@ def exported(
     known = model.register_forward_hook(_known_result)
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            return torch.export.export(model, arguments, named, strict=False)
+            program = torch.export.export(model, arguments, named, strict=False)
     except Exception as error:  # whatever the module's own code raises
         why = f"{_short(error)}"
         if "DataDependent" in type(error).__name__:
@@ -278,6 +279,8 @@ def exported(
         ) from error
     finally:
         known.remove()
+    write_einsum_as_linear(program)
+    return program
 
 
 def _known_result(model: nn.Module, arguments: Any, result: Any) -> Any:

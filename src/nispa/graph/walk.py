@@ -160,6 +160,13 @@ class Walk:
         known = self._known[argument] if isinstance(argument, fx.Node) else None
         return known.name if isinstance(known, Buffer) else None
 
+    def constant(self, argument: Any) -> bool:
+        """Whether a tensor is computed from buffers and constants alone."""
+        known = self._known[argument] if isinstance(argument, fx.Node) else None
+        if not isinstance(known, (Tensor, Buffer)):
+            return False
+        return not bool(self.numbers(argument).any())
+
     def fixed(self, argument: Any) -> Tensor | None:
         """The values of a tensor that is computed from buffers and constants alone, else None."""
         seen: dict[fx.Node, Tensor | None] = {}
@@ -351,9 +358,30 @@ class Walk:
             cut = self._cut(call)
             return cut if cut is not None else self._applied(call)
         except Refused as refused:
-            return refused
+            fixed = self._without_units(node, call)
+            return refused if fixed is None else fixed
         except _CANNOT as error:
             return _lost(call, error)
+
+    def _without_units(self, node: fx.Node, call: Call) -> Any:
+        """Numbers of what is computed from constants and inputs alone, in whichever way.
+
+        Returns:
+            None if units take part, or if it is drawn at random.
+        """
+        if not call.shapes or any(map(_at_random, _within(node))):
+            return None
+        read = [each for each in node.all_input_nodes if each.op != "get_attr"]
+        if any(isinstance(self._known[each], (Refused, Learned)) for each in read):
+            return None
+        tensors = [each for each in map(self.numbers, read) if isinstance(each, Tensor)]
+        numbers = torch.cat([torch.zeros(1, dtype=torch.int64), *map(torch.flatten, tensors)])
+        if not bool(self.ids.is_fixed(numbers).all()):
+            return None
+        one = self.ids.along(numbers, [0], call.by)
+        results = [one.expand(math.prod(shape)).reshape(shape).clone() for shape in call.shapes]
+        whole = isinstance(node.meta.get("val"), Tensor)
+        return results[0] if whole else results
 
     def _applied(self, call: Call) -> Any:
         rule = self._rules.get(call.name, self._unknown)
@@ -506,6 +534,26 @@ def _draws(call: Call) -> bool:
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 _RANDOM = ("bernoulli", "uniform", "normal", "rand", "randn", "randint", "randperm", "rand_like",
            "randn_like")  # fmt: skip
+
+
+def _within(node: fx.Node) -> list[fx.Node]:
+    """An operator and, if it is a block, those in it."""
+    blocks = (
+        getattr(node.graph.owning_module, str(each.target), None)
+        for each in node.all_input_nodes
+        if each.op == "get_attr"
+    )
+    inner = [
+        each for block in blocks if isinstance(block, fx.GraphModule) for each in block.graph.nodes
+    ]
+    return [
+        node,
+        *(deeper for each in inner if each.op == "call_function" for deeper in _within(each)),
+    ]
+
+
+def _at_random(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _written(node: fx.Node) -> list[str]:

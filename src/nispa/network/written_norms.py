@@ -8,7 +8,9 @@ a module is such a norm is found by computing both on random numbers.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +23,31 @@ EPSILONS = (1e-5, 1e-6, 1e-8, 1e-12)
 """Tried after the numbers that a module keeps as attributes."""
 SCALES = (1.0, 3e-3)
 """Of random numbers; the variance of the second is about as large as a usual epsilon."""
+OFFSETS = (0.0, 1.0)
+"""Added to a weight: some modules keep how far it is from 1."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How parameters of a module are taken for those of a norm.
+
+    Attributes:
+        names: Of the parameter that is the weight, and of the one that is the bias if there is one.
+        offset: What is added to the weight.
+    """
+
+    names: tuple[str, ...]
+    offset: float
+
+    def give(self, norm: Any, values: Mapping[str, Tensor]) -> None:
+        """Gives a norm the values of a module's parameters, parameters themselves if they fit."""
+        for name, own in zip(("weight", "bias"), self.names, strict=False):
+            value, offset = values[own], self.offset if name == "weight" else 0.0
+            if value.dim() != 1 or offset:
+                value = value.detach().flatten() + offset
+            if not isinstance(value, nn.Parameter):
+                value = nn.Parameter(value, values[own].requires_grad)
+            setattr(norm, name, value)
 
 
 class ChannelsFirst(nn.Module):
@@ -48,7 +75,12 @@ def recognise_norms(model: nn.Module, given: tuple[Any, ...], named: Mapping[str
         given: What it is called with.
         named: The same, by keyword.
     """
-    candidates = [module for module in model.modules() if _may_be_norm(module)]
+    used = [id(value) for module in model.modules() for value in module._parameters.values()]
+    candidates = [
+        module
+        for module in model.modules()
+        if _may_be_norm(module) and all(used.count(id(each)) == 1 for each in _own(module).values())
+    ]
     if not candidates:
         return
     for module, shape in _shapes_read(model, candidates, given, named).items():
@@ -58,16 +90,17 @@ def recognise_norms(model: nn.Module, given: tuple[Any, ...], named: Mapping[str
 
 
 def _may_be_norm(module: nn.Module) -> bool:
-    weight, bias = (module._parameters.get(name) for name in ("weight", "bias"))
+    own = list(_own(module).values())
     return (
         not type(module).__module__.startswith("torch.")
         and not module._modules
-        and not module._buffers
-        and module._parameters.keys() <= {"weight", "bias"}
-        and weight is not None
-        and weight.dim() == 1
-        and (bias is None or bias.shape == weight.shape)
+        and len(own) in (1, 2)
+        and all(each.numel() == own[0].numel() == max(each.shape, default=0) for each in own)
     )
+
+
+def _own(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: value for name, value in module._parameters.items() if value is not None}
 
 
 @torch.no_grad()
@@ -100,21 +133,22 @@ def _shapes_read(
 @torch.no_grad()
 def _same_norm(module: nn.Module, shape: tuple[int, ...]) -> nn.Module | None:
     """A norm of PyTorch's that computes what a module does, with its parameters."""
-    weight, bias = module._parameters["weight"], module._parameters.get("bias")
-    assert weight is not None
+    own = _own(module)
+    size = next(iter(own.values())).numel()
     last = len(shape) - 1
     for dim in dict.fromkeys((last, 1)):
-        if not 0 < dim <= last or shape[dim] != len(weight):
+        if not 0 < dim <= last or shape[dim] != size:
             continue
-        for norm in _norms(module, len(weight), bias is not None):
+        for norm, names, offset in itertools.product(
+            _norms(module, size, len(own) == 2), itertools.permutations(own), OFFSETS
+        ):
+            reading = Reading(names, offset)
             made = norm if dim == last else ChannelsFirst(norm)
-            if not _agree(module, made, norm, shape):
+            if not _agree(module, made, norm, reading, shape):
                 continue
             if dim == last and isinstance(module, type(norm)):
                 return None  # it is one already
-            norm.weight = weight
-            if bias is not None:
-                norm.bias = bias
+            reading.give(norm, own)
             return made
     return None
 
@@ -127,26 +161,30 @@ def _norms(module: nn.Module, size: int, biased: bool) -> Iterator[Any]:
             yield nn.RMSNorm(size, eps)
 
 
-def _agree(module: nn.Module, made: nn.Module, norm: Any, shape: tuple[int, ...]) -> bool:
+def _agree(
+    module: nn.Module, made: nn.Module, norm: Any, reading: Reading, shape: tuple[int, ...]
+) -> bool:
     """Whether two modules compute the same, in training and in evaluation."""
     generator, training = torch.Generator().manual_seed(0), module.training
+    buffers = dict(module.named_buffers())
     for scale in SCALES:
         x = scale * torch.randn(shape, generator=generator)
         values = {
             name: torch.randn(value.shape, generator=generator)
-            for name, value in module._parameters.items()
-            if value is not None
+            for name, value in _own(module).items()
         }
-        for name, value in values.items():
-            getattr(norm, name).copy_(value)
+        reading.give(norm, values)
         wanted = made(x)
         for mode in (True, False):
             y: Any = None
+            kept = {name: value.clone() for name, value in buffers.items()}
             with contextlib.suppress(Exception):  # whatever its own code raises: then it is no norm
-                y = functional_call(module.train(mode), values, (x.clone(),))
+                y = functional_call(module.train(mode), {**values, **kept}, (x.clone(),))
             module.training = training
             if not isinstance(y, Tensor) or (y.shape, y.dtype) != (x.shape, x.dtype):
                 return False
             if not torch.allclose(y, wanted, rtol=1e-4, atol=1e-5):
                 return False
+            if not all(torch.equal(kept[name], value) for name, value in buffers.items()):
+                return False  # it keeps statistics
     return True

@@ -80,7 +80,10 @@ def matmul_with_mask(walk: Walk, call: Call) -> Tensor:
     return walk.ids.join([walk.numbers(call["self"]), added], call.by)
 
 
-@operators("einsum", does="attention written as a sum over named dimensions")
+@operators(
+    "einsum",
+    does="attention written as a sum over named dimensions; with a learned matrix, a linear layer",
+)
 def einsum(walk: Walk, call: Call) -> Tensor:
     """Two factors, or one of which only elements are moved or summed."""
     _no_weight(walk, call, *call["tensors"])

@@ -114,5 +114,5 @@ def _add(walk: Walk, call: Call, kind: NormKind, sets: Tensor) -> None:
     if before is not None and before.sets.shape == sets.shape:
         walk.ids.join([before.sets, sets], f"'{call.path}', used twice")
     elif before is not None:
-        raise Refused(f"'{call.path}' is used twice, on tensors of different shapes; use two norms")
+        raise Refused(f"'{call.path}' is used twice, over different units; use two norms")
     walk.found.norms[call.path] = NormFound(call.path, kind, sets)

@@ -64,16 +64,22 @@ def addmm(walk: Walk, call: Call) -> Tensor:
     "conv2d",
     "conv3d",
     does="rows and columns of connections, a kernel each; with groups, within these; depthwise, "
-    "values per unit",
+    "values per unit, or a filter that is a constant",
 )
 def convolution(walk: Walk, call: Call) -> Tensor:
     """A column reads the same unit at every pixel; one channel a group belongs to its unit."""
-    x, weight = walk.numbers(call["input"]), walk.weight(call)
-    kernel = len(weight.shape) - 2
+    x, groups = walk.numbers(call["input"]), int(call["groups"])
+    kernel = int(call.name[4])
     channel = x.dim() - kernel - 1
     pixels = [dim for dim in range(x.dim()) if dim != channel]
     columns = walk.ids.along(x, pixels, call.by).flatten()
-    groups, rows = int(call["groups"]), len(weight.rows)
+    if groups == len(columns) and call["bias"] is None and walk.constant(call["weight"]):
+        each = call.shape[channel] // groups
+        kernels = walk.numbers(call["weight"]).shape
+        walk.found.operations += 2 * math.prod(call.shape) * math.prod(kernels[2:])
+        return columns.repeat_interleave(each).view(-1, *[1] * kernel).expand(call.shape).clone()
+    weight = walk.weight(call)
+    rows = len(weight.rows)
     if rows != weight.shape[0]:
         raise Refused(f"{call.by} takes some rows of '{weight.name}'; give them a weight each")
     if groups > 1 and weight.shape[1] == 1:
