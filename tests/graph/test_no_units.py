@@ -95,6 +95,33 @@ def test_operations_of_a_filter_are_counted() -> None:
     assert counted == [2 * 9 * 64 * 12, 2 * 9 * 64 * 13]
 
 
+class Writes(Reads):
+    """A block that keeps a mean of what it has seen, or writes units into what may be a view."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(MADE["a grid"])
+        self.kind = kind
+        self.register_buffer("seen", torch.zeros(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of images."""
+        y = self.head(self.next(self.conv(x)[:, :12].relu()).mean((2, 3)))
+        if self.kind == "block":
+            with torch.no_grad():
+                seen = self.seen.mul_(0.9).add_(x.mean((0, 1))[:4])  # type: ignore[operator]
+            logits: Tensor = y + seen.sum()
+            return logits
+        table = torch.zeros(len(x), 4)
+        torch.as_strided(table, (len(x), 4), (4, 1)).copy_(y)
+        return table + table.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("kind", ["block", "view"])
+def test_writing_behind_the_walks_back_is_refused(kind: str) -> None:
+    with pytest.raises(GraphError, match=r"is not looked into|may or may not share"):
+        sparsify(Writes(kind), torch.zeros(2, *SHAPE), classes=4)
+
+
 def test_a_filter_that_mixes_units_is_refused() -> None:
     class Mixes(Reads):
         def forward(self, x: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from nispa.graph.facts import TRANSPOSES
+
 aten = torch.ops.aten
-_TURNS = ("t", "numpy_T", "mT", "transpose", "swapaxes", "swapdims", "permute", "adjoint")
 
 
 class _Product(NamedTuple):
@@ -60,7 +61,8 @@ def _product(node: fx.Node, learned: set[fx.Node]) -> _Product | None:
 def _first(node: fx.Node) -> fx.Node:
     """The node that a matrix was before it was transposed."""
     while (
-        node.op == "call_function" and getattr(node.target, "__name__", "").split(".")[0] in _TURNS
+        node.op == "call_function"
+        and getattr(node.target, "__name__", "").split(".")[0] in TRANSPOSES
     ):
         (node,) = node.all_input_nodes
     return node

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx, nn
 
+from nispa.graph.facts import TRANSPOSES, at_random, draws, within, writes_to
 from nispa.graph.found import Buffer, Call, Found, LayerFound, Learned, Refused, ValuesFound
 from nispa.graph.ids import Ids
 from nispa.graph.units import ValueKind
@@ -185,7 +186,7 @@ class Walk:
         return seen[node]
 
     def _valued(self, node: fx.Node, seen: dict[fx.Node, Tensor | None]) -> Tensor | None:
-        if any(map(_written, node.users)):
+        if any(map(writes_to, node.users)):
             return None
         numbers = self._known.get(node)
         if isinstance(numbers, (Refused, Learned)) or (
@@ -195,7 +196,7 @@ class Walk:
         if node.op == "placeholder":
             value = self._fixed.get(self._buffers.get(node.name, ""))
             return value.cpu() if isinstance(value, Tensor) else None
-        if node.op != "call_function" or _draws(self.call(node)):
+        if node.op != "call_function" or draws(self.call(node)):
             return None
         known = {each: self._value(each, seen) for each in node.all_input_nodes}
         if any(value is None for value in known.values()):
@@ -340,12 +341,12 @@ class Walk:
         if node.target is operator.getitem:
             return self._item(node)
         call = self.call(node)
-        self.found.random |= _draws(call)
+        self.found.random |= draws(call)
         if isinstance(call.owner, _NORMS) and call.name not in _OF_NORMS:
             first = node.args[0] if node.args else None
             if not (isinstance(first, fx.Node) and _counts_batches(self._known.get(first))):
                 self.beside(call, call.name)
-        written = _written(node)
+        written = writes_to(node)
         if written and call.name != "batch_norm":
             # Not put off: somebody else may read what is changed by another name.
             if written != ["self"] or not isinstance(node.args[0], fx.Node):
@@ -367,9 +368,10 @@ class Walk:
         """Numbers of what is computed from constants and inputs alone, in whichever way.
 
         Returns:
-            None if units take part, or if it is drawn at random.
+            None if units take part, or if it is drawn at random or writes into tensors.
         """
-        if not call.shapes or any(map(_at_random, _within(node))):
+        inner = within(node)
+        if not call.shapes or any(map(at_random, [node, *inner])) or any(map(writes_to, inner)):
             return None
         read = [each for each in node.all_input_nodes if each.op != "get_attr"]
         if any(isinstance(self._known[each], (Refused, Learned)) for each in read):
@@ -380,6 +382,9 @@ class Walk:
             return None
         one = self.ids.along(numbers, [0], call.by)
         results = [one.expand(math.prod(shape)).reshape(shape).clone() for shape in call.shapes]
+        for result in results:
+            for tensor in tensors:
+                self.shares(result, tensor)
         whole = isinstance(node.meta.get("val"), Tensor)
         return results[0] if whole else results
 
@@ -437,7 +442,7 @@ class Walk:
         So does a matrix that is transposed.
         """
         learned = self.learned(call["self"])
-        if learned is not None and len(learned.shape) == 2 and call.name in _TRANSPOSES:
+        if learned is not None and len(learned.shape) == 2 and call.name in TRANSPOSES:
             return _transposed(learned, call)
         along_rows = call["dim"] in (None, 0) and call.name in (
             "chunk", "split", "split_with_sizes", "slice", "narrow"
@@ -504,9 +509,6 @@ _LAYERS = (
 )
 
 
-_TRANSPOSES = ("t", "numpy_T", "mT", "transpose", "swapaxes", "swapdims", "permute", "adjoint")
-
-
 def _transposed(learned: Learned, call: Call) -> Learned:
     """A matrix after an operator that transposes it, or leaves it as it is."""
     more = {name: value for name, value in call.arguments.items() if name != "self"}
@@ -522,45 +524,6 @@ def _counts_batches(known: Any) -> bool:
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 _OF_NORMS = ("batch_norm", "layer_norm", "rms_norm", "group_norm", "to", "type_as", "float",
              "_assert_tensor_metadata")  # fmt: skip
-
-
-def _draws(call: Call) -> bool:
-    """Whether an operator draws random numbers in training."""
-    if call.name in _DROPOUTS:
-        return bool(call["p"])
-    return call.name in _RANDOM or bool(call["dropout_p"])
-
-
-_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
-_RANDOM = ("bernoulli", "uniform", "normal", "rand", "randn", "randint", "randperm", "rand_like",
-           "randn_like")  # fmt: skip
-
-
-def _within(node: fx.Node) -> list[fx.Node]:
-    """An operator and, if it is a block, those in it."""
-    blocks = (
-        getattr(node.graph.owning_module, str(each.target), None)
-        for each in node.all_input_nodes
-        if each.op == "get_attr"
-    )
-    inner = [
-        each for block in blocks if isinstance(block, fx.GraphModule) for each in block.graph.nodes
-    ]
-    return [
-        node,
-        *(deeper for each in inner if each.op == "call_function" for deeper in _within(each)),
-    ]
-
-
-def _at_random(node: fx.Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-
-
-def _written(node: fx.Node) -> list[str]:
-    """Names of the arguments that an operator changes."""
-    schema = getattr(node.target, "_schema", None)
-    arguments = schema.arguments if schema is not None else ()
-    return [each.name for each in arguments if each.alias_info and each.alias_info.is_write]
 
 
 def _lost(call: Call, error: Exception) -> Refused:
