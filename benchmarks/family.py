@@ -40,17 +40,19 @@ class Contestant:
         ranges: What ``nispa search`` takes as ``--range``.
         given: Settings of all its trials.
         sparse: Whether there is a row at NISPA's density as well.
+        equal: Whether its network has NISPA's density in all trials, and in its only row.
     """
 
     method: str
     ranges: tuple[str, ...]
     given: tuple[tuple[str, Any], ...] = ()
     sparse: bool = True
+    equal: bool = False
 
 
 CONTESTANTS = (
     Contestant("nispa", (RATE, "accuracy_drop=0.3..1.5"), sparse=False),
-    Contestant("stl", (RATE,), sparse=False),
+    Contestant("stl", (RATE,), sparse=False, equal=True),
     Contestant("packnet", (RATE, "retrain_rate=0.03..1:log")),
     Contestant("wsn", (RATE, "capacity=0.1..0.7")),
     Contestant("piggyback", (RATE, "mask_rate=0.0001..0.01:log")),
@@ -66,15 +68,16 @@ CONTESTANTS = (
     Contestant("nice", ("learning_rate=0.005..0.1:log",), (("incremental", "task"),), False),
     Contestant("si", (RATE, "strength=3..300:log")),
     Contestant("ewc", (RATE, "strength=300..30000:log")),
-    Contestant("cbp", (RATE, "replacement_rate=0.00001..0.001:log"), sparse=False),
-    Contestant("redo", (RATE, "tau=0.01..0.2:log"), sparse=False),
+    Contestant("cbp", (RATE, "replacement_rate=0.00001..0.001:log"), sparse=False, equal=True),
+    Contestant("redo", (RATE, "tau=0.01..0.2:log"), sparse=False, equal=True),
 )
 
 
-def given(contestant: Contestant, epochs: int) -> dict[str, Any]:
+def given(contestant: Contestant, options: argparse.Namespace) -> dict[str, Any]:
     """Settings of all trials of a method."""
     able = {field.name for field in describe(method_class(contestant.method).config_class)}
-    alike = {"epochs": epochs} if "epochs" in able else {}
+    alike = {"epochs": options.epochs} if "epochs" in able else {}
+    alike |= {"density": options.density} if contestant.equal else {}
     return alike | dict(contestant.given)
 
 
@@ -97,7 +100,7 @@ def searched(contestant: Contestant, options: argparse.Namespace) -> dict[str, A
     ranges = [word for text in contestant.ranges for word in ("--range", text)]
     sets = [
         word
-        for name, value in given(contestant, options.epochs).items()
+        for name, value in given(contestant, options).items()
         for word in ("--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}")
     ]
     start = ["search", options.scenario, "--method", contestant.method]
@@ -115,7 +118,7 @@ def lines(
     yield f'scenario = "{scenario}"'
     yield f"seed = {list(SEEDS)}"
     for contestant, params in found:
-        values = given(contestant, options.epochs) | params
+        values = given(contestant, options) | params
         for more in ({}, {"density": options.density}) if contestant.sparse else ({},):
             yield f'\n[[runs]]\nmethod = "{contestant.method}"\n[runs.set]'
             yield from (f"{name} = {json.dumps(value)}" for name, value in (values | more).items())

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nispa.runs.costs import cost_of
 from nispa.runs.record import Record, read_record
 
 
@@ -82,21 +84,33 @@ def side_by_side(groups: dict[str, list[Record]]) -> list[str]:
     """A row per group of runs: means over their seeds, standard deviations behind."""
     lines = [
         "| run | seeds | accuracy, % | told the task | not told | forgetting | "
-        "live parameters | kept beside, kB | training, s |",
-        "|---" * 9 + "|",
+        "live parameters | kept beside, kB | training, GFLOP | prediction, kFLOP | training, s |",
+        "|---" * 11 + "|",
     ]
     for name, records in groups.items():
         told = [_percent(record, "acc", told=True) for record in records]
         untold = [_percent(record, "acc", told=False) for record in records]
         main = told if records[0].incremental == "task" else untold
+        costs = [cost_of(record) for record in records]
+        training, prediction = (
+            _mean([getattr(each, name) for each in costs])
+            for name in ("train_operations", "inference_operations")
+        )
         kept = [sum(record.per_task[-1].storage.values()) / 1000 for record in records]
         lines.append(
             f"| {name} | {len(records)} | {spread(main)} | {spread(told)} | {spread(untold)} | "
             f"{spread(_forgetting(record) for record in records)} | "
             f"{statistics.fmean(map(live, records)):,.0f} | "
-            f"{statistics.fmean(kept):,.0f} | {spread(map(seconds, records), 0)} |"
+            f"{statistics.fmean(kept):,.0f} | {training / 1e9:,.0f} | {prediction / 1e3:,.0f} | "
+            f"{spread(map(seconds, records), 0)} |"
         )
     return lines
+
+
+def _mean(counts: Sequence[int | None]) -> float:
+    """The mean of what was counted."""
+    found = [count for count in counts if count is not None]
+    return statistics.fmean(found) if found else math.nan
 
 
 def _percent(record: Record, metric: str, *, told: bool) -> float | None:

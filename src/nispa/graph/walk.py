@@ -374,9 +374,9 @@ class Walk:
         if not call.shapes or any(map(at_random, [node, *inner])) or any(map(writes_to, inner)):
             return None
         read = [each for each in node.all_input_nodes if each.op != "get_attr"]
-        if any(isinstance(self._known[each], (Refused, Learned)) for each in read):
+        if not all(isinstance(self._known[each], (Tensor, Buffer)) for each in read):
             return None
-        tensors = [each for each in map(self.numbers, read) if isinstance(each, Tensor)]
+        tensors = list(map(self.numbers, read))
         numbers = torch.cat([torch.zeros(1, dtype=torch.int64), *map(torch.flatten, tensors)])
         if not bool(self.ids.is_fixed(numbers).all()):
             return None
