@@ -59,7 +59,8 @@ def test_it_computes_the_same_with_its_rows_as_units(
 
 
 @pytest.mark.parametrize(
-    ("equation", "shape"), [("bchw,oc->bohc", (5, 8)), ("bchw,gco->bohw", (2, 8, 5))]
+    ("equation", "shape"),
+    [("bchw,oc->bohc", (5, 8)), ("bchw,gco->bohw", (2, 8, 5)), ("bchw,oc->bohw", (5, 1))],
 )
 def test_other_sums_with_parameters_are_refused(equation: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(GraphError, match=r"einsum .* 'matrix'; use nn\.Linear"):

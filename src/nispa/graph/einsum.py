@@ -55,7 +55,14 @@ def _product(node: fx.Node, learned: set[fx.Node]) -> _Product | None:
     plain = all(len(set(each)) == len(each) for each in (pair, letters, wanted))
     if not plain or len(shared) != 1 or len(alone) != 1 or not alone <= set(wanted):
         return None
+    (column,) = shared
+    if _size(read, letters, column) != _size(matrix, pair, column):  # one of them is spread out
+        return None
     return _Product(read, matrix, letters, pair, wanted)
+
+
+def _size(node: fx.Node, letters: str, letter: str) -> int:
+    return int(node.meta["val"].shape[letters.index(letter)])
 
 
 def _first(node: fx.Node) -> fx.Node:
