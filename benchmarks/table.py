@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
@@ -92,25 +91,23 @@ def side_by_side(groups: dict[str, list[Record]]) -> list[str]:
         untold = [_percent(record, "acc", told=False) for record in records]
         main = told if records[0].incremental == "task" else untold
         costs = [cost_of(record) for record in records]
-        training, prediction = (
-            _mean([getattr(each, name) for each in costs])
-            for name in ("train_operations", "inference_operations")
-        )
+        training = _mean([each.train_operations for each in costs], 1e9)
+        prediction = _mean([each.inference_operations for each in costs], 1e3)
         kept = [sum(record.per_task[-1].storage.values()) / 1000 for record in records]
         lines.append(
             f"| {name} | {len(records)} | {spread(main)} | {spread(told)} | {spread(untold)} | "
             f"{spread(_forgetting(record) for record in records)} | "
             f"{statistics.fmean(map(live, records)):,.0f} | "
-            f"{statistics.fmean(kept):,.0f} | {training / 1e9:,.0f} | {prediction / 1e3:,.0f} | "
+            f"{statistics.fmean(kept):,.0f} | {training} | {prediction} | "
             f"{spread(map(seconds, records), 0)} |"
         )
     return lines
 
 
-def _mean(counts: Sequence[int | None]) -> float:
-    """The mean of what was counted."""
+def _mean(counts: Sequence[int | None], unit: float) -> str:
+    """The mean of what was counted, or nothing where nothing was."""
     found = [count for count in counts if count is not None]
-    return statistics.fmean(found) if found else math.nan
+    return f"{statistics.fmean(found) / unit:,.0f}" if found else "–"
 
 
 def _percent(record: Record, metric: str, *, told: bool) -> float | None:

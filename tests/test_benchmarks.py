@@ -53,12 +53,12 @@ from nispa.methods.presets import resolve
 from nispa.network.layers import SparseConv2d, SparseLayer
 from nispa.network.models import NetworkConfig, SparseNetwork, build_network
 from nispa.runs.folder import RunFolder
-from nispa.runs.record import measured
+from nispa.runs.record import Record, measured
 from nispa.sweep.plan import read_plan
 from nispa.training.fit import ClassMask
 
 from .extent import optional
-from .records import record
+from .records import priced, record
 
 BATCH = 32
 SHAPE = (3, 8, 8)
@@ -520,6 +520,17 @@ def test_methods_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: Path
         ["| c, variant 1", "2", "81.25 (0.00)", "81.25 (0.00)", "–", "12.50 (0.00)"],
         ["| c, variant 2", "1", "81.25", "81.25", "–", "12.50"],
     ]
+
+
+def test_operations_are_means_in_their_units_or_left_out() -> None:
+    def run(billions: int) -> Record:
+        made = priced()
+        spent = {"operations": {"forward": billions * 10**9}, "inference_operations": 3_200}
+        tasks = [task.model_copy(update=spent) for task in made.per_task]
+        return made.model_copy(update={"per_task": tuple(tasks)})
+
+    rows = table.side_by_side({"counted": [run(1), run(1_500)], "not": [record()]})
+    assert [row.split(" | ")[8:10] for row in rows[2:]] == [["1,501", "3"], ["–", "–"]]
 
 
 @pytest.mark.parametrize("contestant", family.CONTESTANTS, ids=lambda each: each.method)

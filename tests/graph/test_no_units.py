@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,7 +65,7 @@ MADE: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", MADE)
 @pytest.mark.filterwarnings("ignore:the network is")
-def test_tasks_stay_whatever_is_made_of_the_input(name: str, tmp_path: Path) -> None:
+def test_tasks_stay_whatever_is_made_of_the_input(name: str) -> None:
     images = np.random.default_rng(0).normal(size=(80, *SHAPE)).astype("float32")
     labels = np.arange(80) % 4
     learner = Learner(
@@ -116,9 +115,12 @@ class Writes(Reads):
         return table + table.sum(1, keepdim=True)
 
 
-@pytest.mark.parametrize("kind", ["block", "view"])
-def test_writing_behind_the_walks_back_is_refused(kind: str) -> None:
-    with pytest.raises(GraphError, match=r"is not looked into|may or may not share"):
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [("block", r"is not looked into"), ("view", r"copy .* may or may not share its memory")],
+)
+def test_writing_behind_the_walks_back_is_refused(kind: str, wrong: str) -> None:
+    with pytest.raises(GraphError, match=wrong):
         sparsify(Writes(kind), torch.zeros(2, *SHAPE), classes=4)
 
 

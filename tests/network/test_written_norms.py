@@ -175,6 +175,13 @@ def test_parameters_of_other_names_and_forms(
     assert all(each.requires_grad and each.dim() == 1 for each in norm.parameters())
 
 
+def test_norms_that_share_a_parameter_stay() -> None:
+    model = nn.Sequential(OnePlus(6), OnePlus(6))
+    model[1].weight = model[0].weight
+    recognise_norms(model, (torch.randn(ROWS),), {})
+    assert [type(norm) for norm in model] == [OnePlus, OnePlus]
+
+
 @pytest.mark.parametrize("norm", [ByDeviation(6), Counting(6), Otherwise(6)])
 def test_what_only_looks_like_a_norm_stays_and_is_refused(norm: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(3, 6), norm, nn.Linear(6, 4)).eval()
