@@ -97,6 +97,8 @@ def redraw(
         free = ~layer.rows.spread(kept)
         rows[free] = torch.randn(rows[free].shape, generator=generator)
     for values in graph.values:
+        if values.kind == "shared":
+            continue  # somebody is kept
         tensor = state[values.name]
         free = ~values.spread(kept, tuple(tensor.shape))
         drawn = torch.randn(tensor.shape, generator=generator)

@@ -274,7 +274,7 @@ def halves(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
 
 @builder
 def scale(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
-    factor = net.value(x.shape[1], 1, 1)
+    factor = net.value(*draw.choice([(x.shape[1], 1, 1), ()]))  # for each channel, or one for all
     return lambda x: x * factor()
 
 

@@ -20,9 +20,7 @@ class Between(nn.Module):
     def __init__(self, between: Callable[[Any, Tensor], Tensor], width: int = 8) -> None:
         super().__init__()
         self.a, self.head = nn.Linear(6, 8), nn.Linear(width, 3)
-        self.one = nn.Parameter(torch.ones(1))
         self.square = nn.Parameter(torch.ones(8, 8))
-        self.slope = nn.PReLU()
         self.register_buffer("seen", torch.zeros(8))
         self.norm = nn.LayerNorm(8)
         self.between = between
@@ -65,14 +63,6 @@ BETWEEN: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "largest": (lambda m, y: y.topk(8, 1).values, "topk .* picks among elements"),
     "drawn from constants": (lambda m, y: y * torch.poisson(torch.ones(8)), "poisson .* is no"),
     "unknown": (lambda m, y: torch.special.i0(y), "special_i0 .* is no operator whose units"),
-    "a scale for all": (
-        lambda m, y: y * m.one,
-        "all 8 rows of 'a.weight' .* mul in .* a scale or",
-    ),
-    "a slope for all": (
-        lambda m, y: m.slope(y),
-        r"prelu in 'slope'.*nn\.PReLU\(channels\)",
-    ),
     "a matrix in front": (lambda m, y: (m.square @ y.T).T, "matmul .* 'square'; use nn.Linear"),
     "a computed weight": (
         lambda m, y: F.linear(y, m.square * 2),

@@ -49,7 +49,10 @@ def plain(wanted: Sequence[tuple[TracedNetwork, Sequence[int]]]) -> list[fx.Grap
         source = copy.deepcopy(network).cpu().eval()
         source.precision = "float32"
         body = _with_values(source)
-        recorded = Recorded(body, source.input_shape) if recorded is None else recorded.of(body)
+        if recorded is None:
+            recorded = Recorded(body, source.input_shape, source.graph.shared)
+        else:
+            recorded = recorded.of(body)
         made.append(_compacted(source, recorded, list(outputs)))
     return made
 

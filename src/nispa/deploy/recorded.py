@@ -7,6 +7,7 @@ writing them down for two: so ``len(x)`` in a module's code may stay a plain num
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +63,13 @@ class Recorded:
         buffers: Likewise for buffers and constants.
     """
 
-    def __init__(self, body: nn.Module, shape: tuple[int, ...]) -> None:
+    def __init__(self, body: nn.Module, shape: tuple[int, ...], shared: Iterable[str] = ()) -> None:
         """Writes down what ``body`` computes of images of ``shape``.
+
+        Args:
+            body: The module.
+            shape: Of an image.
+            shared: Its parameters whose numbers belong to no unit.
 
         Raises:
             ConfigError: It cannot be written down.
@@ -84,7 +90,7 @@ class Recorded:
                 name: each for name, each in first.constants.items() if torch.is_tensor(each)
             }
             self.state = {**self._constants, **_state(body)}
-            self.walk = Walk(body, RULES, unknown, self._constants, notes=True)
+            self.walk = Walk(body, RULES, unknown, self._constants, shared=shared, notes=True)
             self.walk.run(self.graph, self.parameters, self.buffers)
             self.walk.result(self.logits)
         except (GraphError, Refused) as error:

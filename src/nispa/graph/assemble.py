@@ -102,6 +102,8 @@ def _written(ids: Ids, found: Found) -> dict[int, tuple[str, ...]]:
         for label in dict.fromkeys(ids.labels(layer.rows).tolist()):
             writers.setdefault(label, []).append(name)
     for path, values in found.values.items():
+        if values.kind == "shared":
+            continue
         for label in dict.fromkeys(ids.labels(values.ids).flatten().tolist()):
             if label not in writers:
                 writers[label] = [path.removesuffix(".weight")]
@@ -132,6 +134,8 @@ def _layer(places: _Places, layer: LayerFound, samples: int) -> Layer:
 
 
 def _values(places: _Places, name: str, values: ValuesFound) -> Values:
+    if values.kind == "shared":
+        return Values(name, values.kind, UnitMap(()), None)
     if values.dim is not None:
         return Values(name, values.kind, places.map(values.ids), values.dim)
     labels = places.ids.labels(values.ids)
@@ -158,8 +162,7 @@ def _no_collapse(ids: Ids, found: Found) -> None:
                 f"all {len(layer.rows)} rows of '{layer.weight}' would be one unit, kept or "
                 f"changed as a whole, because of {_culprit(ids, layer.rows)}. Let it treat "
                 "channels one by one: several heads of attention, not one; a depthwise convolution "
-                "over tokens, not Linear; a scale or a slope (nn.PReLU(channels)) for each, not "
-                "one for all"
+                "over tokens, not Linear"
             )
 
 

@@ -36,6 +36,8 @@ from nispa.graph.walk import Walk
 
 SAMPLES = 2  # of the example: a batch of one is often a case of its own
 TRIES = 6  # traces of a module that draws by itself
+SHARED = (0, 1, 16)
+"""How many numbers a parameter has that may be shared, tried in turn until the units are found."""
 
 
 def find_units(
@@ -95,14 +97,20 @@ def _units(
     constants = _constants(program)
     _no_hidden_parameters(model, constants, original)
     parameters, buffers = state_names(model, program)
-    walk = Walk(model, RULES, unknown, program.constants)
-    try:
-        inputs = walk.run(program.graph, parameters, buffers)
-        logits = walk.result(logits_node(program))
-        graph = assemble(walk.ids, walk.found, inputs, logits[0], SAMPLES)
-        return dataclasses.replace(graph, constants=_digest(constants))
-    except Refused as refused:
-        raise GraphError(f"this module's units cannot be told apart: {refused}") from None
+    first: Refused | None = None
+    for most in SHARED:
+        shared = [name for name, value in model.named_parameters() if value.numel() <= most]
+        if first is not None and not shared:
+            continue
+        walk = Walk(model, RULES, unknown, program.constants, shared=shared)
+        try:
+            inputs = walk.run(program.graph, parameters, buffers)
+            logits = walk.result(logits_node(program))
+            graph = assemble(walk.ids, walk.found, inputs, logits[0], SAMPLES)
+            return dataclasses.replace(graph, constants=_digest(constants))
+        except Refused as refused:
+            first = first or refused
+    raise GraphError(f"this module's units cannot be told apart: {first}")
 
 
 def state_names(

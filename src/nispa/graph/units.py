@@ -208,7 +208,7 @@ class Layer:
         return torch.cat([row[:, None] & column[None, :] for row, column in parts])
 
 
-ValueKind = Literal["bias", "norm", "statistic", "depthwise", "embedding", "value"]
+ValueKind = Literal["bias", "norm", "statistic", "depthwise", "embedding", "value", "shared"]
 
 
 @dataclass(frozen=True)
@@ -219,8 +219,10 @@ class Values:
         name: Path of the parameter or buffer.
         kind: ``bias`` of a layer, ``norm`` scale or shift, running ``statistic`` of a batch norm,
             ``depthwise`` kernel, ``embedding`` table, or any other ``value`` that the forward pass
-            adds or multiplies (positions, class token, LayerScale).
-        units: Whom the entries belong to.
+            adds or multiplies (positions, class token, LayerScale); ``shared`` if single numbers
+            meet many units each (a scalar gate, one slope for all), so that whatever is kept first
+            keeps them.
+        units: Whom the entries belong to; nobody, if they are shared.
         dim: The dimension that ``units`` runs along, all else of an entry belonging to the same
             unit; None where it runs over all numbers in the order of ``flatten()``.
     """
@@ -311,6 +313,11 @@ class UnitGraph:
         return tuple(
             norm for norm in self.norms if any(group in units.groups for units in norm.sets)
         )
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Paths of parameters whose numbers belong to no unit, since each meets many."""
+        return tuple(values.name for values in self.values if values.kind == "shared")
 
     def no_units(self) -> dict[str, Tensor]:
         """A bool vector per group: True for inputs, which never change, False elsewhere."""

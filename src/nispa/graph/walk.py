@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -44,6 +44,7 @@ class Walk:
         unknown: Rule,
         constants: Mapping[str, Any] | None = None,
         *,
+        shared: Iterable[str] = (),
         notes: bool = False,
     ) -> None:
         """A walk through a graph of ``model``.
@@ -53,6 +54,7 @@ class Walk:
             rules: Of operators, by their names.
             unknown: The rule of all others.
             constants: Tensors that code holds without their being parameters or buffers.
+            shared: Parameters whose numbers belong to no unit, since each meets many.
             notes: Whether to keep what is known of each node, which takes much memory.
         """
         self.notes: dict[fx.Node, Any] | None = {} if notes else None
@@ -62,6 +64,7 @@ class Walk:
         self._named = dict(model.named_buffers())
         self._fixed = {**self._named, **(constants or {})}
         self._modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+        self._shared = frozenset(shared)
         self._rules = rules
         self._unknown = unknown
         self._known: dict[fx.Node, Any] = {}
@@ -237,7 +240,8 @@ class Walk:
         self.found.beside.setdefault(call.path, []).append(what)
 
     def values(self, learned: Learned, kind: ValueKind) -> Tensor:
-        """Numbers of a parameter's entries, one for each."""
+        """Numbers of a parameter's entries, one for each; 0 if they are shared."""
+        kind = "shared" if learned.name in self._shared and kind == "value" else kind
         entry = self._noted(learned.name, kind, learned.shape, None)
         return entry.ids[learned.rows] if learned.shape else entry.ids
 
@@ -490,7 +494,10 @@ class Walk:
             raise Refused(_tied(name))
         entry = self.found.values.get(name)
         if entry is None:
-            entry = ValuesFound(kind, self.ids.fresh(shape, f"'{name}'"), dim)
+            ids = torch.zeros(tuple(shape), dtype=torch.int64)
+            if kind != "shared":
+                ids = self.ids.fresh(shape, f"'{name}'")
+            entry = ValuesFound(kind, ids, dim)
             self.found.values[name] = entry
         elif entry.dim != dim or tuple(entry.ids.shape) != tuple(shape):
             raise Refused(_tied(name))

@@ -48,7 +48,7 @@ class HoldsUnits(SparseNetwork):
         """Keeps values and statistics of units as they are, now that their rows are frozen."""
         for module, entries in self._entries(units):
             module.hold(entries)
-        for made, places in self._places(units):
+        for made, places in self._places(units, shared=True):
             made.hold(places)
 
     def holds(self, units: UnitSets) -> bool:
@@ -57,7 +57,7 @@ class HoldsUnits(SparseNetwork):
             torch.equal(module.stable.cpu(), entries) for module, entries in self._entries(units)
         )
         return norms and all(
-            torch.equal(made.frozen, places) for made, places in self._places(units)
+            torch.equal(made.frozen, places) for made, places in self._places(units, shared=True)
         )
 
     @torch.no_grad()
@@ -103,14 +103,26 @@ class HoldsUnits(SparseNetwork):
             entries = _spread(norm, units)
             yield module, entries[0] if isinstance(module, UnitBatchNorm) else entries
 
-    def _places(self, units: UnitSets) -> Iterator[tuple[UnitValues, Tensor]]:
-        """Whatever else is learned, and which of it belongs to units."""
+    def _places(
+        self, units: UnitSets, *, shared: bool = False
+    ) -> Iterator[tuple[UnitValues, Tensor]]:
+        """Whatever else is learned, and which of it belongs to units.
+
+        What all units share belongs to any, if ``shared``, else to none.
+        """
+        inputs = {group.name for group in self.graph.groups if group.kind == "input"}
+        some = shared and any(
+            bool(each.any()) for name, each in units.items() if name not in inputs
+        )
         for values in self.graph.values:
             key = key_of(values.name)
             if key in self.values:  # not statistics and biases, which norms and layers hold
                 made = self.values[key]
                 assert isinstance(made, UnitValues)
-                yield made, values.spread(units, made.shape)
+                if values.kind == "shared":
+                    yield made, torch.full(made.shape, some)
+                else:
+                    yield made, values.spread(units, made.shape)
 
 
 def _spread(norm: Any, units: UnitSets) -> Tensor:

@@ -126,7 +126,7 @@ def embedding(walk: Walk, call: Call) -> Tensor:
     return walk.values_along(weight.name, "embedding", call.shape[-1], 1).expand(call.shape).clone()
 
 
-@operators("prelu", does="values per unit, if it has one for each channel")
+@operators("prelu", does="values per unit; one slope for all is shared")
 def prelu(walk: Walk, call: Call) -> Tensor:
     """Slopes along the channels."""
     x = walk.numbers(call["self"])
