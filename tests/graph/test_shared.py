@@ -6,6 +6,7 @@ They learn until the first units are kept, which keeps them, too.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ class Pooled(nn.Module):
 
 
 NETWORKS = {"gates": Gated, "slopes": Sloped, "a mix": Mixed, "powers": Pooled}
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "nispa": {"density": 0.5, "max_phases": 3, "settle_epochs": 2},
     "clnp": {"epochs": 3, "density": 0.5},
     "packnet": {"epochs": 3, "density": 0.5},
@@ -178,5 +179,5 @@ def test_a_shared_number_that_still_learns_is_found() -> None:
 
 
 def test_long_vectors_are_not_shared() -> None:
-    with pytest.raises(GraphError, match="softmax .* over units of 'mix'"):
+    with pytest.raises(GraphError, match=r"softmax .* over units of 'mix'"):
         sparsify(Mixed(layers=17), torch.zeros(2, *SHAPE), classes=4)
