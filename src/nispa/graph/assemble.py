@@ -7,9 +7,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from nispa.graph.found import Found, LayerFound, NormFound, Refused, ValuesFound
-from nispa.graph.ids import CONSTANT, Ids, merged
-from nispa.graph.units import Group, Kind, Layer, Norm, UnitGraph, UnitMap, Values, unit_map
+from nispa.graph.found import Collapsed, Found, LayerFound, NormFound, Refused, ValuesFound
+from nispa.graph.ids import CONSTANT, Ids, Tie, merged
+from nispa.graph.units import (
+    MAY_BE_SHARED,
+    Group,
+    Kind,
+    Layer,
+    Norm,
+    UnitGraph,
+    UnitMap,
+    Values,
+    unit_map,
+)
 
 
 class _Places:
@@ -157,24 +167,39 @@ def _norm(places: _Places, norm: NormFound, beside: Iterable[str]) -> Norm:
 
 def _no_collapse(ids: Ids, found: Found) -> None:
     for layer in found.layers.values():
-        if len(layer.rows) > 1 and len(torch.unique(ids.labels(layer.rows))) == 1:
-            raise Refused(
-                f"all {len(layer.rows)} rows of '{layer.weight}' would be one unit, kept or "
-                f"changed as a whole, because of {_culprit(ids, layer.rows)}. Let it treat "
-                "channels one by one: several heads of attention, not one; a depthwise convolution "
-                "over tokens, not Linear"
+        units = torch.unique(ids.labels(layer.rows))
+        if len(units) == 1 < len(layer.rows):
+            culprit = _culprit(ids, layer.rows)
+            shared = frozenset(
+                name
+                for name, values in found.values.items()
+                if values.kind in MAY_BE_SHARED
+                and values.ids.numel() < len(layer.rows)
+                and bool(torch.isin(ids.labels(values.ids), units).any())
+            )
+            raise Collapsed(
+                culprit.instead
+                or f"all {len(layer.rows)} rows of '{layer.weight}' would be one unit, kept or "
+                f"changed as a whole, because of {culprit.by}. Let it treat channels one by one: "
+                "several heads of attention, not one; a depthwise convolution over tokens, not "
+                "Linear",
+                shared,
             )
 
 
-def _culprit(ids: Ids, rows: Tensor) -> str:
-    """The operator that tied the last of some rows."""
+def _culprit(ids: Ids, rows: Tensor) -> Tie:
+    """What mixed some rows or what they were tied with, or what tied the last of them."""
+    one = int(ids.labels(rows)[0])
+    for tie in ids.ties:
+        if tie.instead and bool((ids.labels(tie.pairs) == one).any()):
+            return tie
     label = torch.arange(
         int(torch.cat([rows, *(tie.pairs.flatten() for tie in ids.ties)]).max()) + 1
     )
     for tie in ids.ties:
         label = merged(label, label[tie.pairs])
         if len(torch.unique(label[rows])) == 1:
-            return tie.by
+            return tie
     raise AssertionError("no tie joins these rows")
 
 

@@ -26,7 +26,9 @@ def at_random(node: fx.Node) -> bool:
 
 
 def writes_to(node: fx.Node) -> list[str]:
-    """Names of the arguments that an operator changes."""
+    """Names of the arguments that an operator changes; to detach one changes no value."""
+    if node.target is torch.ops.aten.detach_.default:
+        return []
     schema = getattr(node.target, "_schema", None)
     arguments = schema.arguments if schema is not None else ()
     return [each.name for each in arguments if each.alias_info and each.alias_info.is_write]

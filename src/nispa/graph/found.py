@@ -15,6 +15,18 @@ class Refused(Exception):  # noqa: N818 - a verdict, turned into a GraphError by
     """Something that cannot be told apart into units; its text says what, where and the way out."""
 
 
+class Collapsed(Refused):
+    """All rows of a layer are one unit.
+
+    Attributes:
+        shared: Parameters that may be why, since they have fewer numbers than the layer has rows.
+    """
+
+    def __init__(self, text: str, shared: frozenset[str]) -> None:
+        super().__init__(text)
+        self.shared = shared
+
+
 @dataclass(frozen=True)
 class Learned:
     """A parameter, or some of its rows, where no rule has read it yet.

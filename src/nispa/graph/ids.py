@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,10 +20,17 @@ CONSTANT = 0
 
 @dataclass(frozen=True)
 class Tie:
-    """Pairs of numbers ``(pairs, 2)`` that became one unit, and which operator did it."""
+    """Pairs of numbers ``(pairs, 2)`` that became one unit.
+
+    Attributes:
+        pairs: The numbers.
+        by: Which operator did it.
+        instead: What to say if too many did; empty for the usual words.
+    """
 
     pairs: Tensor
     by: str
+    instead: str = ""
 
 
 class Ids:
@@ -85,13 +92,22 @@ class Ids:
             self._tie(joined, part, by)
         return joined.clone(memory_format=torch.contiguous_format)
 
-    def along(self, ids: Tensor, dims: Sequence[int], by: str) -> Tensor:
+    def along(self, ids: Tensor, dims: Sequence[int], by: str, instead: str = "") -> Tensor:
         """Ties all numbers along some dimensions and keeps one of them, as size 1."""
         if not len(dims):
             return ids
         kept = ids.amax(tuple(dims), keepdim=True)
-        self._tie(kept.expand_as(ids), ids, by)
+        self._tie(kept.expand_as(ids), ids, by, instead)
         return kept
+
+    def would_be_one(self, rows: Iterable[Tensor], ids: Tensor, dims: Sequence[int]) -> bool:
+        """Whether :meth:`along` would make all of one of several vectors of numbers one unit."""
+        kept = ids.amax(tuple(dims), keepdim=True).expand_as(ids) if len(dims) else ids
+        label = merged(self._label, self._pairs(kept, ids))
+        return any(
+            len(torch.unique(label[each])) == 1 < len(torch.unique(self._label[each]))
+            for each in rows
+        )
 
     def differ(self, ids: Tensor, dims: Sequence[int]) -> bool:
         """Whether several units that can change lie along some dimensions."""
@@ -99,17 +115,20 @@ class Ids:
         kept = labels.amax(tuple(dims), keepdim=True) if len(dims) else labels
         return bool(((labels != kept) & ~self.is_fixed(labels)).any())
 
-    def _tie(self, one: Tensor, other: Tensor, by: str) -> None:
+    def _tie(self, one: Tensor, other: Tensor, by: str, instead: str = "") -> None:
+        pairs = self._pairs(one, other)
+        if len(pairs):
+            self.ties.append(Tie(pairs, by, instead))
+            self._label = merged(self._label, pairs)
+
+    def _pairs(self, one: Tensor, other: Tensor) -> Tensor:
+        """Which labels ``(pairs, 2)`` must become one for two tensors of numbers to be tied."""
         first, second = self.labels(one), self.labels(other)
         may = (one != CONSTANT) & (other != CONSTANT)
         may &= self.is_fixed(first) == self.is_fixed(second)
         new = may & (first != second)
-        if not new.any():
-            return
         coded = torch.unique(first[new] * len(self._label) + second[new])
-        pairs = torch.stack([coded // len(self._label), coded % len(self._label)], dim=1)
-        self.ties.append(Tie(pairs, by))
-        self._label = merged(self._label, pairs)
+        return torch.stack([coded // len(self._label), coded % len(self._label)], dim=1)
 
 
 def merged(label: Tensor, pairs: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from nispa.base.modes import usual_modes
 from nispa.errors import GraphError
 from nispa.graph.assemble import assemble
 from nispa.graph.einsum import write_einsum_as_linear
-from nispa.graph.found import Refused
+from nispa.graph.found import Collapsed, Refused
 from nispa.graph.logits import logits_of
 from nispa.graph.operators import RULES
 from nispa.graph.operators.refusals import unknown
@@ -36,8 +36,6 @@ from nispa.graph.walk import Walk
 
 SAMPLES = 2  # of the example: a batch of one is often a case of its own
 TRIES = 6  # traces of a module that draws by itself
-SHARED = (0, 1, 16)
-"""How many numbers a parameter has that may be shared, tried in turn until the units are found."""
 
 
 def find_units(
@@ -97,11 +95,8 @@ def _units(
     constants = _constants(program)
     _no_hidden_parameters(model, constants, original)
     parameters, buffers = state_names(model, program)
-    first: Refused | None = None
-    for most in SHARED:
-        shared = [name for name, value in model.named_parameters() if value.numel() <= most]
-        if first is not None and not shared:
-            continue
+    shared: frozenset[str] = frozenset()
+    while True:
         walk = Walk(model, RULES, unknown, program.constants, shared=shared)
         try:
             inputs = walk.run(program.graph, parameters, buffers)
@@ -109,8 +104,10 @@ def _units(
             graph = assemble(walk.ids, walk.found, inputs, logits[0], SAMPLES)
             return dataclasses.replace(graph, constants=_digest(constants))
         except Refused as refused:
-            first = first or refused
-    raise GraphError(f"this module's units cannot be told apart: {first}")
+            more = refused.shared if isinstance(refused, Collapsed) else frozenset()
+            if more <= shared:
+                raise GraphError(f"this module's units cannot be told apart: {refused}") from None
+            shared |= more
 
 
 def state_names(

@@ -210,6 +210,8 @@ class Layer:
 
 ValueKind = Literal["bias", "norm", "statistic", "depthwise", "embedding", "value", "shared"]
 
+MAY_BE_SHARED = ("norm", "value")
+
 
 @dataclass(frozen=True)
 class Values:

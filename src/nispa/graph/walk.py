@@ -13,7 +13,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from nispa.graph.facts import TRANSPOSES, at_random, draws, within, writes_to
 from nispa.graph.found import Buffer, Call, Found, LayerFound, Learned, Refused, ValuesFound
 from nispa.graph.ids import Ids
-from nispa.graph.units import ValueKind
+from nispa.graph.units import MAY_BE_SHARED, ValueKind
 
 _CANNOT = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
 
@@ -171,6 +171,10 @@ class Walk:
             return False
         return not bool(self.numbers(argument).any())
 
+    def without_units(self, argument: Any) -> bool:
+        """Whether a tensor is computed from constants and inputs alone."""
+        return bool(self.ids.is_fixed(self.numbers(argument)).all())
+
     def fixed(self, argument: Any) -> Tensor | None:
         """The values of a tensor that is computed from buffers and constants alone, else None."""
         seen: dict[fx.Node, Tensor | None] = {}
@@ -241,7 +245,8 @@ class Walk:
 
     def values(self, learned: Learned, kind: ValueKind) -> Tensor:
         """Numbers of a parameter's entries, one for each; 0 if they are shared."""
-        kind = "shared" if learned.name in self._shared and kind == "value" else kind
+        if learned.name in self._shared and kind in MAY_BE_SHARED:
+            kind = "shared"
         entry = self._noted(learned.name, kind, learned.shape, None)
         return entry.ids[learned.rows] if learned.shape else entry.ids
 
@@ -323,14 +328,35 @@ class Walk:
             self.ids.join([entry.rows, self.values(added, "bias")], f"the bias '{added.name}'")
         return entry.rows
 
-    def refuse_over_units(self, call: Call, ids: Tensor, what: str, instead: str) -> NoReturn:
-        """Refuses an operator that mixes units without a weight for each."""
+    def of_one_unit(
+        self, call: Call, ids: Tensor, dims: Sequence[int], what: str, instead: str
+    ) -> Tensor:
+        """Ties what an operator mixes without a weight for each.
+
+        Args:
+            call: The operator.
+            ids: Numbers of what it reads.
+            dims: Dimensions that it mixes along.
+            what: What it does, for errors.
+            instead: The way out, for errors.
+
+        Returns:
+            A number for each of the rest, with size 1 along ``dims``.
+
+        Raises:
+            Refused: All rows of a layer would become one unit.
+        """
+        if not self.ids.differ(ids, dims):
+            return self.ids.along(ids, dims, call.by)
         origins = self.ids.origins(ids)
         names = ", ".join(origins[:3]) + (", ..." if len(origins) > 3 else "")
-        raise Refused(
+        refusal = (
             f"{call.by} {what} units of {names}: a unit that is kept would change with the others; "
             f"{instead}"
         )
+        if self.ids.would_be_one([each.rows for each in self.found.layers.values()], ids, dims):
+            raise Refused(refusal)
+        return self.ids.along(ids, dims, call.by, refusal)
 
     def _input(self, node: fx.Node) -> Tensor | None:
         value = node.meta.get("val")
@@ -380,10 +406,10 @@ class Walk:
         read = [each for each in node.all_input_nodes if each.op != "get_attr"]
         if not all(isinstance(self._known[each], (Tensor, Buffer)) for each in read):
             return None
+        if not all(map(self.without_units, read)):
+            return None
         tensors = list(map(self.numbers, read))
         numbers = torch.cat([torch.zeros(1, dtype=torch.int64), *map(torch.flatten, tensors)])
-        if not bool(self.ids.is_fixed(numbers).all()):
-            return None
         one = self.ids.along(numbers, [0], call.by)
         results = [one.expand(math.prod(shape)).reshape(shape).clone() for shape in call.shapes]
         for result in results:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from nispa.graph.found import Call, Refused
-from nispa.graph.operators.mixing import of_one_unit
+from nispa.graph.operators.mixing import INSTEAD
 from nispa.graph.operators.registry import operators
 from nispa.graph.operators.weights import by_weight
 from nispa.graph.walk import Walk
@@ -29,7 +29,7 @@ def product(
     kept = []
     for side, dims in zip(sides, over, strict=True):
         if constant:
-            kept.append(of_one_unit(walk, call, side, dims, "sums with fixed weights over"))
+            kept.append(walk.of_one_unit(call, side, dims, "sums with fixed weights over", INSTEAD))
         else:
             kept.append(walk.ids.along(side, list(dims), call.by))
     result = walk.ids.join(kept, call.by)

@@ -1,8 +1,6 @@
-"""Operators that compute from elements at several places: these must be of one unit."""
+"""Operators that compute from elements at several places: these become one unit."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -15,15 +13,6 @@ INSTEAD = (
     "use nn.Linear or a convolution, whose weights can be dead, and nn.LayerNorm or nn.RMSNorm for "
     "norms"
 )
-
-
-def of_one_unit(
-    walk: Walk, call: Call, ids: Tensor, dims: Sequence[int], what: str, instead: str = INSTEAD
-) -> Tensor:
-    """One number for all along some dimensions, as size 1; refuses several units."""
-    if walk.ids.differ(ids, dims):
-        walk.refuse_over_units(call, ids, what, instead)
-    return walk.ids.along(ids, list(dims), call.by)
 
 
 def pooled_sides(name: str) -> int:
@@ -42,7 +31,7 @@ def pool(walk: Walk, call: Call) -> Tensor:
     """Over the last dimensions, as many as the name says."""
     x = walk.numbers(next(iter(call.arguments.values())))
     sides = pooled_sides(call.name)
-    kept = of_one_unit(walk, call, x, range(x.dim() - sides, x.dim()), "pools")
+    kept = walk.of_one_unit(call, x, range(x.dim() - sides, x.dim()), "pools", INSTEAD)
     return kept.expand(call.shape).clone()
 
 
@@ -55,24 +44,25 @@ def pool_with_indices(walk: Walk, call: Call) -> list[Tensor]:
     """Values and indices are of the same units."""
     x = walk.numbers(next(iter(call.arguments.values())))
     sides = pooled_sides(call.name)
-    kept = of_one_unit(walk, call, x, range(x.dim() - sides, x.dim()), "pools")
+    kept = walk.of_one_unit(call, x, range(x.dim() - sides, x.dim()), "pools", INSTEAD)
     return [kept.expand(shape).clone() for shape in call.shapes]
 
 
 @operators(
     "mean", "sum", "amax", "amin", "max", "min", "var", "std", "prod", "logsumexp", "norm",
     "linalg_vector_norm", "all", "any",
-    does="means, sums, extremes over pixels or tokens; over units they are refused",
+    does="means, sums, extremes over pixels, tokens or a few units, which become one; over all "
+    "units of a layer they are refused",
 )  # fmt: skip
 def reduce(walk: Walk, call: Call) -> Tensor | list[Tensor]:
-    """The dimensions reduced must be of one unit."""
+    """What lies along the dimensions reduced is of one unit."""
     x: Tensor = walk.numbers(call["self"])
     if "other" in call.arguments:  # the larger of two tensors
         return together(walk, call)
     given = call["dim"]
     dims = [given] if isinstance(given, int) else list(given or range(x.dim()))
     dims = sorted({dim % x.dim() for dim in dims}) if x.dim() else []
-    kept = of_one_unit(walk, call, x, dims, f"takes the {call.name} over")
+    kept = walk.of_one_unit(call, x, dims, f"takes the {call.name} over", INSTEAD)
     result = kept if call["keepdim"] else kept.squeeze(dims)
     pair = call.name in ("max", "min") and given is not None
     return [result.clone(), result.clone()] if pair else result.clone()
@@ -86,14 +76,14 @@ LOGITS_INSTEAD = (
 
 @operators(
     "softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp",
-    does="softmax and running sums over tokens; over units they are refused",
+    does="softmax and running sums over tokens or a few units, which become one; over all units of "
+    "a layer they are refused",
 )  # fmt: skip
 def softmax(walk: Walk, call: Call) -> Tensor:
-    """The dimension must be of one unit, which all results are of."""
+    """What lies along the dimension is of one unit, and so are all results."""
     x = walk.numbers(call["self"])
     may_be_logits = x.dim() == 2 and "softmax" in call.name
-    kept = of_one_unit(
-        walk,
+    kept = walk.of_one_unit(
         call,
         x,
         [call["dim"] % x.dim()],

@@ -46,23 +46,32 @@ def repeat_interleave(walk: Walk, call: Call) -> Tensor:
     return x.repeat_interleave(int(call["repeats"]), call["dim"])
 
 
-@operators("index", "index_select", does="picks at places that are constants of the module")
+@operators(
+    "index",
+    "index_select",
+    does="picks at places that are constants; at places that the input tells, all that may be "
+    "picked is one unit",
+)
 def index(walk: Walk, call: Call) -> Tensor:
     """Each element that is picked keeps its unit."""
-
-    def places(argument: Any) -> Tensor:
-        found = walk.fixed(argument)
-        if found is None:
-            raise Refused(
-                f"{call.by} picks at places that depend on the input or on draws; let them be "
-                "constants, such as a buffer"
-            )
-        return found
-
     x: Tensor = walk.numbers(call["self"])
-    if call.name == "index_select":
-        return x.index_select(int(call["dim"]), places(call["index"]))
-    return x[tuple(slice(None) if each is None else places(each) for each in call["indices"])]
+    given = [call["index"]] if call.name == "index_select" else call["indices"]
+    first = int(call["dim"]) % x.dim() if call.name == "index_select" else 0
+    places: list[Any] = [slice(None)] * first
+    told = []
+    for dim, argument in enumerate(given, first):
+        place = slice(None) if argument is None else walk.fixed(argument)
+        if place is None:
+            place = torch.zeros_like(walk.numbers(argument))
+            told.append(dim)
+            if not walk.without_units(argument):
+                raise Refused(
+                    f"{call.by} picks at places that depend on units; let them be constants, such "
+                    "as a buffer, or depend on the input alone"
+                )
+        places.append(place)
+    kept = walk.of_one_unit(call, x, told, "picks among", "let places be constants, or pick tokens")
+    return kept.expand_as(x)[tuple(places)]
 
 
 @operators("pad", "constant_pad_nd", does="padding by constants or by elements at the border")
