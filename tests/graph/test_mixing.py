@@ -107,7 +107,31 @@ class Resized(nn.Module):
         return logits
 
 
-UNITS = {Maxout: (12, 8), Capsules: (6,), Cosines: (12, 3), Normed: (12, 3), Resized: (12, 12)}
+class Patches(nn.Module):
+    """Patches cut out and put together by hand, and rarer operators of elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.next, self.last = nn.Linear(4, 12), nn.Linear(24, 16), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of series."""
+        x = F.unfold(x.view(-1, 1, 3, 3), 2).mT  # four patches of four pixels
+        x = torch.multiply(self.first(x).mT.expm1(), 0.5).unflatten(2, (2, 2))
+        x = F.unfold(x, (1, 2), padding=(0, 1), stride=2).mT
+        x = F.fold(self.next(x).logit(0.1).mT, (3, 2), 2)
+        logits: Tensor = self.last(x.mean((2, 3)))
+        return logits
+
+
+UNITS = {
+    Maxout: (12, 8),
+    Capsules: (6,),
+    Cosines: (12, 3),
+    Normed: (12, 3),
+    Resized: (12, 12),
+    Patches: (12, 4),
+}
 
 
 def series() -> tuple[np.ndarray, np.ndarray]:

@@ -352,3 +352,60 @@ def swish(x: Tensor) -> Tensor:
 def test_scripted_functions_behind_convolutions() -> None:
     assert_same(Scripted())
     learned("nispa", Scripted(), tasks=2)
+
+
+class Tied(Net):
+    """One weight in two modules, and of an embedding, one of which the forward pass reads."""
+
+    def more(self) -> None:
+        self.c = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.c.weight = self.b.weight
+        self.table, self.again = nn.Embedding(8, 8), nn.Embedding(8, 8)
+        self.again.weight = self.table.weight
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.again((x[:, 0, 0] * 8).long().clamp(0, 7)).mean(1)[..., None, None]
+        x = self.b(self.norm(self.a(x) + y).relu()).relu()
+        return self.head(self.c(x).mean((2, 3)))
+
+
+def test_a_parameter_of_two_modules(tmp_path: Path) -> None:
+    assert_same(Tied())
+    learner = learned("nispa", Tied())
+    before = learner.scores(IMAGES, 0)
+    learner.learn(IMAGES[LABELS > 1], LABELS[LABELS > 1])
+    assert np.array_equal(before, learner.scores(IMAGES, 0))
+    learner.save(tmp_path / "a.safetensors")
+    again = Learner.load(tmp_path / "a.safetensors", model=Tied())
+    assert np.array_equal(before, again.scores(IMAGES, 0))
+    cut = compact(learner)(torch.from_numpy(IMAGES)).numpy()
+    np.testing.assert_allclose(cut[:, :2], before[:, :2], rtol=1e-4, atol=1e-5)
+
+
+class Keeps(Net):
+    """Keeps what it computes of its values while it is evaluated, until it is told to train."""
+
+    def more(self) -> None:
+        self.bias = nn.Parameter(torch.zeros(8))
+        self.kept: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> Keeps:
+        if mode:
+            self.kept = {}
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Any:
+        bias = self.bias.exp()
+        if not self.training:
+            bias = self.kept.setdefault("bias", bias.detach())
+        x = self.b(self.norm(self.a(x)).relu() + bias[:, None, None]).relu()
+        return self.head(x.mean((2, 3)))
+
+
+def test_what_a_module_keeps_until_it_trains() -> None:
+    learner = learned("nispa", Keeps())
+    before = learner.scores(IMAGES, 0)
+    cut = compact(learner)(torch.from_numpy(IMAGES)).numpy()
+    np.testing.assert_allclose(cut[:, :2], before[:, :2], rtol=1e-4, atol=1e-5)
+    learner.learn(IMAGES[LABELS > 1], LABELS[LABELS > 1])
+    assert np.array_equal(before, learner.scores(IMAGES, 0))

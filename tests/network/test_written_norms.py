@@ -66,6 +66,11 @@ class OnePlus(RootMeanSquare):
         return F.rms_norm(hidden, self.weight.shape, None, self.eps) * (1 + self.weight)
 
 
+class OnePlusLayer(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, self.weight + 1, self.bias, self.eps)
+
+
 class Otherwise(OfLanguageModels):
     """In training another one than in evaluation."""
 
@@ -157,6 +162,7 @@ class Counting(Backwards):
     ("norm", "shape", "kind", "parameters"),
     [
         (OnePlus(6), ROWS, nn.RMSNorm, 1),
+        (OnePlusLayer(6), ROWS, nn.LayerNorm, 2),
         (Length(6), ROWS, nn.RMSNorm, 1),
         (Backwards(6), ROWS, nn.LayerNorm, 2),
         (Backwards(6, shifted=False), ROWS, nn.LayerNorm, 1),

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from nispa.deploy.recorded import Recorded
 from nispa.errors import ConfigError
 from nispa.graph.found import Call
-from nispa.graph.operators import RULES, attention, mixing, moves, norms, pointwise, weights
+from nispa.graph.operators import attention, mixing, moves, norms, pointwise, rule_of, weights
 
 PLAIN = (pointwise.alone, pointwise.together)
 MOVES = (moves.move, moves.reshape, moves.repeat_interleave)
@@ -83,7 +83,7 @@ class _Constants:
 
     def _computed(self, node: fx.Node, call: Call) -> Any:
         values = fx.node.map_arg((node.args, node.kwargs), self._quiet)
-        rule = RULES.get(call.name)
+        rule = rule_of(call)
         written = _in_place(node)
         if rule in MOVES:  # views of values and masks are views, as in the module
             masks = fx.node.map_arg((node.args, node.kwargs), lambda each: self.known[each].moves)

@@ -51,6 +51,8 @@ def _run(node: fx.Node, index: Tensor, *args: Any, **named: Any) -> Any:
         if mode == "constant":
             return torch.nn.functional.pad(index, list(args[0]), value=-1)
         return torch.nn.functional.pad(index.double(), list(args[0]), mode).long()
+    if name == "im2col":
+        return torch.nn.functional.unfold(index.double() + 1, *args, **named).long() - 1
     if name in ("view_as", "reshape_as"):
         return index.reshape(args[0].meta["val"].shape)
     if name == "expand_as":

@@ -49,6 +49,9 @@ def plain(wanted: Sequence[tuple[TracedNetwork, Sequence[int]]]) -> list[fx.Grap
         source = copy.deepcopy(network).cpu().eval()
         source.precision = "float32"
         body = _with_values(source)
+        body(
+            torch.zeros(1, *source.input_shape)
+        )  # what it keeps while it is evaluated is there now
         if recorded is None:
             recorded = Recorded(body, source.input_shape, source.graph.shared)
         else:
@@ -156,9 +159,11 @@ def _with_values(network: TracedNetwork) -> nn.Module:
     """The network's module with full weights as its parameters, and PyTorch's norms."""
     paths = {id(module): path for path, module in network.body.named_modules()}
     made = copy.deepcopy(network.body)
-    for module, name, _, make in network._slots:
-        owner = made.get_submodule(paths[id(module)])
-        setattr(owner, name, nn.Parameter(make().detach().clone(), requires_grad=False))
+    values: dict[str, nn.Parameter] = {}
+    for module, name, path, make in network._slots:
+        if path not in values:
+            values[path] = nn.Parameter(make().detach().clone(), requires_grad=False)
+        setattr(made.get_submodule(paths[id(module)]), name, values[path])
     for module in list(made.modules()):
         if isinstance(module, (UnitBatchNorm, GenerationNorm)):
             become(module, module.plain())

@@ -16,8 +16,7 @@ from torch import Tensor, fx, nn
 
 from nispa.errors import ConfigError, GraphError
 from nispa.graph.found import Call, Learned, Refused
-from nispa.graph.operators import RULES
-from nispa.graph.operators.refusals import unknown
+from nispa.graph.operators import rule_of
 from nispa.graph.operators.weights import operands
 from nispa.graph.trace import exported, logits_node, state_names
 from nispa.graph.walk import Walk
@@ -90,7 +89,7 @@ class Recorded:
                 name: each for name, each in first.constants.items() if torch.is_tensor(each)
             }
             self.state = {**self._constants, **_state(body)}
-            self.walk = Walk(body, RULES, unknown, self._constants, shared=shared, notes=True)
+            self.walk = Walk(body, rule_of, self._constants, shared=shared, notes=True)
             self.walk.run(self.graph, self.parameters, self.buffers)
             self.walk.result(self.logits)
         except (GraphError, Refused) as error:

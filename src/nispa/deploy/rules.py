@@ -25,14 +25,14 @@ from nispa.deploy.moving import move
 from nispa.deploy.norms import batch_norm, mixing_norm
 from nispa.deploy.recorded import of_two
 from nispa.graph.found import Call
-from nispa.graph.operators import RULES, attention, mixing, moves, norms, pointwise, weights
+from nispa.graph.operators import attention, mixing, moves, norms, pointwise, rule_of, weights
 
 Rule = Callable[[Cutter, fx.Node, Call], Result]
 
 
 def write(to: Cutter, node: fx.Node, call: Call) -> Result:
     """Writes an operator down by its rule; as it is, if nothing of it is cut and the rule fails."""
-    rule = _BY_FAMILY.get(RULES.get(call.name), _as_it_is)
+    rule = _BY_FAMILY.get(rule_of(call), _as_it_is)
     try:
         return rule(to, node, call)
     except Whole:
@@ -289,6 +289,7 @@ _BY_FAMILY: dict[Any, Rule] = {
     pointwise.checks: _nothing,
     moves.move: move,
     moves.reshape: move,
+    moves.patches: move,
     moves.repeat_interleave: move,
     moves.pad: move,
     mixing.pool: _pool,

@@ -29,8 +29,7 @@ from nispa.graph.assemble import assemble
 from nispa.graph.einsum import write_einsum_as_linear
 from nispa.graph.found import Collapsed, Refused
 from nispa.graph.logits import logits_of
-from nispa.graph.operators import RULES
-from nispa.graph.operators.refusals import unknown
+from nispa.graph.operators import rule_of
 from nispa.graph.units import UnitGraph
 from nispa.graph.walk import Walk
 
@@ -97,7 +96,7 @@ def _units(
     parameters, buffers = state_names(model, program)
     shared: frozenset[str] = frozenset()
     while True:
-        walk = Walk(model, RULES, unknown, program.constants, shared=shared)
+        walk = Walk(model, rule_of, program.constants, shared=shared)
         try:
             inputs = walk.run(program.graph, parameters, buffers)
             logits = walk.result(logits_node(program))

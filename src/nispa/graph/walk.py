@@ -40,8 +40,7 @@ class Walk:
     def __init__(
         self,
         model: nn.Module,
-        rules: Mapping[str, Rule],
-        unknown: Rule,
+        rule_of: Callable[[Call], Rule | None],
         constants: Mapping[str, Any] | None = None,
         *,
         shared: Iterable[str] = (),
@@ -51,8 +50,7 @@ class Walk:
 
         Args:
             model: The module.
-            rules: Of operators, by their names.
-            unknown: The rule of all others.
+            rule_of: The rule of an operator, if it has one.
             constants: Tensors that code holds without their being parameters or buffers.
             shared: Parameters whose numbers belong to no unit, since each meets many.
             notes: Whether to keep what is known of each node, which takes much memory.
@@ -65,8 +63,7 @@ class Walk:
         self._fixed = {**self._named, **(constants or {})}
         self._modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
         self._shared = frozenset(shared)
-        self._rules = rules
-        self._unknown = unknown
+        self._rule_of = rule_of
         self._known: dict[fx.Node, Any] = {}
         self._constants: set[str] = set()  # buffers read as such
         self._buffers: dict[str, str] = {}  # paths, by the names of inputs
@@ -419,7 +416,12 @@ class Walk:
         return results[0] if whole else results
 
     def _applied(self, call: Call) -> Any:
-        rule = self._rules.get(call.name, self._unknown)
+        rule = self._rule_of(call)
+        if rule is None:
+            raise Refused(
+                f"{call.by} is no operator whose units are known; use those that "
+                "nispa.graph.table.operators_table() lists"
+            )
         try:
             return rule(self, call)
         except _CANNOT as error:

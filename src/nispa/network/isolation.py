@@ -160,5 +160,6 @@ def _put_back(network: TracedNetwork) -> Iterator[None]:
                 for tensor, value in zip(tensors, first, strict=True):
                     tensor.copy_(value)
             network.draws = draws
+            network.eval()  # lets go of what modules keep of the values drawn
             for module, mode in modes:
                 module.training = mode

@@ -12,7 +12,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,8 @@ class TracedNetwork(HoldsUnits):
         self.training = body.training
         self.seed = self.draws = 0
         self._costs: dict[bool, tuple[list[int], PerSample]] = {}
-        _refuse_shared(body)
+        _refuse_shared_norms(body, graph)
+        self._homes = _homes(body)
         first = dict(body.named_parameters())
         self.norms = replaced_norms(body, graph)
         self.weights = nn.ModuleDict()
@@ -148,13 +149,21 @@ class TracedNetwork(HoldsUnits):
                 self._take(values.name, made.full)
 
     def _take(self, path: str, make: Callable[[], Tensor]) -> None:
-        """Takes a parameter from the body; a pass puts what ``make`` returns in its place."""
-        owner, _, name = path.rpartition(".")
-        module = self.body.get_submodule(owner)
-        module._parameters[name] = None  # found in place of what a pass puts there, afterwards
-        self._slots.append((module, name, path, make))
+        """Takes a parameter from the body; a pass puts what ``make`` returns in its places."""
+        for module, name in self._homes[path]:
+            module._parameters[name] = None  # found in place of what a pass puts there, afterwards
+            self._slots.append((module, name, path, make))
 
     # Passes.
+
+    def train(self, mode: bool = True) -> Self:
+        """See :meth:`torch.nn.Module.train`.
+
+        Modules that keep what they compute while they are evaluated let go of it when they are told
+        to train: so each evaluation begins with that.
+        """
+        super().train(True)
+        return self if mode else super().train(False)
 
     def forward(self, *arguments: Any, **named: Any) -> Tensor:
         """Logits ``(batch, classes)`` of whatever the module takes."""
@@ -190,14 +199,18 @@ class TracedNetwork(HoldsUnits):
     def _in_place(self, session: Session | None = None) -> Iterator[dict[tuple[int, str], Tensor]]:
         """Puts weights and values where the body reads them, full ones without a session."""
         made: dict[tuple[int, str], Tensor] = {}
+        values: dict[str, Tensor] = {}
         moments = session is not None and any(norm.training for _, norm in self.norms)
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # it reads weights by ways of its own
         try:
             for module, name, path, make in self._slots:
                 placed = self._placed.get(path) if session is not None else None
-                value = make() if placed is None else placed(session=session, moments=moments)
-                made[id(module), name] = module.__dict__[name] = value
+                if path not in values:
+                    values[path] = (
+                        make() if placed is None else placed(session=session, moments=moments)
+                    )
+                made[id(module), name] = module.__dict__[name] = value = values[path]
                 module._parameters[name] = value  # type: ignore[assignment] # for parameters()
             yield made
         finally:
@@ -434,13 +447,24 @@ def fingerprint(body: nn.Module, graph: UnitGraph) -> str:
     return code.hexdigest()
 
 
-def _refuse_shared(body: nn.Module) -> None:
-    owners: dict[int, tuple[str, int]] = {}
+def _homes(body: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+    """Modules that hold each parameter, and its name there, by its first path."""
+    first: dict[int, str] = {}
+    homes: dict[str, list[tuple[nn.Module, str]]] = {}
     for path, module in body.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            full = f"{path}.{name}".lstrip(".")
-            if owners.setdefault(id(parameter), (full, id(module)))[1] != id(module):
-                raise GraphError(
-                    f"'{full}' and '{owners[id(parameter)][0]}' are one parameter in two modules; "
-                    "call one module twice, or give each its own"
-                )
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            full = first.setdefault(id(parameter), f"{path}.{name}".lstrip("."))
+            homes.setdefault(full, []).append((module, name))
+    return homes
+
+
+def _refuse_shared_norms(body: nn.Module, graph: UnitGraph) -> None:
+    norms = {body.get_submodule(norm.module) for norm in graph.norms}
+    paths = {module: path for path, module in body.named_modules()}
+    for homes in _homes(body).values():
+        if len(dict(homes)) > 1 and any(module in norms for module, _ in homes):
+            one, two = (f"{paths[module]}.{name}" for module, name in list(dict(homes).items())[:2])
+            raise GraphError(
+                f"'{one}' and '{two}' are one parameter of two modules, one of them a norm; call "
+                "one module twice, or give each its own"
+            )

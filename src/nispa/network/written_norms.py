@@ -146,7 +146,7 @@ def _same_norm(module: nn.Module, shape: tuple[int, ...]) -> nn.Module | None:
             made = norm if dim == last else ChannelsFirst(norm)
             if not _agree(module, made, norm, reading, shape):
                 continue
-            if dim == last and isinstance(module, type(norm)):
+            if dim == last and isinstance(module, type(norm)) and not offset:
                 return None  # it is one already
             reading.give(norm, own)
             return made

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+
+from nispa.graph.found import Call
 from nispa.graph.operators import (
     attention,
     mixing,
@@ -26,4 +29,13 @@ FAMILIES: list[Family] = sorted(
 """The operators by family, with what is done with units."""
 
 RULES: dict[str, Rule] = {name: family.rule for family in FAMILIES for name in family.operators}
-"""The rule of each operator."""
+"""The rule of each operator that has one by name."""
+
+
+def rule_of(call: Call) -> Rule | None:
+    """The rule of an operator: by its name, or because PyTorch says that it goes by elements."""
+    rule = RULES.get(call.name)
+    by_element = torch.Tag.pointwise in getattr(call.target, "tags", ())
+    if rule is None and by_element and len(call.shapes) == 1:
+        return pointwise.together
+    return rule

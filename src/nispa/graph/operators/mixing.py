@@ -48,6 +48,13 @@ def pool_with_indices(walk: Walk, call: Call) -> list[Tensor]:
     return [kept.expand(shape).clone() for shape in call.shapes]
 
 
+@operators("col2im", does="patches summed up to an image: those of a channel are one unit")
+def folded(walk: Walk, call: Call) -> Tensor:
+    """Rows of a patch lie channel by channel."""
+    x = walk.numbers(call["self"]).unflatten(-2, (call.shape[-3], -1))
+    return walk.of_one_unit(call, x, [-2, -1], "sums", INSTEAD).expand(call.shape).clone()
+
+
 @operators(
     "mean", "sum", "amax", "amin", "max", "min", "var", "std", "prod", "logsumexp", "norm",
     "linalg_vector_norm", "all", "any",

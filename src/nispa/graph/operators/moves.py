@@ -39,6 +39,14 @@ def reshape(walk: Walk, call: Call) -> Tensor:
     return result
 
 
+@operators("im2col", does="patches of an image, side by side: each element keeps its unit")
+def patches(walk: Walk, call: Call) -> Tensor:
+    """Padding is constant."""
+    x = walk.numbers(call["self"]).double()  # exact below 2**53
+    sides = (call[name] for name in ("kernel_size", "dilation", "padding", "stride"))
+    return torch.nn.functional.unfold(x, *sides).long()
+
+
 @operators("repeat_interleave", does="each element several times, a fixed number")
 def repeat_interleave(walk: Walk, call: Call) -> Tensor:
     """Only by a number, not by a tensor of them."""

@@ -17,7 +17,7 @@ from nispa.graph.walk import Walk
     "sqrt", "rsqrt", "square", "abs", "neg", "sign", "reciprocal", "sin", "cos", "clamp",
     "clamp_min", "clamp_max", "round", "floor", "ceil", "logical_not", "nan_to_num",
     "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "bernoulli", "uniform",
-    "normal", "fill", "zero", "tril", "triu",
+    "normal", "fill", "zero", "tril", "triu", "absolute", "negative",
     does="activations, dropout: an element keeps its unit",
 )  # fmt: skip
 def alone(walk: Walk, call: Call) -> Tensor:
@@ -29,9 +29,10 @@ def alone(walk: Walk, call: Call) -> Tensor:
     "add", "sub", "rsub", "mul", "div", "pow", "maximum", "minimum", "where", "lerp", "addcmul",
     "masked_fill", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor",
     "bitwise_and", "bitwise_or", "bitwise_not", "remainder", "atan2", "fmod", "true_divide",
-    "__and__", "__or__",
+    "__and__", "__or__", "multiply", "divide", "subtract", "greater", "greater_equal", "less",
+    "less_equal", "not_equal",
     does="sums (residual), products (gates, LayerScale): elements at one place are one unit; "
-    "constants and inputs tie nothing",
+    "constants and inputs tie nothing; so does any other operator that PyTorch tags as pointwise",
 )  # fmt: skip
 def together(walk: Walk, call: Call) -> Tensor:
     """Elements that meet are tied."""

@@ -56,11 +56,3 @@ def item(walk: Walk, call: Call) -> NoReturn:
     raise Refused(
         f"{call.by} takes a number out of a tensor, which depends on the data; compute with tensors"
     )
-
-
-def unknown(walk: Walk, call: Call) -> NoReturn:
-    """The rule of all operators without one."""
-    raise Refused(
-        f"{call.by} is no operator whose units are known; use those that "
-        "nispa.graph.table.operators_table() lists"
-    )
