@@ -239,7 +239,7 @@ def changed(self: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("pick", [by_draw, by_input, changed])
 def test_picking_at_other_places_is_refused(pick: Callable[[Any, Tensor], Tensor]) -> None:
-    with pytest.raises(GraphError, match="picks (at places|among units)"):
+    with pytest.raises(GraphError, match=r"picks (at places|among units)"):
         sparsify(Picks(pick), EXAMPLE)
 
 
