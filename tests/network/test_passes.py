@@ -239,6 +239,56 @@ def test_whatever_a_module_does(work: Callable[[Any, Tensor], Tensor], compiled:
     assert not network._passes.plain
 
 
+class Wide(nn.Module):
+    """A convolution, Linear layers large enough for kernels, and work on what they compute."""
+
+    def __init__(self, work: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 40, 3, padding=1), nn.BatchNorm2d(40)
+        self.one, self.two, self.head = nn.Linear(40, 48), nn.Linear(48, 40), nn.Linear(40, 3)
+        self.positions = nn.Parameter(torch.randn(16, 40))
+        self.work = [work]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.work[0](self, self.conv(x)))
+        return logits
+
+
+def of_pixels(net: Any, x: Tensor) -> Tensor:
+    y: Tensor = F.dropout(F.adaptive_avg_pool2d(x, 1).flatten(1), 0.0, inplace=True)
+    return F.hardswish(net.two(F.relu_(net.one(y))), inplace=True)
+
+
+def of_tokens(net: Any, x: Tensor) -> Tensor:
+    y = x.flatten(2).transpose(1, 2)
+    y += net.positions
+    y = net.two(F.relu_(net.one(y)))
+    y += 1
+    mean: Tensor = y.mean(1)
+    return mean
+
+
+def of_heads(net: Any, x: Tensor) -> Tensor:
+    y = net.one(x.flatten(2).mT).view(-1, 16, 4, 12)
+    y *= 0.5
+    y[..., :6] += 1
+    return net.two(y.flatten(2)).mean(1)  # type: ignore[no-any-return]
+
+
+def of_a_norm(net: Any, x: Tensor) -> Tensor:
+    y = net.bn(x)
+    y += x
+    return F.max_pool2d(F.silu(y, inplace=True), 4).flatten(1).mul_(2).relu_()
+
+
+@pytest.mark.parametrize("work", [of_pixels, of_tokens, of_heads, of_a_norm])
+def test_changing_in_place_what_layers_compute(
+    work: Callable[[Any, Tensor], Tensor], compiled: Library
+) -> None:
+    torch.manual_seed(9)
+    compare(Wide(work), torch.randn(6, 3, 4, 4))
+
+
 def test_hooks_see_and_change_activations(compiled: Library) -> None:
     torch.manual_seed(3)
     network = sparsify(Between(twice), torch.randn(2, 3, 8, 8), density=0.6).train()

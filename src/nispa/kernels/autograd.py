@@ -44,13 +44,16 @@ class RunChain(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, chain: Chain, images: Images, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, chain: Chain, images: Images, form: Sequence[int] | None, *parameters: Tensor
+    ) -> Tensor:
         """The chain's output; ``parameters`` are its plastic values, for autograd to see."""
-        ctx.chain, ctx.shape = chain, images.shape if isinstance(images, Tensor) else None
+        ctx.chain, ctx.count = chain, len(images)
+        ctx.shape = images.shape if isinstance(images, Tensor) else None
         ctx.workspace = chain.forward(images)
         ctx.version, ctx.parameters = chain.version, parameters
         ctx.links, ctx.state = chain.links, _value_versions(chain.links)
-        return chain.output(ctx.workspace, len(images))
+        return chain.output(ctx.workspace, len(images), form)
 
     @staticmethod
     @once_differentiable
@@ -72,9 +75,10 @@ class RunChain(torch.autograd.Function):
         into = [torch.empty_like(values) for values in ctx.parameters]
         shape = ctx.shape if ctx.needs_input_grad[1] else None
         input_gradient = None if shape is None else torch.empty(shape, **FLOATS)
-        chain.backward(workspace, gradients[0], into, fresh=True, input_gradient=input_gradient)
+        gradient = gradients[0].reshape(ctx.count, *chain.output_shape)
+        chain.backward(workspace, gradient, into, fresh=True, input_gradient=input_gradient)
         chain.give_back(workspace)
-        return None, input_gradient, *into
+        return None, input_gradient, None, *into
 
 
 def _value_versions(links: Sequence[Link]) -> list[tuple[int, int]]:

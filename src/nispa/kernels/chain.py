@@ -217,10 +217,16 @@ class Chain:
         """Makes a workspace available for the next pass."""
         self._free[workspace.slabs].append(workspace)
 
-    def read(self, workspace: Workspace, buffer: int, count: int) -> Tensor:
-        """The activations in a buffer, ``(count, channels, height, width)``."""
+    def read(
+        self, workspace: Workspace, buffer: int, count: int, form: Sequence[int] | None = None
+    ) -> Tensor:
+        """The activations in a buffer, ``(count, channels, height, width)`` or of another form.
+
+        A tensor of its own and no view, so that autograd lets callers change it in place.
+        """
         shape = self.buffers[buffer]
-        out = torch.empty(count, shape.channels, shape.height, shape.width, **FLOATS)
+        form = (count, shape.channels, shape.height, shape.width) if form is None else form
+        out = torch.empty(tuple(form), **FLOATS)
         self.library.empty(
             ctypes.addressof(workspace.images[buffer]),
             out.data_ptr(),
@@ -229,9 +235,10 @@ class Chain:
         )
         return out
 
-    def output(self, workspace: Workspace, count: int) -> Tensor:
-        """The chain's output, ``(count, *output_shape)``."""
-        return self.read(workspace, len(self.links), count).view(count, *self.output_shape)
+    def output(self, workspace: Workspace, count: int, form: Sequence[int] | None = None) -> Tensor:
+        """The chain's output, ``(count, *output_shape)`` or of another form."""
+        form = (count, *self.output_shape) if form is None else form
+        return self.read(workspace, len(self.links), count, form)
 
     def backward(
         self,
@@ -268,8 +275,13 @@ class Chain:
             torch.get_num_threads(),
         )
 
-    def __call__(self, images: Images) -> Tensor:
-        """Output of images, ``(batch, *input_shape)`` to ``(batch, *output_shape)``."""
+    def __call__(self, images: Images, form: Sequence[int] | None = None) -> Tensor:
+        """Output of images, ``(batch, *input_shape)`` to ``(batch, *output_shape)``.
+
+        Args:
+            images: The images.
+            form: Another shape for the same output.
+        """
         parameters = self.parameters()
         # Autograd needs all activations until its backward pass, so the whole batch is one part.
         # Without it, parts are as small as the cache wants.
@@ -277,7 +289,7 @@ class Chain:
             self.input_gradient
             or any(values.requires_grad and values.numel() for values in parameters)
         ):
-            out: Tensor = RunChain.apply(self, images, *parameters)  # type: ignore[no-untyped-call]
+            out: Tensor = RunChain.apply(self, images, form, *parameters)  # type: ignore[no-untyped-call]
             return out
         out = torch.empty(len(images), *self.output_shape, **FLOATS)
         done = 0
@@ -286,7 +298,7 @@ class Chain:
             out[done : done + len(part)] = self.output(workspace, len(part))
             self.give_back(workspace)
             done += len(part)
-        return out
+        return out if form is None else out.view(tuple(form))
 
     def gradients(
         self,

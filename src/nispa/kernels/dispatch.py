@@ -158,7 +158,7 @@ def linear(x: Tensor, weight: LiveValues, bias: LiveValues, compiled: Compiled) 
         flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         chain = compiled.chain([LinearLink(weight, bias)], flat)
         if chain is not None:
-            return chain(flat).view(*x.shape[:-1], weight.shape[0])
+            return chain(flat, (*x.shape[:-1], weight.shape[0]))
     if dense.keeps(weight.plastic):
         return functional.linear(x, compiled.weight(weight), compiled.bias(bias))
     return reference.linear(x, weight, bias)

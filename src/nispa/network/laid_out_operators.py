@@ -115,7 +115,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
         return NotImplemented
     flat = x.reshape(-1, x.shape[-1])
     chain = layer.compiled.chain([LinearLink(layer.live_weight(), layer.live_bias())], flat)
-    return NotImplemented if chain is None else chain(flat).view(*x.shape[:-1], layer.shape[0])
+    return NotImplemented if chain is None else chain(flat, (*x.shape[:-1], layer.shape[0]))
 
 
 @_of_activations(torch.relu, Tensor.relu, functional.relu)
