@@ -62,7 +62,10 @@ class Cosines(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of series."""
         x = self.first(x[..., None])
-        queries, keys, values = self.pack(x).view(len(x), -1, 3, 3, 4).permute(2, 0, 3, 1, 4)
+        bias = self.pack.bias.clone()
+        bias[12:24].zero_()  # keys have none
+        packed = F.linear(x, self.pack.weight, bias)
+        queries, keys, values = packed.view(len(x), -1, 3, 3, 4).permute(2, 0, 3, 1, 4)
         near = F.normalize(queries, dim=-1) @ F.normalize(keys, dim=-1).mT * self.scale
         mixed = (near.softmax(-1) @ values).transpose(1, 2).flatten(2)
         logits: Tensor = self.last((x + self.out(mixed)).mean(1))

@@ -6,12 +6,14 @@ exported graph it becomes one, between two permutations, so that the rules for l
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 
 from nispa.graph.facts import TRANSPOSES
+from nispa.graph.rewriting import insert_before
 
 aten = torch.ops.aten
 
@@ -81,13 +83,7 @@ def _linear(node: fx.Node, product: _Product) -> fx.Node:
     (column,) = set(pair) & set(letters)
     row = pair.replace(column, "")
 
-    def call(target: Any, *args: Any) -> fx.Node:
-        with node.graph.inserting_before(node):
-            made = node.graph.call_function(target, args)
-        values = fx.node.map_arg(args, lambda each: each.meta["val"])
-        made.meta = {**node.meta, "val": target(*values)}
-        return made
-
+    call = functools.partial(insert_before, node)
     order = letters.replace(column, "")
     lying = call(aten.permute.default, read, [letters.index(letter) for letter in order + column])
     rows_first = pair.startswith(row)

@@ -221,17 +221,17 @@ class Walk:
         fixed = self.buffer(call[argument])
         if fixed in self._named:
             raise Refused(
-                f"the weight of {call.by} is the buffer '{fixed}', which is not learned; make it a "
-                "parameter (nn.Parameter), or take a layer in its place"
+                f"the {argument} of {call.by} is the buffer '{fixed}', which is not learned; make "
+                "it a parameter (nn.Parameter), or take a layer in its place"
             )
         if fixed is not None:
             raise Refused(
-                f"the weight of {call.by} is no parameter of the module, but reached by another "
-                "way, such as a plain list, a closure or a forward that was put in place of "
+                f"the {argument} of {call.by} is no parameter of the module, but reached by "
+                "another way, such as a plain list, a closure or a forward that was put in place of "
                 "another; let layers be attributes of the module, or take nn.ModuleList"
             )
         raise Refused(
-            f"the weight of {call.by} is computed, not a parameter as it lies; take "
+            f"the {argument} of {call.by} is computed, not a parameter as it lies; take "
             "parametrisations such as weight_norm off (torch.nn.utils.parametrize."
             "remove_parametrizations) and pass parameters on unchanged"
         )

@@ -25,6 +25,8 @@ def pooled_sides(name: str) -> int:
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "upsample_nearest1d",
     "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d", "upsample_bilinear2d",
     "upsample_trilinear3d", "_upsample_bilinear2d_aa", "upsample_bicubic2d",
+    "_upsample_bicubic2d_aa", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d",
+    "_upsample_nearest_exact3d",
     does="pooling and resizing: the pixels of a channel are one unit",
 )  # fmt: skip
 def pool(walk: Walk, call: Call) -> Tensor:
