@@ -227,8 +227,8 @@ class Walk:
         if fixed is not None:
             raise Refused(
                 f"the {argument} of {call.by} is no parameter of the module, but reached by "
-                "another way, such as a plain list, a closure or a forward that was put in place of "
-                "another; let layers be attributes of the module, or take nn.ModuleList"
+                "another way, such as a plain list, a closure or a forward that was put in place "
+                "of another; let layers be attributes of the module, or take nn.ModuleList"
             )
         raise Refused(
             f"the {argument} of {call.by} is computed, not a parameter as it lies; take "
