@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,21 +19,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from nispa.graph.facts import TRANSPOSES, at_random, draws, within, writes_to
-from nispa.graph.found import Buffer, Call, Found, LayerFound, Learned, Refused, ValuesFound
-from nispa.graph.ids import Ids
-from nispa.graph.units import MAY_BE_SHARED, ValueKind
+from nispa.graph.found import Buffer, Call, Learned, Refused
+from nispa.graph.noting import Noting
 
 _CANNOT = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
 
 Rule = Callable[["Walk", Call], Any]
 
 
-class Walk:
+class Walk(Noting):
     """The state of a walk.
 
     Attributes:
-        ids: Numbers and ties.
-        found: Weights, values and norms so far.
         notes: What is known of each node once it is computed, if somebody asked for it.
     """
 
@@ -55,14 +52,12 @@ class Walk:
             shared: Parameters whose numbers belong to no unit, since each meets many.
             notes: Whether to keep what is known of each node, which takes much memory.
         """
+        super().__init__(shared)
         self.notes: dict[fx.Node, Any] | None = {} if notes else None
-        self.ids = Ids()
-        self.found = Found()
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._named = dict(model.named_buffers())
         self._fixed = {**self._named, **(constants or {})}
         self._modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
-        self._shared = frozenset(shared)
         self._rule_of = rule_of
         self._known: dict[fx.Node, Any] = {}
         self._constants: set[str] = set()  # buffers read as such
@@ -236,124 +231,9 @@ class Walk:
             "remove_parametrizations) and pass parameters on unchanged"
         )
 
-    def beside(self, call: Call, what: str) -> None:
-        """Notes what the module of a norm does beside the norm."""
-        self.found.beside.setdefault(call.path, []).append(what)
-
-    def values(self, learned: Learned, kind: ValueKind) -> Tensor:
-        """Numbers of a parameter's entries, one for each; 0 if they are shared."""
-        if learned.name in self._shared and kind in MAY_BE_SHARED:
-            kind = "shared"
-        entry = self._noted(learned.name, kind, learned.shape, None)
-        return entry.ids[learned.rows] if learned.shape else entry.ids
-
-    def values_along(self, name: str, kind: ValueKind, size: int, dim: int) -> Tensor:
-        """Numbers ``(size,)`` of a parameter or buffer whose entries differ along ``dim`` only."""
-        return self._noted(name, kind, (size,), dim).ids
-
-    def layer(
-        self,
-        call: Call,
-        weight: Learned,
-        columns: Tensor,
-        blocks: int = 1,
-        *,
-        operator: str = "",
-        bias: str = "bias",
-        turned: bool = False,
-        outputs: int | None = None,
-    ) -> Tensor:
-        """Notes a weight of connections, and ties its bias.
-
-        Args:
-            call: The operator.
-            weight: Its rows and ``columns / blocks`` columns, with the kernel behind.
-            columns: Numbers it reads.
-            blocks: Groups of a grouped convolution.
-            operator: See :class:`.Layer`; by default the name of the operator.
-            bias: Which argument is the bias.
-            turned: See :class:`.LayerFound`.
-            outputs: How often its rows multiply what they read; by default once for each element
-                of the result.
-
-        Returns:
-            Numbers of its rows.
-        """
-        if weight.name in self.found.values:
-            raise Refused(_tied(weight.name))
-        if turned and len(weight.rows) != weight.shape[0]:
-            raise Refused(f"{call.by} takes a part of '{weight.name}'; give it a weight of its own")
-        count, first = weight.shape[1] if turned else len(weight.rows), int(weight.rows[0])
-        entry = self.found.layers.get((weight.name, first))
-        alike = entry is not None and (len(entry.rows), entry.blocks, entry.turned)
-        if entry is not None and alike == (count, blocks, turned):
-            entry.columns = self.ids.join([entry.columns, columns], f"'{weight.name}', used twice")
-            entry.calls += 1
-            entry.module = entry.module if entry.module == self._whole(call, weight) else None
-        else:
-            for (name, start), other in self.found.layers.items():
-                if (
-                    name == weight.name
-                    and start < first + count
-                    and first < start + len(other.rows)
-                ):
-                    raise Refused(
-                        f"{call.by} takes rows of '{name}' that are taken otherwise, too; give "
-                        "each use a weight of its own"
-                    )
-            entry = LayerFound(
-                weight.name,
-                self.ids.fresh((count,), f"'{_owner(weight.name)}'"),
-                columns.clone(),
-                operator or call.name,
-                weight.shape[2:],
-                blocks,
-                first,
-                self._whole(call, weight),
-                turned=turned,
-            )
-            self.found.layers[weight.name, first] = entry
-        entry.outputs += math.prod(call.shape) if outputs is None else outputs
-        if call[bias] is not None:
-            added = self.weight(call, bias)
-            if entry.bias is not None and entry.bias.name != added.name:
-                raise Refused(
-                    f"{call.by} takes '{weight.name}' with another bias than before; give each use "
-                    "a weight of its own, or the same bias"
-                )
-            entry.bias = added
-            self.ids.join([entry.rows, self.values(added, "bias")], f"the bias '{added.name}'")
-        return entry.rows
-
-    def of_one_unit(
-        self, call: Call, ids: Tensor, dims: Sequence[int], what: str, instead: str
-    ) -> Tensor:
-        """Ties what an operator mixes without a weight for each.
-
-        Args:
-            call: The operator.
-            ids: Numbers of what it reads.
-            dims: Dimensions that it mixes along.
-            what: What it does, for errors.
-            instead: The way out, for errors.
-
-        Returns:
-            A number for each of the rest, with size 1 along ``dims``.
-
-        Raises:
-            Refused: All rows of a layer would become one unit.
-        """
-        if not self.ids.differ(ids, dims):
-            return self.ids.along(ids, dims, call.by)
-        origins = self.ids.origins(ids)
-        names = ", ".join(origins[:3]) + (", ..." if len(origins) > 3 else "")
-        refusal = (
-            f"{call.by} {what} units of {names}: a unit that is kept would change with the others; "
-            f"{instead}"
-        )
-        if self.ids.would_be_one([each.rows for each in self.found.layers.values()], ids, dims):
-            raise Refused(refusal)
-        return self.ids.along(ids, dims, call.by, refusal)
+    def bias(self, call: Call, argument: str = "bias") -> Learned | None:
+        """The parameter that an operator adds, if any; refuses what :meth:`weight` does."""
+        return None if call[argument] is None else self.weight(call, argument)
 
     def _input(self, node: fx.Node) -> Tensor | None:
         value = node.meta.get("val")
@@ -515,34 +395,6 @@ class Walk:
         name = name[:-1] if in_place else name
         return Call(name, shapes, path, owner, arguments, node.target)
 
-    def _noted(
-        self, name: str, kind: ValueKind, shape: Sequence[int], dim: int | None
-    ) -> ValuesFound:
-        if any(weight == name for weight, _ in self.found.layers):
-            raise Refused(_tied(name))
-        entry = self.found.values.get(name)
-        if entry is None:
-            ids = torch.zeros(tuple(shape), dtype=torch.int64)
-            if kind != "shared":
-                ids = self.ids.fresh(shape, f"'{name}'")
-            entry = ValuesFound(kind, ids, dim)
-            self.found.values[name] = entry
-        elif entry.dim != dim or tuple(entry.ids.shape) != tuple(shape):
-            raise Refused(_tied(name))
-        return entry
-
-    def _whole(self, call: Call, weight: Learned) -> str | None:
-        """The path of the module that uses a weight, if it is a known one and does nothing else."""
-        mine = type(call.owner) in _LAYERS and weight.name == f"{call.path}.weight".lstrip(".")
-        return call.path if mine else None
-
-
-_LAYERS = (
-    nn.Linear,
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-)
-
 
 def _transposed(learned: Learned, call: Call) -> Learned:
     """A matrix after an operator that transposes it, or leaves it as it is."""
@@ -563,17 +415,6 @@ _OF_NORMS = ("batch_norm", "layer_norm", "rms_norm", "group_norm", "to", "type_a
 
 def _lost(call: Call, error: Exception) -> Refused:
     return Refused(f"{call.by} cannot be followed ({error}); compute it in another way")
-
-
-def _owner(parameter: str) -> str:
-    return parameter.removesuffix(".weight")
-
-
-def _tied(name: str) -> str:
-    return (
-        f"'{name}' is the weight of connections in one place and a value per unit in another (tied "
-        "weights that cross groups); give each place a parameter of its own"
-    )
 
 
 def _copied(known: Any) -> Any:

@@ -43,7 +43,8 @@ def by_weight(walk: Walk, call: Call, weight: Learned, *, turned: bool) -> Tenso
     x = walk.numbers(call[read])
     columns = walk.ids.along(x, range(x.dim() - 1), call.by).flatten()
     kind = "matmul" if turned else "linear"
-    rows = walk.layer(call, weight, columns, operator=kind, bias=bias, turned=turned)
+    added = walk.bias(call, bias)
+    rows = walk.layer(call, weight, columns, operator=kind, bias=added, turned=turned)
     return rows.expand(call.shape).clone()
 
 
@@ -85,12 +86,13 @@ def convolution(walk: Walk, call: Call) -> Tensor:
     if groups > 1 and weight.shape[1] == 1:
         kernels = walk.values_along(weight.name, "depthwise", rows, 0)
         parts = [kernels, columns.repeat_interleave(rows // len(columns))]
-        if call["bias"] is not None:
-            parts.append(walk.values(walk.weight(call, "bias"), "bias"))
+        bias = walk.bias(call)
+        if bias is not None:
+            parts.append(walk.values(bias, "bias"))
         units = walk.ids.join(parts, call.by)
         walk.found.operations += 2 * math.prod(call.shape) * math.prod(weight.shape[2:])
     else:
-        units = walk.layer(call, weight, columns, groups)
+        units = walk.layer(call, weight, columns, groups, bias=walk.bias(call))
     return units.view(-1, *[1] * kernel).expand(call.shape).clone()
 
 
@@ -112,7 +114,8 @@ def transposed_convolution(walk: Walk, call: Call) -> Tensor:
     pixels = [dim for dim in range(x.dim()) if dim != channel]
     columns = walk.ids.along(x, pixels, call.by).flatten()
     outputs = weight.shape[1] * math.prod(x.shape[dim] for dim in pixels)
-    units = walk.layer(call, weight, columns, turned=True, outputs=outputs)
+    bias = walk.bias(call)
+    units = walk.layer(call, weight, columns, bias=bias, turned=True, outputs=outputs)
     return units.view(-1, *[1] * kernel).expand(call.shape).clone()
 
 
