@@ -159,7 +159,9 @@ def test_a_forgotten_task_leaves_what_others_share() -> None:
 
 
 def test_what_is_shared_belongs_to_no_group() -> None:
-    graph = sparsify(Gated(), torch.zeros(2, *SHAPE), classes=4).graph
+    network = sparsify(Gated(), torch.zeros(2, *SHAPE), classes=4)
+    graph = network.graph
+    assert network.groups().splitlines()[-1] == "shared by all units: gates.0, gates.1"
     assert graph.shared == ("gates.0", "gates.1")
     assert [group.name for group in graph.groups] == ["input", "first", "output"]
 

@@ -49,9 +49,8 @@ def plain(wanted: Sequence[tuple[TracedNetwork, Sequence[int]]]) -> list[fx.Grap
         source = copy.deepcopy(network).cpu().eval()
         source.precision = "float32"
         body = _with_values(source)
-        body(
-            torch.zeros(1, *source.input_shape)
-        )  # what it keeps while it is evaluated is there now
+        # What the module keeps while it is evaluated must be there before it is written down.
+        body(torch.zeros(1, *source.input_shape))
         if recorded is None:
             recorded = Recorded(body, source.input_shape, source.graph.shared)
         else:

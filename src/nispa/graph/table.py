@@ -11,10 +11,14 @@ SHOWN = 3  # names in a cell
 
 
 def groups_table(graph: UnitGraph) -> str:
-    """One line a group: kind, number of units, layers that write and that read it."""
+    """One line a group: kind, number of units, layers that write and that read it.
+
+    What all units share comes last.
+    """
     rows: list[tuple[str, ...]] = [("group", "kind", "units", "written by", "read by")]
     rows += [_row(graph, group) for group in graph.groups]
-    return _aligned(rows)
+    table = _aligned(rows)
+    return f"{table}\nshared by all units: {', '.join(graph.shared)}" if graph.shared else table
 
 
 def _row(graph: UnitGraph, group: Group) -> tuple[str, ...]:

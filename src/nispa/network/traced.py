@@ -12,7 +12,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +156,7 @@ class TracedNetwork(HoldsUnits):
 
     # Passes.
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> TracedNetwork:
         """See :meth:`torch.nn.Module.train`.
 
         Modules that keep what they compute while they are evaluated let go of it when they are told
