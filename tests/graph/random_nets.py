@@ -149,7 +149,9 @@ def batch_norm(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
 
 @builder
 def group_norm(net: RandomNet, draw: random.Random, x: Tensor) -> Step:
-    return net.make(nn.GroupNorm(divisor(x.shape[1], draw), x.shape[1]))
+    groups = divisor(x.shape[1], draw)
+    norm = net.make(nn.GroupNorm(groups, x.shape[1]))
+    return norm if groups < x.shape[1] else lambda x: norm(x).relu()  # as behind an instance norm
 
 
 @builder
