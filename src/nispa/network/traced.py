@@ -157,7 +157,7 @@ class TracedNetwork(HoldsUnits):
     # Passes.
 
     def train(self, mode: bool = True) -> TracedNetwork:
-        """See :meth:`torch.nn.Module.train`.
+        """See ``torch.nn.Module.train``.
 
         Modules that keep what they compute while they are evaluated let go of it when they are told
         to train: so each evaluation begins with that.
