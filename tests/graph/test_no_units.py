@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nispa import Learner, compact, sparsify
+from nispa import Learner, sparsify
 from nispa.errors import GraphError
+from tests.compacted import assert_compact_tells
 
 SHAPE = (1, 8, 8)
 
@@ -76,13 +77,7 @@ def test_tasks_stay_whatever_is_made_of_the_input(name: str) -> None:
     told = learner.scores(images, 0)
     learner.learn(images[labels > 1], labels[labels > 1])
     assert (learner.scores(images, 0) == told).all()
-    small = compact(learner)
-    torch.testing.assert_close(
-        small(torch.from_numpy(images))[:, small.tasks[0]["outputs"]],  # type: ignore[index]
-        torch.as_tensor(told),
-        atol=1e-5,
-        rtol=1e-5,
-    )
+    assert_compact_tells(learner, images, told)
 
 
 def test_operations_of_a_filter_are_counted() -> None:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nispa import Learner, compact, sparsify
+from nispa import Learner, sparsify
 from nispa.errors import GraphError, IsolationError
 from nispa.network.holding import HoldsUnits
 from nispa.network.isolation import check_isolation
 from nispa.network.traced import TracedNetwork
+from tests.compacted import assert_compact_tells
 
 SHAPE = (1, 6, 6)
 
@@ -138,13 +139,7 @@ def test_the_first_task_learns_what_many_units_share(
     again = Learner.load(tmp_path / "learned.nispa", model=NETWORKS[name]())
     assert (again.scores(images, 0) == told).all()
     if method in ("nispa", "clnp"):
-        small = compact(learner)
-        torch.testing.assert_close(
-            small(torch.from_numpy(images))[:, small.tasks[0]["outputs"]],  # type: ignore[index]
-            torch.as_tensor(told),
-            atol=1e-4,
-            rtol=1e-4,
-        )
+        assert_compact_tells(learner, images, told)
 
 
 @pytest.mark.filterwarnings("ignore:the network is")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
@@ -44,9 +43,6 @@ def write_computed_biases_as_sums(program: torch.export.ExportedProgram) -> None
 
 def _whole(node: fx.Node) -> fx.Node:
     """What a node is a part of."""
-    while node.op == "call_function" and (
-        node.target is operator.getitem
-        or getattr(node.target, "__name__", "").partition(".")[0] in _PARTS
-    ):
+    while getattr(node.target, "__name__", "").partition(".")[0] in _PARTS:
         node = node.all_input_nodes[0]
     return node

@@ -211,6 +211,7 @@ class Layer:
 ValueKind = Literal["bias", "norm", "statistic", "depthwise", "embedding", "value", "shared"]
 
 MAY_BE_SHARED = ("norm", "value")
+"""What parameters are, unless single numbers of them meet many units."""
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ def alone(walk: Walk, call: Call) -> Tensor:
     "bitwise_and", "bitwise_or", "bitwise_not", "remainder", "atan2", "fmod", "true_divide",
     "__and__", "__or__", "multiply", "divide", "subtract", "greater", "greater_equal", "less",
     "less_equal", "not_equal",
-    does="sums (residual), products (gates, LayerScale): elements at one place are one unit; "
-    "constants and inputs tie nothing; so does any other operator that PyTorch tags as pointwise",
+    does="sums (residual), products (gates, LayerScale), and all that PyTorch tags as pointwise: "
+    "elements at one place are one unit; constants and inputs tie nothing",
 )  # fmt: skip
 def together(walk: Walk, call: Call) -> Tensor:
     """Elements that meet are tied."""
