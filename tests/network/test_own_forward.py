@@ -415,3 +415,24 @@ def test_what_a_module_keeps_until_it_trains() -> None:
     np.testing.assert_allclose(cut[:, :2], before[:, :2], rtol=1e-4, atol=1e-5)
     learner.learn(IMAGES[LABELS > 1], LABELS[LABELS > 1])
     assert np.array_equal(before, learner.scores(IMAGES, 0))
+
+
+class Precise(Net):
+    """Leaves autocast for what must be exact, once inside of itself; ``mixed`` enters it."""
+
+    mixed = False
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.mixed):
+            x = self.norm(self.a(x).float())
+            with torch.autocast("cuda", enabled=False):
+                y = x.relu()
+        return self.head((self.b(y) + x).mean((2, 3)))
+
+
+def test_autocast_in_the_forward_pass_may_be_left_but_not_entered() -> None:
+    assert_same(Precise())
+    entered = Precise()
+    entered.mixed = True
+    with pytest.raises(GraphError, match=r"wrap_with_autocast.*take torch.no_grad, autocast"):
+        sparsify(entered, EXAMPLE)

@@ -41,6 +41,30 @@ def write_computed_biases_as_sums(program: torch.export.ExportedProgram) -> None
         graph.erase_node(node)
 
 
+def inline_disabled_autocast(module: fx.GraphModule) -> None:
+    """Puts the operators of ``with torch.autocast(..., enabled=False)`` in place of the block.
+
+    Outside of any other autocast, which a trace is, the block changes nothing.
+    """
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.target is not torch.ops.higher_order.wrap_with_autocast or node.args[2]:
+            continue
+        _, _, _, _, block, *arguments = node.args
+        inner = getattr(module, block.target)
+        inline_disabled_autocast(inner)
+        if any(each.op == "get_attr" for each in inner.graph.nodes):
+            continue  # a block of another kind inside, which only the inner module has
+        named = dict(zip(inner.graph.find_nodes(op="placeholder"), arguments, strict=True))
+        with graph.inserting_before(node):
+            results = graph.graph_copy(inner.graph, named)
+        for part in list(node.users):
+            part.replace_all_uses_with(results[part.args[1]])
+            graph.erase_node(part)
+        graph.erase_node(node)
+        graph.erase_node(block)
+
+
 def _whole(node: fx.Node) -> fx.Node:
     """What a node is a part of."""
     while getattr(node.target, "__name__", "").partition(".")[0] in _PARTS:

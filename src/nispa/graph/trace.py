@@ -30,7 +30,7 @@ from nispa.graph.einsum import write_einsum_as_linear
 from nispa.graph.found import Collapsed, Refused
 from nispa.graph.logits import logits_of
 from nispa.graph.operators import rule_of
-from nispa.graph.rewriting import write_computed_biases_as_sums
+from nispa.graph.rewriting import inline_disabled_autocast, write_computed_biases_as_sums
 from nispa.graph.units import UnitGraph
 from nispa.graph.walk import Walk
 
@@ -284,6 +284,7 @@ def exported(
         ) from error
     finally:
         known.remove()
+    inline_disabled_autocast(program.graph_module)
     write_einsum_as_linear(program)
     write_computed_biases_as_sums(program)
     return program

@@ -39,7 +39,7 @@ def picking(walk: Walk, call: Call) -> NoReturn:
 
 @operators(
     "wrap_with_set_grad_enabled", "wrap_with_autocast", "cond", "while_loop",
-    does="blocks of torch.no_grad, autocast and control flow",
+    does="blocks of torch.no_grad, control flow, and autocast unless it has enabled=False",
     refused=True,
 )  # fmt: skip
 def wrapped(walk: Walk, call: Call) -> NoReturn:
