@@ -196,12 +196,22 @@ class Picks(Net):
         return logits
 
 
+def in_steps(self: Any, x: Tensor) -> Tensor:
+    places = torch.arange(6)
+    whole, late = places.view(2, 3), places[4:]
+    places += 2
+    whole[0] *= 0
+    late -= self.order[3:5]
+    return x[:, places]
+
+
 PICKS: dict[str, tuple[Callable[[Any, Tensor], Tensor], int]] = {
     "a buffer": (lambda self, x: x[:, self.order], 8),
     "a view of it": (lambda self, x: x[:, self.order.view(2, 4).t().flatten()], 8),
     "a list": (lambda self, x: x[:, [3, 1, 2, 0]], 4),
     "a mask": (lambda self, x: x[:, self.mask], 4),
     "computed": (lambda self, x: x[:, torch.arange(8).flip(0)], 8),
+    "in steps": (in_steps, 6),
     "index_select": (lambda self, x: x.index_select(1, self.order[:5]), 5),
     "pixels": (lambda self, x: x[..., self.order[1:3, None], self.order[1:3]], 8),
 }
@@ -237,10 +247,16 @@ def changed(self: Any, x: Tensor) -> Tensor:
     return x[:, places]
 
 
+def through_a_view(self: Any, x: Tensor) -> Tensor:
+    places = torch.zeros(8, dtype=torch.int64)
+    places[:4].copy_(x[0, 0, 0, :4].long().clamp(0, 7))
+    return x[:, places]
+
+
 @pytest.mark.parametrize(
     ("pick", "wrong"),
     [(by_draw, "picks among units"), (by_input, "places that depend on units"),
-     (changed, "places that depend on units")],
+     (changed, "places that depend on units"), (through_a_view, "places that depend on units")],
 )  # fmt: skip
 def test_picking_at_other_places_is_refused(
     pick: Callable[[Any, Tensor], Tensor], wrong: str

@@ -31,9 +31,9 @@ class Noting:
         self.found = Found()
         self._shared = frozenset(shared)
 
-    def beside(self, call: Call, what: str) -> None:
-        """Notes what the module of a norm does beside the norm."""
-        self.found.beside.setdefault(call.path, []).append(what)
+    def beside(self, path: str, what: str) -> None:
+        """Notes what the module of a norm, or one in it, does beside the norm."""
+        self.found.beside.setdefault(path, []).append(what)
 
     def values(self, learned: Learned, kind: ValueKind) -> Tensor:
         """Numbers of a parameter's entries, one for each; 0 if they are shared."""

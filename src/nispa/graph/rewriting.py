@@ -58,6 +58,7 @@ def inline_disabled_autocast(module: fx.GraphModule) -> None:
         named = dict(zip(inner.graph.find_nodes(op="placeholder"), arguments, strict=True))
         with graph.inserting_before(node):
             results = graph.graph_copy(inner.graph, named)
+        assert isinstance(results, (tuple, list))
         for part in list(node.users):
             part.replace_all_uses_with(results[part.args[1]])
             graph.erase_node(part)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from nispa.graph.constants import Constants
 from nispa.graph.facts import TRANSPOSES, at_random, draws, within, writes_to
 from nispa.graph.found import Buffer, Call, Learned, Refused
 from nispa.graph.noting import Noting
@@ -58,10 +59,16 @@ class Walk(Noting):
         self._named = dict(model.named_buffers())
         self._fixed = {**self._named, **(constants or {})}
         self._modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+        self._norms = {  # by the paths of modules in it, and its own
+            f"{path}.{inner}" if path and inner else path or inner: path
+            for path, module in model.named_modules()
+            if isinstance(module, _NORMS)
+            for inner, _ in module.named_modules()
+        }
         self._rule_of = rule_of
         self._known: dict[fx.Node, Any] = {}
+        self._values = Constants()
         self._constants: set[str] = set()  # buffers read as such
-        self._buffers: dict[str, str] = {}  # paths, by the names of inputs
         # Memory that may or may not be shared in the module, and that of parameters and buffers, by
         # its address; with a tensor in it, so that no other one gets the address.
         self._unsure: dict[int, Tensor] = {}
@@ -84,7 +91,6 @@ class Walk(Noting):
             Refused: The graph changes a tensor in a way that cannot be followed.
         """
         inputs: dict[str, Tensor] = {}
-        self._buffers = dict(buffers)
         for node in graph.nodes:
             if node.op == "placeholder" and node.name not in learned and node.name not in buffers:
                 numbers = self._known[node] = self._input(node)
@@ -99,8 +105,12 @@ class Walk(Noting):
                 self._known[node] = Learned(learned[node.name], rows, shape)
             elif node.op == "placeholder" and node.name in buffers:
                 self._known[node] = Buffer(buffers[node.name])
+                value = self._fixed.get(buffers[node.name])
+                if isinstance(value, Tensor):
+                    self._values.give(node, buffers[node.name], value)
             elif node.op == "call_function":
                 self._known[node] = self._called(node)
+                self._values.step(node)
             if self.notes is not None and node in self._known:
                 self.notes[node] = _copied(self._known[node])
             if node.op == "call_function":
@@ -108,6 +118,7 @@ class Walk(Noting):
                     left[read] -= 1
                     if not left[read]:  # numbers of large images take much memory
                         self._known.pop(read, None)
+                        self._values.forget(read)
         moving = sorted(self._constants & set(self.found.values))
         if moving:
             raise Refused(
@@ -169,40 +180,12 @@ class Walk(Noting):
 
     def fixed(self, argument: Any) -> Tensor | None:
         """The values of a tensor that is computed from buffers and constants alone, else None."""
-        seen: dict[fx.Node, Tensor | None] = {}
-        value = self._value(argument, seen)
-        if value is not None:
-            self._constants |= {
-                self._buffers[each.name] for each in seen if each.op == "placeholder"
-            }
+        known = self._values.value(argument) if isinstance(argument, fx.Node) else None
+        if known is None:
+            return None
+        value, buffers = known
+        self._constants |= buffers
         return value
-
-    def _value(self, node: Any, seen: dict[fx.Node, Tensor | None]) -> Tensor | None:
-        if not isinstance(node, fx.Node):
-            return None
-        if node not in seen:  # a tensor may be read more than once
-            seen[node] = self._valued(node, seen)
-        return seen[node]
-
-    def _valued(self, node: fx.Node, seen: dict[fx.Node, Tensor | None]) -> Tensor | None:
-        if any(map(writes_to, node.users)):
-            return None
-        numbers = self._known.get(node)
-        if isinstance(numbers, (Refused, Learned)) or (
-            isinstance(numbers, Tensor) and bool(numbers.any())
-        ):
-            return None  # it depends on units
-        if node.op == "placeholder":
-            value = self._fixed.get(self._buffers.get(node.name, ""))
-            return value.cpu() if isinstance(value, Tensor) else None
-        if node.op != "call_function" or draws(self.call(node)):
-            return None
-        known = {each: self._value(each, seen) for each in node.all_input_nodes}
-        if any(value is None for value in known.values()):
-            return None
-        args, named = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
-        result = node.target(*args, **named)  # type: ignore[operator]
-        return result if isinstance(result, Tensor) else None
 
     def weight(self, call: Call, argument: str = "weight") -> Learned:
         """The parameter that an operator takes as its weight, to be read as connections or values.
@@ -249,10 +232,11 @@ class Walk(Noting):
             return self._item(node)
         call = self.call(node)
         self.found.random |= draws(call)
-        if isinstance(call.owner, _NORMS) and call.name not in _OF_NORMS:
+        norm = self._norms.get(call.path)
+        if norm is not None and call.name not in _OF_NORMS:
             first = node.args[0] if node.args else None
             if not (isinstance(first, fx.Node) and _counts_batches(self._known.get(first))):
-                self.beside(call, call.name)
+                self.beside(norm, call.name)
         written = writes_to(node)
         if written and call.name != "batch_norm":
             # Not put off: somebody else may read what is changed by another name.

@@ -17,7 +17,9 @@ from nispa.base.modes import usual_modes
 from nispa.errors import ConfigError, GraphError
 from nispa.graph.logits import logits_of
 from nispa.graph.units import UnitGraph
+from nispa.network.agreement import refuse_other_logits
 from nispa.network.layers import SparseLayer
+from nispa.network.replacing import replaced_norms
 from nispa.network.traced import TracedNetwork, fingerprint
 from nispa.network.written_norms import recognise_norms
 
@@ -57,9 +59,13 @@ class OwnModel:
         self.values, self.example = values, example
         with usual_modes():
             self._module = copied(module)
-            recognise_norms(self._module, *arguments_of(example))
+            called_with = arguments_of(example)
+            recognise_norms(self._module, *called_with)
             self.graph: UnitGraph = find_units(self._module, example, classes, original=module)
             self.network(self.input_shape)  # refuses what the trace alone does not
+            other = copied(self._module)
+            replaced_norms(other, self.graph)
+            refuse_other_logits(copied(module), other, *called_with)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """Norms that a user's module writes out, made those of PyTorch, which the trace knows.
 
 Language models bring an RMSNorm of their own, and ConvNeXt a LayerNorm over channels that stand
-first. Operator by operator they are means and products over units, which the trace refuses. Whether
-a module is such a norm is found by computing both on random numbers.
+first. Operator by operator they are means and products over units, which the trace refuses. Others
+extend a norm of PyTorch's by an activation behind it, which would be lost with the module's forward
+pass. Whether a module computes such a norm is found by computing both on random numbers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ SCALES = (1.0, 3e-3)
 """Of random numbers; the variance of the second is about as large as a usual epsilon."""
 OFFSETS = (0.0, 1.0)
 """Added to a weight: some modules keep how far it is from 1."""
+KEEPING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
+"""Norms that are never written out, only extended."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +87,25 @@ def recognise_norms(model: nn.Module, given: tuple[Any, ...], named: Mapping[str
     if not candidates:
         return
     for module, shape in _shapes_read(model, candidates, given, named).items():
-        made = _same_norm(module, shape) if shape else None
+        made = (_same_norm(module, shape) or _norm_and_rest(module, shape)) if shape else None
         if made is not None:
             become(module, made)
 
 
 def _may_be_norm(module: nn.Module) -> bool:
     own = list(_own(module).values())
+    inside = [*module.children()]
     return (
         not type(module).__module__.startswith("torch.")
-        and not module._modules
-        and len(own) in (1, 2)
+        and not any(each.state_dict() for each in inside)
+        and (len(own) in (1, 2) or (bool(inside) and isinstance(module, KEEPING)))
         and all(each.numel() == own[0].numel() == max(each.shape, default=0) for each in own)
     )
+
+
+def _behind(module: nn.Module) -> list[nn.Module]:
+    """Modules without parameters that a norm may call after it has normalised."""
+    return [each for each in module.children() if not isinstance(each, nn.Identity)]
 
 
 def _own(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -133,8 +142,8 @@ def _shapes_read(
 @torch.no_grad()
 def _same_norm(module: nn.Module, shape: tuple[int, ...]) -> nn.Module | None:
     """A norm of PyTorch's that computes what a module does, with its parameters."""
-    own = _own(module)
-    size = next(iter(own.values())).numel()
+    own, behind = _own(module), _behind(module)
+    size = next((each.numel() for each in own.values()), 0)
     last = len(shape) - 1
     for dim in dict.fromkeys((last, 1)):
         if not 0 < dim <= last or shape[dim] != size:
@@ -144,13 +153,48 @@ def _same_norm(module: nn.Module, shape: tuple[int, ...]) -> nn.Module | None:
         ):
             reading = Reading(names, offset)
             made = norm if dim == last else ChannelsFirst(norm)
+            made = nn.Sequential(made, *behind) if behind else made
             if not _agree(module, made, norm, reading, shape):
                 continue
-            if dim == last and isinstance(module, type(norm)) and not offset:
+            if dim == last and isinstance(module, type(norm)) and not offset and not behind:
                 return None  # it is one already
             reading.give(norm, own)
             return made
     return None
+
+
+@torch.no_grad()
+def _norm_and_rest(module: nn.Module, shape: tuple[int, ...]) -> nn.Module | None:
+    """PyTorch's norm that a module's class extends, then the modules in it; None if it is not."""
+    kind = next((each for each in type(module).__mro__ if each in KEEPING), None)
+    behind = _behind(module)
+    if kind is None or not behind:
+        return None
+    norm = kind.__new__(kind)
+    nn.Module.__init__(norm)
+    vars(norm).update(
+        {name: value for name, value in vars(module).items() if name not in vars(norm)}
+    )
+    norm._parameters, norm._buffers = dict(module._parameters), dict(module._buffers)
+    made, training = nn.Sequential(norm, *behind), module.training
+    generator = torch.Generator().manual_seed(0)
+    alike = True
+    for mode in (True, False):
+        x = torch.randn(shape, generator=generator)
+        state = {
+            name: torch.rand(value.shape, generator=generator) if value.dim() else value.clone()
+            for name, value in module.state_dict().items()
+        }
+        other = {f"0.{name}": value.clone() for name, value in state.items()}
+        wanted = functional_call(made.train(mode), other, (x.clone(),))
+        y: Any = None
+        with contextlib.suppress(Exception):  # whatever its own code raises
+            y = functional_call(module.train(mode), state, (x,))
+        alike &= isinstance(y, Tensor) and y.shape == wanted.shape
+        alike = alike and torch.allclose(y, wanted, rtol=1e-4, atol=1e-5)
+        alike = alike and all(torch.equal(state[name], other[f"0.{name}"]) for name in state)
+    module.train(training)
+    return made if alike else None
 
 
 def _norms(module: nn.Module, size: int, biased: bool) -> Iterator[Any]:

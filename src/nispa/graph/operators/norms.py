@@ -101,12 +101,12 @@ def _note(walk: Walk, call: Call, kind: type[nn.Module]) -> None:
             f"are kept, so make it a module, such as nn.{kind.__name__.lstrip('_')}"
         )
     if call["eps"] != call.owner.eps:
-        walk.beside(call, "another eps")
+        walk.beside(call.path, "another eps")
     for argument in ("weight", "bias"):
         learned = walk.learned(call[argument])
         mine = getattr(call.owner, argument, None) is not None
         if (learned.name if learned else None) != (call.within(argument) if mine else None):
-            walk.beside(call, f"another {argument}")
+            walk.beside(call.path, f"another {argument}")
 
 
 def _add(walk: Walk, call: Call, kind: NormKind, sets: Tensor) -> None:
