@@ -65,7 +65,7 @@ class OwnModel:
             self.network(self.input_shape)  # refuses what the trace alone does not
             other = copied(self._module)
             replaced_norms(other, self.graph)
-            refuse_other_logits(copied(module), other, *called_with)
+            refuse_other_logits(copied(self._module), other, *called_with)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
