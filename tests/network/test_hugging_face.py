@@ -36,6 +36,7 @@ IMAGES: dict[str, dict[str, Any]] = {
                "image_size": SIDE, "patch_size": 8, "num_labels": CLASSES},
     "ResNet": {**STAGES, "embedding_size": 8, "hidden_sizes": [16, 32]},
     "ConvNext": {**STAGES, "num_stages": 2, "hidden_sizes": [8, 16]},
+    "ConvNextV2": {**STAGES, "num_stages": 2, "hidden_sizes": [8, 16]},
     "RegNet": {**STAGES, "embedding_size": 8, "hidden_sizes": [16, 32], "groups_width": 8},
     "PoolFormer": {**STAGES, "hidden_sizes": [8, 16], "num_encoder_blocks": 2,
                    "patch_sizes": [7, 3], "strides": [4, 2], "padding": [2, 1]},
@@ -122,12 +123,6 @@ def test_old_logits_stay(name: str) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "a norm over the channels that stand beside each other": (
-        lambda: hub.ConvNextV2ForImageClassification(
-            hub.ConvNextV2Config(**STAGES, num_stages=2, hidden_sizes=[8, 16])
-        ),
-        r"mean in 'convnextv2.encoder.* takes the mean over units",
-    ),
     "experts": (
         lambda: OfWords(
             hub.MixtralForSequenceClassification(

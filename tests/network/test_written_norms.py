@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import nispa
 from nispa.errors import GraphError
-from nispa.network.written_norms import ChannelsFirst, recognise_norms
+from nispa.network.written_norms import ChannelsFirst, ResponseNorm, recognise_norms
 
 
 class Written(nn.Module):
@@ -69,6 +69,21 @@ class OnePlus(RootMeanSquare):
 class OnePlusLayer(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.normalized_shape, self.weight + 1, self.bias, self.eps)
+
+
+class Response(nn.Module):
+    """Global response normalisation as ConvNeXt v2 writes it."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(1, 1, 1, size))
+        self.beta = nn.Parameter(torch.rand(1, 1, 1, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = torch.norm(x, p=2, dim=(1, 2), keepdim=True)
+        share = length / (length.mean(-1, keepdim=True) + 1e-6)
+        y: Tensor = self.gamma * (x * share) + self.beta + x
+        return y
 
 
 class Otherwise(OfLanguageModels):
@@ -167,6 +182,7 @@ class Counting(Backwards):
         (Backwards(6), ROWS, nn.LayerNorm, 2),
         (Backwards(6, shifted=False), ROWS, nn.LayerNorm, 1),
         (Lying(6), PIXELS, ChannelsFirst, 2),
+        (Response(6), (2, 4, 4, 6), ResponseNorm, 2),
     ],
 )
 def test_parameters_of_other_names_and_forms(
@@ -179,6 +195,19 @@ def test_parameters_of_other_names_and_forms(
     torch.testing.assert_close(model(x), before)
     assert len(list(norm.parameters())) == parameters
     assert all(each.requires_grad and each.dim() == 1 for each in norm.parameters())
+
+
+def test_the_response_of_a_channel_without_any_has_a_slope() -> None:
+    slopes = []
+    for turned in (False, True):
+        torch.manual_seed(0)
+        model, x = nn.Sequential(Response(6)), torch.randn(2, 4, 4, 6)
+        x[0, ..., 2] = 0.0
+        if turned:
+            recognise_norms(model, (x,), {})
+        model(x.requires_grad_()).pow(2).sum().backward()
+        slopes.append(x.grad)
+    torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-3)
 
 
 def test_norms_that_share_a_parameter_stay() -> None:
@@ -213,20 +242,21 @@ def test_a_norm_that_is_called_by_keyword_stays() -> None:
 
 
 class Blocks(nn.Module):
-    """As in ConvNeXt: depthwise kernels, norms of both layouts, a scale for each channel."""
+    """As in ConvNeXt v2: depthwise kernels, norms of both layouts, a scale for each channel."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.first = nn.Conv2d(1, 12, 2, 2), First(12)
         self.mix, self.norm = nn.Conv2d(12, 12, 3, padding=1, groups=12), OfLanguageModels(12)
         self.up, self.down = nn.Linear(12, 24), nn.Linear(24, 12)
+        self.response = Response(24)
         self.scale = nn.Parameter(torch.ones(12))
         self.last, self.head = RootMeanSquare(12), nn.Linear(12, 4)
 
     def forward(self, x: Tensor) -> Any:
         x = self.first(self.stem(x))
         y = self.norm(self.mix(x).permute(0, 2, 3, 1))
-        y = self.scale * self.down(F.gelu(self.up(y)))
+        y = self.scale * self.down(self.response(F.gelu(self.up(y))))
         x = x + y.permute(0, 3, 1, 2)
         return self.head(self.last(x.mean((2, 3))))
 

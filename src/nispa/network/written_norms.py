@@ -70,6 +70,31 @@ class ChannelsFirst(nn.Module):
         return y.movedim(-1, 1)
 
 
+class ResponseNorm(nn.Module):
+    """ConvNeXt V2's global response normalisation (Woo et al. 2023, arXiv 2301.00808).
+
+    A channel is scaled by its length over the pixels, divided by the mean length of all channels.
+    That is the square of an RMSNorm of the square roots of lengths, which the trace knows.
+
+    Attributes:
+        norm: Over channels, which stand last.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(channels, eps, elementwise_affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, height, width, channels)`` to the same."""
+        length = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+        share = self.norm((length + 1e-12).sqrt()).square()  # no root of 0, whose slope is infinite
+        y: Tensor = self.bias + self.weight * (x * share) + x
+        return y
+
+
 def recognise_norms(model: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
     """Makes modules that compute a LayerNorm or an RMSNorm these norms, where they are.
 
@@ -149,7 +174,7 @@ def _same_norm(module: nn.Module, shape: tuple[int, ...]) -> nn.Module | None:
         if not 0 < dim <= last or shape[dim] != size:
             continue
         for norm, names, offset in itertools.product(
-            _norms(module, size, len(own) == 2), itertools.permutations(own), OFFSETS
+            _norms(module, size, len(own) == 2, len(shape)), itertools.permutations(own), OFFSETS
         ):
             reading = Reading(names, offset)
             made = norm if dim == last else ChannelsFirst(norm)
@@ -197,12 +222,14 @@ def _norm_and_rest(module: nn.Module, shape: tuple[int, ...]) -> nn.Module | Non
     return made if alike else None
 
 
-def _norms(module: nn.Module, size: int, biased: bool) -> Iterator[Any]:
+def _norms(module: nn.Module, size: int, biased: bool, dims: int) -> Iterator[Any]:
     own = [value for value in vars(module).values() if isinstance(value, float) and value > 0]
     for eps in dict.fromkeys([*own, *EPSILONS]):
         yield nn.LayerNorm(size, eps, bias=biased)
         if not biased:
             yield nn.RMSNorm(size, eps)
+        elif dims == 4:
+            yield ResponseNorm(size, eps)
 
 
 def _agree(
