@@ -24,6 +24,7 @@ from nispa.methods.defaults import (
     architecture,
     batch_size,
     epochs_per_phase,
+    max_share_per_task,
     memory,
     min_phases,
     network,
@@ -110,6 +111,15 @@ def test_a_task_may_take_half_more_than_its_share_of_the_classes_to_come() -> No
     half = replace(facts(100, 2, 10), share_factor=0.5)
     assert unit_share(half) == pytest.approx(0.1)
     assert unit_share(replace(half, outputs=2)) == 1.0  # the last task may keep all
+
+
+def test_a_network_of_any_module_has_a_limit_for_each_task() -> None:
+    own = replace(facts(100, 2, 6), kind="resnet18", all_outputs=10)
+    assert max_share_per_task(own) == pytest.approx(0.2)
+    assert max_share_per_task(replace(own, outputs=2)) == 1.0  # the last task
+    assert max_share_per_task(replace(own, fresh=False)) == 1.0
+    assert max_share_per_task(replace(own, incremental="class")) == 1.0
+    assert max_share_per_task(replace(own, kind="convnet")) == 1.0
 
 
 def test_a_phase_has_fifty_updates_and_a_whole_fit_eight_hundred() -> None:

@@ -138,9 +138,10 @@ def plan(
     options = {name: value for name, value in options.items() if value is not None}
     check_options(scenario, options, given)
     config = resolve(method, preset, scenario, ANY_SHAPE, given).config
-    if "unit_share" in config.derived:
-        # A task that may stop at its share of the units takes that share: it shows no need.
-        given = {**given, "unit_share": "0"}
+    for name, unlimited in (("unit_share", "0"), ("max_share_per_task", "1")):
+        if name in config.derived:
+            # A task that may stop at its share of the units takes that share: it shows no need.
+            given = {**given, name: unlimited}
     choose_device(device)
     if threads is not None:
         torch.set_num_threads(threads)

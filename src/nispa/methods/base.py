@@ -139,6 +139,7 @@ def derive(
         shape=problem.input_shape,
         classes=len(set(task.classes) - seen),
         outputs=problem.outputs - len(seen),
+        all_outputs=problem.outputs,
         optimiser=config.optimiser,
         kind=network.architecture,
         incremental="task" if own_heads else config.incremental,

@@ -45,6 +45,7 @@ class Facts:
         incremental: What each task adds: ``"task"``, ``"class"`` or ``"domain"``.
         share_factor: See :func:`unit_share`.
         fresh: Whether a last fit starts afresh, as the user says; None follows the rules.
+        all_outputs: Outputs of all tasks; None: those that no earlier task took.
     """
 
     images: int
@@ -57,6 +58,7 @@ class Facts:
     incremental: str = "task"
     share_factor: float = SHARE_FACTOR
     fresh: bool | None = None
+    all_outputs: int | None = None
 
     @property
     def updates(self) -> int:
@@ -129,7 +131,7 @@ def min_phases(facts: Facts) -> int:
     Without that fit, a task that ends sooner has had fewer updates than in one go. With a faster
     schedule fewer than seven, or tau would have fallen too far by then for accuracy to return.
     """
-    if settle_fresh(facts) if facts.fresh is None else facts.fresh:
+    if _afresh(facts):
         return FEWEST_PHASES
     return max(FEWEST_PHASES, min(LEAST_PHASES, int(LEAST_PHASES * facts.k / PUBLISHED_K)))
 
@@ -137,6 +139,23 @@ def min_phases(facts: Facts) -> int:
 def settle_fresh(facts: Facts) -> bool:
     """Where tasks have outputs of their own; else plastic values hold what was learned before."""
     return facts.incremental == "task"
+
+
+def _afresh(facts: Facts) -> bool:
+    return settle_fresh(facts) if facts.fresh is None else facts.fresh
+
+
+def max_share_per_task(facts: Facts) -> float:
+    """The task's share of all classes, where a last fit starts afresh; the last may keep all.
+
+    Residual streams and norms tie many layers: long before a task is down to its share, phases cost
+    more accuracy than they may, and the task would keep most units. An MLP or the paper's ConvNet
+    has no such ties, and nearly all of its tasks get down to their share.
+    """
+    own, left = max(1, facts.classes), max(1, facts.outputs)
+    if facts.kind in ("mlp", "convnet") or own >= left or not _afresh(facts):
+        return 1.0
+    return own / max(left, facts.all_outputs or left)
 
 
 def unit_share(facts: Facts) -> float:
@@ -173,6 +192,7 @@ RULES: Mapping[str, Callable[[Facts], Any]] = {
     "min_phases": min_phases,
     "drop_errors": lambda _: 2.0,
     "unit_share": unit_share,
+    "max_share_per_task": max_share_per_task,
 }
 """The settings that follow the data of each task, by their names."""
 
