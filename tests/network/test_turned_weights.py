@@ -87,7 +87,7 @@ def test_its_own_values_give_its_own_logits_and_operations() -> None:
 @pytest.mark.parametrize(
     ("method", "brief"),
     [
-        ("nispa", {"density": 0.5, "max_phases": 3, "settle_epochs": 15}),
+        ("nispa", {"density": 0.5, "max_phases": 3}),
         ("nispa", {"density": 0.5, "max_phases": 3, "growth": "gradient", "drop_share": 0.2}),
         ("packnet", {"epochs": 15}),
     ],
