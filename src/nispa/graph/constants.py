@@ -10,9 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from nispa.graph.facts import at_random, within, writes_to
-
-_CANNOT = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, NotImplementedError)
+from nispa.graph.facts import CANNOT, at_random, within, writes_to
 
 
 class Constants:
@@ -38,7 +36,7 @@ class Constants:
             args, named = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
             try:
                 self._values[node] = node.target(*args, **named)  # type: ignore[operator]
-            except _CANNOT:
+            except CANNOT:
                 known = False
             else:
                 self._buffers[node] = frozenset().union(*(self._buffers[each] for each in read))

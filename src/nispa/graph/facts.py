@@ -7,6 +7,8 @@ from torch import fx
 
 from nispa.graph.found import Call
 
+CANNOT = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
+"""What an operator, or a rule for it, raises where it cannot be run."""
 TRANSPOSES = ("t", "numpy_T", "mT", "transpose", "swapaxes", "swapdims", "permute", "adjoint")
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 _RANDOM = ("bernoulli", "uniform", "normal", "rand", "randn", "randint", "randperm", "rand_like",

@@ -19,11 +19,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from nispa.graph.constants import Constants
-from nispa.graph.facts import TRANSPOSES, at_random, draws, within, writes_to
+from nispa.graph.facts import CANNOT, TRANSPOSES, at_random, draws, within, writes_to
 from nispa.graph.found import Buffer, Call, Learned, Refused
 from nispa.graph.noting import Noting
-
-_CANNOT = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
 
 Rule = Callable[["Walk", Call], Any]
 
@@ -67,7 +65,7 @@ class Walk(Noting):
         }
         self._rule_of = rule_of
         self._known: dict[fx.Node, Any] = {}
-        self._values = Constants()
+        self._computed = Constants()
         self._constants: set[str] = set()  # buffers read as such
         # Memory that may or may not be shared in the module, and that of parameters and buffers, by
         # its address; with a tensor in it, so that no other one gets the address.
@@ -107,10 +105,10 @@ class Walk(Noting):
                 self._known[node] = Buffer(buffers[node.name])
                 value = self._fixed.get(buffers[node.name])
                 if isinstance(value, Tensor):
-                    self._values.give(node, buffers[node.name], value)
+                    self._computed.give(node, buffers[node.name], value)
             elif node.op == "call_function":
                 self._known[node] = self._called(node)
-                self._values.step(node)
+                self._computed.step(node)
             if self.notes is not None and node in self._known:
                 self.notes[node] = _copied(self._known[node])
             if node.op == "call_function":
@@ -118,7 +116,7 @@ class Walk(Noting):
                     left[read] -= 1
                     if not left[read]:  # numbers of large images take much memory
                         self._known.pop(read, None)
-                        self._values.forget(read)
+                        self._computed.forget(read)
         moving = sorted(self._constants & set(self.found.values))
         if moving:
             raise Refused(
@@ -180,7 +178,7 @@ class Walk(Noting):
 
     def fixed(self, argument: Any) -> Tensor | None:
         """The values of a tensor that is computed from buffers and constants alone, else None."""
-        known = self._values.value(argument) if isinstance(argument, fx.Node) else None
+        known = self._computed.value(argument) if isinstance(argument, fx.Node) else None
         if known is None:
             return None
         value, buffers = known
@@ -244,7 +242,7 @@ class Walk(Noting):
                 raise Refused(f"{call.by} writes into {', '.join(written)}; compute a new tensor")
             try:
                 return self._in_place(call, node.args[0])
-            except _CANNOT as error:
+            except CANNOT as error:
                 raise _lost(call, error) from error
         try:
             cut = self._cut(call)
@@ -252,7 +250,7 @@ class Walk(Noting):
         except Refused as refused:
             fixed = self._without_units(node, call)
             return refused if fixed is None else fixed
-        except _CANNOT as error:
+        except CANNOT as error:
             return _lost(call, error)
 
     def _without_units(self, node: fx.Node, call: Call) -> Any:
@@ -288,7 +286,7 @@ class Walk(Noting):
             )
         try:
             return rule(self, call)
-        except _CANNOT as error:
+        except CANNOT as error:
             raise _lost(call, error) from error
 
     def _in_place(self, call: Call, target: fx.Node) -> Any:

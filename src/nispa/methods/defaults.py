@@ -19,6 +19,8 @@ CONVNET_FROM = 16
 """Pixels of the shorter side from which on images get convolutions."""
 ROOMS, LEAST_WIDE, MOST_WIDE = 30.0, {"convnet": 1.5}, 3.0
 """See :func:`width`."""
+OF_THE_PAPER = ("mlp", "convnet")
+"""Networks for which the rules were first chosen; the others are those of any module."""
 SHARE_FACTOR = 1.5
 """See :func:`unit_share`."""
 MIN_UPDATES, MAX_UPDATES, USUAL_EPOCHS = 50, 1000, 5
@@ -148,12 +150,11 @@ def _afresh(facts: Facts) -> bool:
 def max_share_per_task(facts: Facts) -> float:
     """The task's share of all classes, where a last fit starts afresh; the last may keep all.
 
-    Residual streams and norms tie many layers: long before a task is down to its share, phases cost
-    more accuracy than they may, and the task would keep most units. An MLP or the paper's ConvNet
-    has no such ties, and nearly all of its tasks get down to their share.
+    A residual network loses accuracy in phases long before a task is down to its share, and the
+    task would keep most units. Nearly all tasks of the paper's networks get down to their share.
     """
     own, left = max(1, facts.classes), max(1, facts.outputs)
-    if facts.kind in ("mlp", "convnet") or own >= left or not _afresh(facts):
+    if facts.kind in OF_THE_PAPER or own >= left or not _afresh(facts):
         return 1.0
     return own / max(left, facts.all_outputs or left)
 
@@ -187,7 +188,7 @@ RULES: Mapping[str, Callable[[Facts], Any]] = {
     "epochs_per_phase": epochs_per_phase,
     "settle_epochs": epochs,
     "settle_fresh": settle_fresh,
-    "restart_level": lambda facts: facts.incremental == "task" and facts.kind in ("mlp", "convnet"),
+    "restart_level": lambda facts: facts.incremental == "task" and facts.kind in OF_THE_PAPER,
     "refill": lambda _: True,
     "min_phases": min_phases,
     "drop_errors": lambda _: 2.0,
