@@ -87,6 +87,18 @@ def test_where_all_layers_are_dense_all_are_full(distribution: str) -> None:
     assert layer_densities(topology, 1.0, distribution, frozenset()) == pytest.approx(full)
 
 
+@pytest.mark.parametrize("distribution", ["uniform", "erk"])
+def test_no_layer_falls_below_the_inputs_asked_for(distribution: str) -> None:
+    topology = chain(5, 60, 300, 40, 3)
+    asked = layer_densities(topology, 0.1, distribution, frozenset(), min_inputs=9)
+    usual = layer_densities(topology, 0.1, distribution, frozenset())
+    columns = {layer.name: topology.pattern_shape(layer)[1] for layer in topology.layers}
+    for name, share in asked.items():
+        assert share * columns[name] == pytest.approx(
+            max(usual[name] * columns[name], min(9, columns[name]))
+        )
+
+
 # Patterns.
 
 

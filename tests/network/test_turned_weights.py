@@ -111,6 +111,19 @@ def test_tasks_stay_and_are_shipped(method: str, brief: dict[str, Any], tmp_path
     assert again.export(tmp_path / "small.pt2", tasks=0, images=images, int8=True).agreement > 0.9
 
 
+@pytest.mark.filterwarnings("ignore:the network is")
+def test_layers_of_few_units_learn_without_a_setting() -> None:
+    images, labels = toy()
+    learner = Learner(model=Decoder(), input_shape=SHAPE, classes=4)
+    first = labels < 2
+    learner.learn(images[first], labels[first])
+    # At a density of 0.1, which leaves units one input or none, it stays at chance.
+    assert learner.accuracy(images[first], labels[first], task=0) > 0.9
+    assert learner.settings.network.min_inputs == 6
+    exactly = Learner(model=Decoder(), input_shape=SHAPE, classes=4, density=0.1)
+    assert exactly.settings.network.min_inputs == 0
+
+
 class Projection(nn.Module):
     """The Conv1D of GPT-2, with columns first."""
 

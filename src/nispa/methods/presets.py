@@ -280,6 +280,8 @@ def _derived(
         **defaults.network(kind, input_shape, *planned),
         **benchmark.networks.get(method, {}),
     }
+    if "density" in for_network:  # it is meant as it stands
+        network.pop("min_inputs", None)
     fields = {field.name for field in describe(method_class(method).config_class)}
     shared = {"optimiser", "momentum", "patience", *defaults.RULES}
     config = {

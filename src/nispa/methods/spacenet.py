@@ -267,7 +267,11 @@ class SpaceNet(Method):
         """Gives the task its connections between its units, with values drawn like first ones."""
         network, config, kind = self.network, self.network_config, self.network_config.kind
         densities = layer_densities(
-            network.topology, config.density, config.distribution, kind.dense
+            network.topology,
+            config.density,
+            config.distribution,
+            kind.dense,
+            config.min_inputs,
         )
         for place, (name, layer) in enumerate(network.layers.items()):
             share = self.budget[min(place, len(self.budget) - 1)]

@@ -121,7 +121,11 @@ def widened(method: Nispa, task: Task) -> Widened:
     owed = {
         name: _connect(method, task, wide, name, stable, share)
         for name, share in layer_densities(
-            wide.topology, config.density, config.distribution, config.kind.dense | wide.dense
+            wide.topology,
+            config.density,
+            config.distribution,
+            config.kind.dense | wide.dense,
+            config.min_inputs,
         ).items()
     }
     images, _ = next(iter(task.train.to(method.device).batches(CHECKED)))

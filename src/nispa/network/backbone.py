@@ -85,9 +85,9 @@ class Backbone(Architecture):
         return TracedNetwork(module, model.graph, input_shape)
 
     def suggest(self, input_shape: Shape, width: float) -> dict[str, Any]:
-        """A tenth of the connections."""
+        """A tenth of the connections, and more where that leaves a unit hardly any."""
         del input_shape, width
-        return {"density": 0.1}
+        return {"density": 0.1, "min_inputs": 6}
 
     def own_settings(self) -> tuple[str, ...]:
         """None: arguments imply no architecture."""

@@ -24,7 +24,11 @@ FanCount = Literal["live", "positions"]
 
 
 def layer_densities(
-    topology: Topology, density: float, distribution: str, dense: frozenset[str]
+    topology: Topology,
+    density: float,
+    distribution: str,
+    dense: frozenset[str],
+    min_inputs: int = 0,
 ) -> dict[str, float]:
     """The share of live connections of each layer.
 
@@ -33,7 +37,18 @@ def layer_densities(
         density: Share of live weights over the layers that are not in ``dense``.
         distribution: ``uniform`` or ``erk``.
         dense: Layers that stay full.
+        min_inputs: Fewest live connections of a row, on average over a layer, dense or not.
     """
+    shares = _shares(topology, density, distribution, dense)
+    for layer in topology.layers:
+        _, columns = topology.pattern_shape(layer)
+        shares[layer.name] = max(shares[layer.name], min(1.0, min_inputs / max(1, columns)))
+    return shares
+
+
+def _shares(
+    topology: Topology, density: float, distribution: str, dense: frozenset[str]
+) -> dict[str, float]:
     shares = dict.fromkeys((layer.name for layer in topology.layers), 1.0)
     sparse = [layer for layer in topology.layers if layer.name not in dense]
     if distribution == "uniform":

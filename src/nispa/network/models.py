@@ -88,6 +88,12 @@ class SparsityConfig(ArchitectureSettings):
     distribution: Literal["uniform", "erk"] = setting(
         "uniform", "the same density in every layer, or Erdos-Renyi-Kernel"
     )
+    min_inputs: int = setting(
+        0,
+        "fewest live connections into a unit, on average over a layer, at any density",
+        ge=0,
+        le=1_000_000,
+    )
     mask: Literal["exact", "bernoulli"] = setting(
         "exact", "exactly the density's count of connections, or each by chance (published)"
     )
@@ -170,7 +176,8 @@ class NetworkSpec:
 
     def describe(self) -> dict[str, Any]:
         """The settings that say most about it: architecture, sizes, density."""
-        names = ("architecture", *self.config.kind.sizes, "density")
+        names = ["architecture", *self.config.kind.sizes, "density"]
+        names += ["min_inputs"] if self.config.min_inputs else []
         return {name: getattr(self.config, name) for name in names}
 
     @property
@@ -214,7 +221,11 @@ def draw_first(
             largest connections of each layer are live. None draws pattern and values.
     """
     shares = layer_densities(
-        network.topology, config.density, config.distribution, dense | network.dense
+        network.topology,
+        config.density,
+        config.distribution,
+        dense | network.dense,
+        config.min_inputs,
     )
     if isinstance(network, TracedNetwork):
         network.seed = derive(seed, "passes")
