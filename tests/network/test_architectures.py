@@ -80,6 +80,7 @@ def test_settings_of_a_network_keep_their_order() -> None:
     assert names[4:8] == ["pool_every", "pool_to", "fc", "density"]
     assert names[8:] == [
         "distribution",
+        "min_inputs",
         "mask",
         "fan",
         "gain",
