@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nispa.methods.base import PhaseEnd
-from nispa.methods.growth import drop_smallest
+from nispa.methods.base import PhaseEnd, PhaseStart
+from nispa.methods.growth import drop_smallest, moments, move_smallest
 from nispa.methods.nispa import Nispa
 from nispa.network.models import NetworkConfig, build_network
+from nispa.training.fit import EpochEnd
 from tests.mechanism.drawing import drawn, units
 
 from .toy import accuracy_on, finish, toy_method, toy_task
@@ -81,3 +82,53 @@ def test_what_grows_has_the_largest_gradients() -> None:
     expected = sizes["fc1"].flatten().where(open_places, -1.0).argsort(descending=True)[:count]
     assert change.grown.tolist() == expected.tolist()
     assert torch.equal(layer.pattern[:4], before[:4])
+
+
+def test_a_move_by_hand() -> None:
+    made = build_network(NetworkConfig(hidden=(3,), density=1.0), (1, 1, 4), 2, seed=0)
+    layer = made.layers["fc1"]
+    values = torch.tensor([0.01, 0.02, 0.5, -0.2, 0.3, -0.9, 0.4])
+    layer.connect(drawn("xx..", "xxx.", "xx.."), values)
+    kept = {"input": units("xxxx"), "fc1": units("xx."), "output": units("xx")}
+    own = {"input": units("...."), "fc1": units(".x."), "output": units("..")}
+    gradients = {
+        "fc1": torch.tensor([[9.0] * 4, [1, 1, 1, 0.5], [9.0] * 4]),
+        "head": torch.ones(2, 3),
+    }
+    # The second unit alone may change: 0.2 goes, and there is one place to grow in.
+    move_smallest(made, kept, own, 0.67, gradients)
+    assert torch.equal(layer.pattern, drawn("xx..", "x.xx", "xx.."))
+    expected = torch.tensor([0.01, 0.02, 0.5, 0.3, 0.0, -0.9, 0.4])
+    assert torch.equal(layer.weight.detach(), expected)
+
+
+def test_moves_are_even_and_over_after_three_quarters() -> None:
+    assert moments(28, 7) == [3, 6, 9, 12, 15, 18, 21, 28]
+    assert moments(28, 0) == [28]
+    assert moments(2, 5) == [1, 2]
+    assert moments(1, 3) == [1]
+
+
+def test_the_last_fit_moves_to_where_the_gradient_is_and_counts_on() -> None:
+    method = toy_method(
+        "nispa", max_phases=3, settle_epochs=8, settle_moves=3, settle_move_share=0.9
+    )
+    assert isinstance(method, Nispa)
+    method.start()
+    live = {each: layer.live_count for each, layer in method.network.layers.items()}
+    task, last, seen = toy_task(0), [], {}
+    learning = method.learn(task)
+    for event in learning:
+        if isinstance(event, PhaseStart):
+            last = []
+        elif isinstance(event, EpochEnd):
+            last.append(event.epoch)
+            seen[event.epoch] = method.network.layers["fc1"].pattern
+    assert last == [1, 2, 3, 4, 5, 6, 7, 8]
+    changed = [n for n in range(2, 9) if not torch.equal(seen[n], seen[n - 1])]
+    assert changed == [3, 5, 7]
+    assert accuracy_on(method, task) >= 0.9
+    owned = {
+        each: layer.live_count + method.owed[each] for each, layer in method.network.layers.items()
+    }
+    assert owned == live

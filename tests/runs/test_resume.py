@@ -155,13 +155,14 @@ MORE: dict[str, dict[str, Any]] = {
         "architecture": "vit-tiny",
         "arguments": ("width=12", "heads=3", "blocks=1", "patch=2", "dropout=0.2"),
     },
+    "moves in the last fit": {"settle_epochs": 4, "settle_moves": 2},
     "a network that grows": {"hidden": (1, 1), "density": 1.0, "grow_when_full": 1.0},
 }
 
 
 @pytest.mark.parametrize("name", MORE)
 def test_what_some_networks_have_comes_back_too(name: str, tmp_path: Path) -> None:
-    given = {**MORE[name], "settle_epochs": 1}
+    given = {"settle_epochs": 1, **MORE[name]}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finish(run(experiment("nispa", **given), whole))
     running, moment, deaths = run(experiment("nispa", **given), broken, checkpoint_every=0.0), 5, 0
@@ -170,6 +171,7 @@ def test_what_some_networks_have_comes_back_too(name: str, tmp_path: Path) -> No
         running = resume(experiment("nispa", **given), broken, checkpoint_every=0.0)
     assert deaths >= 2
     assert content(broken) == content(whole)
+    assert curve(broken) == curve(whole)
     grew = ["before task 2 of 2 layers became wider" in note for note in read_record(whole).notes]
     assert any(grew) == ("grow_when_full" in given)
 

@@ -488,3 +488,38 @@ def test_a_fit_takes_the_rate_of_each_step() -> None:
     for _ in fitting:
         pass
     assert seen == pytest.approx([1.0, 0.8, 0.6, 0.5, 0.3, 0.1])
+
+
+def test_two_parts_of_a_fit_are_the_whole() -> None:
+    """With an optimiser without memory: orders, rates, numbers of epochs and values."""
+
+    def learn(*parts: tuple[int, int]) -> tuple[Tensor, list[int]]:
+        value, seen = nn.Parameter(torch.zeros(1)), []
+        data = Samples(torch.arange(10.0).view(10, 1, 1, 1), torch.zeros(10, dtype=torch.int64))
+        for earlier, epochs in parts:
+            optimiser = torch.optim.SGD([value], lr=5.0)
+
+            def step(batch: Batch, optimiser: torch.optim.Optimizer = optimiser) -> Tensor:
+                value.grad = (value.detach() - batch.images.mean()) * batch.epoch
+                optimiser.step()
+                return torch.zeros(())
+
+            fitting = fit(
+                nn.ParameterList([value]),
+                step,
+                data,
+                epochs=epochs,
+                batch_size=4,
+                order=lambda epoch: stream(0, "batches", epoch),
+                validate=lambda: None,
+                keep="last",
+                optimiser=optimiser,
+                rates=lambda done: 0.1 * (1.0 - done),
+                part=(earlier, 5),
+            )
+            seen += [event.epoch for event in fitting if isinstance(event, EpochEnd)]
+        return value.detach(), seen
+
+    whole, parts = learn((0, 5)), learn((0, 2), (2, 3))
+    assert torch.equal(whole[0], parts[0])
+    assert whole[1] == parts[1] == [1, 2, 3, 4, 5]

@@ -30,8 +30,8 @@ the preset ``paper`` chooses the published behaviour:
   from the data; docs/defaults.md says what each does.
 - ``grow_when_full``: there, a network has a fixed size (widening.py). It is off unless set.
 - ``stop_when_full``: there, a task that no plastic unit can help goes on until the schedule ends.
-- ``growth=gradient`` and ``drop_share`` are not in it either: dynamic sparse training within the
-  plastic part (grow.py). They are off unless set.
+- ``growth=gradient``, ``drop_share`` and ``settle_moves`` are not in it either: dynamic sparse
+  training within the plastic part (growth.py). They are off unless set or derived from the data.
 - ``mask``, ``fan``, ``init``, ``bias`` of the network: see models.py.
 Where a channel feeds a flattened Linear layer, the published code looks at one of its features when
 it revives units or grows from stable or plastic units only; here it is always the whole block.
@@ -73,7 +73,7 @@ from nispa.methods.base import (
     PhaseStart,
 )
 from nispa.methods.forgetting import ForgetsOnPurpose
-from nispa.methods.growth import drop_smallest, gradient_sizes
+from nispa.methods.growth import drop_smallest, gradient_sizes, moments, move_smallest
 from nispa.methods.nispa_config import NispaConfig, last_phase
 from nispa.methods.nispa_phases import Phases
 from nispa.methods.parts import Network, OwedConnections, StableUnits
@@ -228,11 +228,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
             self.candidates = kept
             sizes = None
             if needs_gradients(growth_rule(self.config.growth)):
-                loss, images = self.loss(phases.classes), self.config.gradient_images
-                drawn = stream(self.seed, "growth images", task.index, t)
-                sizes = gradient_sizes(
-                    self.network, task.train.to(self.device), loss, images, drawn
-                )
+                sizes = self._gradients(phases, stream(self.seed, "growth images", task.index, t))
             changes = phases.rewire(kept, stream(self.seed, "growth", task.index, t), sizes)
             yield PhaseEnd(
                 t,
@@ -258,13 +254,34 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
             if self.config.settle_fresh:  # phases found the structure; now find the values
                 phases.restart(derive(self.seed, "settle"))
             yield PhaseStart(t, epochs, t, previous.tau, share)
-            result = yield from self._train(phases, t, epochs)
+            result = yield from self._settle(phases, t, previous.kept)
             samples += result.samples
             yield PhaseEnd(t, result.accuracy, time.perf_counter() - started)
         self.candidates = None
         return LearnReport(t, samples, previous.tau, stop), previous.kept
 
-    def _train(self, phases: Phases, t: int, epochs: int) -> Fitting:
+    def _settle(self, phases: Phases, t: int, kept: UnitSets) -> Fitting:
+        """The last fit; connections into the task's units may move on its way."""
+        config, begin, samples = self.config, 0, 0
+        own = {name: units & ~self.stable[name] for name, units in kept.items()}
+        for end in moments(config.settle_epochs, config.settle_moves):
+            if begin:
+                drawn = stream(self.seed, "settle images", phases.task.index, begin)
+                share = config.settle_move_share * (1.0 - begin / config.settle_epochs)
+                move_smallest(self.network, kept, own, share, self._gradients(phases, drawn))
+            part = begin, config.settle_epochs
+            result = yield from self._train(phases, t, end - begin, part)
+            begin, samples = end, samples + result.samples
+        return replace(result, samples=samples)
+
+    def _gradients(self, phases: Phases, drawn: torch.Generator) -> dict[str, Tensor]:
+        """The size of the gradient by every possible connection."""
+        loss, images = self.loss(phases.classes), self.config.gradient_images
+        return gradient_sizes(self.network, phases.task.train.to(self.device), loss, images, drawn)
+
+    def _train(
+        self, phases: Phases, t: int, epochs: int, part: tuple[int, int] | None = None
+    ) -> Fitting:
         """One phase of training with a fresh optimiser; then the epoch to keep is restored."""
         optimiser = make_optimiser(self.config, self.network.parameters())
         return fit(
@@ -278,6 +295,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
             keep=self.config.keep,
             optimiser=optimiser,
             rates=falling_rate(self.config),
+            part=part,
         )
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -164,6 +164,7 @@ def fit(
     carried: Sequence[Carried] = (),
     rates: Rates | None = None,
     plateau: Plateau | None = None,
+    part: tuple[int, int] | None = None,
 ) -> Generator[EpochEnd | FitBegin | FitPause, FitState | None, FitResult]:
     """Trains for some epochs and leaves the network with the values of the epoch to keep.
 
@@ -183,6 +184,8 @@ def fit(
         rates: Schedule of the optimiser's learning rate; None leaves it constant.
         plateau: Schedule that follows the validation accuracy and may end the fit, if there are no
             ``rates``.
+        part: Epochs of a longer fit before this part of it, and of the whole; numbers of epochs and
+            ``rates`` are the longer one's.
 
     Raises:
         DivergedError: The loss is no longer a finite number.
@@ -192,12 +195,13 @@ def fit(
     ledger = current() or Ledger()
     before = ledger.table()
     carried = [*carried, Carried(lambda: ({}, ledger.since(before)), lambda _, v: ledger.take(v))]
+    earlier, whole = part or (0, epochs)
     at = Progress(torch.zeros((), dtype=torch.float64, device=device))
     pause = FitPause(False, lambda: at.save(network, optimiser, carried))
     sent = yield FitBegin()
     if sent is not None:
         at.load(sent, network, optimiser, carried)
-        yield from at.ends
+        yield from (_numbered(end, earlier) for end in at.ends)
     updates = count_updates(ledger, optimiser)
     while not at.over:
         started = paused = time.perf_counter()
@@ -206,7 +210,7 @@ def fit(
         if plateau is not None and optimiser is not None:
             for group in optimiser.param_groups:
                 group["lr"] = plateau.rate_after(_accuracies(at.ends))
-        generator = order(at.epoch)
+        generator = order(earlier + at.epoch)
         shuffled = torch.randperm(len(train), generator=generator).to(device)
         train = of_epoch(train, generator)
         for number, index in enumerate(shuffled.split(batch_size), 1):
@@ -214,10 +218,11 @@ def fit(
                 continue
             ledger.step(len(index))
             if rates is not None and optimiser is not None:
-                done = (at.epoch - 1 + (number - 1) * batch_size / len(train)) / epochs
+                over = earlier + at.epoch - 1
+                done = (over + (number - 1) * batch_size / len(train)) / whole
                 for group in optimiser.param_groups:
                     group["lr"] = rates(done)
-            loss = step(batch_of(train, index, at.epoch, number))
+            loss = step(batch_of(train, index, earlier + at.epoch, number))
             if device.type == "cpu":
                 at.loss += loss.double() * len(index)
             else:  # one kernel in place of two
@@ -245,7 +250,7 @@ def fit(
             network.load_state_dict(at.kept)
         at.epoch, at.batches, at.seconds = at.epoch + 1, 0, 0.0
         at.loss = torch.zeros_like(at.loss)
-        yield at.ends[-1]
+        yield _numbered(at.ends[-1], earlier)
         yield FitPause(at.over, pause.state)
     ledger.purpose = ""
     if updates is not None:
@@ -264,6 +269,10 @@ def fit(
     if keep == "best":
         return FitResult(at.best, at.best_epoch, last.epoch, samples)
     return FitResult(last.validation_accuracy, last.epoch, last.epoch, samples)
+
+
+def _numbered(end: EpochEnd, earlier: int) -> EpochEnd:
+    return replace(end, epoch=earlier + end.epoch)
 
 
 def _accuracies(ends: Sequence[EpochEnd]) -> list[float | None]:
