@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.methods.growth import drop_smallest, moments, move_smallest
@@ -116,7 +117,9 @@ def test_the_last_fit_moves_to_where_the_gradient_is_and_counts_on() -> None:
     assert isinstance(method, Nispa)
     method.start()
     live = {each: layer.live_count for each, layer in method.network.layers.items()}
-    task, last, seen = toy_task(0), [], {}
+    task = toy_task(0)
+    last: list[int] = []
+    seen: dict[int, Tensor] = {}
     learning = method.learn(task)
     for event in learning:
         if isinstance(event, PhaseStart):
