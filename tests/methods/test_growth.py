@@ -10,7 +10,7 @@ from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.methods.growth import drop_smallest, moments, move_smallest
 from nispa.methods.nispa import Nispa
 from nispa.network.models import NetworkConfig, build_network
-from nispa.training.fit import EpochEnd
+from nispa.training.pausing import EpochEnd
 from tests.mechanism.drawing import drawn, units
 
 from .toy import accuracy_on, finish, toy_method, toy_task
