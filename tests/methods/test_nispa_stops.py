@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from nispa.methods.base import PhaseEnd, PhaseStart
 from nispa.methods.nispa import Nispa, _Outcome
 from nispa.training.pausing import EpochEnd
 
-from .toy import finish, toy_method, toy_task
+from .toy import accuracy_on, finish, toy_method, toy_task
 
 
 def nispa(**values: object) -> Nispa:
@@ -126,6 +127,47 @@ def test_settling_afresh_begins_with_values_of_its_own(fresh: bool) -> None:
     method.redraw_plastic(toy_task(0), "fan_in", derive(0, "settle"))
     for name, value in method.network.named_parameters():
         assert torch.allclose(settled[name], value, atol=1e-6) == (fresh or "bias" in name)
+
+
+def test_a_last_fit_that_gets_stuck_is_done_again_from_the_values_of_the_phases() -> None:
+    class Stuck(Nispa):
+        """Afresh, no unit fires any more."""
+
+        def redraw_plastic(self, *args: Any) -> None:
+            super().redraw_plastic(*args)
+            with torch.no_grad():
+                for layer in self.network.layers.values():
+                    layer.weight.zero_()
+                    layer.bias.fill_(-1.0)
+
+    method = nispa(max_phases=3, settle_epochs=3, settle_fresh=True, accuracy_drop=5, restart=False)
+    method.__class__ = Stuck
+    task = toy_task(0)
+    events, report = finish(method.learn(task))
+    ends = [event for event in events if isinstance(event, PhaseEnd)]
+    assert [end.phase for end in ends] == [1, 2, 3, 4, 5]
+    assert [end.accuracy is not None and end.accuracy > 0.8 for end in ends[3:]] == [False, True]
+    assert accuracy_on(method, task) >= 0.9
+    assert (report.phases, report.samples_trained) == (5, 48 * (3 * 4 + 2 * 3))
+
+
+def test_of_a_last_fit_that_harms_nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    settle = Nispa._settle
+
+    def harmed(self: Nispa, *args: Any) -> Any:
+        result = yield from settle(self, *args)
+        for layer in self.network.layers.values():
+            layer.weight.data.zero_()
+        return replace(result, accuracy=self.validator(self.network, *given)())
+
+    method = nispa(max_phases=3, settle_epochs=2, settle_fresh=True, accuracy_drop=5, restart=False)
+    task = toy_task(0)
+    _, validation = method.prepare_both(method.network, task)
+    given = method.class_mask(task.classes), validation
+    monkeypatch.setattr(Nispa, "_settle", harmed)
+    _, report = finish(method.learn(task))
+    assert report.phases == 5
+    assert accuracy_on(method, task) >= 0.9
 
 
 @pytest.mark.parametrize(("few", "images"), [(17, 16 + 48), (16, 16)])

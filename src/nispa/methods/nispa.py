@@ -213,7 +213,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
 
             # acc(t) shows what the candidates of tau(t - 1) can do; tau(t) selects the next ones.
             tau_t = tau(self.config.schedule, t, self.config.k)
-            reached = _Outcome(result.accuracy, self._right(phases))
+            reached = self._outcome(phases, result.accuracy)
             stop = self._reason_to_stop(t, tau_t, reached, best, kept)
             if stop:
                 if stop in ("unit_share", "full"):  # this phase is good: nothing to return to
@@ -248,15 +248,21 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
         assert previous is not None  # check_schedule: no task ends before its third phase
         self.network.load_state_dict(previous.values)  # of phase t - 1, pattern included
         self.owed = previous.owed
-        if epochs := self.config.settle_epochs:
-            started, t = time.perf_counter(), t + 1
+        if self.config.settle_epochs:
+            before = self._outcome(phases, phases.validate())
             share = hidden_share(self.topology, previous.kept)
-            if self.config.settle_fresh:  # phases found the structure; now find the values
-                phases.restart(derive(self.seed, "settle"))
-            yield PhaseStart(t, epochs, t, previous.tau, share)
-            result = yield from self._settle(phases, t, previous.kept)
-            samples += result.samples
-            yield PhaseEnd(t, result.accuracy, time.perf_counter() - started)
+            for fresh in dict.fromkeys((self.config.settle_fresh, False)):
+                started, t = time.perf_counter(), t + 1
+                if fresh:  # phases found the structure; now find the values
+                    phases.restart(derive(self.seed, "settle"))
+                yield PhaseStart(t, self.config.settle_epochs, t, previous.tau, share)
+                result = yield from self._settle(phases, t, previous.kept)
+                samples += result.samples
+                yield PhaseEnd(t, result.accuracy, time.perf_counter() - started)
+                if not self._fell(self._outcome(phases, result.accuracy), before):
+                    break
+                # Such as one whose units ceased to fire. Values of the phases are better than that.
+                self.network.load_state_dict(previous.values)
         self.candidates = None
         return LearnReport(t, samples, previous.tau, stop), previous.kept
 
@@ -298,6 +304,10 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
             part=part,
         )
 
+    def _outcome(self, phases: Phases, accuracy: float | None) -> _Outcome:
+        assert accuracy is not None
+        return _Outcome(accuracy, self._right(phases))
+
     @torch.no_grad()
     def _right(self, phases: Phases) -> Tensor | None:
         """Which validation images the network has right, ``(n,)`` bool; None if never asked for.
@@ -324,8 +334,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
     ) -> str:
         """Why the task ends in phase ``t``; empty if it goes on."""
         if t > self.config.min_phases:
-            fell = reached.accuracy < best.accuracy - self.config.accuracy_drop / 100
-            if fell and self._beyond_chance(reached, best):
+            if self._fell(reached, best):
                 return "accuracy_drop"
             if self.config.unit_share and self._within_share(kept):
                 return "unit_share"
@@ -335,8 +344,10 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
             return "schedule_end"
         return "max_phases" if t == self.config.max_phases else ""
 
-    def _beyond_chance(self, reached: _Outcome, best: _Outcome) -> bool:
-        """Whether more images were lost than ``drop_errors`` standard errors of that number."""
+    def _fell(self, reached: _Outcome, best: _Outcome) -> bool:
+        """Whether accuracy fell by more than ``accuracy_drop``, and more than chance explains."""
+        if reached.accuracy >= best.accuracy - self.config.accuracy_drop / 100:
+            return False
         if reached.right is None or best.right is None:
             return True
         # As in McNemar's test: lost - won has the standard error sqrt(lost + won).
