@@ -48,6 +48,7 @@ from nispa.methods.saving import (
     make_method,
     read_learner,
 )
+from nispa.methods.unlearned import unlearned
 from nispa.network.backbone import enter
 from nispa.network.models import OWN
 from nispa.network.own import Values
@@ -229,7 +230,7 @@ class Learner(PredictsClasses):
                         except StopIteration as end:
                             report: LearnReport = end.value
                     if event is None:
-                        self._warn_of_capacity(units)  # first: warnings may be errors
+                        self._warn(task, units)  # first: warnings may be errors
                         self.labels, self._inputs = [*named, names], inputs
                         self.task_names = [*self.task_names, name]
                         line.end(report)
@@ -411,8 +412,12 @@ class Learner(PredictsClasses):
         learner.seed, learner._columns = saved.method.seed, saved.columns
         return learner
 
-    def _warn_of_capacity(self, before: capacity.Units) -> None:
-        """Warns at the caller of :meth:`learn` if its task leaves little room for others."""
+    def _warn(self, task: Task, before: capacity.Units) -> None:
+        """Warns at the caller of :meth:`learn` if its task failed, or leaves others little room."""
+        with usual_modes():
+            failed = unlearned(self.method, task)
+        if failed:
+            warnings.warn(failed, stacklevel=3)
         text = capacity.warning(before, self.method.census().stable)
         # Nothing to warn of where the network will grow, or where no task can follow.
         grows = getattr(self.settings.config, "grow_when_full", 0.0)

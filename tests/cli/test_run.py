@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,7 +90,8 @@ def test_run_writes_a_record_a_picture_and_a_network(capsys: Capture, npz: Path)
 
 
 def test_plain_output_has_a_line_for_each_phase_and_task(capsys: Capture, npz: Path) -> None:
-    ended = call(capsys, "run", "split", "--dataset", npz, "--out", "here", *SMALL)
+    once = ("--set", "accuracy_drop=100")  # no last fit is done again
+    ended = call(capsys, "run", "split", "--dataset", npz, "--out", "here", *SMALL, *once)
     lines = ended.out.splitlines()
     assert lines[0] == "split, nispa, task-incremental (told the task), preset default, seed 0"
     derived = lines.pop(1)
@@ -106,6 +108,18 @@ def test_plain_output_has_a_line_for_each_phase_and_task(capsys: Capture, npz: P
     assert [line for line in ended.out.splitlines() if line != line.rstrip()] == []
     stable = [re.search(r"stable (or candidate )?\d", line) for line in lines[2:7]]
     assert [bool(each and each[1]) for each in stable] == [True, True, True, True, False]
+
+
+def test_a_task_that_was_not_learned_is_named(capsys: Capture, npz: Path) -> None:
+    with np.load(npz) as arrays:
+        alike = {name: each * 0 if "x_" in name or "images" in name else each
+                 for name, each in arrays.items()}  # fmt: skip
+    np.savez(npz, **alike)
+    few = ("--method", "finetune", "--set", "hidden=8", "--set", "epochs=1", "--out", "here")
+    ended = call(capsys, "run", "split", "--dataset", npz, *few)
+    named = [line for line in ended.out.splitlines() if "was not learned: 50" in line]
+    names = [line.partition(" was")[0] for line in named]
+    assert names == ["task 0-1", "task 2-3", "Note: task 0-1", "Note: task 2-3"]
 
 
 def test_the_version_has_a_short_option(capsys: Capture) -> None:
@@ -265,7 +279,8 @@ def test_commands_without_computing_import_no_torch() -> None:
 
 
 def test_events_are_kept_beside_the_record(capsys: Capture, npz: Path) -> None:
-    call(capsys, "run", "split", "--dataset", npz, "--out", "here", "--quiet", *SMALL)
+    once = ("--set", "accuracy_drop=100")  # no last fit is done again
+    call(capsys, "run", "split", "--dataset", npz, "--out", "here", "--quiet", *SMALL, *once)
     lines = Path("here/events.jsonl").read_text().splitlines()
     events = [json.loads(line)["event"] for line in lines]
     assert events.count("phase_end") == events.count("phase_start") == 8

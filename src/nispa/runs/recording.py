@@ -194,6 +194,7 @@ def with_task(
     result: TaskResult,
     told: list[float | None],
     untold: list[float | None],
+    note: str = "",
 ) -> Record:
     """Returns the record with one more task, and a note if that task filled the network.
 
@@ -203,6 +204,7 @@ def with_task(
         result: The task's entry.
         told: Accuracy on each task, the method being told which; None where not measured.
         untold: The same without being told.
+        note: A remark about the task; empty for none.
     """
     census = method.census()
     chance = [1.0 / len(task.classes) for task in record.tasks]
@@ -224,7 +226,7 @@ def with_task(
         if name in changes:
             changes[name] = {**changes[name], "online": online}
     longer = record.model_copy(update=changes)
-    notes = [note for note in (growth_note(longer), capacity_note(longer)) if note]
+    notes = [text for text in (note, growth_note(longer), capacity_note(longer)) if text]
     return longer.model_copy(update={"notes": (*record.notes, *notes)}) if notes else longer
 
 

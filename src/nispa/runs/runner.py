@@ -34,6 +34,7 @@ from nispa.methods.base import (
 )
 from nispa.methods.presets import Settings, settings_of
 from nispa.methods.saving import encode, make_method
+from nispa.methods.unlearned import unlearned
 from nispa.network.operations import Ledger, counting
 from nispa.runs.checkpoints import EVERY_S, Checkpoints
 from nispa.runs.folder import RunFolder, held, settled
@@ -303,7 +304,7 @@ def _learn_tasks(
             told, untold = _measure(method, experiment.scenario, task.index)
             result = task_result(method, task, report, training, spent() - started, ledger)
             notes = len(files.record.notes)
-            record = with_task(files.record, method, result, told, untold)
+            record = with_task(files.record, method, result, told, untold, unlearned(method, task))
             labels = class_labels(record, method)
             inputs = inputs_of(experiment.scenario, len(record.per_task))
             network = encode(method, experiment.settings, labels, first, inputs)
