@@ -40,6 +40,7 @@ def telling(right: int) -> Any:
         (90, 10, 100, ""),
         (600, 600, 0, "% of its training images"),  # a thousand of them are asked
         (600, 600, 700, ""),
+        (100, 0, 0, ""),
     ],
 )
 def test_chance_is_the_most_frequent_class(zeros: int, ones: int, right: int, said: str) -> None:

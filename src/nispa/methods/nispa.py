@@ -31,7 +31,7 @@ the preset ``paper`` chooses the published behaviour:
 - ``grow_when_full``: there, a network has a fixed size (widening.py). It is off unless set.
 - ``stop_when_full``: there, a task that no plastic unit can help goes on until the schedule ends.
 - ``growth=gradient``, ``drop_share`` and ``settle_moves`` are not in it either: dynamic sparse
-  training within the plastic part (growth.py). They are off unless set or derived from the data.
+  training within the plastic part (growth.py). They are off unless set.
 - ``mask``, ``fan``, ``init``, ``bias`` of the network: see models.py.
 Where a channel feeds a flattened Linear layer, the published code looks at one of its features when
 it revives units or grows from stable or plastic units only; here it is always the whole block.
