@@ -116,7 +116,7 @@ def test_a_search_finds_what_learns_and_goes_on(home: Path, capsys: Capture) -> 
     rates = {record.config["method"]["learning_rate"] for record in records}  # type: ignore[index,call-overload]
     assert len(rates) == 2
     for record in records:
-        assert record.notes == ("accuracies were measured on validation images",)
+        assert record.notes[0] == "accuracies were measured on validation images"
         assert [task.test for task in record.tasks] == [task.validation for task in record.tasks]
     best = max(record.main_metrics["acc"].value or 0 for record in records)
     assert f"{100 * best:.2f} %" in first.out.split("best of 2 trials")[1].splitlines()[1]
