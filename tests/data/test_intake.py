@@ -262,7 +262,7 @@ def test_whole_numbers_mean_what_they_meant_in_the_first_task(kind: Any, standar
         assert np.array_equal(made.scores(values.astype(kind), 0), wanted)
         more = LABELS + 2
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("error", DataWarning)
             made.learn(values.astype(kind), more)
             assert made.accuracy(values.astype(kind), more, 1) == made.accuracy(values, more, 1)
 
