@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nispa.methods.base import PhaseEnd, PhaseStart
-from nispa.methods.growth import drop_smallest, moments, move_smallest
+from nispa.methods.growth import drop_smallest, move_smallest, part_ends
 from nispa.methods.nispa import Nispa
 from nispa.network.models import NetworkConfig, build_network
 from nispa.training.pausing import EpochEnd
@@ -104,10 +104,10 @@ def test_a_move_by_hand() -> None:
 
 
 def test_moves_are_even_and_over_after_three_quarters() -> None:
-    assert moments(28, 7) == [3, 6, 9, 12, 15, 18, 21, 28]
-    assert moments(28, 0) == [28]
-    assert moments(2, 5) == [1, 2]
-    assert moments(1, 3) == [1]
+    assert part_ends(28, 7) == [3, 6, 9, 12, 15, 18, 21, 28]
+    assert part_ends(28, 0) == [28]
+    assert part_ends(2, 5) == [1, 2]
+    assert part_ends(1, 3) == [1]
 
 
 def test_the_last_fit_moves_to_where_the_gradient_is_and_counts_on() -> None:

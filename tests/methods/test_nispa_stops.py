@@ -151,7 +151,7 @@ def test_a_last_fit_that_gets_stuck_is_done_again_from_the_values_of_the_phases(
     assert (report.phases, report.samples_trained) == (5, 48 * (3 * 4 + 2 * 3))
 
 
-def test_of_a_last_fit_that_harms_nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_a_last_fit_that_harms_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     settle = Nispa._settle
 
     def harmed(self: Nispa, *args: Any) -> Any:

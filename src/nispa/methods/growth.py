@@ -116,8 +116,8 @@ def move_smallest(
         layer.rewire(pattern, grown, layer.weight.new_zeros(len(grown), *layer.spec.kernel))
 
 
-def moments(epochs: int, moves: int) -> list[int]:
-    """The epochs after which a fit moves connections, at even distances, then its last one.
+def part_ends(epochs: int, moves: int) -> list[int]:
+    """The last epochs of a fit's parts: connections move after each but the last, evenly spaced.
 
     No connection moves in the last quarter, so that what has grown has time to learn (RigL).
     """

@@ -73,7 +73,7 @@ from nispa.methods.base import (
     PhaseStart,
 )
 from nispa.methods.forgetting import ForgetsOnPurpose
-from nispa.methods.growth import drop_smallest, gradient_sizes, moments, move_smallest
+from nispa.methods.growth import drop_smallest, gradient_sizes, move_smallest, part_ends
 from nispa.methods.nispa_config import NispaConfig, last_phase
 from nispa.methods.nispa_phases import Phases
 from nispa.methods.parts import Network, OwedConnections, StableUnits
@@ -270,7 +270,7 @@ class Nispa(AdoptsTrained, ForgetsOnPurpose):
         """The last fit; connections into the task's units may move on its way."""
         config, begin, samples = self.config, 0, 0
         own = {name: units & ~self.stable[name] for name, units in kept.items()}
-        for end in moments(config.settle_epochs, config.settle_moves):
+        for end in part_ends(config.settle_epochs, config.settle_moves):
             if begin:
                 drawn = stream(self.seed, "settle images", phases.task.index, begin)
                 share = config.settle_move_share * (1.0 - begin / config.settle_epochs)

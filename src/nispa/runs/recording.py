@@ -196,7 +196,7 @@ def with_task(
     untold: list[float | None],
     note: str = "",
 ) -> Record:
-    """Returns the record with one more task, and a note if that task filled the network.
+    """Returns the record with one more task, and notes if it failed, or filled the network.
 
     Args:
         record: The record before the task.
